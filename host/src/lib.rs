@@ -1,1 +1,29 @@
+//! Fanfare: a shop submits an order once, and every sandboxed consumer hears of it.
+//!
+//! The modules stand in the order in which an order walks through them:
+//! [`api`] → [`order`] (decide) → [`backend`] (commit) → [`delivery`] → [`sandbox`] and
+//! [`capability`] (handle) → [`backend`] (commit). No arrow points back.
 
+// Words that every module speaks.
+pub mod clock;
+pub mod effects;
+pub mod event;
+pub mod order;
+pub mod policy;
+
+// The ports, and the adapters behind them.
+pub mod backend;
+
+// What handles a delivery.
+pub mod capability;
+pub mod consumer;
+pub mod delivery;
+pub mod sandbox;
+
+// What people and programs see.
+pub mod api;
+pub mod app;
+pub mod cli;
+pub mod config;
+pub mod sender;
+pub mod telemetry;

@@ -1,0 +1,1 @@
+//! The HTTP interface: the only code that knows HTTP statuses.

@@ -1,0 +1,1 @@
+//! The directory of consumers: what is loaded, in which state, and why.

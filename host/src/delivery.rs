@@ -1,0 +1,1 @@
+//! From a leased delivery to its settlement.

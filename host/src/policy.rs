@@ -1,0 +1,196 @@
+//! What an operator decided about one consumer: the side file `NAME.toml`, checked.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::num::NonZeroU32;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::clock::Timestamp;
+use crate::event::KindPattern;
+
+/// Names one consumer: the stem of its plugin file. 1 to 64 of `a-z`, `0-9` and `-`, starting with a letter.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct ConsumerName(Arc<str>);
+
+impl ConsumerName {
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for ConsumerName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("{0:?} is not a consumer name: use 1 to 64 of a-z, 0-9 and '-', starting with a letter")]
+pub struct NotAName(String);
+
+impl FromStr for ConsumerName {
+    type Err = NotAName;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        const NAME_BYTES_MAX: usize = 64;
+        let legal = text.len() <= NAME_BYTES_MAX
+            && text.starts_with(|first: char| first.is_ascii_lowercase())
+            && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-');
+        if legal { Ok(Self(text.into())) } else { Err(NotAName(text.to_owned())) }
+    }
+}
+
+impl TryFrom<String> for ConsumerName {
+    type Error = NotAName;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
+
+impl From<ConsumerName> for String {
+    fn from(name: ConsumerName) -> Self {
+        name.0.as_ref().to_owned()
+    }
+}
+
+/// Everything that a side file decides, with the defaults for what it leaves out.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Policy {
+    pub start: Start,
+    pub isolation: Isolation,
+    /// Deliveries of this consumer that may run at the same time.
+    pub concurrency: NonZeroU32,
+    /// Deliveries started per second; no bound if absent.
+    pub rate: Option<Rate>,
+    pub on_dead: OnDead,
+    /// Replaces the plugin's own subscriptions.
+    pub subscribe: Option<Vec<KindPattern>>,
+    pub grant: Grant,
+    pub settings: BTreeMap<String, String>,
+    pub limits: Limits,
+    pub retry: Retry,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            start: Start::Now,
+            isolation: Isolation::Warm,
+            concurrency: const { NonZeroU32::new(8).unwrap() },
+            rate: None,
+            on_dead: OnDead::Park,
+            subscribe: None,
+            grant: Grant::default(),
+            settings: BTreeMap::new(),
+            limits: Limits::default(),
+            retry: Retry::default(),
+        }
+    }
+}
+
+/// Where a consumer begins that was never seen before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    Now,
+    Beginning,
+    At(Timestamp),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Isolation {
+    /// An instance is reused after outcome done.
+    Warm,
+    /// A fresh instance for every event.
+    Event,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    pub per_second: NonZeroU32,
+}
+
+/// What becomes of the lane of a dead letter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnDead {
+    /// Later events of the lane wait until the dead letter is retried or discarded.
+    Park,
+    /// The lane goes on: promise 6 is given up for it.
+    Skip,
+}
+
+/// What the plugin may do beyond its own state. Nothing, unless the operator said so.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Grant {
+    pub change_order: bool,
+    pub publish: Vec<KindPattern>,
+    pub http: Vec<HttpGrant>,
+    pub email: bool,
+    pub sms: bool,
+    /// Data sets.
+    pub records: Vec<String>,
+    /// Name of the secret → where its value comes from.
+    pub secrets: BTreeMap<String, SecretSource>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HttpGrant {
+    pub url_prefix: String,
+    pub methods: Vec<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SecretSource {
+    Env(String),
+    File(std::path::PathBuf),
+}
+
+/// Enforced for every event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Sum over all linear memories of an instance.
+    pub memory_bytes: usize,
+    pub cpu: Duration,
+    /// Wall clock, around the whole call.
+    pub time: Duration,
+    /// All keys and values of the consumer.
+    pub state_bytes: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            memory_bytes: 64 << 20,
+            cpu: Duration::from_millis(50),
+            time: Duration::from_secs(5),
+            state_bytes: 1 << 30,
+        }
+    }
+}
+
+/// When to try again, and when to give up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retry {
+    pub max_attempts: NonZeroU32,
+    pub base: Duration,
+    pub cap: Duration,
+    /// Since the first attempt.
+    pub max_age: Duration,
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        Self {
+            max_attempts: const { NonZeroU32::new(10).unwrap() },
+            base: Duration::from_secs(1),
+            cap: Duration::from_secs(600),
+            max_age: Duration::from_secs(7 * 24 * 3600),
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! The only code that knows wasmtime: loads plugins, runs them inside their limits.
