@@ -1,1 +1,3 @@
 //! The directory of consumers: what is loaded, in which state, and why.
+
+pub mod status;

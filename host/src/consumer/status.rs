@@ -1,0 +1,100 @@
+//! What the directory of consumers tells about each of them: plain data, for the API and the command line.
+
+use std::fmt;
+
+use serde::Serialize;
+
+use crate::clock::Timestamp;
+use crate::policy::ConsumerName;
+
+/// Where the API learns which consumers are there.
+pub trait Catalogue: Send + Sync {
+    /// Every consumer whose plugin file is there, or was there since the host started; by name, each once.
+    /// Answers from memory: it is asked on every request for the list.
+    fn list(&self) -> Vec<ConsumerStatus>;
+}
+
+/// One consumer as it stands now. What only `describe` knows is absent until a version was loaded.
+#[derive(Clone, Debug, Serialize)]
+pub struct ConsumerStatus {
+    pub name: ConsumerName,
+    pub state: State,
+    /// Why it is in this state, in words that say what to do; absent where nothing is amiss.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// The plugin's own semantic version: of the version that handles events, else of the file that waits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// SHA-256 of that version's file, in hexadecimal.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hash: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub state_version: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub summary: Option<String>,
+    /// Kinds and patterns in force: the plugin's own, or those of its policy.
+    pub subscriptions: Vec<String>,
+    /// What the plugin asks for, one phrase each: `change-order`, `publish com.example.*`, …
+    pub needs: Vec<String>,
+    /// Since when this version handles events.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub loaded_at: Option<Timestamp>,
+}
+
+impl ConsumerStatus {
+    /// A status that says nothing beyond the name, the state and its reason.
+    #[must_use]
+    pub fn bare(name: ConsumerName, state: State, reason: Option<String>) -> Self {
+        Self {
+            name,
+            state,
+            reason,
+            version: None,
+            hash: None,
+            state_version: None,
+            summary: None,
+            subscriptions: Vec::new(),
+            needs: Vec::new(),
+            loaded_at: None,
+        }
+    }
+}
+
+/// Where a consumer stands in the life of its plugin file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum State {
+    /// A file is being checked and compiled, and no version handles events yet.
+    Loading,
+    Running,
+    /// The plugin needs something that its policy does not grant.
+    AwaitingGrant,
+    /// The newest file was refused; an older version keeps running if there was one.
+    Failed,
+    Paused,
+    /// No new deliveries; those already running finish.
+    Draining,
+    /// The file is gone; position and state are kept.
+    Removed,
+}
+
+impl State {
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Loading => "loading",
+            Self::Running => "running",
+            Self::AwaitingGrant => "awaiting-grant",
+            Self::Failed => "failed",
+            Self::Paused => "paused",
+            Self::Draining => "draining",
+            Self::Removed => "removed",
+        }
+    }
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
