@@ -1,1 +1,3 @@
-//! Settings: command line, environment and file, checked once.
+//! What an operator set, checked: `fanfare.toml`, then `FANFARE_…`, then flags.
+
+pub mod toml_at;
