@@ -1,1 +1,54 @@
-fn main() {}
+//! The chores of this repository: `cargo xtask COMMAND`.
+//!
+//! **Invariant**: needs nothing but Rust as rustup installs it; what else is there (nextest, deny, machete) is used,
+//! and what is not is said.
+
+mod checks;
+mod command;
+mod demo;
+mod guests;
+mod plugins;
+mod steps;
+mod tidy;
+mod workspace;
+
+use std::process::ExitCode;
+
+use workspace::Workspace;
+
+const USAGE: &str = "\
+Usage: cargo xtask COMMAND
+
+  demo [ARGS]   build everything, start a host with the five consumers on 127.0.0.1:8080 and place orders
+  test          everything that .ci/run runs: format, tidy, clippy, docs, plugins, tests
+  ci            test, and the checks of the dependencies (cargo deny, cargo machete)
+  plugins       build the consumers in plugins/ and lay them out under the target folder
+  tidy          only the rules of this repository that no compiler knows
+";
+
+fn main() -> ExitCode {
+    let mut arguments = std::env::args().skip(1);
+    let command = arguments.next().unwrap_or_default();
+    let rest: Vec<String> = arguments.collect();
+    let rest: Vec<&str> = rest.iter().map(String::as_str).collect();
+    let result = Workspace::find().and_then(|workspace| match (command.as_str(), rest.as_slice()) {
+        ("demo", rest) => demo::run(&workspace, rest),
+        ("test", []) => checks::test(&workspace),
+        ("ci", []) => checks::ci(&workspace),
+        ("plugins", []) => plugins::build(&workspace),
+        ("tidy", []) => tidy::check(&workspace),
+        ("help" | "--help" | "-h", _) => {
+            print!("{USAGE}");
+            Ok(())
+        }
+        ("", []) => Err(anyhow::anyhow!("which command?\n\n{USAGE}")),
+        (command, rest) => Err(anyhow::anyhow!("`{}` is no command\n\n{USAGE}", [&[command], rest].concat().join(" "))),
+    });
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
