@@ -1,3 +1,119 @@
-//! What an operator set, checked: `fanfare.toml`, then `FANFARE_…`, then flags.
+//! What an operator set: flags before `FANFARE_…` before the file before the default.
+//!
+//! [`RawConfig`] is what was written and where; [`Config`] is what it means. Every setting passes through the one
+//! table in `settings`, so that a key, its variable and its flag can never drift apart.
 
+use std::net::SocketAddr;
+use std::num::{NonZeroU32, NonZeroUsize};
+use std::path::PathBuf;
+
+use lettre::message::Mailbox;
+
+mod check;
+mod raw;
+pub mod settings;
 pub mod toml_at;
+
+pub use raw::{Given, Origin, RawConfig};
+
+/// Everything that the host was set to, checked.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Loopback, unless the operator insisted.
+    pub listen: SocketAddr,
+    pub data_dir: PathBuf,
+    pub consumers_dir: PathBuf,
+    pub backend: BackendKind,
+    pub mail: Mail,
+    pub log: Log,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BackendKind {
+    Embedded,
+}
+
+/// How messages leave.
+#[derive(Clone, Debug)]
+pub struct Mail {
+    pub from: Mailbox,
+    pub transport: Transport,
+    /// Messages on their way at the same time.
+    pub concurrency: NonZeroUsize,
+    /// Messages started per second; no bound if absent.
+    pub rate: Option<NonZeroU32>,
+}
+
+#[derive(Clone, Debug)]
+pub enum Transport {
+    /// One `.eml` file a message in this folder.
+    Folder(PathBuf),
+    Smtp(Smtp),
+    /// Messages stay pending until another transport is set.
+    Off,
+}
+
+#[derive(Clone, Debug)]
+pub struct Smtp {
+    pub host: String,
+    pub port: u16,
+    pub tls: Tls,
+    pub login: Option<Login>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tls {
+    /// From the first byte, as on port 465.
+    Implicit,
+    /// Asked for in the clear and then required, as on port 587.
+    StartTls,
+    /// In the clear: to this machine only, unless the operator insisted.
+    Off,
+}
+
+#[derive(Clone)]
+pub struct Login {
+    pub user: String,
+    pub password: String,
+}
+
+/// Without the password: a config is printed in logs.
+impl std::fmt::Debug for Login {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Login").field("user", &self.user).finish_non_exhaustive()
+    }
+}
+
+#[derive(Clone, Debug)]
+pub struct Log {
+    pub format: LogFormat,
+    /// A level, or directives such as `info,fanfare=debug`.
+    pub level: String,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { format: LogFormat::Text, level: "info".to_owned() }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+/// Every setting that is wrong, each with its place and what to do.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}", .0.join("\n"))]
+pub struct Error(pub Vec<String>);
+
+/// Reads a variable of the environment: the only place that does.
+#[must_use]
+#[allow(clippy::disallowed_methods, reason = "settings come through here")]
+pub fn from_env(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+#[cfg(test)]
+mod tests;

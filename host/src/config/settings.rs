@@ -1,0 +1,53 @@
+//! The table of settings: each key once, with what it is for.
+
+/// One setting. Its variable is `FANFARE_` and the key in capitals, its flag (where it has one) the key with dashes.
+#[derive(Clone, Copy, Debug)]
+pub struct Setting {
+    /// `listen`, or `mail.port` for `port` in the table `mail`.
+    pub key: &'static str,
+    pub help: &'static str,
+}
+
+impl Setting {
+    /// `FANFARE_MAIL_PORT`
+    #[must_use]
+    pub fn variable(self) -> String {
+        format!("FANFARE_{}", self.key.replace('.', "_").to_ascii_uppercase())
+    }
+
+    /// `--mail-port`
+    #[must_use]
+    pub fn flag(self) -> String {
+        format!("--{}", self.key.replace(['.', '_'], "-"))
+    }
+}
+
+pub const SETTINGS: [Setting; 17] = [
+    Setting { key: "listen", help: "address and port; port 0 takes a free one [127.0.0.1:8080]" },
+    Setting { key: "insecure", help: "allow what others could reach or overhear [false]" },
+    Setting { key: "data_dir", help: "folder of the store [data]" },
+    Setting { key: "consumers_dir", help: "folder of plugins and side files [consumers]" },
+    Setting { key: "backend", help: "embedded [embedded]" },
+    Setting { key: "mail.transport", help: "folder, smtp or off [folder]" },
+    Setting { key: "mail.folder", help: "folder of the .eml files [<data_dir>/mail]" },
+    Setting { key: "mail.from", help: "sender [Fanfare <fanfare@localhost>]" },
+    Setting { key: "mail.host", help: "SMTP server" },
+    Setting { key: "mail.port", help: "its port [465, 587 or 25, by mail.tls]" },
+    Setting { key: "mail.tls", help: "implicit, starttls or off [starttls; implicit on port 465]" },
+    Setting { key: "mail.user", help: "user name at the SMTP server" },
+    Setting { key: "mail.password", help: "where the password is found: env:NAME or file:PATH" },
+    Setting { key: "mail.concurrency", help: "messages on their way at the same time, 1 to 64 [4]" },
+    Setting { key: "mail.rate", help: "messages a second, such as 50/s [no bound]" },
+    Setting { key: "log.format", help: "text or json [text]" },
+    Setting { key: "log.level", help: "a level, or directives such as info,fanfare=debug [info]" },
+];
+
+/// All settings as a text for `--help`.
+#[must_use]
+pub fn help() -> String {
+    let mut text = String::from("Settings (file, then variable, then flag; paths start from the working directory):\n");
+    for setting in SETTINGS {
+        text.push_str(&format!("  {:<17} {:<26} {}\n", setting.key, setting.variable(), setting.help));
+    }
+    text
+}

@@ -1,0 +1,205 @@
+//! Meters, cheap enough for the hot path: each is looked up once and then only counted on.
+//!
+//! The registry is made on first use, so that no order of start-up can leave a meter that counts into nothing.
+
+use std::collections::HashMap;
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use metrics::{Counter, Histogram, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use parking_lot::RwLock;
+
+use crate::backend::{CauseKind, ConsumerReport, MessageState};
+use crate::policy::ConsumerName;
+
+/// How often [`drain`] should be called: samples gather in memory until then.
+pub const DRAIN_EVERY: Duration = Duration::from_secs(5);
+
+/// From the quickest handling of a warm instance to the longest wait that a client puts up with.
+const SECONDS: &[f64] =
+    &[50e-6, 100e-6, 250e-6, 500e-6, 1e-3, 2.5e-3, 5e-3, 10e-3, 25e-3, 50e-3, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+/// Jobs that share one commit.
+const BATCH: &[f64] = &[1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0, 2000.0, 5000.0];
+
+/// The meters of one consumer. Make it once when the consumer starts.
+#[derive(Clone)]
+pub struct ConsumerMeters {
+    done: Counter,
+    retry: Counter,
+    reject: Counter,
+    trap: Counter,
+    timeout: Counter,
+    conflicts: Counter,
+    seconds: Histogram,
+}
+
+impl ConsumerMeters {
+    #[must_use]
+    pub fn of(name: &ConsumerName) -> Self {
+        LazyLock::force(&REGISTRY);
+        let name = || name.to_string();
+        let outcome = |outcome| counter!("fanfare_handled_total", "consumer" => name(), "outcome" => outcome);
+        Self {
+            done: outcome("done"),
+            retry: outcome("retry"),
+            reject: outcome("reject"),
+            trap: outcome("trap"),
+            timeout: outcome("timeout"),
+            conflicts: counter!("fanfare_conflicts_total", "consumer" => name()),
+            seconds: histogram!("fanfare_handle_seconds", "consumer" => name()),
+        }
+    }
+
+    /// One handling came to its outcome: done, or not for `cause`.
+    pub fn handled(&self, cause: Option<CauseKind>, took: Duration) {
+        let outcome = match cause {
+            None => &self.done,
+            Some(CauseKind::Retry) => &self.retry,
+            Some(CauseKind::Reject) => &self.reject,
+            Some(CauseKind::Trap) => &self.trap,
+            Some(CauseKind::Timeout) => &self.timeout,
+        };
+        outcome.increment(1);
+        self.seconds.record(took);
+    }
+
+    /// What a handler read did not hold any more; it runs again.
+    pub fn conflict(&self) {
+        self.conflicts.increment(1);
+    }
+}
+
+/// An order was placed and is durable.
+pub fn order_placed() {
+    static PLACED: LazyLock<Counter> = LazyLock::new(|| {
+        LazyLock::force(&REGISTRY);
+        counter!("fanfare_orders_placed_total")
+    });
+    PLACED.increment(1);
+}
+
+/// One transaction of `jobs` jobs reached the disk.
+pub fn commit(took: Duration, jobs: usize) {
+    static SECONDS: LazyLock<Histogram> = LazyLock::new(|| {
+        LazyLock::force(&REGISTRY);
+        histogram!("fanfare_commit_seconds")
+    });
+    static BATCH: LazyLock<Histogram> = LazyLock::new(|| {
+        LazyLock::force(&REGISTRY);
+        histogram!("fanfare_commit_batch")
+    });
+    SECONDS.record(took);
+    BATCH.record(u32::try_from(jobs).unwrap_or(u32::MAX));
+}
+
+/// One request was answered. `route` must be a route's pattern, never a path: each route is a time series for ever.
+pub fn http_request(route: &str, status: u16, took: Duration) {
+    type Routes = HashMap<Box<str>, Vec<(u16, Histogram)>>;
+    static ROUTES: LazyLock<RwLock<Routes>> = LazyLock::new(RwLock::default);
+    let of_status = |seen: &Vec<(u16, Histogram)>| seen.iter().find(|(of, _)| *of == status).map(|(_, h)| h.clone());
+    let known = ROUTES.read().get(route).and_then(of_status);
+    let seconds = known.unwrap_or_else(|| {
+        LazyLock::force(&REGISTRY);
+        let seconds =
+            histogram!("fanfare_http_request_seconds", "route" => route.to_owned(), "status" => status.to_string());
+        ROUTES.write().entry(route.into()).or_default().push((status, seconds.clone()));
+        seconds
+    });
+    seconds.record(took);
+}
+
+/// One try at sending a message came to an end.
+pub fn message(state: MessageState) {
+    LazyLock::force(&REGISTRY);
+    let state = match state {
+        MessageState::Pending => "again",
+        MessageState::Sent => "sent",
+        MessageState::Failed => "failed",
+        MessageState::Unknown => "unknown",
+    };
+    counter!("fanfare_messages_total", "outcome" => state).increment(1);
+}
+
+/// Everything measured so far, in the text format of Prometheus.
+#[must_use]
+pub fn render(consumers: &[ConsumerReport]) -> String {
+    LazyLock::force(&REGISTRY);
+    for report in consumers {
+        gauge!("fanfare_pending", "consumer" => report.name.to_string()).set(approximate(report.pending));
+        gauge!("fanfare_dead", "consumer" => report.name.to_string()).set(approximate(report.dead));
+    }
+    REGISTRY.render()
+}
+
+/// Folds the samples gathered so far into their buckets.
+pub fn drain() {
+    REGISTRY.run_upkeep();
+}
+
+#[allow(clippy::cast_precision_loss, reason = "a gauge is a float, exact up to 2^53")]
+fn approximate(count: u64) -> f64 {
+    count as f64
+}
+
+static REGISTRY: LazyLock<PrometheusHandle> = LazyLock::new(|| {
+    let buckets = |builder: PrometheusBuilder, suffix: &str, buckets: &[f64]| {
+        // The only error is an empty list of buckets.
+        builder.set_buckets_for_metric(Matcher::Suffix(suffix.to_owned()), buckets).unwrap_or_default()
+    };
+    let builder = buckets(PrometheusBuilder::new(), "_seconds", SECONDS);
+    let recorder = buckets(builder, "_batch", BATCH).build_recorder();
+    let handle = recorder.handle();
+    // Fails only where a test installed another one; the meters then count there.
+    let _ = metrics::set_global_recorder(recorder);
+    describe();
+    handle
+});
+
+fn describe() {
+    describe_counter!("fanfare_orders_placed_total", "Orders placed and durable.");
+    describe_counter!("fanfare_handled_total", "Handlings by consumer and outcome.");
+    describe_counter!("fanfare_conflicts_total", "Handlings repeated because what they read had changed.");
+    describe_counter!("fanfare_messages_total", "Tries at sending an e-mail or SMS, by outcome.");
+    describe_gauge!("fanfare_pending", "Events that a consumer has not done yet.");
+    describe_gauge!("fanfare_dead", "Dead letters of a consumer.");
+    describe_histogram!("fanfare_handle_seconds", "Time that one handling took.");
+    describe_histogram!("fanfare_http_request_seconds", "Time that one request took, by route and status.");
+    describe_histogram!("fanfare_commit_seconds", "Time from the start of a transaction until it was on disk.");
+    describe_histogram!("fanfare_commit_batch", "Jobs that shared one transaction.");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_counted_is_rendered() {
+        let name: ConsumerName = "inventory".parse().unwrap();
+        order_placed();
+        http_request("/v1/orders", 201, Duration::from_millis(3));
+        commit(Duration::from_millis(2), 7);
+        message(MessageState::Sent);
+        let meters = ConsumerMeters::of(&name);
+        meters.handled(None, Duration::from_micros(80));
+        meters.handled(Some(CauseKind::Trap), Duration::from_micros(80));
+        meters.conflict();
+
+        let text = render(&[ConsumerReport { name, pending: 4, dead: 1, done: 9 }]);
+
+        for line in [
+            "fanfare_orders_placed_total 1",
+            "fanfare_handled_total{consumer=\"inventory\",outcome=\"done\"} 1",
+            "fanfare_handled_total{consumer=\"inventory\",outcome=\"trap\"} 1",
+            "fanfare_conflicts_total{consumer=\"inventory\"} 1",
+            "fanfare_handle_seconds_bucket{consumer=\"inventory\",le=\"0.0001\"} 2",
+            "fanfare_http_request_seconds_count{route=\"/v1/orders\",status=\"201\"} 1",
+            "fanfare_commit_batch_bucket{le=\"10\"} 1",
+            "fanfare_messages_total{outcome=\"sent\"} 1",
+            "fanfare_pending{consumer=\"inventory\"} 4",
+            "fanfare_dead{consumer=\"inventory\"} 1",
+        ] {
+            assert!(text.contains(line), "{line} is missing in\n{text}");
+        }
+    }
+}
