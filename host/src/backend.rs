@@ -9,6 +9,8 @@
 //! - Deliveries of one [`Lane`](crate::event::Lane) to one consumer are leased one after another, in journal order.
 //! - A delivery is leased by at most one holder at a time.
 
+pub mod embedded;
+
 use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,6 +37,11 @@ impl<T> Durable<T> {
 
     pub fn into_inner(self) -> T {
         self.0
+    }
+
+    /// What follows from a durable value is as durable.
+    pub fn map<U>(self, follow: impl FnOnce(T) -> U) -> Durable<U> {
+        Durable(follow(self.0))
     }
 }
 
@@ -335,8 +342,17 @@ pub struct Delivery {
     pub origin: Origin,
     /// When the first attempt began.
     pub first_attempt_at: Timestamp,
-    /// The adapter's own mark of the lease.
-    pub(in crate::backend) lease: u64,
+    /// The adapter's own mark.
+    pub(in crate::backend) lease: Lease,
+}
+
+/// What an adapter has to remember of a delivery while it is leased.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::backend) struct Lease {
+    /// Leases of an epoch before count for nothing.
+    pub epoch: u64,
+    /// The delivery has a row among the exceptions.
+    pub stored: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -443,6 +459,16 @@ pub enum Sending {
     Unknown { error: String },
 }
 
+/// The end of a store.
+#[async_trait]
+pub trait Lifecycle: Send + Sync {
+    /// Returns only when the store has failed for good; the host must stop then.
+    async fn failed(&self) -> Error;
+
+    /// Takes nothing more, commits what waits, and ends. The inboxes must be drained before.
+    async fn close(&self);
+}
+
 /// Everything a backend is.
 #[derive(Clone)]
 pub struct Backend {
@@ -450,4 +476,5 @@ pub struct Backend {
     pub journal: Arc<dyn Journal>,
     pub consumers: Arc<dyn Consumers>,
     pub outgoing: Arc<dyn Outgoing>,
+    pub lifecycle: Arc<dyn Lifecycle>,
 }

@@ -1,0 +1,199 @@
+//! The store on one machine: one SQLite file, one thread that writes it.
+//!
+//! ```text
+//!  api ───► Intake ──┐                        ┌──► Tail (newest events) ──► Inbox ──► lease
+//!                    ├──► Queue ──► Committer ┤
+//!  finish ─► Inbox ──┘             (1 fsync)  └──► answers (201)
+//! ```
+//!
+//! The journal is the queue: an event is written once, and a consumer is a position in the journal plus rows for
+//! its exceptions (see [`progress`] and [`lanes`]). Fan-out to one more consumer writes nothing when an event is
+//! recorded.
+//!
+//! **Invariants**
+//! - Locks are taken in the order inbox cache → orders → desk → queue; a job is pushed under the locks of what it
+//!   was decided on, so the order of commits is the order of dependence.
+//! - What is not durable lives only in caches marked with its job's number, and in the queue. When a batch fails,
+//!   both are thrown away together.
+
+mod cache;
+mod commit;
+mod committer;
+mod inbox;
+mod intake;
+mod journal;
+mod lanes;
+mod orders;
+mod outgoing;
+mod progress;
+mod queue;
+mod registry;
+mod rows;
+mod schema;
+mod tail;
+mod writer;
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, TryLockError};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use rusqlite::Connection;
+use tokio::sync::watch;
+
+use self::committer::Committer;
+use self::inbox::EmbeddedInbox;
+use self::orders::Orders;
+use self::queue::Queue;
+use self::tail::{Readers, Tail};
+use super::{Backend, Error, Lifecycle, Result};
+use crate::policy::ConsumerName;
+
+/// The file in the data directory that holds everything.
+pub const FILE: &str = "fanfare.sqlite";
+
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub data_dir: PathBuf,
+}
+
+/// Why the store cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error("{}: cannot be made or written: {error}. Name a directory that this user may write with --data-dir", path.display())]
+    Directory { path: PathBuf, error: std::io::Error },
+    #[error("{}: another fanfare runs on this data directory. Stop it, or name another directory with --data-dir", path.display())]
+    InUse { path: PathBuf },
+    #[error("{}: {error}", path.display())]
+    Database { path: PathBuf, error: rusqlite::Error },
+}
+
+/// Opens the store in `settings.data_dir`, making it where there is none, and starts its writer.
+///
+/// # Errors
+/// [`OpenError`] when the directory cannot be written, is in use, or holds a file that is no store.
+pub fn open(settings: &Settings) -> Result<Backend, OpenError> {
+    let directory = &settings.data_dir;
+    let unwritable = |error| OpenError::Directory { path: directory.clone(), error };
+    fs::create_dir_all(directory).map_err(unwritable)?;
+    let lock = lock(directory)?;
+    let file = directory.join(FILE);
+    let broken = |error| OpenError::Database { path: file.clone(), error };
+    let writer = schema::open_writer(&file).map_err(broken)?;
+    let store = Arc::new(Store::new(&file, &writer).map_err(broken)?);
+    let committer = Committer::new(Arc::clone(&store), writer).map_err(broken)?;
+    let thread =
+        std::thread::Builder::new().name("committer".into()).spawn(move || committer.run()).map_err(unwritable)?;
+    let embedded = Arc::new(Embedded { store, thread: Mutex::new(Some(thread)), lock });
+    Ok(Backend {
+        intake: Arc::clone(&embedded) as _,
+        journal: Arc::clone(&embedded) as _,
+        consumers: Arc::clone(&embedded) as _,
+        outgoing: Arc::clone(&embedded) as _,
+        lifecycle: embedded,
+    })
+}
+
+/// The lock is the operating system's, on a file that stays: a killed host leaves none behind.
+fn lock(directory: &Path) -> Result<File, OpenError> {
+    let path = directory.join("lock");
+    let unwritable = |error| OpenError::Directory { path: path.clone(), error };
+    let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(unwritable)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(OpenError::InUse { path: directory.to_owned() }),
+        Err(TryLockError::Error(error)) => Err(unwritable(error)),
+    }
+}
+
+/// The adapter: every port, on one [`Store`].
+struct Embedded {
+    store: Arc<Store>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+    #[allow(dead_code, reason = "held until the store is closed, so that no second host opens the directory")]
+    lock: File,
+}
+
+/// What the writer, the inboxes and the readers share.
+struct Store {
+    queue: Queue,
+    tail: Tail,
+    readers: Readers,
+    orders: Mutex<Orders>,
+    inboxes: Mutex<BTreeMap<ConsumerName, Arc<EmbeddedInbox>>>,
+    /// Rung when messages may be due.
+    outgoing: tokio::sync::Notify,
+    failed: watch::Sender<Option<Arc<str>>>,
+}
+
+impl Store {
+    fn new(file: &Path, connection: &Connection) -> rusqlite::Result<Self> {
+        let head: Option<i64> = connection.query_row("SELECT max(position) FROM events", [], |row| row.get(0))?;
+        Ok(Self {
+            queue: Queue::new(),
+            tail: Tail::new(rows::unsigned(head.unwrap_or(0))),
+            readers: Readers::new(file),
+            orders: Mutex::new(Orders::default()),
+            inboxes: Mutex::new(BTreeMap::new()),
+            outgoing: tokio::sync::Notify::new(),
+            failed: watch::Sender::new(None),
+        })
+    }
+
+    fn inboxes(&self) -> Vec<Arc<EmbeddedInbox>> {
+        self.inboxes.lock().values().cloned().collect()
+    }
+
+    /// Wakes everybody who may find something new.
+    fn ring(&self) {
+        for inbox in self.inboxes.lock().values() {
+            inbox.ring();
+        }
+        self.outgoing.notify_one();
+    }
+
+    /// Closes the store for good: it can no longer be said what is on disk.
+    fn fail(&self, why: &str) {
+        tracing::error!(why, "the store is closed; start the host again, and it reads what is on disk");
+        self.queue.refuse(why);
+        self.queue.close(why);
+        self.failed.send_replace(Some(why.into()));
+    }
+
+    /// Reads on a thread that may wait for the disk.
+    async fn read<T: Send + 'static>(
+        self: &Arc<Self>,
+        read: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let store = Arc::clone(self);
+        let outcome = tokio::task::spawn_blocking(move || store.readers.read(read)).await;
+        outcome.map_err(|error| Error::Failed(error.to_string().into()))?.map_err(|error| failed(&error))
+    }
+}
+
+fn failed(error: &rusqlite::Error) -> Error {
+    Error::Failed(error.to_string().into())
+}
+
+#[async_trait]
+impl Lifecycle for Embedded {
+    async fn failed(&self) -> Error {
+        let mut failed = self.store.failed.subscribe();
+        let why = failed.wait_for(Option::is_some).await.ok().and_then(|why| why.clone());
+        Error::Failed(why.unwrap_or_else(|| "the store is gone".into()))
+    }
+
+    async fn close(&self) {
+        self.store.inboxes().iter().for_each(|inbox| inbox.flush());
+        self.store.queue.close("the host is shutting down");
+        let thread = self.thread.lock().take();
+        if let Some(thread) = thread
+            && let Err(error) = tokio::task::spawn_blocking(move || thread.join()).await
+        {
+            tracing::error!(%error, "the writer did not end in order");
+        }
+    }
+}

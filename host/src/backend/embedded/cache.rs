@@ -1,0 +1,180 @@
+//! One consumer's state as its handlers see it: what is on disk, with what is on its way there.
+//!
+//! A value that was written and is not durable yet must stay here (*dirty*); everything else may be dropped and
+//! read again. So a handler never waits for a commit of its own consumer, and hot keys cost no disk.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use rusqlite::{Connection, OptionalExtension, params};
+
+use super::commit::StateNumber;
+
+/// Values kept per kind and consumer before clean ones are dropped.
+const SLOTS_MAX: usize = 65_536;
+
+pub type Value = Option<Arc<[u8]>>;
+
+struct Slot<T> {
+    value: T,
+    /// The job that wrote it; 0 if it was read.
+    job: u64,
+}
+
+pub struct Slots<T>(HashMap<Arc<str>, Slot<T>>);
+
+impl<T: Clone> Slots<T> {
+    fn new() -> Self {
+        Self(HashMap::new())
+    }
+
+    fn get_or_read(&mut self, key: &str, read: impl FnOnce() -> rusqlite::Result<T>) -> rusqlite::Result<T> {
+        if let Some(slot) = self.0.get(key) {
+            return Ok(slot.value.clone());
+        }
+        let value = read()?;
+        self.0.insert(key.into(), Slot { value: value.clone(), job: 0 });
+        Ok(value)
+    }
+
+    fn set(&mut self, key: Arc<str>, value: T, job: u64) {
+        self.0.insert(key, Slot { value, job });
+    }
+
+    /// Values with the prefix, after `after`, that are not durable.
+    fn dirty(&self, prefix: &str, after: Option<&str>, durable: u64) -> BTreeMap<Arc<str>, T> {
+        self.0
+            .iter()
+            .filter(|(key, slot)| {
+                slot.job > durable && key.starts_with(prefix) && after.is_none_or(|after| &***key > after)
+            })
+            .map(|(key, slot)| (Arc::clone(key), slot.value.clone()))
+            .collect()
+    }
+
+    fn trim(&mut self, durable: u64) {
+        if self.0.len() > SLOTS_MAX {
+            self.0.retain(|_, slot| slot.job > durable);
+        }
+    }
+}
+
+pub struct Cache {
+    state: StateNumber,
+    entries: Slots<Value>,
+    counters: Slots<i64>,
+}
+
+impl Cache {
+    pub fn new(state: StateNumber) -> Self {
+        Self { state, entries: Slots::new(), counters: Slots::new() }
+    }
+
+    /// Forgets everything: what was not durable is undone.
+    pub fn clear(&mut self) {
+        *self = Self::new(self.state);
+    }
+
+    pub fn entry(&mut self, disk: &Connection, key: &str) -> rusqlite::Result<Value> {
+        let state = self.state;
+        self.entries.get_or_read(key, || {
+            disk.prepare_cached("SELECT value FROM entries WHERE state = ?1 AND key = ?2")?
+                .query_row(params![state, key], |row| Ok(Arc::from(row.get_ref(0)?.as_blob()?)))
+                .optional()
+        })
+    }
+
+    /// 0 where there is none.
+    pub fn counter(&mut self, disk: &Connection, key: &str) -> rusqlite::Result<i64> {
+        let state = self.state;
+        self.counters.get_or_read(key, || {
+            let value = disk
+                .prepare_cached("SELECT value FROM counters WHERE state = ?1 AND key = ?2")?
+                .query_row(params![state, key], |row| row.get(0))
+                .optional()?;
+            Ok(value.unwrap_or(0))
+        })
+    }
+
+    /// Takes over what job number `job` writes.
+    pub fn apply(&mut self, entries: &[(Arc<str>, Value)], counters: &[(Arc<str>, i64)], job: u64, durable: u64) {
+        for (key, value) in entries {
+            self.entries.set(Arc::clone(key), value.clone(), job);
+        }
+        for (key, value) in counters {
+            self.counters.set(Arc::clone(key), *value, job);
+        }
+        self.entries.trim(durable);
+        self.counters.trim(durable);
+    }
+
+    pub fn scan(
+        &self,
+        disk: &Connection,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+        durable: u64,
+    ) -> rusqlite::Result<Vec<(Arc<str>, Arc<[u8]>)>> {
+        let dirty = self.entries.dirty(prefix, after, durable);
+        let mut statement =
+            disk.prepare_cached("SELECT key, value FROM entries WHERE state = ?1 AND key >= ?2 ORDER BY key")?;
+        let stored = statement.query_map(params![self.state, after.unwrap_or(prefix).max(prefix)], |row| {
+            Ok((Arc::from(row.get_ref(0)?.as_str()?), Some(Arc::from(row.get_ref(1)?.as_blob()?))))
+        })?;
+        let found = merge(stored, dirty, prefix, after, limit)?;
+        Ok(found.into_iter().filter_map(|(key, value)| Some((key, value?))).collect())
+    }
+
+    pub fn scan_counts(
+        &self,
+        disk: &Connection,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+        durable: u64,
+    ) -> rusqlite::Result<Vec<(Arc<str>, i64)>> {
+        let dirty = self.counters.dirty(prefix, after, durable).into_iter().map(|(key, value)| (key, Some(value)));
+        let mut statement =
+            disk.prepare_cached("SELECT key, value FROM counters WHERE state = ?1 AND key >= ?2 ORDER BY key")?;
+        let stored = statement.query_map(params![self.state, after.unwrap_or(prefix).max(prefix)], |row| {
+            Ok((Arc::from(row.get_ref(0)?.as_str()?), Some(row.get(1)?)))
+        })?;
+        let found = merge(stored, dirty.collect(), prefix, after, limit)?;
+        Ok(found.into_iter().filter_map(|(key, value)| Some((key, value?))).collect())
+    }
+}
+
+/// Both in key order, the dirty value where a key stands in both, at most `limit` that are present.
+fn merge<T>(
+    stored: impl Iterator<Item = rusqlite::Result<(Arc<str>, Option<T>)>>,
+    mut dirty: BTreeMap<Arc<str>, Option<T>>,
+    prefix: &str,
+    after: Option<&str>,
+    limit: usize,
+) -> rusqlite::Result<Vec<(Arc<str>, Option<T>)>> {
+    let mut found = Vec::new();
+    for row in stored {
+        let (key, value) = row?;
+        if after.is_some_and(|after| &*key <= after) {
+            continue;
+        }
+        if !key.starts_with(prefix) || found.len() >= limit {
+            break;
+        }
+        while let Some(first) = dirty.first_entry().filter(|first| first.key() < &key) {
+            let (key, value) = first.remove_entry();
+            if value.is_some() {
+                found.push((key, value));
+            }
+        }
+        match dirty.remove(&key) {
+            Some(None) => {}
+            Some(newer) => found.push((key, newer)),
+            None => found.push((key, value)),
+        }
+    }
+    found.extend(dirty.into_iter().filter(|(_, value)| value.is_some()));
+    found.truncate(limit);
+    Ok(found)
+}

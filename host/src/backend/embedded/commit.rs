@@ -1,0 +1,137 @@
+//! What one delivery, or one change from outside, writes: decided already, only to be put on disk.
+
+use std::sync::Arc;
+
+use crate::clock::Timestamp;
+use crate::effects::{Message, Record};
+use crate::event::{Custom, EventId};
+use crate::order::{Change, Order};
+
+/// Number of a consumer in the store.
+pub type ConsumerNumber = i64;
+/// Names the entries and counters of one consumer.
+pub type StateNumber = i64;
+/// Number of an order in the store.
+pub type OrderNumber = i64;
+
+#[derive(Default)]
+pub struct Commit {
+    pub consumer: Option<ConsumerCommit>,
+    pub events: Vec<NewEvent>,
+}
+
+/// The consumer's side of a commit.
+pub struct ConsumerCommit {
+    pub consumer: ConsumerNumber,
+    pub state: StateNumber,
+    /// Position of the event that was handled, if one was.
+    pub position: u64,
+    /// Events handled to outcome done: 1 or 0.
+    pub done: u64,
+    /// Ranges of positions that the consumer is through with.
+    pub through: Vec<(u64, u64)>,
+    pub exceptions: Vec<Exception>,
+    pub attempt: Option<Attempt>,
+    /// Values as they stand after the commit.
+    pub entries: Vec<(Arc<str>, Option<Arc<[u8]>>)>,
+    pub counters: Vec<(Arc<str>, i64)>,
+    pub messages: Vec<NewMessage>,
+    pub records: Vec<Record>,
+}
+
+impl ConsumerCommit {
+    pub fn new(consumer: ConsumerNumber, state: StateNumber, position: u64) -> Self {
+        Self {
+            consumer,
+            state,
+            position,
+            done: 0,
+            through: Vec::new(),
+            exceptions: Vec::new(),
+            attempt: None,
+            entries: Vec::new(),
+            counters: Vec::new(),
+            messages: Vec::new(),
+            records: Vec::new(),
+        }
+    }
+}
+
+/// What becomes of the row of a delivery that is an exception.
+pub enum Exception {
+    Store {
+        position: u64,
+        lane: String,
+        standing: Standing,
+        attempts: u32,
+        first_at: Option<Timestamp>,
+        replayed: bool,
+    },
+    Remove {
+        position: u64,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    Retrying(Timestamp),
+    Waiting,
+    Dead,
+    /// Dead, and its lane went on.
+    Skipped,
+}
+
+impl Standing {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Retrying(_) => "retrying",
+            Self::Waiting => "waiting",
+            Self::Dead => "dead",
+            Self::Skipped => "skipped",
+        }
+    }
+
+    pub fn due(self) -> Option<Timestamp> {
+        match self {
+            Self::Retrying(due) => Some(due),
+            Self::Waiting | Self::Dead | Self::Skipped => None,
+        }
+    }
+}
+
+/// One attempt worth remembering.
+pub struct Attempt {
+    pub position: u64,
+    pub attempt: u32,
+    /// `done`, `retry`, `reject`, `trap` or `timeout`.
+    pub outcome: &'static str,
+    pub cause: Option<String>,
+    pub backtrace: Option<String>,
+    pub version: Arc<str>,
+    pub duration_us: u64,
+    pub time: Timestamp,
+}
+
+pub struct NewEvent {
+    pub id: EventId,
+    pub time: Timestamp,
+    pub cause: Option<EventId>,
+    pub depth: u8,
+    pub body: NewBody,
+}
+
+pub enum NewBody {
+    /// The order as it stands after the change.
+    OrderChanged {
+        number: OrderNumber,
+        order: Order,
+        change: Change,
+    },
+    Custom(Custom),
+}
+
+pub struct NewMessage {
+    pub message_id: String,
+    pub time: Timestamp,
+    pub message: Message,
+}

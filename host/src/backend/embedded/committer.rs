@@ -1,0 +1,163 @@
+//! The one thread that writes. Whatever waits is one transaction and one fsync.
+//!
+//! A batch is all or nothing. When one fails (a full disk), everything that could have seen its results is undone
+//! too: waiting jobs are refused, every inbox goes back to what is durable, and the deliveries are leased again.
+//! Nothing is taken until a small write succeeds. A failed fsync is different: nobody can say any more what is on
+//! disk, so the store closes for good, and the host must start again and read it.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rusqlite::{Connection, ErrorCode};
+
+use super::Store;
+use super::queue::{Answer, Job, settle, unavailable};
+use super::writer::{Memory, Writer};
+use crate::clock::Timestamp;
+
+/// Between two tries to write to a disk that was full.
+const PROBE_EVERY: Duration = Duration::from_millis(250);
+
+pub struct Committer {
+    store: Arc<Store>,
+    connection: Connection,
+    memory: Memory,
+}
+
+impl Committer {
+    pub fn new(store: Arc<Store>, connection: Connection) -> rusqlite::Result<Self> {
+        let memory = Memory::load(&connection)?;
+        Ok(Self { store, connection, memory })
+    }
+
+    /// Runs until the queue is closed and empty.
+    pub fn run(mut self) {
+        while let Some((jobs, number)) = self.store.queue.take() {
+            let began = Instant::now();
+            let size = jobs.len();
+            match self.batch(jobs) {
+                Ok(answers) => {
+                    self.store.queue.settled(number);
+                    for answer in answers {
+                        answer(Ok(()));
+                    }
+                    metrics::histogram!("fanfare_commit_seconds").record(began.elapsed().as_secs_f64());
+                    #[allow(clippy::cast_precision_loss, reason = "a metric")]
+                    metrics::histogram!("fanfare_commit_jobs").record(size as f64);
+                }
+                Err(error) => {
+                    self.store.queue.settled(number);
+                    if !self.recover(&error) {
+                        return;
+                    }
+                }
+            }
+            self.store.ring();
+        }
+        // Leave one file behind where possible; the next start copes if not.
+        if let Err(error) = self.connection.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)") {
+            tracing::warn!(%error, "the write-ahead log could not be folded into the store; the next start does it");
+        }
+    }
+
+    /// One transaction. Returns what is to be told once it is settled that it is durable.
+    fn batch(&mut self, jobs: Vec<Job>) -> rusqlite::Result<Vec<Answer>> {
+        let mut answers: Vec<Answer> = Vec::new();
+        let outcome = self.write(jobs, &mut answers);
+        if let Err(error) = &outcome {
+            let error = unavailable(error);
+            for answer in answers.drain(..) {
+                answer(Err(error.clone()));
+            }
+            if !self.connection.is_autocommit()
+                && let Err(error) = self.connection.execute_batch("ROLLBACK")
+            {
+                tracing::error!(%error, "a failed batch could not be rolled back");
+            }
+        }
+        outcome.map(|()| answers)
+    }
+
+    fn write(&mut self, jobs: Vec<Job>, answers: &mut Vec<Answer>) -> rusqlite::Result<()> {
+        self.connection.execute_batch("BEGIN IMMEDIATE")?;
+        let mut writer = Writer::new(&self.connection, &mut self.memory, Timestamp::now());
+        let mut jobs = jobs.into_iter();
+        let outcome = jobs.by_ref().try_for_each(|job| perform(&mut writer, job, answers));
+        if let Err(error) = outcome {
+            let refusal = unavailable(&error);
+            jobs.for_each(|job| job.refuse(&refusal));
+            return Err(error);
+        }
+        writer.flush()?;
+        let (events, placed) = (std::mem::take(&mut writer.events), std::mem::take(&mut writer.placed));
+        self.connection.execute_batch("COMMIT")?;
+        self.store.orders.lock().placed(placed);
+        self.store.tail.append(events);
+        Ok(())
+    }
+
+    /// Returns whether the store goes on.
+    fn recover(&mut self, error: &rusqlite::Error) -> bool {
+        if is_fatal(error) {
+            self.store.fail(&format!("a write failed in a way that leaves open what is on disk: {error}"));
+            return false;
+        }
+        tracing::error!(%error, "a commit failed; nothing of it was kept, and nothing is accepted until writes succeed again");
+        self.store.queue.refuse(&format!("writing to the data directory failed: {error}"));
+        loop {
+            match self.reload() {
+                Ok(()) => break,
+                Err(error) => tracing::debug!(%error, "still cannot write"),
+            }
+            if self.store.queue.is_closed() {
+                return false;
+            }
+            std::thread::sleep(PROBE_EVERY);
+        }
+        self.store.queue.open();
+        tracing::info!("writes succeed again; accepting");
+        true
+    }
+
+    /// Goes back to what is durable, if a write succeeds.
+    fn reload(&mut self) -> rusqlite::Result<()> {
+        self.connection
+            .execute_batch(
+                "BEGIN IMMEDIATE;
+             CREATE TABLE IF NOT EXISTS probe (filler BLOB);
+             DELETE FROM probe;
+             INSERT INTO probe VALUES (zeroblob(65536));
+             COMMIT;",
+            )
+            .inspect_err(|_| drop(self.connection.execute_batch("ROLLBACK")))?;
+        self.memory = Memory::load(&self.connection)?;
+        self.store.orders.lock().clear();
+        self.store.inboxes().into_iter().try_for_each(|inbox| inbox.reload(&self.connection))
+    }
+}
+
+fn perform(writer: &mut Writer<'_>, job: Job, answers: &mut Vec<Answer>) -> rusqlite::Result<()> {
+    match job {
+        Job::Place { placement, content, reply } => {
+            answers.push(settle(writer.place(&placement, &content), reply)?);
+        }
+        Job::Publish { events, reply } => answers.push(settle(writer.publish(events), reply)?),
+        Job::Commit { commit, reply } => {
+            let outcome = writer.commit(*commit);
+            match reply {
+                Some(reply) => answers.push(settle(outcome, reply)?),
+                None => outcome?,
+            }
+        }
+        Job::Task(task) => answers.push(task(writer)?),
+    }
+    Ok(())
+}
+
+/// After a failed fsync the kernel may have dropped what was written; a broken file needs a person.
+fn is_fatal(error: &rusqlite::Error) -> bool {
+    let rusqlite::Error::SqliteFailure(failure, _) = error else { return false };
+    failure.extended_code == rusqlite::ffi::SQLITE_IOERR_FSYNC
+        || failure.extended_code == rusqlite::ffi::SQLITE_IOERR_DIR_FSYNC
+        || matches!(failure.code, ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase)
+}

@@ -1,0 +1,272 @@
+//! One consumer's deliveries: the desk where they are leased and handed back.
+
+mod desk;
+mod settle;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use rusqlite::Connection;
+use tokio::sync::Notify;
+
+pub use self::desk::Desk;
+use super::cache::Cache;
+use super::commit::{Commit, ConsumerCommit, ConsumerNumber, StateNumber};
+use super::queue::{DEPTH_OF_DELIVERIES_MAX, Job};
+use super::{Store, failed, rows, tail};
+use crate::backend::{Delivery, Finished, Inbox, InboxPolicy, Lease, Origin, Result, Settlement, View};
+use crate::clock::Timestamp;
+use crate::effects::Reads;
+use crate::event::{Event, Lane, Position};
+use crate::order::{Order, OrderId};
+use crate::policy::ConsumerName;
+
+/// Events read at once.
+const CHUNK: usize = 256;
+/// Chunks looked at in one lease, so that a consumer far behind does not hold its desk for long.
+const CHUNKS_MAX: usize = 8;
+/// Deliveries in memory that hold the consumer's position back.
+const WINDOW: usize = 4_096;
+/// Positions passed by without a delivery before that is written down on its own.
+const PASSED_MAX: u64 = 1_024;
+
+pub struct EmbeddedInbox {
+    pub name: ConsumerName,
+    pub number: ConsumerNumber,
+    pub state: StateNumber,
+    store: Arc<Store>,
+    desk: Mutex<Desk>,
+    cache: Arc<Mutex<Cache>>,
+    bell: Notify,
+}
+
+impl EmbeddedInbox {
+    pub fn open(
+        store: Arc<Store>,
+        name: ConsumerName,
+        number: ConsumerNumber,
+        state: StateNumber,
+        disk: &Connection,
+    ) -> rusqlite::Result<Self> {
+        let inbox = Self {
+            name,
+            number,
+            state,
+            store,
+            desk: Mutex::new(Desk::default()),
+            cache: Arc::new(Mutex::new(Cache::new(state))),
+            bell: Notify::new(),
+        };
+        inbox.reload(disk)?;
+        Ok(inbox)
+    }
+
+    /// Goes back to what is durable. Deliveries leased before count for nothing.
+    pub fn reload(&self, disk: &Connection) -> rusqlite::Result<()> {
+        let mut cache = self.cache.lock();
+        cache.clear();
+        self.desk.lock().reload(disk, self.number)
+    }
+
+    pub fn ring(&self) {
+        self.bell.notify_one();
+    }
+
+    /// Writes down what was passed by.
+    pub fn flush(&self) {
+        let mut desk = self.desk.lock();
+        self.write_passed(&mut desk);
+    }
+
+    /// Whether events of this kind are delivered; `None` where nothing was configured yet.
+    pub fn wants(&self, kind: &str) -> Option<bool> {
+        self.desk.lock().wants(kind)
+    }
+
+    /// Deliveries that are not durably done, as far as they are known here, and whether there are events
+    /// behind the last one looked at.
+    pub fn pending(&self) -> (u64, Option<u64>) {
+        let mut desk = self.desk.lock();
+        if let Err(error) = self.refill(&mut desk) {
+            tracing::debug!(%error, "the journal cannot be read now");
+        }
+        let pending = desk.pending(self.store.queue.durable());
+        (pending, (desk.cursor < self.store.tail.head()).then_some(desk.cursor))
+    }
+
+    /// Changes the lanes of dead letters; see [`settle`].
+    pub fn with_desk<T>(&self, change: impl FnOnce(&mut Desk) -> T) -> T {
+        let changed = change(&mut self.desk.lock());
+        self.ring();
+        changed
+    }
+
+    /// Looks at events behind the cursor until there is enough to do.
+    fn refill(&self, desk: &mut Desk) -> rusqlite::Result<()> {
+        for _ in 0..CHUNKS_MAX {
+            if !desk.configured() || desk.lanes.unstored() >= WINDOW || desk.cursor >= self.store.tail.head() {
+                return Ok(());
+            }
+            let cursor = desk.cursor;
+            let events = match self.store.tail.after(cursor, CHUNK) {
+                Some(events) => events,
+                None => self.store.readers.read(|disk| tail::stored_after(disk, cursor, CHUNK))?,
+            };
+            if events.is_empty() {
+                return Ok(());
+            }
+            events.into_iter().for_each(|event| desk.offer(event));
+        }
+        // There is more: look again, after others had their turn.
+        self.ring();
+        Ok(())
+    }
+
+    /// Commits, on its own, that positions were passed by and that deliveries wait.
+    fn write_passed(&self, desk: &mut Desk) {
+        let mut consumer = ConsumerCommit::new(self.number, self.state, 0);
+        desk.take_passed(&mut consumer);
+        if consumer.through.is_empty() && consumer.exceptions.is_empty() {
+            return;
+        }
+        let commit = Box::new(Commit { consumer: Some(consumer), events: Vec::new() });
+        // A store that refuses goes back to what is durable, and looks at these events again.
+        if self.store.queue.push(Job::Commit { commit, reply: None }).is_err() {
+            tracing::debug!("the store refuses; the events are looked at again");
+        }
+    }
+
+    fn event_at(&self, position: u64) -> rusqlite::Result<Option<Arc<Event>>> {
+        if let Some(events) = self.store.tail.after(position.saturating_sub(1), 1) {
+            return Ok(events.into_iter().next());
+        }
+        let stored = self.store.readers.read(|disk| tail::stored_after(disk, position.saturating_sub(1), 1))?;
+        Ok(stored.into_iter().next().filter(|event| event.position.get() == position))
+    }
+
+    fn try_lease(&self) -> rusqlite::Result<Option<Delivery>> {
+        if self.store.queue.depth() >= DEPTH_OF_DELIVERIES_MAX || self.store.queue.refusing().is_some() {
+            return Ok(None);
+        }
+        let now = Timestamp::now();
+        let mut desk = self.desk.lock();
+        if !desk.may_start(now) {
+            return Ok(None);
+        }
+        if desk.lanes.unstored() < WINDOW / 2 {
+            self.refill(&mut desk)?;
+        }
+        let Some(item) = desk.lanes.lease(now) else {
+            if desk.passed() >= PASSED_MAX {
+                self.write_passed(&mut desk);
+            }
+            return Ok(None);
+        };
+        let event = match item.event {
+            Some(event) => event,
+            None => match self.event_at(item.position) {
+                Ok(Some(event)) => event,
+                outcome => {
+                    desk.lanes.release(item.position);
+                    outcome?;
+                    tracing::error!(position = item.position, "an event of the journal is missing; its lane waits");
+                    return Ok(None);
+                }
+            },
+        };
+        desk.started(now);
+        Ok(Some(Delivery {
+            event,
+            attempt: item.attempts + 1,
+            origin: if item.replayed { Origin::Replay } else { Origin::Live },
+            first_attempt_at: item.first_attempt_at.unwrap_or(now),
+            lease: Lease { epoch: desk.epoch, stored: item.stored },
+        }))
+    }
+}
+
+#[async_trait]
+impl Inbox for EmbeddedInbox {
+    fn configure(&self, policy: InboxPolicy) {
+        self.desk.lock().configure(policy);
+        self.ring();
+    }
+
+    fn lease(&self) -> Option<Delivery> {
+        self.try_lease().unwrap_or_else(|error| {
+            tracing::error!(%error, "the journal cannot be read; trying again");
+            None
+        })
+    }
+
+    async fn changed(&self) {
+        /// A look without a reason, in case a wake-up was lost.
+        const LOOK_EVERY: Duration = Duration::from_millis(500);
+        let now = Timestamp::now();
+        let due = self.desk.lock().next_due(now);
+        let wait = due.map_or(LOOK_EVERY, |due| due.since(now).min(LOOK_EVERY));
+        tokio::select! {
+            () = self.bell.notified() => {}
+            () = tokio::time::sleep(wait) => {}
+        }
+    }
+
+    fn view(&self) -> Arc<dyn View> {
+        Arc::new(StateView { store: Arc::clone(&self.store), cache: Arc::clone(&self.cache) })
+    }
+
+    fn finish(&self, delivery: Delivery, reads: &Reads, settlement: Settlement) -> Finished {
+        settle::finish(self, delivery, reads, settlement)
+    }
+}
+
+struct StateView {
+    store: Arc<Store>,
+    cache: Arc<Mutex<Cache>>,
+}
+
+impl StateView {
+    fn with<T>(&self, read: impl FnOnce(&mut Cache, &Connection) -> rusqlite::Result<T>) -> Result<T> {
+        let mut cache = self.cache.lock();
+        self.store.readers.read(|disk| read(&mut cache, disk)).map_err(|error| failed(&error))
+    }
+}
+
+#[async_trait]
+impl View for StateView {
+    async fn get(&self, key: &str) -> Result<Option<Arc<[u8]>>> {
+        self.with(|cache, disk| cache.entry(disk, key))
+    }
+
+    async fn count(&self, key: &str) -> Result<i64> {
+        self.with(|cache, disk| cache.counter(disk, key))
+    }
+
+    async fn scan(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<(Arc<str>, Arc<[u8]>)>> {
+        let durable = self.store.queue.durable();
+        self.with(|cache, disk| cache.scan(disk, prefix, after, limit, durable))
+    }
+
+    async fn scan_counts(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<(Arc<str>, i64)>> {
+        let durable = self.store.queue.durable();
+        self.with(|cache, disk| cache.scan_counts(disk, prefix, after, limit, durable))
+    }
+
+    async fn order(&self, id: OrderId) -> Result<Option<Order>> {
+        let mut orders = self.store.orders.lock();
+        let found = self.store.readers.read(|disk| orders.get(disk, id)).map_err(|error| failed(&error))?;
+        Ok(found.map(|(_, order)| order))
+    }
+}
+
+fn lane_of(event: &Event) -> (Lane, String) {
+    let lane = event.lane();
+    let text = rows::lane_text(&lane);
+    (lane, text)
+}
+
+fn position_of(delivery: &Delivery) -> u64 {
+    Position::get(delivery.event.position)
+}

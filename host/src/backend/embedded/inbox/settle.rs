@@ -1,0 +1,250 @@
+//! The end of a delivery: does what was read still hold, and if so, what is written.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use parking_lot::MutexGuard;
+use rusqlite::Connection;
+
+use super::desk::{Desk, waiting};
+use super::{EmbeddedInbox, lane_of, position_of};
+use crate::backend::embedded::cache::Cache;
+use crate::backend::embedded::commit::{
+    Attempt, Commit, ConsumerCommit, Exception, NewBody, NewEvent, NewMessage, OrderNumber, Standing,
+};
+use crate::backend::embedded::orders::Orders;
+use crate::backend::embedded::queue::Job;
+use crate::backend::{Cause, CauseKind, Delivery, Finished, Origin, Ran, Settlement};
+use crate::clock::Timestamp;
+use crate::effects::{Effects, Reads};
+use crate::event::EventId;
+use crate::order::Order;
+use crate::policy::OnDead;
+
+pub fn finish(inbox: &EmbeddedInbox, delivery: Delivery, reads: &Reads, settlement: Settlement) -> Finished {
+    let mut cache = inbox.cache.lock();
+    if inbox.desk.lock().epoch != delivery.lease.epoch {
+        return Finished::Superseded;
+    }
+    if matches!(settlement, Settlement::Released) {
+        inbox.desk.lock().lanes.release(position_of(&delivery));
+        inbox.ring();
+        return Finished::Accepted;
+    }
+    let mut orders = inbox.store.orders.lock();
+    let outcome = inbox.store.readers.read(|disk| {
+        let mut ground = Ground { disk, cache: &mut cache, orders: &mut orders };
+        if !ground.holds(reads)? {
+            return Ok(None);
+        }
+        match &settlement {
+            Settlement::Done { effects, .. } => ground.decide(&delivery, effects),
+            _ => Ok(Some(Decided::default())),
+        }
+    });
+    match outcome {
+        Ok(Some(decided)) => commit(inbox, &mut cache, orders, delivery, settlement, decided),
+        Ok(None) => Finished::Conflict(delivery),
+        Err(error) => {
+            tracing::error!(%error, "the state of the consumer cannot be read; the event is handled again");
+            Finished::Conflict(delivery)
+        }
+    }
+}
+
+/// What a commit is decided on: the latest of everything, durable or not.
+struct Ground<'a> {
+    disk: &'a Connection,
+    cache: &'a mut Cache,
+    orders: &'a mut Orders,
+}
+
+/// Effects as values that only need to be written.
+#[derive(Default)]
+struct Decided {
+    counters: Vec<(Arc<str>, i64)>,
+    orders: Vec<(OrderNumber, Order)>,
+    events: Vec<NewEvent>,
+}
+
+impl Ground<'_> {
+    fn holds(&mut self, reads: &Reads) -> rusqlite::Result<bool> {
+        for (key, seen) in &reads.entries {
+            if self.cache.entry(self.disk, key)? != *seen {
+                return Ok(false);
+            }
+        }
+        for (key, seen) in &reads.counters {
+            if self.cache.counter(self.disk, key)? != *seen {
+                return Ok(false);
+            }
+        }
+        for (id, seen) in &reads.orders {
+            if self.orders.get(self.disk, *id)?.map(|(_, order)| order.revision) != *seen {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// `None` where a floor or an order's status stands against it now.
+    fn decide(&mut self, delivery: &Delivery, effects: &Effects) -> rusqlite::Result<Option<Decided>> {
+        let mut decided = Decided::default();
+        let mut counters: HashMap<&Arc<str>, usize> = HashMap::new();
+        for adjustment in &effects.adjustments {
+            let index = match counters.get(&adjustment.key) {
+                Some(index) => *index,
+                None => {
+                    let value = self.cache.counter(self.disk, &adjustment.key)?;
+                    decided.counters.push((Arc::clone(&adjustment.key), value));
+                    counters.insert(&adjustment.key, decided.counters.len() - 1);
+                    decided.counters.len() - 1
+                }
+            };
+            let Some((_, value)) = decided.counters.get_mut(index) else { return Ok(None) };
+            match value.checked_add(adjustment.by) {
+                Some(sum) if adjustment.floor.is_none_or(|floor| sum >= floor) => *value = sum,
+                _ => return Ok(None),
+            }
+        }
+        let now = Timestamp::now();
+        let event = |body| NewEvent {
+            id: EventId::generate(),
+            time: now,
+            cause: Some(delivery.event.id),
+            depth: delivery.event.depth.saturating_add(1),
+            body,
+        };
+        for (id, change) in &effects.order_changes {
+            let changed = decided.orders.iter().rev().find(|(_, order)| order.id == *id).cloned();
+            let Some((number, order)) = changed.map_or_else(|| self.orders.get(self.disk, *id), |it| Ok(Some(it)))?
+            else {
+                return Ok(None);
+            };
+            let Ok(order) = order.after(change) else { return Ok(None) };
+            let body = NewBody::OrderChanged { number, order: order.clone(), change: change.clone() };
+            decided.events.push(event(body));
+            decided.orders.push((number, order));
+        }
+        decided.events.extend(effects.events.iter().map(|custom| event(NewBody::Custom(custom.clone()))));
+        Ok(Some(decided))
+    }
+}
+
+/// Sends the commit off under the locks of everything it was decided on, and lets later handlings see it.
+fn commit(
+    inbox: &EmbeddedInbox,
+    cache: &mut Cache,
+    mut orders: MutexGuard<'_, Orders>,
+    delivery: Delivery,
+    settlement: Settlement,
+    decided: Decided,
+) -> Finished {
+    let position = position_of(&delivery);
+    let mut consumer = ConsumerCommit::new(inbox.number, inbox.state, position);
+    let mut desk = inbox.desk.lock();
+    desk.take_passed(&mut consumer);
+    consumer.through.push((position, position));
+    match settlement {
+        Settlement::Done { mut effects, ran } => {
+            desk.lanes.done(position);
+            consumer.done = 1;
+            if delivery.lease.stored {
+                consumer.exceptions.push(Exception::Remove { position });
+            }
+            if delivery.attempt > 1 || delivery.origin == Origin::Replay {
+                consumer.attempt = Some(attempt(&delivery, "done", None, ran));
+            }
+            consumer.messages = messages(inbox, &delivery, &mut effects);
+            consumer.entries = effects.entries;
+            consumer.records = effects.records;
+            consumer.counters.clone_from(&decided.counters);
+        }
+        Settlement::Retry { at, cause, ran } => {
+            let behind = desk.lanes.retry(position, at);
+            park(&mut consumer, &delivery, Standing::Retrying(at), &behind);
+            consumer.attempt = Some(attempt(&delivery, kind(cause.kind), Some(cause), ran));
+        }
+        Settlement::Dead { cause, ran } => {
+            die(&mut desk, &mut consumer, &delivery);
+            consumer.attempt = Some(attempt(&delivery, kind(cause.kind), Some(cause), ran));
+        }
+        Settlement::Released => {}
+    }
+    let (entries, counters) = (consumer.entries.clone(), consumer.counters.clone());
+    let commit = Box::new(Commit { consumer: Some(consumer), events: decided.events });
+    let Ok(job) = inbox.store.queue.push(Job::Commit { commit, reply: None }) else {
+        // The store goes back to what is durable, and this desk with it.
+        return Finished::Superseded;
+    };
+    let durable = inbox.store.queue.durable();
+    desk.finished(job, durable);
+    drop(desk);
+    for (number, order) in decided.orders {
+        orders.set(number, order, job, durable);
+    }
+    cache.apply(&entries, &counters, job, durable);
+    Finished::Accepted
+}
+
+fn park(consumer: &mut ConsumerCommit, delivery: &Delivery, standing: Standing, to_store: &[u64]) {
+    let (lane, text) = lane_of(&delivery.event);
+    let position = position_of(delivery);
+    consumer.exceptions.push(Exception::Store {
+        position,
+        lane: text,
+        standing,
+        attempts: delivery.attempt,
+        first_at: Some(delivery.first_attempt_at),
+        replayed: delivery.origin == Origin::Replay,
+    });
+    for behind in to_store.iter().copied().filter(|behind| *behind != position) {
+        consumer.through.push((behind, behind));
+        consumer.exceptions.push(waiting(behind, &lane));
+    }
+}
+
+fn die(desk: &mut Desk, consumer: &mut ConsumerCommit, delivery: &Delivery) {
+    let position = position_of(delivery);
+    match desk.on_dead() {
+        OnDead::Park => {
+            let behind = desk.lanes.die(position);
+            park(consumer, delivery, Standing::Dead, &behind);
+        }
+        OnDead::Skip => {
+            desk.lanes.done(position);
+            park(consumer, delivery, Standing::Skipped, &[]);
+        }
+    }
+}
+
+fn kind(kind: CauseKind) -> &'static str {
+    match kind {
+        CauseKind::Retry => "retry",
+        CauseKind::Reject => "reject",
+        CauseKind::Trap => "trap",
+        CauseKind::Timeout => "timeout",
+    }
+}
+
+fn attempt(delivery: &Delivery, outcome: &'static str, cause: Option<Cause>, ran: Ran) -> Attempt {
+    let (cause, backtrace) = cause.map_or((None, None), |cause| (Some(cause.detail), cause.backtrace));
+    Attempt {
+        position: position_of(delivery),
+        attempt: delivery.attempt,
+        outcome,
+        cause,
+        backtrace,
+        version: ran.version,
+        duration_us: u64::try_from(ran.duration.as_micros()).unwrap_or(u64::MAX),
+        time: Timestamp::now(),
+    }
+}
+
+fn messages(inbox: &EmbeddedInbox, delivery: &Delivery, effects: &mut Effects) -> Vec<NewMessage> {
+    let time = Timestamp::now();
+    let numbered = std::mem::take(&mut effects.messages).into_iter().enumerate();
+    let id = delivery.event.id;
+    let name = |index| format!("{id}.{}.{}", index + 1, inbox.name);
+    numbered.map(|(index, message)| NewMessage { message_id: name(index), time, message }).collect()
+}

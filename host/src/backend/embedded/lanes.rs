@@ -1,0 +1,283 @@
+//! Which delivery of one consumer may run next. Pure: no async, no IO, no clock of its own.
+//!
+//! Deliveries of one lane stand in a queue in journal order, and only its head may run:
+//!
+//! ```text
+//!          offer                lease               done
+//!   ────► queued ──► Ready ───────────► Leased ───────────► gone, the next one becomes Ready
+//!                      ▲                  │ │
+//!                      │   at `due`       │ └─ dead ──► Dead      (parks the lane)
+//!                      └──── Retrying ◄───┘ retry
+//!                      └──────────────── revive ──────────┘
+//! ```
+//!
+//! While the head is Retrying or Dead the lane is *parked*: what is queued behind it is `stored`, that is, has
+//! a row of its own in the store, so that the consumer's position can go on. The caller writes those rows;
+//! this module says which.
+//!
+//! **Invariants**: per lane, positions rise; a delivery runs at most once at a time; a lane in `ready` has a
+//! head that is Ready.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+
+use crate::clock::Timestamp;
+use crate::event::{Event, Lane};
+
+/// One delivery that is not done.
+#[derive(Clone, Debug)]
+pub struct Item {
+    pub position: u64,
+    /// `None` where it has to be read from the store first.
+    pub event: Option<Arc<Event>>,
+    /// Attempts that have ended.
+    pub attempts: u32,
+    pub first_attempt_at: Option<Timestamp>,
+    /// Has a row in the store.
+    pub stored: bool,
+    /// Run again by a person.
+    pub replayed: bool,
+}
+
+impl Item {
+    pub fn new(event: Arc<Event>) -> Self {
+        Self {
+            position: event.position.get(),
+            event: Some(event),
+            attempts: 0,
+            first_attempt_at: None,
+            stored: false,
+            replayed: false,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Head {
+    Ready,
+    Leased,
+    Retrying(Timestamp),
+    Dead,
+}
+
+impl Head {
+    fn parks(self) -> bool {
+        matches!(self, Self::Retrying(_) | Self::Dead)
+    }
+}
+
+struct Queue {
+    head: Head,
+    items: VecDeque<Item>,
+}
+
+#[derive(Default)]
+pub struct Lanes {
+    queues: HashMap<Lane, Queue>,
+    ready: VecDeque<Lane>,
+    /// Heads that are Retrying, by when they are due.
+    timers: BTreeSet<(Timestamp, u64)>,
+    retrying: HashMap<u64, Lane>,
+    leased: HashMap<u64, Lane>,
+    /// Queued or leased, and not stored: they hold the consumer's position back.
+    unstored: usize,
+    total: usize,
+}
+
+impl Lanes {
+    /// Puts `item` at the end of its lane. Returns whether the lane is parked: then the item counts as stored,
+    /// and the caller must store it.
+    pub fn offer(&mut self, lane: Lane, mut item: Item) -> bool {
+        self.total += 1;
+        match self.queues.get_mut(&lane) {
+            None => {
+                self.unstored += usize::from(!item.stored);
+                self.ready.push_back(lane.clone());
+                self.queues.insert(lane, Queue { head: Head::Ready, items: VecDeque::from([item]) });
+                false
+            }
+            Some(queue) => {
+                let to_store = queue.head.parks() && !item.stored;
+                item.stored |= to_store;
+                self.unstored += usize::from(!item.stored);
+                queue.items.push_back(item);
+                to_store
+            }
+        }
+    }
+
+    /// Puts an item back as the store remembers it, with its lane parked as `head` says. Items of a lane must
+    /// come in journal order.
+    pub fn restore(&mut self, lane: Lane, item: Item, head: Head) {
+        let position = item.position;
+        let fresh = !self.queues.contains_key(&lane);
+        self.offer(lane.clone(), item);
+        if !fresh {
+            return;
+        }
+        if head.parks() {
+            self.ready.retain(|ready| *ready != lane);
+        }
+        if let Some(queue) = self.queues.get_mut(&lane) {
+            queue.head = head;
+        }
+        match head {
+            Head::Retrying(due) => self.set_timer(due, position, lane),
+            Head::Dead | Head::Ready | Head::Leased => {}
+        }
+    }
+
+    /// The next delivery that may run at `now`, marked as leased.
+    pub fn lease(&mut self, now: Timestamp) -> Option<Item> {
+        self.wake(now);
+        let lane = self.ready.pop_front()?;
+        let queue = self.queues.get_mut(&lane)?;
+        debug_assert_eq!(queue.head, Head::Ready);
+        queue.head = Head::Leased;
+        let item = queue.items.front_mut()?;
+        item.first_attempt_at.get_or_insert(now);
+        self.leased.insert(item.position, lane);
+        Some(item.clone())
+    }
+
+    /// The leased delivery is done: its lane goes on.
+    pub fn done(&mut self, position: u64) {
+        if let Some(lane) = self.leased.remove(&position) {
+            self.pop(lane);
+        }
+    }
+
+    /// The leased delivery was not attempted: it is the next of its lane again.
+    pub fn release(&mut self, position: u64) {
+        if let Some(lane) = self.leased.remove(&position)
+            && let Some(queue) = self.queues.get_mut(&lane)
+        {
+            queue.head = Head::Ready;
+            self.ready.push_front(lane);
+        }
+    }
+
+    /// The leased delivery is to be tried again at `due`. Returns the positions of the lane that were not
+    /// stored, its head first: they count as stored from now on, and the caller must store them.
+    pub fn retry(&mut self, position: u64, due: Timestamp) -> Vec<u64> {
+        let Some(lane) = self.leased.remove(&position) else { return Vec::new() };
+        self.set_timer(due, position, lane.clone());
+        self.park(&lane, Head::Retrying(due))
+    }
+
+    /// The leased delivery is a dead letter, and its lane waits behind it. Returns positions as [`Lanes::retry`].
+    pub fn die(&mut self, position: u64) -> Vec<u64> {
+        let Some(lane) = self.leased.remove(&position) else { return Vec::new() };
+        self.park(&lane, Head::Dead)
+    }
+
+    /// Makes a dead letter that parks its lane deliverable again, with no attempts counted. `false` if no lane
+    /// is parked by it.
+    pub fn revive(&mut self, lane: &Lane, position: u64) -> bool {
+        let Some(queue) = self.dead_queue(lane, position) else { return false };
+        queue.head = Head::Ready;
+        if let Some(item) = queue.items.front_mut() {
+            item.attempts = 0;
+            item.first_attempt_at = None;
+            item.replayed = true;
+        }
+        self.ready.push_back(lane.clone());
+        true
+    }
+
+    /// Gives up a dead letter that parks its lane; the lane goes on. `false` if no lane is parked by it.
+    pub fn discard(&mut self, lane: &Lane, position: u64) -> bool {
+        if self.dead_queue(lane, position).is_none() {
+            return false;
+        }
+        self.pop(lane.clone());
+        true
+    }
+
+    /// When the next retry is due.
+    pub fn next_due(&self) -> Option<Timestamp> {
+        self.timers.first().map(|(due, _)| *due)
+    }
+
+    pub fn leased(&self) -> usize {
+        self.leased.len()
+    }
+
+    pub fn unstored(&self) -> usize {
+        self.unstored
+    }
+
+    /// Deliveries that are not done.
+    pub fn total(&self) -> usize {
+        self.total
+    }
+
+    /// Dead letters that park their lane.
+    #[cfg(test)]
+    pub fn dead(&self) -> usize {
+        self.queues.values().filter(|queue| queue.head == Head::Dead).count()
+    }
+
+    fn wake(&mut self, now: Timestamp) {
+        while let Some(&(due, position)) = self.timers.first() {
+            if due > now {
+                return;
+            }
+            self.timers.remove(&(due, position));
+            if let Some(lane) = self.retrying.remove(&position)
+                && let Some(queue) = self.queues.get_mut(&lane)
+            {
+                queue.head = Head::Ready;
+                self.ready.push_back(lane);
+            }
+        }
+    }
+
+    fn set_timer(&mut self, due: Timestamp, position: u64, lane: Lane) {
+        self.timers.insert((due, position));
+        self.retrying.insert(position, lane);
+    }
+
+    fn park(&mut self, lane: &Lane, head: Head) -> Vec<u64> {
+        let Some(queue) = self.queues.get_mut(lane) else { return Vec::new() };
+        queue.head = head;
+        if let Some(item) = queue.items.front_mut() {
+            item.attempts += 1;
+        }
+        let mut to_store = Vec::new();
+        for item in &mut queue.items {
+            // Waiting may last: the event can be read again when its turn comes.
+            item.event = None;
+            if !item.stored {
+                item.stored = true;
+                to_store.push(item.position);
+            }
+        }
+        self.unstored -= to_store.len();
+        to_store
+    }
+
+    /// Drops the head of the lane; the next one becomes Ready.
+    fn pop(&mut self, lane: Lane) {
+        let Some(queue) = self.queues.get_mut(&lane) else { return };
+        if let Some(item) = queue.items.pop_front() {
+            self.total -= 1;
+            self.unstored -= usize::from(!item.stored);
+        }
+        if queue.items.is_empty() {
+            self.queues.remove(&lane);
+        } else {
+            queue.head = Head::Ready;
+            self.ready.push_back(lane);
+        }
+    }
+
+    fn dead_queue(&mut self, lane: &Lane, position: u64) -> Option<&mut Queue> {
+        let queue = self.queues.get_mut(lane)?;
+        let is_it = queue.head == Head::Dead && queue.items.front().is_some_and(|item| item.position == position);
+        is_it.then_some(queue)
+    }
+}
+
+#[cfg(test)]
+mod tests;

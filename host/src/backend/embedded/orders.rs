@@ -1,0 +1,53 @@
+//! Orders as they stand with every change on its way to the disk: what a step is decided on.
+
+use std::collections::HashMap;
+
+use rusqlite::Connection;
+
+use super::commit::OrderNumber;
+use super::rows;
+use crate::order::{Order, OrderId};
+
+/// Orders kept before the durable ones are dropped.
+const SLOTS_MAX: usize = 65_536;
+
+struct Slot {
+    number: OrderNumber,
+    order: Order,
+    /// The job that changed it last; 0 if it is as it is on disk.
+    job: u64,
+}
+
+/// Knows only orders that are durable: an id is told to nobody before.
+#[derive(Default)]
+pub struct Orders(HashMap<OrderId, Slot>);
+
+impl Orders {
+    pub fn get(&mut self, disk: &Connection, id: OrderId) -> rusqlite::Result<Option<(OrderNumber, Order)>> {
+        if let Some(slot) = self.0.get(&id) {
+            return Ok(Some((slot.number, slot.order.clone())));
+        }
+        let Some((number, order)) = rows::order_by_id(disk, id)? else { return Ok(None) };
+        self.0.insert(id, Slot { number, order: order.clone(), job: 0 });
+        Ok(Some((number, order)))
+    }
+
+    /// Takes over an order as job number `job` leaves it.
+    pub fn set(&mut self, number: OrderNumber, order: Order, job: u64, durable: u64) {
+        self.0.insert(order.id, Slot { number, order, job });
+        if self.0.len() > SLOTS_MAX {
+            self.0.retain(|_, slot| slot.job > durable);
+        }
+    }
+
+    /// New orders, durable now: consumers are about to ask for them.
+    pub fn placed(&mut self, orders: Vec<(OrderNumber, Order)>) {
+        for (number, order) in orders {
+            self.0.entry(order.id).or_insert(Slot { number, order, job: 0 });
+        }
+    }
+
+    pub fn clear(&mut self) {
+        self.0.clear();
+    }
+}

@@ -1,0 +1,328 @@
+//! The consumers that the store knows, their state, and their dead letters.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use rusqlite::{Connection, OptionalExtension, params};
+use tokio::sync::oneshot;
+
+use super::commit::{ConsumerNumber, StateNumber};
+use super::inbox::{Desk, EmbeddedInbox};
+use super::lanes::Item;
+use super::progress::Progress;
+use super::queue::{Job, Reply};
+use super::writer::Writer;
+use super::{Embedded, rows};
+use crate::backend::{
+    ConsumerReport, Consumers, DeadLetter, Durable, Error, Inbox, Page, Result, StatePage, StateQuery, Which,
+};
+use crate::event::{Lane, Position};
+use crate::policy::{ConsumerName, Start};
+
+#[async_trait]
+impl Consumers for Embedded {
+    async fn attach(&self, name: &ConsumerName, start: Start) -> Result<Arc<dyn Inbox>> {
+        if let Some(inbox) = self.store.inboxes.lock().get(name) {
+            return Ok(Arc::clone(inbox) as _);
+        }
+        let row = {
+            let name = name.clone();
+            self.task(move |writer| find_or_add(writer, &name, start)).await?.into_inner()
+        };
+        let (number, state) = row;
+        let (store, owned) = (Arc::clone(&self.store), name.clone());
+        let inbox = self.store.read(move |disk| EmbeddedInbox::open(store, owned, number, state, disk)).await?;
+        // Of two that attach at once, the first stays: a consumer has one desk.
+        let mut inboxes = self.store.inboxes.lock();
+        Ok(Arc::clone(inboxes.entry(name.clone()).or_insert_with(|| Arc::new(inbox))) as _)
+    }
+
+    async fn known(&self) -> Result<Vec<ConsumerReport>> {
+        let stored = self.store.read(known).await?;
+        let mut reports = Vec::with_capacity(stored.len());
+        for Known { name, base, done, dead } in stored {
+            let inbox = self.store.inboxes.lock().get(&name).cloned();
+            let pending = match inbox {
+                None => self.store.tail.head().saturating_sub(base),
+                Some(inbox) => match inbox.pending() {
+                    (pending, None) => pending,
+                    (pending, Some(cursor)) => {
+                        let kinds = self.store.read(move |disk| kinds_after(disk, cursor)).await?;
+                        let wanted = kinds.iter().filter(|(kind, _)| inbox.wants(kind) != Some(false));
+                        pending + wanted.map(|(_, events)| events).sum::<u64>()
+                    }
+                },
+            };
+            reports.push(ConsumerReport { name, pending, dead, done });
+        }
+        Ok(reports)
+    }
+
+    async fn state(&self, name: &ConsumerName, query: StateQuery) -> Result<StatePage> {
+        let name = name.clone();
+        self.store.read(move |disk| state(disk, &name, &query)).await
+    }
+
+    async fn dead_letters(&self, name: &ConsumerName, after: Option<String>, limit: usize) -> Result<Page<DeadLetter>> {
+        let name = name.clone();
+        self.store.read(move |disk| dead_letters(disk, &name, after.as_deref(), limit)).await
+    }
+
+    async fn retry(&self, name: &ConsumerName, which: Which) -> Result<Durable<u64>> {
+        self.redrive(name, which, Redrive::Retry).await
+    }
+
+    async fn discard(&self, name: &ConsumerName, which: Which) -> Result<Durable<u64>> {
+        self.redrive(name, which, Redrive::Discard).await
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Redrive {
+    Retry,
+    Discard,
+}
+
+impl Embedded {
+    /// Runs `task` in the writer's next batch.
+    pub(super) async fn task<T: Send + 'static>(
+        &self,
+        task: impl FnOnce(&mut Writer<'_>) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<Durable<T>> {
+        let (reply, answer): (Reply<T>, _) = oneshot::channel();
+        self.store.queue.push(Job::task(task, reply))?;
+        answer.await.map_err(|_| Error::Unavailable("the host is shutting down".into()))?
+    }
+
+    async fn redrive(&self, name: &ConsumerName, which: Which, how: Redrive) -> Result<Durable<u64>> {
+        let inbox = self.store.inboxes.lock().get(name).cloned();
+        let name = name.clone();
+        let durable = self
+            .task(move |writer| {
+                let letters = matching(writer.connection, &name, &which)?;
+                for letter in &letters {
+                    letter.write(writer.connection, how)?;
+                }
+                Ok(letters)
+            })
+            .await?;
+        // The lanes follow only what is durable; until then they stay parked, which hurts nothing.
+        if let Some(inbox) = inbox {
+            inbox.with_desk(|desk| durable.iter().for_each(|letter| letter.apply(desk, how)));
+        }
+        Ok(durable.map(|letters| u64::try_from(letters.len()).unwrap_or(u64::MAX)))
+    }
+}
+
+fn find_or_add(
+    writer: &mut Writer<'_>,
+    name: &ConsumerName,
+    start: Start,
+) -> rusqlite::Result<(ConsumerNumber, StateNumber)> {
+    let known = writer
+        .connection
+        .prepare_cached("SELECT number, state FROM consumers WHERE name = ?1")?
+        .query_row([name.as_str()], |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()?;
+    if let Some(known) = known {
+        return Ok(known);
+    }
+    let base = match start {
+        Start::Now => writer.memory.head,
+        Start::Beginning => 0,
+        Start::At(time) => {
+            let before: Option<i64> = writer.connection.query_row(
+                "SELECT max(position) FROM events WHERE time < ?1",
+                [rows::millis(time)],
+                |row| row.get(0),
+            )?;
+            rows::unsigned(before.unwrap_or(0))
+        }
+    };
+    let number: ConsumerNumber =
+        writer.connection.query_row("SELECT coalesce(max(number), 0) + 1 FROM consumers", [], |row| row.get(0))?;
+    writer.connection.execute(
+        "INSERT INTO consumers (number, name, position, state) VALUES (?1, ?2, ?3, ?1)",
+        params![number, name.as_str(), rows::signed(base)],
+    )?;
+    writer.memory.progress.insert(number, Progress::up_to(base));
+    Ok((number, number))
+}
+
+struct Known {
+    name: ConsumerName,
+    base: u64,
+    done: u64,
+    dead: u64,
+}
+
+fn known(disk: &Connection) -> rusqlite::Result<Vec<Known>> {
+    let mut statement = disk.prepare_cached(
+        "SELECT name, position, done,
+                (SELECT count(*) FROM deliveries WHERE consumer = number AND state IN ('dead', 'skipped'))
+         FROM consumers ORDER BY name",
+    )?;
+    let rows = statement.query_map([], |row| {
+        Ok(Known {
+            name: rows::parse(row.get_ref(0)?.as_str()?)?,
+            base: rows::unsigned(row.get(1)?),
+            done: rows::unsigned(row.get(2)?),
+            dead: rows::unsigned(row.get(3)?),
+        })
+    })?;
+    rows.collect()
+}
+
+fn kinds_after(disk: &Connection, cursor: u64) -> rusqlite::Result<Vec<(String, u64)>> {
+    let mut statement = disk.prepare_cached("SELECT kind, count(*) FROM events WHERE position > ?1 GROUP BY kind")?;
+    let rows = statement.query_map([rows::signed(cursor)], |row| Ok((row.get(0)?, rows::unsigned(row.get(1)?))))?;
+    rows.collect()
+}
+
+fn state(disk: &Connection, name: &ConsumerName, query: &StateQuery) -> rusqlite::Result<StatePage> {
+    let number: Option<StateNumber> = disk
+        .prepare_cached("SELECT state FROM consumers WHERE name = ?1")?
+        .query_row([name.as_str()], |row| row.get(0))
+        .optional()?;
+    let Some(number) = number else { return Ok(StatePage::default()) };
+    let from = query.after.as_deref().unwrap_or("").max(&query.prefix);
+    let limit = i64::try_from(query.limit).unwrap_or(i64::MAX);
+    // One key more than asked for says whether there is a next page.
+    let mut entries = disk.prepare_cached(
+        "SELECT key, value FROM entries WHERE state = ?1 AND key >= ?2 AND substr(key, 1, length(?3)) = ?3
+         AND (?4 IS NULL OR key > ?4) ORDER BY key LIMIT ?5",
+    )?;
+    let select = params![number, from, query.prefix, query.after, limit.saturating_add(1)];
+    let entries =
+        entries.query_map(select, |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<rusqlite::Result<Vec<_>>>()?;
+    let mut counters = disk.prepare_cached(
+        "SELECT key, value FROM counters WHERE state = ?1 AND key >= ?2 AND substr(key, 1, length(?3)) = ?3
+         AND (?4 IS NULL OR key > ?4) ORDER BY key LIMIT ?5",
+    )?;
+    let counters =
+        counters.query_map(select, |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<rusqlite::Result<Vec<_>>>()?;
+    Ok(page(entries, counters, query.limit))
+}
+
+/// Cuts both spaces at the same key, so that the next page goes on behind it in both.
+fn page(mut entries: Vec<(String, Vec<u8>)>, mut counters: Vec<(String, i64)>, limit: usize) -> StatePage {
+    let last =
+        |keys: Vec<&String>| (keys.len() > limit).then(|| keys.get(limit.saturating_sub(1)).map(|key| (*key).clone()));
+    let cut = last(entries.iter().map(|(key, _)| key).collect()).flatten();
+    let other = last(counters.iter().map(|(key, _)| key).collect()).flatten();
+    let next = match (cut, other) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        (one, other) => one.or(other),
+    };
+    if let Some(next) = &next {
+        entries.retain(|(key, _)| key <= next);
+        counters.retain(|(key, _)| key <= next);
+    }
+    StatePage { entries, counters, next }
+}
+
+const LETTER: &str = "
+    SELECT d.position, e.id, e.kind, coalesce(e.order_id, o.id), d.attempts, coalesce(a.cause, ''), coalesce(a.version, ''),
+           a.backtrace, coalesce(a.time, e.time), d.lane
+    FROM consumers AS c
+    JOIN deliveries AS d ON d.consumer = c.number AND d.state IN ('dead', 'skipped')
+    JOIN events AS e ON e.position = d.position
+    LEFT JOIN orders AS o ON o.number = e.order_number
+    LEFT JOIN attempts AS a ON a.number =
+        (SELECT max(number) FROM attempts WHERE consumer = c.number AND position = d.position)
+    WHERE c.name = ?1";
+
+fn letter(row: &rusqlite::Row<'_>) -> rusqlite::Result<DeadLetter> {
+    Ok(DeadLetter {
+        position: Position::new(rows::unsigned(row.get(0)?)).unwrap_or(Position::FIRST),
+        event_id: rows::parse(row.get_ref(1)?.as_str()?)?,
+        kind: row.get(2)?,
+        order_id: row.get_ref(3)?.as_str_or_null()?.map(rows::parse).transpose()?,
+        attempts: row.get(4)?,
+        cause: row.get(5)?,
+        version: row.get(6)?,
+        backtrace: row.get(7)?,
+        time: rows::timestamp(row, 8)?,
+    })
+}
+
+fn dead_letters(
+    disk: &Connection,
+    name: &ConsumerName,
+    after: Option<&str>,
+    limit: usize,
+) -> rusqlite::Result<Page<DeadLetter>> {
+    let after: i64 = after.map(rows::parse).transpose()?.unwrap_or(0);
+    let mut statement = disk.prepare_cached(&format!("{LETTER} AND d.position > ?2 ORDER BY d.position LIMIT ?3"))?;
+    let fetch = i64::try_from(limit.saturating_add(1)).unwrap_or(i64::MAX);
+    let items = statement.query_map(params![name.as_str(), after, fetch], letter)?;
+    Ok(rows::page(items.collect::<rusqlite::Result<Vec<_>>>()?, limit, |letter| letter.position.to_string()))
+}
+
+/// A dead letter to be retried or given up.
+struct Letter {
+    consumer: ConsumerNumber,
+    position: u64,
+    lane: Lane,
+}
+
+fn matching(disk: &Connection, name: &ConsumerName, which: &Which) -> rusqlite::Result<Vec<Letter>> {
+    let consumer: Option<ConsumerNumber> = disk
+        .prepare_cached("SELECT number FROM consumers WHERE name = ?1")?
+        .query_row([name.as_str()], |row| row.get(0))
+        .optional()?;
+    let Some(consumer) = consumer else { return Ok(Vec::new()) };
+    let mut statement = disk.prepare_cached(&format!("{LETTER} ORDER BY d.position"))?;
+    let mut found = statement.query([name.as_str()])?;
+    let mut letters = Vec::new();
+    while let Some(row) = found.next()? {
+        let dead = letter(row)?;
+        let wanted = match which {
+            Which::All => true,
+            Which::Event(id) => dead.event_id == *id,
+            Which::Cause(cause) => dead.cause == *cause,
+        };
+        if wanted {
+            let lane = rows::lane(row.get_ref(9)?.as_str()?)?;
+            letters.push(Letter { consumer, position: dead.position.get(), lane });
+        }
+    }
+    Ok(letters)
+}
+
+impl Letter {
+    fn write(&self, disk: &Connection, how: Redrive) -> rusqlite::Result<()> {
+        let key = params![self.consumer, rows::signed(self.position)];
+        match how {
+            Redrive::Retry => disk
+                .prepare_cached(
+                    "UPDATE deliveries SET state = 'waiting', attempts = 0, first_at = NULL, due = NULL, replayed = 1
+                     WHERE consumer = ?1 AND position = ?2",
+                )?
+                .execute(key)?,
+            Redrive::Discard => {
+                disk.prepare_cached("DELETE FROM deliveries WHERE consumer = ?1 AND position = ?2")?.execute(key)?
+            }
+        };
+        Ok(())
+    }
+
+    fn apply(&self, desk: &mut Desk, how: Redrive) {
+        match how {
+            // A letter whose lane went on without it is in no lane: it comes behind what is there now.
+            Redrive::Retry if !desk.lanes.revive(&self.lane, self.position) => {
+                let item = Item {
+                    position: self.position,
+                    event: None,
+                    attempts: 0,
+                    first_attempt_at: None,
+                    stored: true,
+                    replayed: true,
+                };
+                desk.lanes.offer(self.lane.clone(), item);
+            }
+            Redrive::Retry => {}
+            Redrive::Discard => drop(desk.lanes.discard(&self.lane, self.position)),
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! How orders, events and numbers stand in rows, both ways.
+
+use std::fmt::Display;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use rusqlite::types::{FromSql, Type};
+use rusqlite::{Connection, OptionalExtension, Row};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::commit::OrderNumber;
+use super::progress::Progress;
+use crate::clock::Timestamp;
+use crate::event::{Body, Custom, Event, Lane, Position};
+use crate::order::{Change, Content, Order, OrderId, Status};
+
+/// Columns of [`event`], from `events AS e LEFT JOIN orders AS o ON o.number = e.order_number`.
+pub const EVENT: &str = "e.position, e.id, e.time, e.cause, e.depth, e.revision, e.data, o.id, o.placed_at, o.content, \
+                         e.kind, e.source, e.origin_id, e.subject, e.order_id";
+/// Columns of [`order`].
+pub const ORDER: &str = "number, id, status, revision, placed_at, content";
+
+pub fn id(id: &impl Display) -> String {
+    id.to_string()
+}
+
+pub fn millis(at: Timestamp) -> i64 {
+    signed(at.as_millis())
+}
+
+/// SQLite's integers are signed; what is counted here never comes near their end.
+pub fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+pub fn unsigned(number: i64) -> u64 {
+    u64::try_from(number).unwrap_or(0)
+}
+
+pub fn json(value: &impl Serialize) -> rusqlite::Result<String> {
+    serde_json::to_string(value).map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))
+}
+
+pub fn from_json<T: DeserializeOwned>(text: &str) -> rusqlite::Result<T> {
+    serde_json::from_str(text).map_err(|error| unreadable(Box::new(error)))
+}
+
+pub fn parse<T: FromStr<Err: std::error::Error + Send + Sync + 'static>>(text: &str) -> rusqlite::Result<T> {
+    text.parse().map_err(|error: T::Err| unreadable(Box::new(error)))
+}
+
+fn unreadable(error: Box<dyn std::error::Error + Send + Sync>) -> rusqlite::Error {
+    rusqlite::Error::FromSqlConversionFailure(0, Type::Text, error)
+}
+
+fn column<T: FromStr<Err: std::error::Error + Send + Sync + 'static>>(
+    row: &Row<'_>,
+    index: usize,
+) -> rusqlite::Result<T> {
+    parse(row.get_ref(index)?.as_str()?)
+}
+
+fn optional<T: FromStr<Err: std::error::Error + Send + Sync + 'static>>(
+    row: &Row<'_>,
+    index: usize,
+) -> rusqlite::Result<Option<T>> {
+    row.get_ref(index)?.as_str_or_null()?.map(parse).transpose()
+}
+
+fn shared(row: &Row<'_>, index: usize) -> rusqlite::Result<Arc<str>> {
+    Ok(row.get_ref(index)?.as_str()?.into())
+}
+
+pub fn timestamp(row: &Row<'_>, index: usize) -> rusqlite::Result<Timestamp> {
+    Ok(Timestamp::from_millis(unsigned(row.get(index)?)))
+}
+
+pub fn optional_timestamp(row: &Row<'_>, index: usize) -> rusqlite::Result<Option<Timestamp>> {
+    Ok(Option::<i64>::column_result(row.get_ref(index)?)?.map(|millis| Timestamp::from_millis(unsigned(millis))))
+}
+
+/// Position and ranges ahead, in two columns from `index` on.
+pub fn progress(row: &Row<'_>, index: usize) -> rusqlite::Result<Progress> {
+    let ahead = row.get_ref(index + 1)?.as_str()?;
+    Progress::restore(unsigned(row.get(index)?), ahead).map_err(|error| unreadable(Box::new(error)))
+}
+
+/// An order as it stands, from the columns [`ORDER`].
+pub fn order(row: &Row<'_>) -> rusqlite::Result<(OrderNumber, Order)> {
+    let order = Order {
+        id: column(row, 1)?,
+        status: column(row, 2)?,
+        revision: unsigned(row.get(3)?),
+        placed_at: timestamp(row, 4)?,
+        content: Arc::new(from_json::<Content>(row.get_ref(5)?.as_str()?)?),
+    };
+    Ok((row.get(0)?, order))
+}
+
+pub fn order_by_id(connection: &Connection, id: OrderId) -> rusqlite::Result<Option<(OrderNumber, Order)>> {
+    connection
+        .prepare_cached(&format!("SELECT {ORDER} FROM orders WHERE id = ?1"))?
+        .query_row([id.to_string()], order)
+        .optional()
+}
+
+/// The order as it was on the day it was placed.
+pub fn order_as_placed(connection: &Connection, number: OrderNumber) -> rusqlite::Result<Order> {
+    let (_, order) = connection
+        .prepare_cached(&format!("SELECT {ORDER} FROM orders WHERE number = ?1"))?
+        .query_row([number], order)?;
+    Ok(Order { status: Status::Placed, revision: 1, ..order })
+}
+
+pub fn order_number(connection: &Connection, id: &str) -> rusqlite::Result<Option<OrderNumber>> {
+    connection.prepare_cached("SELECT number FROM orders WHERE id = ?1")?.query_row([id], |row| row.get(0)).optional()
+}
+
+pub fn order_by_reference(connection: &Connection, reference: &str) -> rusqlite::Result<Option<(OrderId, [u8; 32])>> {
+    connection
+        .prepare_cached("SELECT id, fingerprint FROM orders WHERE reference = ?1")?
+        .query_row([reference], |row| Ok((column(row, 0)?, row.get(1)?)))
+        .optional()
+}
+
+/// An event, from the columns [`EVENT`].
+pub fn event(row: &Row<'_>) -> rusqlite::Result<Arc<Event>> {
+    let revision: Option<i64> = row.get(5)?;
+    let data = row.get_ref(6)?.as_str()?;
+    let body = match revision {
+        Some(revision) => {
+            let change: Change = from_json(data)?;
+            let content = Arc::new(from_json::<Content>(row.get_ref(9)?.as_str()?)?);
+            let order = Order {
+                id: column(row, 7)?,
+                status: change.status(),
+                revision: unsigned(revision),
+                placed_at: timestamp(row, 8)?,
+                content,
+            };
+            Body::OrderChanged { order, change }
+        }
+        None => Body::Custom(Custom {
+            kind: shared(row, 10)?,
+            source: shared(row, 11)?,
+            origin_id: row.get_ref(12)?.as_str_or_null()?.map(Into::into),
+            subject: shared(row, 13)?,
+            order_id: optional(row, 14)?,
+            data: from_json::<Box<serde_json::value::RawValue>>(data)?.into(),
+        }),
+    };
+    let position = unsigned(row.get(0)?);
+    Ok(Arc::new(Event {
+        id: column(row, 1)?,
+        position: Position::new(position).unwrap_or(Position::FIRST),
+        time: timestamp(row, 2)?,
+        cause: optional(row, 3)?,
+        depth: row.get(4)?,
+        body,
+    }))
+}
+
+/// A page of at most `limit`, from one item more than that where there is more.
+pub fn page<T>(mut items: Vec<T>, limit: usize, cursor: impl Fn(&T) -> String) -> crate::backend::Page<T> {
+    let more = items.len() > limit;
+    items.truncate(limit);
+    let next = if more { items.last().map(cursor) } else { None };
+    crate::backend::Page { items, next }
+}
+
+/// `order:…` or `subject:…`, so that a subject that looks like an order's id is still another lane.
+pub fn lane_text(lane: &Lane) -> String {
+    match lane {
+        Lane::Order(id) => format!("order:{id}"),
+        Lane::Subject(subject) => format!("subject:{subject}"),
+    }
+}
+
+pub fn lane(text: &str) -> rusqlite::Result<Lane> {
+    match text.strip_prefix("order:") {
+        Some(id) => Ok(Lane::Order(parse(id)?)),
+        None => Ok(Lane::Subject(text.strip_prefix("subject:").unwrap_or(text).into())),
+    }
+}

@@ -1,0 +1,63 @@
+//! The tables, and how a file of an older format becomes one of today's.
+//!
+//! `PRAGMA user_version` holds the number of migrations that a file has seen.
+
+use std::path::Path;
+
+use rusqlite::{Connection, OpenFlags};
+
+/// In order; never edited once released, only added to.
+const MIGRATIONS: &[&str] = &[include_str!("schema/1.sql")];
+
+/// Pages kept in memory by the writer, in KiB (negative by SQLite's convention).
+const WRITER_CACHE_KIB: i64 = -64_000;
+const READER_CACHE_KIB: i64 = -8_000;
+
+/// Statements kept prepared per connection; the store has fewer than this.
+const STATEMENTS_MAX: usize = 64;
+
+/// The one connection that writes. A commit is on disk when it returns: WAL with an fsync per commit.
+pub fn open_writer(file: &Path) -> rusqlite::Result<Connection> {
+    let mut writer = Connection::open(file)?;
+    writer.execute_batch(
+        "PRAGMA auto_vacuum = INCREMENTAL;
+         PRAGMA journal_mode = WAL;
+         PRAGMA synchronous = FULL;
+         PRAGMA temp_store = MEMORY;",
+    )?;
+    writer.pragma_update(None, "cache_size", WRITER_CACHE_KIB)?;
+    writer.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
+    migrate(&mut writer)?;
+    Ok(writer)
+}
+
+/// A connection that sees what is committed, and can change nothing.
+pub fn open_reader(file: &Path) -> rusqlite::Result<Connection> {
+    let reader = Connection::open_with_flags(
+        file,
+        OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI,
+    )?;
+    reader.pragma_update(None, "cache_size", READER_CACHE_KIB)?;
+    reader.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
+    Ok(reader)
+}
+
+fn migrate(writer: &mut Connection) -> rusqlite::Result<()> {
+    let seen: usize = writer.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    if seen > MIGRATIONS.len() {
+        return Err(rusqlite::Error::SqliteFailure(
+            rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CANTOPEN),
+            Some(format!(
+                "the store has format {seen}, and this version of fanfare knows {} at most: use a newer fanfare",
+                MIGRATIONS.len()
+            )),
+        ));
+    }
+    for (index, migration) in MIGRATIONS.iter().enumerate().skip(seen) {
+        let transaction = writer.transaction()?;
+        transaction.execute_batch(migration)?;
+        transaction.pragma_update(None, "user_version", index + 1)?;
+        transaction.commit()?;
+    }
+    Ok(())
+}

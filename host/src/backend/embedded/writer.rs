@@ -1,0 +1,380 @@
+//! The statements that put jobs on disk, inside the transaction of one batch.
+//!
+//! Within a batch, values of one key are written once (the last), and a consumer's position once: that is what
+//! makes fan-out cheap.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use rusqlite::{Connection, OptionalExtension, params};
+
+use super::commit::{
+    Attempt, Commit, ConsumerCommit, ConsumerNumber, Exception, NewBody, NewEvent, NewMessage, OrderNumber, StateNumber,
+};
+use super::progress::Progress;
+use super::rows;
+use crate::backend::{Placed, Placement, Published};
+use crate::clock::Timestamp;
+use crate::event::{Body, Custom, Event, EventId, Position};
+use crate::order::{Change, Order};
+
+/// What the writer knows between batches; thrown away and read again when a batch fails.
+pub struct Memory {
+    /// Position of the last event.
+    pub head: u64,
+    /// Number of the last order.
+    pub orders: OrderNumber,
+    pub progress: HashMap<ConsumerNumber, Progress>,
+}
+
+impl Memory {
+    pub fn load(connection: &Connection) -> rusqlite::Result<Self> {
+        let last = |sql: &str| connection.query_row(sql, [], |row| row.get::<_, Option<i64>>(0));
+        let head = last("SELECT max(position) FROM events")?.unwrap_or(0);
+        let orders = last("SELECT max(number) FROM orders")?.unwrap_or(0);
+        let mut statement = connection.prepare("SELECT number, position, ahead FROM consumers")?;
+        let progress = statement
+            .query_map([], |row| Ok((row.get(0)?, rows::progress(row, 1)?)))?
+            .collect::<rusqlite::Result<HashMap<_, _>>>()?;
+        Ok(Self { head: rows::unsigned(head), orders, progress })
+    }
+}
+
+/// One batch.
+pub struct Writer<'a> {
+    pub connection: &'a Connection,
+    pub memory: &'a mut Memory,
+    pub now: Timestamp,
+    /// Events of this batch, in journal order, with the numbers of the orders they placed.
+    pub events: Vec<Arc<Event>>,
+    pub placed: Vec<(OrderNumber, Order)>,
+    entries: HashMap<(StateNumber, Arc<str>), Option<Arc<[u8]>>>,
+    counters: HashMap<(StateNumber, Arc<str>), i64>,
+    /// Events done per consumer.
+    consumers: HashMap<ConsumerNumber, u64>,
+}
+
+impl<'a> Writer<'a> {
+    pub fn new(connection: &'a Connection, memory: &'a mut Memory, now: Timestamp) -> Self {
+        Self {
+            connection,
+            memory,
+            now,
+            events: Vec::new(),
+            placed: Vec::new(),
+            entries: HashMap::new(),
+            counters: HashMap::new(),
+            consumers: HashMap::new(),
+        }
+    }
+
+    pub fn place(&mut self, placement: &Placement, content: &str) -> rusqlite::Result<Placed> {
+        if let Some(key) = &placement.idempotency_key
+            && let Some((fingerprint, number)) = self.idempotency_record(key)?
+        {
+            if fingerprint != placement.fingerprint {
+                return Ok(Placed::KeyReused);
+            }
+            let order = rows::order_as_placed(self.connection, number)?;
+            return Ok(Placed::Repeated(order));
+        }
+        let order = &placement.order;
+        if let Some(reference) = &order.content.reference
+            && let Some((by, fingerprint)) = rows::order_by_reference(self.connection, reference)?
+        {
+            return Ok(Placed::ReferenceTaken { by, same_content: fingerprint == placement.fingerprint });
+        }
+        let number = self.memory.orders + 1;
+        self.connection
+            .prepare_cached(
+                "INSERT INTO orders (number, id, reference, status, revision, placed_at, customer_id, content, fingerprint)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+            )?
+            .execute(params![
+                number,
+                rows::id(&order.id),
+                order.content.reference,
+                order.status.as_str(),
+                rows::signed(order.revision),
+                rows::millis(order.placed_at),
+                order.content.customer.id,
+                content,
+                placement.fingerprint.as_slice(),
+            ])?;
+        self.memory.orders = number;
+        if let Some(key) = &placement.idempotency_key {
+            self.connection
+                .prepare_cached(
+                    "INSERT INTO idempotency (key, fingerprint, order_number, time) VALUES (?1, ?2, ?3, ?4)",
+                )?
+                .execute(params![key, placement.fingerprint.as_slice(), number, rows::millis(self.now)])?;
+        }
+        self.placed.push((number, order.clone()));
+        self.event(NewEvent {
+            id: EventId::generate(),
+            time: self.now,
+            cause: None,
+            depth: 0,
+            body: NewBody::OrderChanged { number, order: order.clone(), change: Change::Placed {} },
+        })?;
+        Ok(Placed::New(order.clone()))
+    }
+
+    fn idempotency_record(&self, key: &str) -> rusqlite::Result<Option<([u8; 32], OrderNumber)>> {
+        self.connection
+            .prepare_cached("SELECT fingerprint, order_number FROM idempotency WHERE key = ?1")?
+            .query_row([key], |row| Ok((row.get(0)?, row.get(1)?)))
+            .optional()
+    }
+
+    pub fn publish(&mut self, events: Vec<Custom>) -> rusqlite::Result<Vec<Published>> {
+        events.into_iter().map(|event| self.publish_one(event)).collect()
+    }
+
+    fn publish_one(&mut self, custom: Custom) -> rusqlite::Result<Published> {
+        let id = EventId::generate();
+        if let Some(origin_id) = &custom.origin_id {
+            let first: Option<String> = self
+                .connection
+                .prepare_cached("SELECT event_id FROM origins WHERE source = ?1 AND origin_id = ?2")?
+                .query_row([&*custom.source, origin_id], |row| row.get(0))
+                .optional()?;
+            if let Some(first) = first {
+                return Ok(Published { id: rows::parse(&first)?, repeated: true });
+            }
+            self.connection
+                .prepare_cached("INSERT INTO origins (source, origin_id, event_id) VALUES (?1, ?2, ?3)")?
+                .execute(params![&*custom.source, &**origin_id, rows::id(&id)])?;
+        }
+        self.event(NewEvent { id, time: self.now, cause: None, depth: 0, body: NewBody::Custom(custom) })?;
+        Ok(Published { id, repeated: false })
+    }
+
+    pub fn commit(&mut self, commit: Commit) -> rusqlite::Result<()> {
+        for event in commit.events {
+            self.event(event)?;
+        }
+        if let Some(consumer) = commit.consumer {
+            self.consumer(consumer)?;
+        }
+        Ok(())
+    }
+
+    /// Appends one event to the journal, and moves its order on.
+    pub fn event(&mut self, event: NewEvent) -> rusqlite::Result<()> {
+        self.memory.head += 1;
+        let position = self.memory.head;
+        let body = match event.body {
+            NewBody::OrderChanged { number, order, change } => {
+                self.order_changed(position, &event.id, event.time, event.cause, event.depth, number, &order, &change)?;
+                Body::OrderChanged { order, change }
+            }
+            NewBody::Custom(custom) => {
+                self.custom(position, &event.id, event.time, event.cause, event.depth, &custom)?;
+                Body::Custom(custom)
+            }
+        };
+        let NewEvent { id, time, cause, depth, .. } = event;
+        if let Some(position) = Position::new(position) {
+            self.events.push(Arc::new(Event { id, position, time, cause, depth, body }));
+        }
+        Ok(())
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "one row")]
+    fn order_changed(
+        &self,
+        position: u64,
+        id: &EventId,
+        time: Timestamp,
+        cause: Option<EventId>,
+        depth: u8,
+        number: OrderNumber,
+        order: &Order,
+        change: &Change,
+    ) -> rusqlite::Result<()> {
+        if order.revision > 1 {
+            self.connection
+                .prepare_cached("UPDATE orders SET status = ?1, revision = ?2 WHERE number = ?3")?
+                .execute(params![order.status.as_str(), rows::signed(order.revision), number])?;
+        }
+        self.connection
+            .prepare_cached(
+                "INSERT INTO events (position, id, time, kind, order_number, revision, cause, depth, data)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+            )?
+            .execute(params![
+                rows::signed(position),
+                rows::id(id),
+                rows::millis(time),
+                order.status.event_kind(),
+                number,
+                rows::signed(order.revision),
+                cause.map(|cause| rows::id(&cause)),
+                depth,
+                rows::json(change)?,
+            ])?;
+        Ok(())
+    }
+
+    fn custom(
+        &self,
+        position: u64,
+        id: &EventId,
+        time: Timestamp,
+        cause: Option<EventId>,
+        depth: u8,
+        custom: &Custom,
+    ) -> rusqlite::Result<()> {
+        let order_id = custom.order_id.map(|order_id| rows::id(&order_id));
+        let number = match &order_id {
+            Some(order_id) => rows::order_number(self.connection, order_id)?,
+            None => None,
+        };
+        self.connection
+            .prepare_cached(
+                "INSERT INTO events (position, id, time, kind, order_number, cause, depth, order_id, source, origin_id,
+                                     subject, data)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
+            )?
+            .execute(params![
+                rows::signed(position),
+                rows::id(id),
+                rows::millis(time),
+                &*custom.kind,
+                number,
+                cause.map(|cause| rows::id(&cause)),
+                depth,
+                order_id,
+                &*custom.source,
+                custom.origin_id.as_deref(),
+                &*custom.subject,
+                custom.data.get(),
+            ])?;
+        Ok(())
+    }
+
+    fn consumer(&mut self, commit: ConsumerCommit) -> rusqlite::Result<()> {
+        let ConsumerCommit { consumer, state, position, .. } = commit;
+        let progress = self.memory.progress.entry(consumer).or_default();
+        for (first, last) in commit.through {
+            progress.add(first, last);
+        }
+        *self.consumers.entry(consumer).or_default() += commit.done;
+        for exception in &commit.exceptions {
+            self.exception(consumer, exception)?;
+        }
+        if let Some(attempt) = &commit.attempt {
+            self.attempt(consumer, attempt)?;
+        }
+        for (key, value) in commit.entries {
+            self.entries.insert((state, key), value);
+        }
+        for (key, value) in commit.counters {
+            self.counters.insert((state, key), value);
+        }
+        for message in &commit.messages {
+            self.message(consumer, position, message)?;
+        }
+        for record in &commit.records {
+            self.connection
+                .prepare_cached("INSERT INTO records (dataset, consumer, position, row) VALUES (?1, ?2, ?3, ?4)")?
+                .execute(params![&*record.dataset, consumer, rows::signed(position), record.row])?;
+        }
+        Ok(())
+    }
+
+    fn exception(&self, consumer: ConsumerNumber, exception: &Exception) -> rusqlite::Result<()> {
+        match exception {
+            Exception::Store { position, lane, standing, attempts, first_at, replayed } => self
+                .connection
+                .prepare_cached(
+                    "INSERT OR REPLACE INTO deliveries (consumer, position, lane, state, attempts, first_at, due, replayed)
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+                )?
+                .execute(params![
+                    consumer,
+                    rows::signed(*position),
+                    lane,
+                    standing.as_str(),
+                    attempts,
+                    first_at.map(rows::millis),
+                    standing.due().map(rows::millis),
+                    replayed,
+                ])?,
+            Exception::Remove { position } => self
+                .connection
+                .prepare_cached("DELETE FROM deliveries WHERE consumer = ?1 AND position = ?2")?
+                .execute(params![consumer, rows::signed(*position)])?,
+        };
+        Ok(())
+    }
+
+    fn attempt(&self, consumer: ConsumerNumber, attempt: &Attempt) -> rusqlite::Result<()> {
+        self.connection
+            .prepare_cached(
+                "INSERT INTO attempts (consumer, position, attempt, outcome, cause, backtrace, version, duration, time)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+            )?
+            .execute(params![
+                consumer,
+                rows::signed(attempt.position),
+                attempt.attempt,
+                attempt.outcome,
+                attempt.cause,
+                attempt.backtrace,
+                &*attempt.version,
+                rows::signed(attempt.duration_us),
+                rows::millis(attempt.time),
+            ])?;
+        Ok(())
+    }
+
+    fn message(&self, consumer: ConsumerNumber, position: u64, new: &NewMessage) -> rusqlite::Result<()> {
+        self.connection
+            .prepare_cached(
+                "INSERT INTO messages (message_id, consumer, position, state, due, time, message)
+                 VALUES (?1, ?2, ?3, 'pending', ?4, ?4, ?5)",
+            )?
+            .execute(params![
+                new.message_id,
+                consumer,
+                rows::signed(position),
+                rows::millis(new.time),
+                rows::json(&new.message)?,
+            ])?;
+        Ok(())
+    }
+
+    /// Writes what was held back until the end of the batch.
+    pub fn flush(&mut self) -> rusqlite::Result<()> {
+        let mut set = self.connection.prepare_cached(
+            "INSERT INTO entries (state, key, value) VALUES (?1, ?2, ?3)
+             ON CONFLICT (state, key) DO UPDATE SET value = excluded.value",
+        )?;
+        let mut delete = self.connection.prepare_cached("DELETE FROM entries WHERE state = ?1 AND key = ?2")?;
+        for ((state, key), value) in self.entries.drain() {
+            match value {
+                Some(value) => set.execute(params![state, &*key, &*value])?,
+                None => delete.execute(params![state, &*key])?,
+            };
+        }
+        let mut count = self.connection.prepare_cached(
+            "INSERT INTO counters (state, key, value) VALUES (?1, ?2, ?3)
+             ON CONFLICT (state, key) DO UPDATE SET value = excluded.value",
+        )?;
+        for ((state, key), value) in self.counters.drain() {
+            count.execute(params![state, &*key, value])?;
+        }
+        let mut advance = self
+            .connection
+            .prepare_cached("UPDATE consumers SET position = ?2, ahead = ?3, done = done + ?4 WHERE number = ?1")?;
+        for (consumer, done) in self.consumers.drain() {
+            if let Some(progress) = self.memory.progress.get(&consumer) {
+                let base = rows::signed(progress.base());
+                advance.execute(params![consumer, base, progress.ahead().to_string(), rows::signed(done)])?;
+            }
+        }
+        Ok(())
+    }
+}
