@@ -1,1 +1,153 @@
-//! Host side of each import of the contract: context, borrowed view, one `add_to_linker`.
+//! What a handler can do to the world: the host side of each import of the contract, without wasmtime.
+//!
+//! A [`Handling`] is the context of one event at one consumer. Reads go to a [`View`] and are remembered; writes are
+//! staged. [`Handling::finish`] hands both out, and only the delivery decides whether they are committed.
+//! [`v0_1`] maps the imports of one contract version onto it, and is the one place where [`Stop`] meets WIT.
+//!
+//! **Invariants**
+//! - What the guest was told about a key or an order once, it is told again, its own changes aside.
+//! - Nothing here acts: dropping a `Handling` undoes everything.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::backend::{self, View};
+use crate::effects::{Effects, Message, Reads, Record};
+use crate::event::{Custom, Event};
+use crate::policy::{ConsumerName, Grant, Policy};
+use crate::sandbox::{Dataset, Description, Need};
+
+mod journal;
+mod limits;
+mod log;
+mod outbox;
+mod records;
+mod settings;
+mod state;
+pub(crate) mod v0_1;
+
+pub use journal::Refusal;
+pub(crate) use log::GuestLog;
+pub use log::Level;
+pub use state::Shortage;
+
+/// Why the guest cannot go on. Never a return value for the guest: it traps.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Stop {
+    /// The guest went too far. `kind` is `limit`, `grant`, `event-loop`, `bad-argument` or `host`.
+    #[error("{message}")]
+    Overstep { kind: &'static str, message: String },
+    #[error(transparent)]
+    Store(#[from] backend::Error),
+}
+
+impl Stop {
+    fn limit(message: String) -> Self {
+        Self::Overstep { kind: "limit", message }
+    }
+
+    fn grant(message: String) -> Self {
+        Self::Overstep { kind: "grant", message }
+    }
+
+    fn bad_argument(message: String) -> Self {
+        Self::Overstep { kind: "bad-argument", message }
+    }
+
+    fn event_loop(message: String) -> Self {
+        Self::Overstep { kind: "event-loop", message }
+    }
+
+    fn host(message: &str) -> Self {
+        Self::Overstep { kind: "host", message: message.to_owned() }
+    }
+}
+
+/// What a version of a consumer may do, settled when it is linked.
+#[derive(Debug)]
+pub struct Rights {
+    consumer: ConsumerName,
+    /// CloudEvents `source` of what it publishes.
+    source: Arc<str>,
+    grant: Grant,
+    settings: BTreeMap<String, String>,
+    /// Declared by the plugin and granted by the operator.
+    datasets: Vec<(Arc<str>, Dataset)>,
+}
+
+impl Rights {
+    #[must_use]
+    pub fn new(consumer: &ConsumerName, description: &Description, policy: &Policy) -> Self {
+        let datasets = description.needs.iter().filter_map(|need| match need {
+            Need::Records(dataset) if policy.grant.records.contains(&dataset.name) => {
+                Some((dataset.name.as_str().into(), dataset.clone()))
+            }
+            _ => None,
+        });
+        Self {
+            consumer: consumer.clone(),
+            source: format!("/fanfare/consumers/{consumer}").into(),
+            grant: policy.grant.clone(),
+            settings: policy.settings.clone(),
+            datasets: datasets.collect(),
+        }
+    }
+
+    #[must_use]
+    pub fn consumer(&self) -> &ConsumerName {
+        &self.consumer
+    }
+}
+
+/// One event being handled by one consumer.
+pub struct Handling {
+    rights: Arc<Rights>,
+    event: Arc<Event>,
+    view: Arc<dyn View>,
+    budget: limits::Budget,
+    entries: state::Entries,
+    counters: state::Counters,
+    orders: journal::Orders,
+    events: Vec<Custom>,
+    messages: Vec<Message>,
+    records: Vec<Record>,
+}
+
+impl Handling {
+    #[must_use]
+    pub fn new(rights: Arc<Rights>, event: Arc<Event>, view: Arc<dyn View>) -> Self {
+        Self {
+            rights,
+            event,
+            view,
+            budget: limits::Budget::default(),
+            entries: state::Entries::default(),
+            counters: state::Counters::default(),
+            orders: journal::Orders::default(),
+            events: Vec::new(),
+            messages: Vec::new(),
+            records: Vec::new(),
+        }
+    }
+
+    /// What the handler was told, and what it staged.
+    #[must_use]
+    pub fn finish(self) -> (Reads, Effects) {
+        let Self { entries, counters, orders, events, messages, records, .. } = self;
+        let told = counters.known.into_iter().filter(|(_, counter)| counter.told);
+        let reads = Reads {
+            entries: entries.read.into_iter().collect(),
+            counters: told.map(|(key, counter)| (key, counter.base)).collect(),
+            orders: orders.reads(),
+        };
+        let effects = Effects {
+            entries: entries.written.into_iter().collect(),
+            adjustments: counters.adjustments,
+            order_changes: orders.changes,
+            events,
+            messages,
+            records,
+        };
+        (reads, effects)
+    }
+}

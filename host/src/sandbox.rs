@@ -1,1 +1,97 @@
 //! The only code that knows wasmtime: loads plugins, runs them inside their limits.
+//!
+//! ```text
+//! bytes ── Sandbox::load ──► Plugin ── Plugin::link ──► Version ── Version::handle ──► Handled
+//!          (checked, compiled,          (a consumer's              (outcome, what was read,
+//!           described)                   rights and limits)         what is to be committed)
+//! ```
+//!
+//! **Invariants**
+//! - A guest runs only with every limit in force: memory, CPU, wall clock, bytes per host call, what it stages, what it logs.
+//! - An instance handles another event only after outcome done, and only if its effects were accepted.
+//! - Whatever a guest does, it ends as an [`Outcome`] of its own event.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
+use wasmtime::Engine;
+use wasmtime::component::Linker;
+
+mod cache;
+pub(crate) mod contract;
+mod cpu;
+mod description;
+mod engine;
+mod error;
+mod event;
+mod limiter;
+mod outcome;
+mod plugin;
+mod state;
+mod trap;
+mod version;
+mod wasi;
+
+pub use description::{Column, ColumnType, Dataset, Description, Need, Subscription};
+pub use error::{DescribeFailed, Error, LoadError, NotAComponent};
+pub use outcome::{Handled, Outcome};
+pub use plugin::{Hash, LoadReport, PLUGIN_BYTES_MAX, Plugin};
+pub use version::{Version, Warm};
+
+/// Plugins compiled at the same time; each compilation uses several threads already.
+const COMPILING_MAX: usize = 2;
+
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Where compiled plugins are kept from one start to the next; nowhere if absent. The host's alone.
+    pub cache_dir: Option<PathBuf>,
+    /// Instances that may run at the same time, over all consumers. As many again may wait warm for their next event.
+    pub instances_max: u32,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { cache_dir: None, instances_max: 128 }
+    }
+}
+
+/// Runs plugins. One for the process: what it shares between them is what makes them cheap.
+#[derive(Clone)]
+pub struct Sandbox(Arc<Shared>);
+
+struct Shared {
+    // Dropped first: its thread holds the engine too.
+    ticker: cpu::Ticker,
+    engine: Engine,
+    linker: Linker<state::State>,
+    cache: Option<cache::Cache>,
+    /// Places for running and for idle instances; together they are the engine's pool.
+    running: Arc<Semaphore>,
+    idle: Arc<Semaphore>,
+    compiling: Semaphore,
+}
+
+impl Sandbox {
+    /// # Errors
+    /// [`Error`] where the machine cannot run WebAssembly, or the cache folder is not usable.
+    pub fn new(settings: Settings) -> Result<Self, Error> {
+        let instances = settings.instances_max.clamp(1, 1 << 12);
+        let engine = engine::engine(instances.saturating_mul(2))?;
+        let places = || Arc::new(Semaphore::new(instances as usize));
+        Ok(Self(Arc::new(Shared {
+            ticker: cpu::Ticker::start(engine.clone()).map_err(|cause| Error::Engine(cause.to_string()))?,
+            linker: engine::linker(&engine)?,
+            cache: settings.cache_dir.map(|dir| cache::Cache::open(&dir, &engine)).transpose()?,
+            running: places(),
+            idle: places(),
+            compiling: Semaphore::new(COMPILING_MAX),
+            engine,
+        })))
+    }
+
+    /// A place for an instance to run.
+    async fn slot(&self) -> Result<OwnedSemaphorePermit, AcquireError> {
+        Arc::clone(&self.0.running).acquire_owned().await
+    }
+}

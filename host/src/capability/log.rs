@@ -1,0 +1,101 @@
+//! What a consumer says for people to read: `log.write`, stdout and stderr end in the host's log, bounded per event.
+
+use parking_lot::Mutex;
+
+use crate::event::EventId;
+use crate::policy::ConsumerName;
+
+/// Lines of one event; a guest in a loop must not fill the disk.
+const LINES_MAX: u32 = 100;
+const LINE_BYTES_MAX: usize = 4 << 10;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Level {
+    Debug,
+    Info,
+    Warn,
+    Error,
+}
+
+/// The log of one instance. Shared with the instance's stdout and stderr.
+#[derive(Debug)]
+pub struct GuestLog {
+    /// `None` while a plugin describes itself: it has no name yet.
+    consumer: Option<ConsumerName>,
+    now: Mutex<Now>,
+}
+
+#[derive(Debug, Default)]
+struct Now {
+    event: Option<EventId>,
+    lines: u32,
+    dropped: u64,
+    /// The last line on stderr: where languages put the words of a panic.
+    last_words: String,
+}
+
+impl GuestLog {
+    pub fn new(consumer: Option<ConsumerName>) -> Self {
+        Self { consumer, now: Mutex::default() }
+    }
+
+    /// Counts from zero: the lines that follow belong to `event`.
+    pub fn begin(&self, event: EventId) {
+        let mut now = self.now.lock();
+        now.event = Some(event);
+        now.lines = 0;
+        now.dropped = 0;
+        now.last_words.clear();
+    }
+
+    /// Ends the event, and says what was dropped.
+    pub fn end(&self) {
+        let now = self.now.lock();
+        if now.dropped > 0 {
+            let consumer = self.name();
+            let event = now.event.map(tracing::field::display);
+            tracing::warn!(target: "fanfare::consumer", consumer, event, dropped = now.dropped, "dropped log lines: at most {LINES_MAX} an event");
+        }
+    }
+
+    pub fn write(&self, level: Level, line: &str) {
+        let mut now = self.now.lock();
+        if now.lines >= LINES_MAX {
+            now.dropped += 1;
+            return;
+        }
+        now.lines += 1;
+        let line = cut(line, LINE_BYTES_MAX);
+        let consumer = self.name();
+        let event = now.event.map(tracing::field::display);
+        match level {
+            Level::Debug => tracing::debug!(target: "fanfare::consumer", consumer, event, "{line}"),
+            Level::Info => tracing::info!(target: "fanfare::consumer", consumer, event, "{line}"),
+            Level::Warn => tracing::warn!(target: "fanfare::consumer", consumer, event, "{line}"),
+            Level::Error => tracing::error!(target: "fanfare::consumer", consumer, event, "{line}"),
+        }
+    }
+
+    /// A line on stderr.
+    pub fn write_stderr(&self, line: &str) {
+        self.write(Level::Warn, line);
+        let mut now = self.now.lock();
+        now.last_words.clear();
+        now.last_words.push_str(cut(line, LINE_BYTES_MAX));
+    }
+
+    /// The last line on stderr of this event, if there was one.
+    pub fn last_words(&self) -> Option<String> {
+        let now = self.now.lock();
+        (!now.last_words.is_empty()).then(|| now.last_words.clone())
+    }
+
+    fn name(&self) -> &str {
+        self.consumer.as_ref().map_or("(describing)", ConsumerName::as_str)
+    }
+}
+
+/// At most `max` bytes of `text`, cut between characters.
+fn cut(text: &str, max: usize) -> &str {
+    if text.len() <= max { text } else { text.get(..text.floor_char_boundary(max)).unwrap_or_default() }
+}

@@ -1,0 +1,218 @@
+//! The imports of `fanfare:consumer@0.1` on a [`Handling`].
+
+use wasmtime::component::HasData;
+
+use super::outbox::Draft;
+use super::{GuestLog, Handling, Level, Refusal, Shortage, Stop};
+use crate::effects::{Adjustment, Message};
+use crate::order::{Change, Order, Shipment, Status};
+use crate::sandbox::contract::v0_1 as wit;
+
+/// What the imports need of a store's data.
+pub struct Imports<'a> {
+    /// `None` while the guest starts or describes itself.
+    pub handling: Option<&'a mut Handling>,
+    pub log: &'a GuestLog,
+}
+
+/// Names [`Imports`] to the linker.
+pub struct HasImports;
+
+impl HasData for HasImports {
+    type Data<'a> = Imports<'a>;
+}
+
+impl Imports<'_> {
+    fn handling(&mut self) -> Result<&mut Handling, Stop> {
+        self.handling.as_deref_mut().ok_or_else(|| {
+            Stop::grant(
+                "a plugin has its capabilities in `handle` only, not in `describe` or while it starts".to_owned(),
+            )
+        })
+    }
+}
+
+impl wit::state::Host for Imports<'_> {
+    async fn get(&mut self, key: String) -> wasmtime::Result<Option<Vec<u8>>> {
+        Ok(self.handling()?.get(&key).await?.map(|value| value.to_vec()))
+    }
+
+    fn set(&mut self, key: String, value: Vec<u8>) -> wasmtime::Result<()> {
+        Ok(self.handling()?.put(key, Some(value))?)
+    }
+
+    fn delete(&mut self, key: String) -> wasmtime::Result<()> {
+        Ok(self.handling()?.put(key, None)?)
+    }
+
+    async fn scan(
+        &mut self,
+        prefix: String,
+        after: Option<String>,
+        limit: u32,
+    ) -> wasmtime::Result<Vec<wit::state::Entry>> {
+        let page = self.handling()?.scan(&prefix, after.as_deref(), limit).await?;
+        let entry = |(key, value): (std::sync::Arc<str>, std::sync::Arc<[u8]>)| wit::state::Entry {
+            key: key.as_ref().to_owned(),
+            value: value.to_vec(),
+        };
+        Ok(page.into_iter().map(entry).collect())
+    }
+
+    async fn count(&mut self, key: String) -> wasmtime::Result<i64> {
+        Ok(self.handling()?.count(&key).await?)
+    }
+
+    async fn scan_counts(
+        &mut self,
+        prefix: String,
+        after: Option<String>,
+        limit: u32,
+    ) -> wasmtime::Result<Vec<wit::state::Counter>> {
+        let page = self.handling()?.scan_counts(&prefix, after.as_deref(), limit).await?;
+        Ok(page.into_iter().map(|(key, value)| wit::state::Counter { key: key.as_ref().to_owned(), value }).collect())
+    }
+
+    async fn adjust(
+        &mut self,
+        adjustments: Vec<wit::state::Adjustment>,
+    ) -> wasmtime::Result<Result<(), wit::state::Shortage>> {
+        let adjustments = adjustments
+            .into_iter()
+            .map(|wit::state::Adjustment { key, by, floor }| Adjustment { key: key.into(), by, floor })
+            .collect();
+        let adjusted = self.handling()?.adjust(adjustments).await?;
+        Ok(adjusted.map_err(|Shortage { key, available }| wit::state::Shortage { key, available }))
+    }
+}
+
+impl wit::journal::Host for Imports<'_> {
+    async fn get_order(&mut self, id: String) -> wasmtime::Result<Option<wit::journal::Order>> {
+        Ok(self.handling()?.order(&id).await?.map(|order| lower_order(&order)))
+    }
+}
+
+impl wit::outbox::Host for Imports<'_> {
+    async fn change_order(
+        &mut self,
+        order_id: String,
+        change: wit::outbox::Change,
+    ) -> wasmtime::Result<Result<(), wit::outbox::Refusal>> {
+        let changed = self.handling()?.change_order(&order_id, lift_change(change)).await?;
+        Ok(changed.map_err(|refusal| match refusal {
+            Refusal::UnknownOrder => wit::outbox::Refusal::UnknownOrder,
+            Refusal::Illegal(status) => wit::outbox::Refusal::Illegal(lower_status(status)),
+        }))
+    }
+
+    fn publish(&mut self, event: wit::outbox::Custom) -> wasmtime::Result<()> {
+        let wit::outbox::Custom { kind, subject, order_id, data } = event;
+        Ok(self.handling()?.publish(Draft { kind, subject, order_id, data })?)
+    }
+
+    fn send(&mut self, message: wit::outbox::Message) -> wasmtime::Result<()> {
+        let message = match message {
+            wit::outbox::Message::Email(wit::outbox::Email { to, subject, text, html }) => {
+                Message::Email { to, subject, text, html }
+            }
+            wit::outbox::Message::Sms(wit::outbox::Sms { to, text }) => Message::Sms { to, text },
+        };
+        Ok(self.handling()?.send(message)?)
+    }
+}
+
+impl wit::records::Host for Imports<'_> {
+    fn append(&mut self, dataset: String, row: String) -> wasmtime::Result<Result<(), String>> {
+        Ok(self.handling()?.append(&dataset, &row)?)
+    }
+}
+
+impl wit::settings::Host for Imports<'_> {
+    fn get(&mut self, name: String) -> wasmtime::Result<Option<String>> {
+        Ok(self.handling()?.setting(&name).map(str::to_owned))
+    }
+}
+
+impl wit::log::Host for Imports<'_> {
+    fn write(&mut self, level: wit::log::Level, message: String) -> wasmtime::Result<()> {
+        let level = match level {
+            wit::log::Level::Debug => Level::Debug,
+            wit::log::Level::Info => Level::Info,
+            wit::log::Level::Warn => Level::Warn,
+            wit::log::Level::Error => Level::Error,
+        };
+        self.log.write(level, &message);
+        Ok(())
+    }
+}
+
+// Interfaces of types alone.
+impl wit::orders::Host for Imports<'_> {}
+impl wit::events::Host for Imports<'_> {}
+
+fn lift_change(change: wit::outbox::Change) -> Option<Change> {
+    use wit::outbox::Change as Wit;
+    Some(match change {
+        Wit::Placed => Change::Placed {},
+        Wit::Confirmed => Change::Confirmed {},
+        Wit::Rejected(reason) => Change::Rejected { reason },
+        Wit::Shipped(wit::events::ShipmentResult { carrier, tracking_number, tracking_url }) => {
+            Change::Shipped(Shipment { carrier, tracking_number, tracking_url })
+        }
+        Wit::Delivered => Change::Delivered {},
+        Wit::Cancelled(reason) => Change::Cancelled { reason },
+        Wit::Other(_) => return None,
+    })
+}
+
+fn lower_status(status: Status) -> wit::orders::StatusResult {
+    use wit::orders::StatusResult as Wit;
+    match status {
+        Status::Placed => Wit::Placed,
+        Status::Confirmed => Wit::Confirmed,
+        Status::Rejected => Wit::Rejected,
+        Status::Shipped => Wit::Shipped,
+        Status::Delivered => Wit::Delivered,
+        Status::Cancelled => Wit::Cancelled,
+    }
+}
+
+fn lower_order(order: &Order) -> wit::journal::Order {
+    let content = &*order.content;
+    wit::journal::Order {
+        id: order.id.to_string(),
+        reference: content.reference.clone(),
+        status: lower_status(order.status),
+        revision: order.revision,
+        placed_at: order.placed_at.as_millis(),
+        currency: content.currency.clone(),
+        customer: wit::orders::CustomerResult {
+            id: content.customer.id.clone(),
+            name: content.customer.name.clone(),
+            email: content.customer.email.clone(),
+            phone: content.customer.phone.clone(),
+        },
+        lines: content
+            .lines
+            .iter()
+            .map(|line| wit::orders::LineResult {
+                sku: line.sku.clone(),
+                title: line.title.clone(),
+                quantity: line.quantity,
+                unit_amount: line.unit_amount,
+                discount_amount: line.discount_amount,
+            })
+            .collect(),
+        total_amount: content.total_amount,
+        shipping_address: content.shipping_address.as_ref().map(|address| wit::orders::AddressResult {
+            name: address.name.clone(),
+            line1: address.line1.clone(),
+            line2: address.line2.clone(),
+            city: address.city.clone(),
+            region: address.region.clone(),
+            postal_code: address.postal_code.clone(),
+            country: address.country.clone(),
+        }),
+        metadata: content.metadata.iter().map(|(key, value)| (key.clone(), value.clone())).collect(),
+    }
+}

@@ -1,0 +1,173 @@
+//! How much CPU one handling may use, and the ticker that gives the host a chance to look.
+//!
+//! Epoch ticks are wall time and say nothing of CPU on a busy machine, so the budget counts the thread's CPU time. Two
+//! clock reads for every handling would cost more than many handlers do: nothing is measured until the first tick, which
+//! most handlings never see.
+
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::thread::{self, JoinHandle, Thread};
+use std::time::Duration;
+
+use wasmtime::Engine;
+
+/// How often a running guest is interrupted for a look at its budget, and for other tasks of the thread.
+const TICK: Duration = Duration::from_millis(1);
+/// Going to sleep and waking up costs more than some idle ticks.
+const IDLE_TICKS_MAX: u32 = 200;
+
+/// The CPU time of one handling. Used by one thread at a time; shared because the guest's store is borrowed while it runs.
+#[derive(Debug, Default)]
+pub struct CpuMeter {
+    limit_ns: AtomicU64,
+    spent_ns: AtomicU64,
+    /// Thread CPU time when measuring began or was last counted.
+    mark_ns: AtomicU64,
+    measuring: AtomicBool,
+}
+
+impl CpuMeter {
+    pub fn begin(&self, limit: Duration) {
+        self.limit_ns.store(nanos(limit), Ordering::Relaxed);
+        self.spent_ns.store(0, Ordering::Relaxed);
+        self.measuring.store(false, Ordering::Relaxed);
+    }
+
+    pub fn limit(&self) -> Duration {
+        Duration::from_nanos(self.limit_ns.load(Ordering::Relaxed))
+    }
+
+    /// Called at an epoch tick, by the thread that runs the guest. Whether the budget is spent.
+    pub fn is_spent(&self) -> bool {
+        if self.measuring.swap(true, Ordering::Relaxed) {
+            self.count();
+        } else {
+            // What ran before the first tick was at most about one.
+            self.spent_ns.fetch_add(nanos(TICK), Ordering::Relaxed);
+            self.mark_ns.store(nanos(thread_cpu()), Ordering::Relaxed);
+        }
+        self.spent_ns.load(Ordering::Relaxed) >= self.limit_ns.load(Ordering::Relaxed)
+    }
+
+    /// Runs `future`, counting the CPU time of every poll from the first tick on.
+    pub async fn measure<F: Future>(&self, future: F) -> F::Output {
+        let mut future = pin!(future);
+        poll_fn(|context| {
+            if self.measuring.load(Ordering::Relaxed) {
+                self.mark_ns.store(nanos(thread_cpu()), Ordering::Relaxed);
+            }
+            let polled = future.as_mut().poll(context);
+            if polled.is_pending() && self.measuring.load(Ordering::Relaxed) {
+                self.count();
+            }
+            polled
+        })
+        .await
+    }
+
+    fn count(&self) {
+        let now = nanos(thread_cpu());
+        let since = now.saturating_sub(self.mark_ns.swap(now, Ordering::Relaxed));
+        self.spent_ns.fetch_add(since, Ordering::Relaxed);
+    }
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(unix)]
+fn thread_cpu() -> Duration {
+    let spent = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::new(spent.tv_sec.unsigned_abs(), u32::try_from(spent.tv_nsec).unwrap_or(0))
+}
+
+/// Where there is no such clock, wall time stands in: the budget is then at most too small.
+#[cfg(not(unix))]
+fn thread_cpu() -> Duration {
+    static START: std::sync::LazyLock<std::time::Instant> = std::sync::LazyLock::new(std::time::Instant::now);
+    START.elapsed()
+}
+
+/// Advances the engine's epoch while guests run, from a thread of its own: no guest can keep it from running.
+pub struct Ticker {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+struct Shared {
+    guests: AtomicUsize,
+    asleep: AtomicBool,
+    stopped: AtomicBool,
+}
+
+/// While one lives, the epoch advances.
+pub struct Ticking<'a>(&'a Shared);
+
+impl Ticker {
+    pub fn start(engine: Engine) -> std::io::Result<Self> {
+        let shared = Arc::new(Shared {
+            guests: AtomicUsize::new(0),
+            asleep: AtomicBool::new(false),
+            stopped: AtomicBool::new(false),
+        });
+        let ticking = Arc::clone(&shared);
+        let thread = thread::Builder::new().name("epoch".to_owned()).spawn(move || tick(&engine, &ticking))?;
+        Ok(Self { shared, thread: Some(thread) })
+    }
+
+    pub fn run(&self) -> Ticking<'_> {
+        self.shared.guests.fetch_add(1, Ordering::SeqCst);
+        // The ticker says that it sleeps before it looks at `guests` for the last time: one of both sees the other.
+        if self.shared.asleep.load(Ordering::SeqCst)
+            && let Some(thread) = self.thread()
+        {
+            thread.unpark();
+        }
+        Ticking(&self.shared)
+    }
+
+    fn thread(&self) -> Option<&Thread> {
+        self.thread.as_ref().map(JoinHandle::thread)
+    }
+}
+
+impl Drop for Ticking<'_> {
+    fn drop(&mut self) {
+        self.0.guests.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl Drop for Ticker {
+    fn drop(&mut self) {
+        self.shared.stopped.store(true, Ordering::SeqCst);
+        if let Some(thread) = self.thread.take() {
+            thread.thread().unpark();
+            // It only sleeps and counts: there is nothing of a panic to pass on.
+            drop(thread.join());
+        }
+    }
+}
+
+fn tick(engine: &Engine, shared: &Shared) {
+    let mut idle_ticks = 0;
+    while !shared.stopped.load(Ordering::SeqCst) {
+        if shared.guests.load(Ordering::SeqCst) > 0 {
+            idle_ticks = 0;
+        } else {
+            idle_ticks += 1;
+        }
+        if idle_ticks > IDLE_TICKS_MAX {
+            shared.asleep.store(true, Ordering::SeqCst);
+            while shared.guests.load(Ordering::SeqCst) == 0 && !shared.stopped.load(Ordering::SeqCst) {
+                thread::park();
+            }
+            shared.asleep.store(false, Ordering::SeqCst);
+            idle_ticks = 0;
+        }
+        thread::sleep(TICK);
+        engine.increment_epoch();
+    }
+}

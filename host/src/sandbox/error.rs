@@ -1,0 +1,77 @@
+//! Why a plugin is not taken, in words that say what to do.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// The sandbox itself cannot be set up, or a plugin cannot be linked.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("this machine cannot run plugins: {0}")]
+    Engine(String),
+    #[error("cannot keep compiled plugins in {path}: {cause}")]
+    Cache { path: PathBuf, cause: String },
+    #[error("cannot link the plugin: {0}")]
+    Link(String),
+}
+
+/// Why a file does not become a plugin.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum LoadError {
+    #[error("the file has {bytes} bytes, and a plugin at most {max}; build it in release mode and strip it")]
+    TooLarge { bytes: usize, max: usize },
+    #[error("{0}")]
+    NotAComponent(NotAComponent),
+    #[error(
+        "not a consumer of a known contract: it exports {}; the host serves fanfare:consumer 0.1, build against that",
+        list(exports)
+    )]
+    UnknownContract { exports: Vec<String> },
+    #[error(
+        "it asks for what the host does not offer: {0}; the host offers fanfare:consumer 0.1 and WASI 0.2 without wasi:http"
+    )]
+    UnlinkedImport(String),
+    #[error("it cannot be compiled: {0}")]
+    Compile(String),
+    #[error("`describe` failed: {0}")]
+    DescribeFailed(DescribeFailed),
+    #[error("`describe` returned what the host cannot take: {0}")]
+    BadDescription(String),
+    /// The host is short of something, or has a bug; the file may be good.
+    #[error("the host could not load it: {0}")]
+    Host(String),
+}
+
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum NotAComponent {
+    #[error("the file is empty; a copy may still be under way")]
+    Empty,
+    #[error(
+        "the file is not WebAssembly: it does not start with \\0asm; build a component, for Rust with --target wasm32-wasip2"
+    )]
+    NotWasm,
+    #[error(
+        "the file is a core module, not a component; build with --target wasm32-wasip2, or wrap it with `wasm-tools component new`"
+    )]
+    CoreModule,
+    #[error(
+        "the file was compiled ahead for some machine; the host takes portable components only, so bring the .wasm it was made from"
+    )]
+    Precompiled,
+    #[error("the file ends too early: {0}; copy it again")]
+    Truncated(String),
+    #[error("the file is not a valid component: {0}; build it again")]
+    Invalid(String),
+}
+
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum DescribeFailed {
+    #[error("it trapped ({kind}): {message}")]
+    Trap { kind: String, message: String, backtrace: Option<String> },
+    #[error("it used more than {limit:?} of {what}")]
+    Timeout { what: &'static str, limit: Duration },
+}
+
+fn list(names: &[String]) -> impl fmt::Display {
+    if names.is_empty() { "nothing".to_owned() } else { names.join(", ") }
+}

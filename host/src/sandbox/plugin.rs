@@ -1,0 +1,254 @@
+//! From the bytes of a file to a plugin that described itself.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use sha2::{Digest, Sha256};
+use wasmtime::component::Component;
+use wasmtime::wasmparser::{Parser, Payload, Validator};
+use wasmtime::{Engine, Store};
+
+use super::Sandbox;
+use super::contract::{self, Contract};
+use super::description::Description;
+use super::error::{DescribeFailed, Error, LoadError, NotAComponent};
+use super::outcome::Outcome;
+use super::state::{self, State};
+use super::trap;
+use super::version::Version;
+use crate::capability::GuestLog;
+use crate::policy::{ConsumerName, Policy};
+
+/// Components that carry an interpreter (Python, JavaScript) have 10 to 40 MiB.
+pub const PLUGIN_BYTES_MAX: usize = 64 << 20;
+/// A plugin describes itself once, at leisure: an interpreter may have to start for it.
+const DESCRIBE_TIME_MAX: Duration = Duration::from_secs(10);
+const DESCRIBE_CPU_MAX: Duration = Duration::from_secs(2);
+const DESCRIBE_MEMORY_BYTES_MAX: usize = 256 << 20;
+
+/// One exact plugin, compiled and linked.
+pub struct Plugin {
+    pub(super) sandbox: Sandbox,
+    pub(super) contract: Contract,
+    hash: Hash,
+    description: Description,
+    report: LoadReport,
+}
+
+/// SHA-256 of a plugin file.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Hash([u8; 32]);
+
+/// How loading went.
+#[derive(Clone, Copy, Debug)]
+pub struct LoadReport {
+    /// Compiling, or reading what was compiled before.
+    pub compile: Duration,
+    pub from_cache: bool,
+    pub describe: Duration,
+}
+
+impl Plugin {
+    #[must_use]
+    pub fn hash(&self) -> &Hash {
+        &self.hash
+    }
+
+    #[must_use]
+    pub fn description(&self) -> &Description {
+        &self.description
+    }
+
+    #[must_use]
+    pub fn load_report(&self) -> LoadReport {
+        self.report
+    }
+
+    /// This plugin as consumer `name`, under `policy`.
+    ///
+    /// # Errors
+    /// [`Error::Link`] where the policy leaves the plugin too little memory to start.
+    pub fn link(self: &Arc<Self>, name: &ConsumerName, policy: &Policy) -> Result<Arc<Version>, Error> {
+        let component = self.contract.component();
+        let required = component.resources_required().and_then(|required| required.max_initial_memory_size);
+        // In pages of 64 KiB.
+        let required = required.unwrap_or(0).saturating_mul(64 << 10);
+        if required > policy.limits.memory_bytes as u64 {
+            return Err(Error::Link(format!(
+                "it starts with {required} bytes of memory and limits.memory allows {}; raise it in {name}.toml",
+                policy.limits.memory_bytes
+            )));
+        }
+        Ok(Arc::new(Version::new(self, name, policy)))
+    }
+}
+
+impl Sandbox {
+    /// Loads a plugin from the bytes of its file.
+    ///
+    /// # Errors
+    /// [`LoadError`]: what is wrong with the file and what to do.
+    pub async fn load(&self, bytes: Arc<[u8]>) -> Result<Arc<Plugin>, LoadError> {
+        let turn = self.0.compiling.acquire().await.map_err(|closed| LoadError::Host(closed.to_string()))?;
+        let sandbox = self.clone();
+        let compiled = tokio::task::spawn_blocking(move || compile(&sandbox, &bytes)).await;
+        drop(turn);
+        let Compiled { hash, component, from_cache, duration } =
+            compiled.map_err(|panic| LoadError::Host(format!("compiling failed: {panic}")))??;
+
+        let unknown = || LoadError::UnknownContract { exports: exports(&component, &self.0.engine) };
+        if !Contract::recognise(&component) {
+            return Err(unknown());
+        }
+        let linked = self.0.linker.instantiate_pre(&component);
+        let linked = linked.map_err(|missing| LoadError::UnlinkedImport(format!("{missing:#}")))?;
+        let contract = Contract::bind(linked).map_err(|_| unknown())?;
+        let started = Instant::now();
+        let description = describe(self, &contract).await?;
+        let report = LoadReport { compile: duration, from_cache, describe: started.elapsed() };
+        Ok(Arc::new(Plugin { sandbox: self.clone(), contract, hash, description, report }))
+    }
+}
+
+struct Compiled {
+    hash: Hash,
+    component: Component,
+    from_cache: bool,
+    duration: Duration,
+}
+
+fn compile(sandbox: &Sandbox, bytes: &[u8]) -> Result<Compiled, LoadError> {
+    let started = Instant::now();
+    let (engine, cache) = (&sandbox.0.engine, sandbox.0.cache.as_ref());
+    check_form(bytes)?;
+    let hash = Hash(Sha256::digest(bytes).into());
+    // What is in the cache was valid and compiled once.
+    if let Some(component) = cache.and_then(|cache| cache.get(engine, &hash)) {
+        return Ok(Compiled { hash, component, from_cache: true, duration: started.elapsed() });
+    }
+    let exports = validate(engine, bytes).map_err(LoadError::NotAComponent)?;
+    // Before compiling: whole worlds of components exist that are no consumers.
+    if exports.iter().filter(|name| contract::is_known(name)).count() != 1 {
+        return Err(LoadError::UnknownContract { exports });
+    }
+    let component = Component::from_binary(engine, bytes).map_err(|cause| LoadError::Compile(format!("{cause:#}")))?;
+    if let Some(cache) = cache {
+        cache.put(&hash, &component);
+    }
+    Ok(Compiled { hash, component, from_cache: false, duration: started.elapsed() })
+}
+
+/// What can be said without reading on.
+fn check_form(bytes: &[u8]) -> Result<(), LoadError> {
+    let form = if bytes.is_empty() {
+        NotAComponent::Empty
+    } else if bytes.len() > PLUGIN_BYTES_MAX {
+        return Err(LoadError::TooLarge { bytes: bytes.len(), max: PLUGIN_BYTES_MAX });
+    } else if Engine::detect_precompiled(bytes).is_some() {
+        NotAComponent::Precompiled
+    } else if !b"\0asm".starts_with(bytes.get(..4).unwrap_or(bytes)) {
+        NotAComponent::NotWasm
+    } else if Parser::is_core_wasm(bytes) {
+        NotAComponent::CoreModule
+    } else {
+        return Ok(());
+    };
+    Err(LoadError::NotAComponent(form))
+}
+
+/// Validates the whole file; the names of what the component exports.
+fn validate(engine: &Engine, bytes: &[u8]) -> Result<Vec<String>, NotAComponent> {
+    // A cut file fails where something should follow, which is at its end.
+    let wrong = |error: wasmtime::wasmparser::BinaryReaderError| {
+        if error.message().contains("unexpected end") || error.offset() >= bytes.len() {
+            NotAComponent::Truncated(error.to_string())
+        } else {
+            NotAComponent::Invalid(error.to_string())
+        }
+    };
+    Validator::new_with_features(engine.get_wasm_features()).validate_all(bytes).map_err(wrong)?;
+    let mut exports = Vec::new();
+    let mut depth = 0_u32;
+    for payload in Parser::new(0).parse_all(bytes) {
+        match payload.map_err(wrong)? {
+            Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => depth += 1,
+            Payload::End(_) => depth = depth.saturating_sub(1),
+            Payload::ComponentExportSection(section) if depth == 0 => {
+                for export in section {
+                    exports.push(export.map_err(wrong)?.name.name.to_owned());
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(exports)
+}
+
+fn exports(component: &Component, engine: &Engine) -> Vec<String> {
+    component.component_type().exports(engine).map(|(name, _)| name.to_owned()).collect()
+}
+
+/// Asks the plugin what it is, in a sandbox without any capability.
+async fn describe(sandbox: &Sandbox, contract: &Contract) -> Result<Description, LoadError> {
+    let slot = sandbox.slot().await.map_err(|closed| LoadError::Host(closed.to_string()))?;
+    let mut store = State::store(&sandbox.0.engine, GuestLog::new(None), DESCRIBE_MEMORY_BYTES_MAX);
+    let ticking = sandbox.0.ticker.run();
+    let described = tokio::time::timeout(DESCRIBE_TIME_MAX, call_describe(&mut store, contract)).await;
+    drop((ticking, slot));
+    let timeout = |what, limit| LoadError::DescribeFailed(DescribeFailed::Timeout { what, limit });
+    let described = described.map_err(|_| timeout("time", DESCRIBE_TIME_MAX))?;
+    described.map_err(|error| match trap::outcome(&error, store.data()) {
+        Outcome::Timeout { what, limit } => timeout(what, limit),
+        Outcome::Trap { kind, message, backtrace } => {
+            LoadError::DescribeFailed(DescribeFailed::Trap { kind, message, backtrace })
+        }
+        other => LoadError::Host(format!("{other:?}")),
+    })?
+}
+
+async fn call_describe(
+    store: &mut Store<State>,
+    contract: &Contract,
+) -> wasmtime::Result<Result<Description, LoadError>> {
+    let meter = state::begin(store, DESCRIBE_CPU_MAX);
+    let described = meter
+        .measure(async {
+            match contract {
+                Contract::V0_1(pre) => {
+                    let instance = pre.instantiate_async(&mut *store).await?;
+                    instance.fanfare_consumer_handler().call_describe(&mut *store).await
+                }
+            }
+        })
+        .await?;
+    Ok(Description::check(described).map_err(LoadError::BadDescription))
+}
+
+impl Hash {
+    /// The first eight digits: enough for people to tell versions apart.
+    #[must_use]
+    pub fn short(&self) -> String {
+        let mut digits = self.to_string();
+        digits.truncate(8);
+        digits
+    }
+}
+
+impl fmt::Display for Hash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for Hash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl fmt::Debug for Plugin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Plugin").field("hash", &self.hash).field("version", &self.description.version).finish()
+    }
+}

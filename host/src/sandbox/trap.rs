@@ -1,0 +1,62 @@
+//! What an error of a guest's call means.
+
+use wasmtime::{Trap, WasmBacktrace};
+use wasmtime_wasi::I32Exit;
+
+use super::outcome::Outcome;
+use super::state::State;
+use crate::capability::Stop;
+
+/// A dead letter keeps both; the guest chooses what stands in them.
+pub const MESSAGE_BYTES_MAX: usize = 4 << 10;
+const BACKTRACE_BYTES_MAX: usize = 4 << 10;
+
+/// The outcome behind `error`, which a call into the guest of `state` gave.
+pub fn outcome(error: &wasmtime::Error, state: &State) -> Outcome {
+    let (kind, message) = match (error.downcast_ref::<Stop>(), error.downcast_ref::<Trap>()) {
+        (Some(Stop::Store(store)), _) => return Outcome::Store(store.clone()),
+        (Some(Stop::Overstep { kind, message }), _) => ((*kind).to_owned(), message.clone()),
+        (None, Some(Trap::Interrupt)) => return Outcome::Timeout { what: "cpu", limit: state.cpu.limit() },
+        (None, Some(trap)) => (kebab_case(&format!("{trap:?}")), words(trap, state)),
+        (None, None) => match error.downcast_ref::<I32Exit>() {
+            Some(exit) => ("exit".to_owned(), format!("the guest ended itself with exit status {}", exit.0)),
+            None => ("host-call".to_owned(), format!("{:#}", without_backtrace(error))),
+        },
+    };
+    let backtrace =
+        error.downcast_ref::<WasmBacktrace>().map(|backtrace| bounded(backtrace.to_string(), BACKTRACE_BYTES_MAX));
+    Outcome::Trap { kind, message: bounded(message, MESSAGE_BYTES_MAX), backtrace }
+}
+
+/// A panic is an `unreachable` for WebAssembly; what the guest said about it went to stderr.
+fn words(trap: &Trap, state: &State) -> String {
+    match state.log.last_words() {
+        Some(last) => format!("{trap}; last on stderr: {last}"),
+        None => trap.to_string(),
+    }
+}
+
+fn without_backtrace(error: &wasmtime::Error) -> &(dyn std::error::Error + 'static) {
+    error.root_cause()
+}
+
+/// `UnreachableCodeReached` → `unreachable-code-reached`.
+fn kebab_case(name: &str) -> String {
+    let mut kebab = String::with_capacity(name.len() + 4);
+    for letter in name.chars() {
+        if letter.is_ascii_uppercase() && !kebab.is_empty() {
+            kebab.push('-');
+        }
+        kebab.push(letter.to_ascii_lowercase());
+    }
+    kebab
+}
+
+/// At most `max` bytes of `text`, cut between characters.
+pub fn bounded(mut text: String, max: usize) -> String {
+    if text.len() > max {
+        text.truncate(text.floor_char_boundary(max.saturating_sub('…'.len_utf8())));
+        text.push('…');
+    }
+    text
+}

@@ -1,0 +1,208 @@
+//! One version of one consumer: handles events, one instance per event or warm ones again and again.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use tokio::sync::OwnedSemaphorePermit;
+use wasmtime::Store;
+
+use super::contract::{Contract, v0_1};
+use super::event::Parts;
+use super::outcome::{Handled, Outcome};
+use super::plugin::Plugin;
+use super::state::{self, State};
+use super::trap::{self, bounded};
+use crate::backend::{Delivery, Origin, View};
+use crate::capability::{GuestLog, Handling, Rights};
+use crate::effects::{Effects, Reads};
+use crate::event::Event;
+use crate::policy::{ConsumerName, Isolation, Limits, Policy};
+
+/// An instance is replaced after so many events: what a guest leaks stays bounded, and a fresh one costs next to nothing
+/// when shared by so many.
+const EVENTS_PER_INSTANCE_MAX: u32 = 10_000;
+
+/// One exact plugin as one consumer, under one policy.
+pub struct Version {
+    plugin: Arc<Plugin>,
+    label: Arc<str>,
+    rights: Arc<Rights>,
+    limits: Limits,
+    isolation: Isolation,
+    /// Waiting for their next event, the one used last on top: its memory is the likeliest in the CPU's caches.
+    idle: Mutex<Vec<Warm>>,
+    idle_max: usize,
+    /// Raised by [`Version::clear`]: instances of earlier generations are not kept.
+    generation: AtomicU64,
+}
+
+/// An instance between two events.
+pub struct Warm {
+    store: Store<State>,
+    instance: Instance,
+    handled: u32,
+    generation: u64,
+    /// Its place among the running or the idle instances of the process.
+    _slot: OwnedSemaphorePermit,
+}
+
+enum Instance {
+    V0_1(v0_1::Consumer),
+}
+
+/// How a call of `handle` went.
+enum Ended {
+    Called(wasmtime::Result<Result<(), v0_1::handler::Failure>>),
+    OutOfTime,
+}
+
+impl Version {
+    pub(super) fn new(plugin: &Arc<Plugin>, name: &ConsumerName, policy: &Policy) -> Self {
+        let description = plugin.description();
+        Self {
+            plugin: Arc::clone(plugin),
+            label: format!("{} ({})", description.version, plugin.hash().short()).into(),
+            rights: Arc::new(Rights::new(name, description, policy)),
+            limits: policy.limits,
+            isolation: policy.isolation,
+            idle: Mutex::default(),
+            idle_max: policy.concurrency.get() as usize,
+            generation: AtomicU64::new(0),
+        }
+    }
+
+    /// For people: `1.2.0 (ab12cd34)`.
+    #[must_use]
+    pub fn label(&self) -> Arc<str> {
+        Arc::clone(&self.label)
+    }
+
+    #[must_use]
+    pub fn plugin(&self) -> &Arc<Plugin> {
+        &self.plugin
+    }
+
+    /// Handles one event. Nothing is committed: that is for the caller to do, or not.
+    pub async fn handle(&self, delivery: &Delivery, view: Arc<dyn View>) -> Handled {
+        self.attempt(&delivery.event, delivery.attempt, delivery.origin, view).await
+    }
+
+    /// Handles `event` without a delivery, as a trial does.
+    pub async fn attempt(&self, event: &Arc<Event>, attempt: u32, origin: Origin, view: Arc<dyn View>) -> Handled {
+        let sandbox = &self.plugin.sandbox;
+        // Waiting for a place is not the guest's time.
+        let Ok(slot) = sandbox.slot().await else { return closed() };
+        let started = Instant::now();
+        let ticking = sandbox.0.ticker.run();
+        let generation = self.generation.load(Ordering::Acquire);
+        let warm = self.idle.lock().pop();
+        let (mut store, mut instance, handled) = match warm {
+            Some(Warm { store, instance, handled, .. }) => (store, Some(instance), handled),
+            None => (self.store(), None, 0),
+        };
+        store.data().log.begin(event.id);
+        store.data_mut().handling = Some(Handling::new(Arc::clone(&self.rights), Arc::clone(event), view));
+        let ended = self.call(&mut store, &mut instance, event, attempt, origin).await;
+        drop(ticking);
+        store.data().log.end();
+        let outcome = self.outcome(ended, store.data());
+        let (reads, effects) = store.data_mut().handling.take().map(Handling::finish).unwrap_or_default();
+        let duration = started.elapsed();
+        match (outcome, instance) {
+            (Outcome::Done, Some(instance)) => {
+                let warm = Warm { store, instance, handled: handled + 1, generation, _slot: slot };
+                Handled { outcome: Outcome::Done, reads, effects, duration, instance: Some(warm) }
+            }
+            (outcome, _) => Handled { outcome, reads, effects: Effects::default(), duration, instance: None },
+        }
+    }
+
+    /// Gives back an instance whose effects were accepted.
+    pub fn keep(&self, mut instance: Warm) {
+        let current = self.generation.load(Ordering::Acquire) == instance.generation;
+        if self.isolation == Isolation::Event || instance.handled >= EVENTS_PER_INSTANCE_MAX || !current {
+            return;
+        }
+        // Idle instances have places of their own, so that they never keep others from running.
+        let Ok(slot) = Arc::clone(&self.plugin.sandbox.0.idle).try_acquire_owned() else { return };
+        instance._slot = slot;
+        let mut idle = self.idle.lock();
+        if idle.len() < self.idle_max {
+            idle.push(instance);
+        }
+    }
+
+    /// Throws away every warm instance, those that are handling an event as soon as they come back.
+    pub fn clear(&self) {
+        self.generation.fetch_add(1, Ordering::AcqRel);
+        let thrown_away = std::mem::take(&mut *self.idle.lock());
+        drop(thrown_away);
+    }
+
+    fn store(&self) -> Store<State> {
+        let log = GuestLog::new(Some(self.rights.consumer().clone()));
+        State::store(&self.plugin.sandbox.0.engine, log, self.limits.memory_bytes)
+    }
+
+    /// Calls the guest within its limits, in a fresh instance if there is none.
+    async fn call(
+        &self,
+        store: &mut Store<State>,
+        instance: &mut Option<Instance>,
+        event: &Event,
+        attempt: u32,
+        origin: Origin,
+    ) -> Ended {
+        let parts = Parts::of(event);
+        let meter = state::begin(store, self.limits.cpu);
+        let call = meter.measure(async {
+            let Instance::V0_1(guest) = match instance {
+                Some(instance) => instance,
+                None => instance.insert(Instance::fresh(&self.plugin.contract, store).await?),
+            };
+            guest.fanfare_consumer_handler().call_handle(store, parts.event(attempt, origin)).await
+        });
+        match tokio::time::timeout(self.limits.time, call).await {
+            Ok(called) => Ended::Called(called),
+            Err(_) => Ended::OutOfTime,
+        }
+    }
+
+    fn outcome(&self, ended: Ended, state: &State) -> Outcome {
+        use v0_1::handler::{Failure, Later};
+        match ended {
+            Ended::Called(Ok(Ok(()))) => Outcome::Done,
+            Ended::Called(Ok(Err(Failure::Retry(Later { after_ms, reason })))) => Outcome::Retry {
+                after: after_ms.map(Duration::from_millis),
+                reason: bounded(reason, trap::MESSAGE_BYTES_MAX),
+            },
+            Ended::Called(Ok(Err(Failure::Reject(reason)))) => {
+                Outcome::Reject { reason: bounded(reason, trap::MESSAGE_BYTES_MAX) }
+            }
+            Ended::Called(Err(error)) => trap::outcome(&error, state),
+            Ended::OutOfTime => Outcome::Timeout { what: "time", limit: self.limits.time },
+        }
+    }
+}
+
+impl Instance {
+    async fn fresh(contract: &Contract, store: &mut Store<State>) -> wasmtime::Result<Self> {
+        match contract {
+            Contract::V0_1(linked) => linked.instantiate_async(store).await.map(Self::V0_1),
+        }
+    }
+}
+
+/// The sandbox is going away with the process; the event was not touched.
+fn closed() -> Handled {
+    let closed = crate::backend::Error::Unavailable("the host is stopping".into());
+    Handled {
+        outcome: Outcome::Store(closed),
+        reads: Reads::default(),
+        effects: Effects::default(),
+        duration: Duration::ZERO,
+        instance: None,
+    }
+}

@@ -1,0 +1,131 @@
+//! WASI 0.2 with nothing in it: no arguments, environment, files or sockets; clocks and randomness; and stdout and stderr
+//! that end, line by line, in the consumer's log.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use wasmtime::component::{Linker, ResourceTable};
+use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
+use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
+use wasmtime_wasi::{WasiCtx, WasiCtxView};
+
+use super::state::State;
+use crate::capability::{GuestLog, Level};
+
+/// Streams, pollables and the like that one instance may hold.
+const RESOURCES_MAX: usize = 256;
+/// A guest that wants random bytes wants keys and seeds, not bulk data out of the host's memory.
+const RANDOM_BYTES_MAX: u64 = 64 << 10;
+/// What stdout accepts at once, and the longest line.
+const CHUNK_BYTES_MAX: usize = 4 << 10;
+
+pub fn add_to_linker(linker: &mut Linker<State>) -> wasmtime::Result<()> {
+    wasmtime_wasi::p2::add_to_linker_async(linker)
+}
+
+/// The WASI side of one instance. Most handlers never touch it, so it is made at the first call.
+#[derive(Default)]
+pub struct Wasi(Option<Box<(WasiCtx, ResourceTable)>>);
+
+impl Wasi {
+    pub fn view(&mut self, log: &Arc<GuestLog>) -> WasiCtxView<'_> {
+        let (ctx, table) = &mut **self.0.get_or_insert_with(|| Box::new(empty(log)));
+        WasiCtxView { ctx, table }
+    }
+}
+
+fn empty(log: &Arc<GuestLog>) -> (WasiCtx, ResourceTable) {
+    let ctx = WasiCtx::builder()
+        .max_random_size(RANDOM_BYTES_MAX)
+        .stdout(Console { log: Arc::clone(log), stream: Stream::Out })
+        .stderr(Console { log: Arc::clone(log), stream: Stream::Err })
+        .build();
+    let mut table = ResourceTable::new();
+    table.set_max_capacity(RESOURCES_MAX);
+    (ctx, table)
+}
+
+#[derive(Clone, Copy)]
+enum Stream {
+    Out,
+    Err,
+}
+
+/// Where stdout or stderr of an instance goes.
+struct Console {
+    log: Arc<GuestLog>,
+    stream: Stream,
+}
+
+impl IsTerminal for Console {
+    fn is_terminal(&self) -> bool {
+        false
+    }
+}
+
+impl StdoutStream for Console {
+    fn async_stream(&self) -> Box<dyn tokio::io::AsyncWrite + Send + Sync> {
+        // For WASI 0.3, which is not linked.
+        Box::new(tokio::io::sink())
+    }
+
+    fn p2_stream(&self) -> Box<dyn OutputStream> {
+        Box::new(Lines { log: Arc::clone(&self.log), stream: self.stream, begun: Vec::new() })
+    }
+}
+
+/// Cuts what is written into lines.
+struct Lines {
+    log: Arc<GuestLog>,
+    stream: Stream,
+    /// The line that has no end yet; at most [`CHUNK_BYTES_MAX`].
+    begun: Vec<u8>,
+}
+
+impl Lines {
+    fn end_line(&mut self) {
+        let line = String::from_utf8_lossy(&self.begun);
+        match self.stream {
+            Stream::Out => self.log.write(Level::Info, &line),
+            Stream::Err => self.log.write_stderr(&line),
+        }
+        self.begun.clear();
+    }
+}
+
+impl OutputStream for Lines {
+    fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
+        for &byte in &bytes {
+            if byte == b'\n' {
+                self.end_line();
+            } else {
+                self.begun.push(byte);
+                if self.begun.len() >= CHUNK_BYTES_MAX {
+                    self.end_line();
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self) -> StreamResult<()> {
+        Ok(())
+    }
+
+    fn check_write(&mut self) -> StreamResult<usize> {
+        Ok(CHUNK_BYTES_MAX)
+    }
+}
+
+impl Drop for Lines {
+    fn drop(&mut self) {
+        if !self.begun.is_empty() {
+            self.end_line();
+        }
+    }
+}
+
+#[async_trait::async_trait]
+impl Pollable for Lines {
+    async fn ready(&mut self) {}
+}
