@@ -9,6 +9,8 @@
 //! - Deliveries of one [`Lane`](crate::event::Lane) to one consumer are leased one after another, in journal order.
 //! - A delivery is leased by at most one holder at a time.
 
+#[cfg(test)]
+mod contract;
 pub mod embedded;
 
 use std::ops::Deref;
@@ -373,6 +375,17 @@ pub enum Settlement {
     Dead { cause: Cause, ran: Ran },
     /// Not an attempt: nothing ran, or what ran is to be forgotten.
     Released,
+}
+
+impl Settlement {
+    /// Why the attempt did not end done.
+    #[must_use]
+    pub fn cause(&self) -> Option<&Cause> {
+        match self {
+            Self::Retry { cause, .. } | Self::Dead { cause, .. } => Some(cause),
+            Self::Done { .. } | Self::Released => None,
+        }
+    }
 }
 
 /// Which version handled it, and for how long.

@@ -1,1 +1,198 @@
-//! From a leased delivery to its settlement.
+//! From a leased delivery to its settlement: one worker per consumer, and as many runners as its concurrency and
+//! its backlog ask for.
+//!
+//! ```text
+//! Inbox::lease ──► Version::handle ──► settle (pure) ──► Inbox::finish ──► Accepted: the instance may stay warm
+//!      ▲                                                        │
+//!      └────────────── Conflict: handle again ◄─────────────────┘
+//! ```
+//!
+//! **Invariants**
+//! - A delivery that was leased is finished, released, or its worker's runtime is gone.
+//! - A version that was swapped out finishes the deliveries that it began, and begins no other.
+//! - An instance is used again only after its commit was accepted.
+
+pub mod retry;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tokio::task::{JoinHandle, JoinSet};
+
+use crate::backend::{Delivery, Finished, Inbox, InboxPolicy, Settlement};
+use crate::event::KindPattern;
+use crate::policy::{ConsumerName, Policy};
+use crate::sandbox::{Outcome, Version};
+use crate::telemetry::meters::ConsumerMeters;
+
+/// Deliveries that a runner ends before it lets other tasks of its thread run.
+const DELIVERIES_BEFORE_YIELD: u32 = 8;
+/// Before a delivery is handed back that could not read its state.
+const STORE_PAUSE: Duration = Duration::from_millis(100);
+/// Conflicts in a row after which a delivery is handed back and others get their turn.
+const CONFLICTS_MAX: u32 = 64;
+
+/// What a consumer runs: replaced as a whole.
+#[derive(Clone)]
+pub struct Live {
+    pub version: Arc<Version>,
+    pub policy: Arc<Policy>,
+    pub subscriptions: Vec<KindPattern>,
+}
+
+/// Starts workers, all on one runtime, apart from the one that answers HTTP.
+#[derive(Clone)]
+pub struct Engine {
+    runtime: Handle,
+}
+
+impl Engine {
+    #[must_use]
+    pub fn new(runtime: Handle) -> Self {
+        Self { runtime }
+    }
+
+    /// Delivers to `live` until the worker is stopped.
+    #[must_use]
+    pub fn start(&self, name: ConsumerName, inbox: Arc<dyn Inbox>, live: Live) -> Worker {
+        inbox.configure(inbox_policy(&live));
+        let shared =
+            Arc::new(Shared { meters: ConsumerMeters::of(&name), name, inbox, live: ArcSwap::from_pointee(live) });
+        let (stop, stopped) = watch::channel(false);
+        let task = self.runtime.spawn(deliver(Arc::clone(&shared), stopped));
+        Worker { shared, stop, task }
+    }
+}
+
+/// One running consumer.
+#[must_use]
+pub struct Worker {
+    shared: Arc<Shared>,
+    stop: watch::Sender<bool>,
+    task: JoinHandle<()>,
+}
+
+impl Worker {
+    /// Deliveries leased from now on go to `live`; those that run finish where they are.
+    pub fn swap(&self, live: Live) {
+        self.shared.inbox.configure(inbox_policy(&live));
+        let old = self.shared.live.swap(Arc::new(live));
+        old.version.clear();
+    }
+
+    /// Leases no more and returns when what runs has finished.
+    pub async fn stop(self) {
+        let Self { shared, stop, task } = self;
+        stop.send_replace(true);
+        if let Err(error) = task.await {
+            tracing::error!(consumer = %shared.name, %error, "the consumer's worker ended out of order");
+        }
+        let live = shared.live.load();
+        shared.inbox.configure(InboxPolicy { concurrency: 0, ..inbox_policy(&live) });
+    }
+}
+
+struct Shared {
+    name: ConsumerName,
+    inbox: Arc<dyn Inbox>,
+    live: ArcSwap<Live>,
+    meters: ConsumerMeters,
+}
+
+fn inbox_policy(live: &Live) -> InboxPolicy {
+    InboxPolicy {
+        subscriptions: live.subscriptions.clone(),
+        concurrency: live.policy.concurrency.get(),
+        rate: live.policy.rate,
+        on_dead: live.policy.on_dead,
+    }
+}
+
+/// Leases what may run and gives each lease a runner; a runner goes on with the next lease by itself.
+async fn deliver(shared: Arc<Shared>, mut stopped: watch::Receiver<bool>) {
+    let mut runners = JoinSet::new();
+    while !*stopped.borrow() {
+        while let Some(delivery) = shared.inbox.lease() {
+            runners.spawn(run(Arc::clone(&shared), delivery, stopped.clone()));
+        }
+        tokio::select! {
+            () = shared.inbox.changed() => {}
+            Some(ended) = runners.join_next() => report(&shared, ended),
+            _ = stopped.changed() => break,
+        }
+        while let Some(ended) = runners.try_join_next() {
+            report(&shared, ended);
+        }
+    }
+    while let Some(ended) = runners.join_next().await {
+        report(&shared, ended);
+    }
+}
+
+fn report(shared: &Shared, ended: Result<(), tokio::task::JoinError>) {
+    if let Err(error) = ended {
+        tracing::error!(consumer = %shared.name, %error, "a delivery ended in a bug of the host; it waits for a restart");
+    }
+}
+
+async fn run(shared: Arc<Shared>, delivery: Delivery, stopped: watch::Receiver<bool>) {
+    let (mut next, mut since_yield) = (Some(delivery), 0);
+    while let Some(delivery) = next {
+        handle(&shared, delivery).await;
+        since_yield += 1;
+        if since_yield == DELIVERIES_BEFORE_YIELD {
+            since_yield = 0;
+            tokio::task::yield_now().await;
+        }
+        next = if *stopped.borrow() { None } else { shared.inbox.lease() };
+    }
+}
+
+/// Handles one delivery until it is settled.
+async fn handle(shared: &Shared, mut delivery: Delivery) {
+    let live = shared.live.load_full();
+    for _ in 0..CONFLICTS_MAX {
+        let handled = live.version.handle(&delivery, shared.inbox.view()).await;
+        if let Outcome::Store(error) = &handled.outcome {
+            tracing::warn!(consumer = %shared.name, event = %delivery.event.id, %error, "the store did not answer; the event is handled again");
+            tokio::time::sleep(STORE_PAUSE).await;
+            return release(shared, delivery);
+        }
+        let settlement = retry::settle(
+            &live.policy.retry,
+            &delivery,
+            handled.outcome,
+            handled.effects,
+            live.version.label(),
+            handled.duration,
+        );
+        shared.meters.handled(settlement.cause().map(|cause| cause.kind), handled.duration);
+        match shared.inbox.finish(delivery, &handled.reads, settlement) {
+            Finished::Accepted => {
+                if let Some(instance) = handled.instance {
+                    live.version.keep(instance);
+                }
+                return;
+            }
+            Finished::Conflict(again) => {
+                shared.meters.conflict();
+                delivery = again;
+                tokio::task::yield_now().await;
+            }
+            Finished::Superseded => return live.version.clear(),
+        }
+    }
+    release(shared, delivery);
+}
+
+fn release(shared: &Shared, delivery: Delivery) {
+    match shared.inbox.finish(delivery, &crate::effects::Reads::default(), Settlement::Released) {
+        Finished::Accepted | Finished::Superseded => {}
+        Finished::Conflict(delivery) => {
+            tracing::error!(consumer = %shared.name, event = %delivery.event.id, "a release cannot conflict; the event waits for a restart");
+        }
+    }
+}

@@ -14,6 +14,7 @@ use super::Store;
 use super::queue::{Answer, Job, settle, unavailable};
 use super::writer::{Memory, Writer};
 use crate::clock::Timestamp;
+use crate::telemetry::meters;
 
 /// Between two tries to write to a disk that was full.
 const PROBE_EVERY: Duration = Duration::from_millis(250);
@@ -41,9 +42,7 @@ impl Committer {
                     for answer in answers {
                         answer(Ok(()));
                     }
-                    metrics::histogram!("fanfare_commit_seconds").record(began.elapsed().as_secs_f64());
-                    #[allow(clippy::cast_precision_loss, reason = "a metric")]
-                    metrics::histogram!("fanfare_commit_jobs").record(size as f64);
+                    meters::commit(began.elapsed(), size);
                 }
                 Err(error) => {
                     self.store.queue.settled(number);

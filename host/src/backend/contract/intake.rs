@@ -1,0 +1,150 @@
+//! Promise 1 and idempotency: an order answered is never lost, and a repeat is answered, not repeated.
+
+use std::sync::Arc;
+
+use super::{Place, place, placement};
+use crate::backend::{Changed, OrderQuery, Placed};
+use crate::event::{Body, Custom};
+use crate::order::{Change, OrderId, Status};
+
+#[tokio::test]
+async fn an_order_that_was_answered_is_there_after_a_restart() {
+    let home = Place::new();
+    let backend = home.open();
+    let order = place(&backend).await;
+    let backend = home.reopen(backend).await;
+    assert_eq!(backend.journal.order(order.id).await.unwrap().unwrap(), order);
+    let events = backend.journal.events_of(order.id).await.unwrap();
+    assert!(matches!(&events[..], [event] if event.kind() == "order.placed"));
+}
+
+#[tokio::test]
+async fn the_same_key_makes_one_order_and_one_answer() {
+    let backend = Place::new();
+    let backend = backend.open();
+    let tries = (0..200).map(|_| backend.intake.place(placement(None, Some("key"), 1)));
+    let answers = futures::future::join_all(tries).await;
+    let (mut new, mut ids) = (0, std::collections::BTreeSet::new());
+    for answer in answers {
+        match answer.unwrap().into_inner() {
+            Placed::New(order) => {
+                new += 1;
+                ids.insert(order.id);
+            }
+            Placed::Repeated(order) => {
+                ids.insert(order.id);
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!((new, ids.len()), (1, 1));
+    let other = backend.intake.place(placement(None, Some("key"), 2)).await.unwrap().into_inner();
+    assert!(matches!(other, Placed::KeyReused));
+}
+
+#[tokio::test]
+async fn a_repeat_is_answered_with_the_order_as_it_was_placed() {
+    let home = Place::new();
+    let backend = home.open();
+    let Placed::New(order) = backend.intake.place(placement(None, Some("key"), 1)).await.unwrap().into_inner() else {
+        panic!("not new");
+    };
+    let changed = backend.intake.change(order.id, Change::Confirmed {}).await.unwrap().into_inner();
+    assert!(matches!(changed, Changed::Done(_)));
+    let repeat = backend.intake.place(placement(None, Some("key"), 1)).await.unwrap().into_inner();
+    assert!(matches!(repeat, Placed::Repeated(again) if again == order));
+}
+
+#[tokio::test]
+async fn a_reference_is_taken_once() {
+    let home = Place::new();
+    let backend = home.open();
+    let Placed::New(order) = backend.intake.place(placement(Some("R-1"), None, 1)).await.unwrap().into_inner() else {
+        panic!("not new");
+    };
+    for (quantity, same) in [(1, true), (2, false)] {
+        let again = backend.intake.place(placement(Some("R-1"), None, quantity)).await.unwrap().into_inner();
+        assert!(
+            matches!(again, Placed::ReferenceTaken { by, same_content } if by == order.id && same_content == same),
+            "{again:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn an_order_takes_legal_steps_only() {
+    let home = Place::new();
+    let backend = home.open();
+    let order = place(&backend).await;
+    let cancel = || Change::Cancelled { reason: "no need".into() };
+    let changed = backend.intake.change(order.id, cancel()).await.unwrap().into_inner();
+    assert!(matches!(changed, Changed::Done(order) if order.status == Status::Cancelled && order.revision == 2));
+    let again = backend.intake.change(order.id, cancel()).await.unwrap().into_inner();
+    assert!(matches!(again, Changed::Illegal(illegal) if illegal.from == Status::Cancelled));
+    let unknown = backend.intake.change(OrderId::generate(), cancel()).await.unwrap().into_inner();
+    assert!(matches!(unknown, Changed::UnknownOrder));
+
+    let backend = home.reopen(backend).await;
+    let events = backend.journal.events_of(order.id).await.unwrap();
+    let seen: Vec<_> = events
+        .iter()
+        .map(|event| match &event.body {
+            Body::OrderChanged { order, change } => (order.revision, order.status, change.status()),
+            Body::Custom(_) => panic!("no custom event was published"),
+        })
+        .collect();
+    assert_eq!(seen, [(1, Status::Placed, Status::Placed), (2, Status::Cancelled, Status::Cancelled)]);
+}
+
+#[tokio::test]
+async fn an_event_from_outside_is_recorded_once() {
+    let home = Place::new();
+    let backend = home.open();
+    let event = |id: Option<&str>| Custom {
+        kind: "com.example.a".into(),
+        source: "/shop".into(),
+        origin_id: id.map(Into::into),
+        subject: "s".into(),
+        order_id: None,
+        data: Arc::from(serde_json::value::RawValue::from_string(r#"{"n":1}"#.into()).unwrap()),
+    };
+    let first = backend.intake.publish(vec![event(Some("1")), event(Some("1")), event(None)]).await.unwrap();
+    let repeated: Vec<bool> = first.iter().map(|published| published.repeated).collect();
+    assert_eq!(repeated, [false, true, false]);
+    let again = backend.intake.publish(vec![event(Some("1"))]).await.unwrap();
+    assert_eq!((again[0].id, again[0].repeated), (first[0].id, true));
+
+    let backend = home.reopen(backend).await;
+    let events = backend.journal.events_after(None, 10).await.unwrap();
+    let positions: Vec<u64> = events.iter().map(|event| event.position.get()).collect();
+    assert_eq!(positions, [1, 2]);
+    let Body::Custom(custom) = &events[0].body else { panic!("an order change") };
+    assert_eq!((&*custom.source, &*custom.subject, custom.data.get()), ("/shop", "s", r#"{"n":1}"#));
+}
+
+#[tokio::test]
+async fn lists_are_newest_first_and_go_on_where_they_ended() {
+    let home = Place::new();
+    let backend = home.open();
+    let mut ids = Vec::new();
+    for _ in 0..5 {
+        ids.push(place(&backend).await.id);
+    }
+    backend.intake.change(ids[1], Change::Confirmed {}).await.unwrap().into_inner();
+    ids.reverse();
+    let (mut seen, mut after) = (Vec::new(), None);
+    loop {
+        let page = backend.journal.orders(OrderQuery { after, limit: 2, ..OrderQuery::default() }).await.unwrap();
+        seen.extend(page.items.into_iter().map(|order| order.id));
+        after = page.next;
+        if after.is_none() {
+            break;
+        }
+    }
+    assert_eq!(seen, ids);
+    let confirmed = OrderQuery { status: Some(Status::Confirmed), limit: 9, ..OrderQuery::default() };
+    let page = backend.journal.orders(confirmed).await.unwrap();
+    assert_eq!(page.items.iter().map(|order| order.id).collect::<Vec<_>>(), [ids[3]]);
+    let stranger = OrderQuery { customer: Some("nobody".into()), limit: 9, ..OrderQuery::default() };
+    assert!(backend.journal.orders(stranger).await.unwrap().items.is_empty());
+}

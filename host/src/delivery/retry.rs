@@ -1,0 +1,105 @@
+//! When to try again, and when to give up. Pure.
+
+use std::hash::{BuildHasher, Hash, Hasher};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::backend::{Cause, CauseKind, Delivery, Ran, Settlement};
+use crate::clock::Timestamp;
+use crate::effects::Effects;
+use crate::policy::Retry;
+use crate::sandbox::Outcome;
+
+/// What becomes of a delivery after `outcome`. An outcome of the store is none of the consumer's attempts.
+pub fn settle(
+    policy: &Retry,
+    delivery: &Delivery,
+    outcome: Outcome,
+    effects: Effects,
+    version: Arc<str>,
+    duration: Duration,
+) -> Settlement {
+    let ran = Ran { version, duration };
+    let (cause, after) = match outcome {
+        Outcome::Done => return Settlement::Done { effects, ran },
+        Outcome::Store(_) => return Settlement::Released,
+        Outcome::Reject { reason } => {
+            return Settlement::Dead { cause: Cause { kind: CauseKind::Reject, detail: reason, backtrace: None }, ran };
+        }
+        Outcome::Retry { after, reason } => (Cause { kind: CauseKind::Retry, detail: reason, backtrace: None }, after),
+        Outcome::Trap { kind, message, backtrace } => {
+            (Cause { kind: CauseKind::Trap, detail: format!("{kind}: {message}"), backtrace }, None)
+        }
+        Outcome::Timeout { what, limit } => {
+            let detail = format!("used up its {what} limit of {limit:?}");
+            (Cause { kind: CauseKind::Timeout, detail, backtrace: None }, None)
+        }
+    };
+    let now = Timestamp::now();
+    match next_try(policy, delivery, after, now, jitter(delivery)) {
+        Some(at) => Settlement::Retry { at, cause, ran },
+        None => Settlement::Dead { cause, ran },
+    }
+}
+
+/// When to try again after the attempt that just ended, or `None` to give up. `after` is the guest's own wish,
+/// `jitter` from 0 to 1.
+fn next_try(
+    policy: &Retry,
+    delivery: &Delivery,
+    after: Option<Duration>,
+    now: Timestamp,
+    jitter: f64,
+) -> Option<Timestamp> {
+    if delivery.attempt >= policy.max_attempts.get() {
+        return None;
+    }
+    let at = now.plus(after.unwrap_or_else(|| backoff(policy, delivery.attempt, jitter)));
+    (at.since(delivery.first_attempt_at) <= policy.max_age).then_some(at)
+}
+
+/// Exponential, from half to the whole of `base` × 2^(attempt − 1), at most `cap`: spread, so that what failed
+/// together does not come back together.
+fn backoff(policy: &Retry, attempt: u32, jitter: f64) -> Duration {
+    let doubled = policy.base.saturating_mul(2_u32.saturating_pow(attempt.saturating_sub(1)));
+    let whole = doubled.min(policy.cap);
+    whole / 2 + (whole / 2).mul_f64(jitter.clamp(0.0, 1.0))
+}
+
+/// Differs from delivery to delivery and from attempt to attempt.
+fn jitter(delivery: &Delivery) -> f64 {
+    let mut hasher = std::hash::RandomState::new().build_hasher();
+    (delivery.event.id, delivery.attempt).hash(&mut hasher);
+    #[allow(clippy::cast_precision_loss, reason = "only spread is wanted")]
+    let jitter = hasher.finish() as f64 / u64::MAX as f64;
+    jitter
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn policy(base_ms: u64, cap_ms: u64) -> Retry {
+        Retry { base: Duration::from_millis(base_ms), cap: Duration::from_millis(cap_ms), ..Retry::default() }
+    }
+
+    #[test]
+    fn backoff_doubles_until_it_is_capped() {
+        let policy = policy(1_000, 10_000);
+        let whole: Vec<u64> = (1..=6).map(|attempt| backoff(&policy, attempt, 1.0).as_secs()).collect();
+        assert_eq!(whole, [1, 2, 4, 8, 10, 10]);
+        assert_eq!(backoff(&policy, 1, 0.0), Duration::from_millis(500));
+    }
+
+    proptest! {
+        #[test]
+        fn backoff_stays_between_half_of_base_and_cap(base in 1_u64..10_000, cap in 1_u64..100_000, attempt in 1_u32..200, jitter in 0.0_f64..1.0) {
+            let policy = policy(base, cap);
+            let wait = backoff(&policy, attempt, jitter);
+            prop_assert!(wait <= policy.cap);
+            prop_assert!(wait >= policy.base.min(policy.cap) / 2);
+        }
+    }
+}
