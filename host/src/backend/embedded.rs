@@ -17,6 +17,7 @@
 //!   both are thrown away together.
 
 mod cache;
+mod checkpoint;
 mod commit;
 mod committer;
 mod inbox;
@@ -44,6 +45,7 @@ use parking_lot::Mutex;
 use rusqlite::Connection;
 use tokio::sync::watch;
 
+use self::checkpoint::Checkpointer;
 use self::committer::Committer;
 use self::inbox::EmbeddedInbox;
 use self::orders::Orders;
@@ -84,7 +86,8 @@ pub fn open(settings: &Settings) -> Result<Backend, OpenError> {
     let broken = |error| OpenError::Database { path: file.clone(), error };
     let writer = schema::open_writer(&file).map_err(broken)?;
     let store = Arc::new(Store::new(&file, &writer).map_err(broken)?);
-    let committer = Committer::new(Arc::clone(&store), writer).map_err(broken)?;
+    let checkpointer = Checkpointer::start(&file, Arc::clone(&store)).map_err(broken)?;
+    let committer = Committer::new(Arc::clone(&store), writer, checkpointer).map_err(broken)?;
     let thread =
         std::thread::Builder::new().name("committer".into()).spawn(move || committer.run()).map_err(unwritable)?;
     let embedded = Arc::new(Embedded { store, thread: Mutex::new(Some(thread)), lock });

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, ErrorCode};
 
 use super::Store;
+use super::checkpoint::Checkpointer;
 use super::queue::{Answer, Job, settle, unavailable};
 use super::writer::{Memory, Writer};
 use crate::clock::Timestamp;
@@ -23,12 +24,13 @@ pub struct Committer {
     store: Arc<Store>,
     connection: Connection,
     memory: Memory,
+    checkpointer: Checkpointer,
 }
 
 impl Committer {
-    pub fn new(store: Arc<Store>, connection: Connection) -> rusqlite::Result<Self> {
+    pub fn new(store: Arc<Store>, connection: Connection, checkpointer: Checkpointer) -> rusqlite::Result<Self> {
         let memory = Memory::load(&connection)?;
-        Ok(Self { store, connection, memory })
+        Ok(Self { store, connection, memory, checkpointer })
     }
 
     /// Runs until the queue is closed and empty.
@@ -52,6 +54,7 @@ impl Committer {
                 }
             }
             self.store.ring();
+            self.checkpointer.finish(&self.connection, &self.store);
         }
         // Leave one file behind where possible; the next start copes if not.
         if let Err(error) = self.connection.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)") {
@@ -154,7 +157,7 @@ fn perform(writer: &mut Writer<'_>, job: Job, answers: &mut Vec<Answer>) -> rusq
 }
 
 /// After a failed fsync the kernel may have dropped what was written; a broken file needs a person.
-fn is_fatal(error: &rusqlite::Error) -> bool {
+pub fn is_fatal(error: &rusqlite::Error) -> bool {
     let rusqlite::Error::SqliteFailure(failure, _) = error else { return false };
     failure.extended_code == rusqlite::ffi::SQLITE_IOERR_FSYNC
         || failure.extended_code == rusqlite::ffi::SQLITE_IOERR_DIR_FSYNC

@@ -39,6 +39,7 @@ pub struct EmbeddedInbox {
     store: Arc<Store>,
     desk: Mutex<Desk>,
     cache: Arc<Mutex<Cache>>,
+    view: Arc<dyn View>,
     bell: Notify,
 }
 
@@ -50,15 +51,10 @@ impl EmbeddedInbox {
         state: StateNumber,
         disk: &Connection,
     ) -> rusqlite::Result<Self> {
-        let inbox = Self {
-            name,
-            number,
-            state,
-            store,
-            desk: Mutex::new(Desk::default()),
-            cache: Arc::new(Mutex::new(Cache::new(state))),
-            bell: Notify::new(),
-        };
+        let cache = Arc::new(Mutex::new(Cache::new(state)));
+        let view = Arc::new(StateView { store: Arc::clone(&store), cache: Arc::clone(&cache) });
+        let inbox =
+            Self { name, number, state, store, desk: Mutex::new(Desk::default()), cache, view, bell: Notify::new() };
         inbox.reload(disk)?;
         Ok(inbox)
     }
@@ -214,7 +210,7 @@ impl Inbox for EmbeddedInbox {
     }
 
     fn view(&self) -> Arc<dyn View> {
-        Arc::new(StateView { store: Arc::clone(&self.store), cache: Arc::clone(&self.cache) })
+        Arc::clone(&self.view)
     }
 
     fn finish(&self, delivery: Delivery, reads: &Reads, settlement: Settlement) -> Finished {

@@ -23,12 +23,20 @@ pub fn open_writer(file: &Path) -> rusqlite::Result<Connection> {
         "PRAGMA auto_vacuum = INCREMENTAL;
          PRAGMA journal_mode = WAL;
          PRAGMA synchronous = FULL;
+         PRAGMA wal_autocheckpoint = 0;
          PRAGMA temp_store = MEMORY;",
     )?;
     writer.pragma_update(None, "cache_size", WRITER_CACHE_KIB)?;
     writer.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
     migrate(&mut writer)?;
     Ok(writer)
+}
+
+/// A connection beside the writer that only folds the write-ahead log in.
+pub fn open_second(file: &Path) -> rusqlite::Result<Connection> {
+    let connection = Connection::open(file)?;
+    connection.execute_batch("PRAGMA synchronous = FULL")?;
+    Ok(connection)
 }
 
 /// A connection that sees what is committed, and can change nothing.

@@ -1,0 +1,82 @@
+//! Folds the write-ahead log back into the store, beside the committer and not in its way.
+//!
+//! A checkpoint of many pages takes longer than a client should wait for its commit, so a thread of its own does
+//! the bulk while commits go on. It can never catch up with a busy writer entirely, and only a log that is folded
+//! in whole starts again from its beginning: so when little is left, the committer folds that in between two
+//! batches.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use rusqlite::Connection;
+
+use super::committer::is_fatal;
+use super::{Store, schema};
+
+/// How often to look.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// Pages of log worth folding in: 16 MiB.
+const PAGES_MIN: i64 = 4_096;
+
+pub struct Checkpointer {
+    little_is_left: Arc<AtomicBool>,
+    stop: Option<Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Checkpointer {
+    pub fn start(file: &Path, store: Arc<Store>) -> rusqlite::Result<Self> {
+        let connection = schema::open_second(file)?;
+        let little_is_left = Arc::new(AtomicBool::new(false));
+        let (stop, stopped) = channel();
+        let flag = Arc::clone(&little_is_left);
+        let run = move || {
+            while stopped.recv_timeout(LOOK_EVERY) == Err(RecvTimeoutError::Timeout) {
+                match fold(&connection) {
+                    Ok(pages) => flag.store(pages >= PAGES_MIN, Ordering::Release),
+                    Err(error) => failed(&store, &error),
+                }
+            }
+        };
+        let thread = std::thread::Builder::new().name("checkpoint".into()).spawn(run).ok();
+        Ok(Self { little_is_left, stop: Some(stop), thread })
+    }
+
+    /// Folds in the rest where that is little; called by the committer between batches.
+    pub fn finish(&self, writer: &Connection, store: &Store) {
+        if self.little_is_left.swap(false, Ordering::AcqRel)
+            && let Err(error) = fold(writer)
+        {
+            failed(store, &error);
+        }
+    }
+}
+
+impl Drop for Checkpointer {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            // It only folds pages in, and the next start does that too.
+            drop(thread.join());
+        }
+    }
+}
+
+/// A full disk passes; after a failed fsync it is not known what of the store itself is on disk.
+fn failed(store: &Store, error: &rusqlite::Error) {
+    if is_fatal(error) {
+        store
+            .fail(&format!("folding in the write-ahead log failed in a way that leaves open what is on disk: {error}"));
+    } else {
+        tracing::debug!(%error, "the write-ahead log could not be folded in now");
+    }
+}
+
+/// Folds in what no reader still needs. Returns how many pages the log has.
+fn fold(connection: &Connection) -> rusqlite::Result<i64> {
+    connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| row.get(1))
+}
