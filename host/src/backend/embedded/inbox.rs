@@ -102,7 +102,7 @@ impl EmbeddedInbox {
     /// Looks at events behind the cursor until there is enough to do.
     fn refill(&self, desk: &mut Desk) -> rusqlite::Result<()> {
         for _ in 0..CHUNKS_MAX {
-            if !desk.configured() || desk.lanes.unstored() >= WINDOW || desk.cursor >= self.store.tail.head() {
+            if !desk.is_open() || desk.lanes.unstored() >= WINDOW || desk.cursor >= self.store.tail.head() {
                 return Ok(());
             }
             let cursor = desk.cursor;

@@ -77,8 +77,10 @@ impl Desk {
         self.policy = Some(policy);
     }
 
-    pub fn configured(&self) -> bool {
-        self.policy.is_some()
+    /// Whether events may be looked at. A consumer that is paused or gone looks at none: the version that comes
+    /// next may want what this one would pass by.
+    pub fn is_open(&self) -> bool {
+        self.policy.as_ref().is_some_and(|policy| policy.concurrency > 0)
     }
 
     pub fn on_dead(&self) -> OnDead {
