@@ -3,6 +3,7 @@
 //! ```text
 //! plugins/NAME            → TARGET/consumers/NAME.wasm        what a host runs
 //! plugins/bench/NAME      → TARGET/bench-consumers/NAME.wasm  what the benchmark measures
+//! plugins/examples/NAME   → TARGET/example-consumers/NAME.wasm
 //! plugins/fixtures/NAME   → TARGET/fixtures/NAME.wasm         what the tests try the host with
 //! ```
 //! A side file `NAME.toml` beside a guest's Cargo.toml goes with it.
@@ -17,7 +18,8 @@ use anyhow::{Context, Result};
 use crate::workspace::Workspace;
 
 /// Folder of the guests in `plugins/` → folder under the target folder.
-pub const SETS: [(&str, &str); 3] = [("", "consumers"), ("bench", "bench-consumers"), ("fixtures", "fixtures")];
+pub const SETS: [(&str, &str); 4] =
+    [("", "consumers"), ("bench", "bench-consumers"), ("examples", "example-consumers"), ("fixtures", "fixtures")];
 
 /// One guest's crate.
 #[derive(Debug)]

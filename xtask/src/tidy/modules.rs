@@ -9,11 +9,11 @@ use super::{Complaint, File};
 /// A crate (as it begins in paths) → the only modules of the host that may name it.
 const BOUNDARIES: [(&str, &[&str]); 6] = [
     ("axum", &["api", "dashboard", "app"]),
-    ("tower_http", &["api", "dashboard", "app"]),
+    ("hyper", &["api", "dashboard", "app"]),
     ("aws_", &["backend/aws"]),
     ("wasmtime", &["sandbox", "capability"]),
     ("rusqlite", &["backend/embedded"]),
-    ("lettre", &["sender"]),
+    ("lettre", &["sender", "config"]),
 ];
 
 pub fn check(files: &[File]) -> Vec<Complaint> {
