@@ -1,0 +1,168 @@
+//! What bad input gets: a problem that names the field, and nothing stored.
+
+use fanfare_tests::orders::{order, referenced};
+use fanfare_tests::wire::Wire;
+use fanfare_tests::{Client, TestHost, Value, json};
+
+/// What is wrong, how it is done to a good order, the status, and what the problem must name.
+type Case = (&'static str, fn(&mut Value), u16, &'static str);
+
+const CASES: [Case; 22] = [
+    ("no lines", |order| order["lines"] = json!([]), 422, "lines"),
+    ("lines missing", |order| remove(order, "lines"), 422, "lines"),
+    ("too many lines", |order| order["lines"] = vec![order["lines"][0].clone(); 501].into(), 422, "lines"),
+    ("zero quantity", |order| order["lines"][1]["quantity"] = json!(0), 422, "lines[1].quantity"),
+    ("negative quantity", |order| order["lines"][1]["quantity"] = json!(-1), 422, "lines[1].quantity"),
+    ("fraction of a unit", |order| order["lines"][0]["quantity"] = json!(1.5), 422, "lines[0].quantity"),
+    ("quantity in words", |order| order["lines"][0]["quantity"] = json!("two"), 422, "lines[0].quantity"),
+    ("huge quantity", |order| order["lines"][0]["quantity"] = json!(5_000_000_000_u64), 422, "lines[0].quantity"),
+    ("negative price", |order| order["lines"][0]["unit_amount"] = json!(-1), 422, "lines[0].unit_amount"),
+    ("overflowing sum", |order| order["lines"][0]["unit_amount"] = json!(i64::MAX), 422, "lines[0]"),
+    (
+        "discount above the price",
+        |order| order["lines"][0]["discount_amount"] = json!(1_u64 << 40),
+        422,
+        "lines[0].discount_amount",
+    ),
+    ("negative discount", |order| order["lines"][0]["discount_amount"] = json!(-1), 422, "lines[0].discount_amount"),
+    ("empty sku", |order| order["lines"][0]["sku"] = json!(""), 422, "lines[0].sku"),
+    ("endless sku", |order| order["lines"][0]["sku"] = json!("x".repeat(100_000)), 422, "lines[0].sku"),
+    ("unknown currency", |order| order["currency"] = json!("XYZ"), 422, "currency"),
+    ("currency in small letters", |order| order["currency"] = json!("usd"), 422, "currency"),
+    ("another total", |order| order["total_amount"] = json!(1), 422, "total_amount"),
+    ("no customer", |order| remove(order, "customer"), 422, "customer"),
+    ("unknown field", |order| order["lines"][0]["quantitiy"] = json!(1), 422, "quantitiy"),
+    ("a date of one's own", |order| order["placed_at"] = json!("1996-07-04T00:00:00Z"), 422, "placed_at"),
+    (
+        "a made-up country",
+        |order| order["shipping_address"]["country"] = json!("Atlantis"),
+        422,
+        "shipping_address.country",
+    ),
+    ("an id of one's own", |order| order["id"] = json!("0190b5a0-0000-7000-8000-000000000000"), 422, "id"),
+];
+
+#[test]
+fn each_bad_order_gets_a_problem_that_names_the_field_and_is_not_stored() {
+    let host = TestHost::with(&[]);
+    let client = host.client();
+    for (what, spoil, status, names) in CASES {
+        let mut order = referenced("R-1", &[("TEA", 1), ("CUP", 2)]);
+        spoil(&mut order);
+        let answer = client.place(&order);
+        assert_eq!(answer.status.as_u16(), status, "{what}: {answer:#?}");
+        let problem = answer.problem(status);
+        assert!(problem.to_string().contains(names), "{what}: the problem does not name {names}: {problem:#}");
+    }
+    assert_nothing_is_stored(&client);
+    // Not even the reference: the good order has it still.
+    client.placed(&referenced("R-1", &[("TEA", 1), ("CUP", 2)]));
+}
+
+#[test]
+fn overflow_across_lines_is_found() {
+    let host = TestHost::with(&[]);
+    let client = host.client();
+    let mut order = order(&[("TEA", 1), ("CUP", 1)]);
+    for line in 0..2 {
+        order["lines"][line]["unit_amount"] = json!(i64::MAX / 2 + 1);
+    }
+    let _ = client.place(&order).problem(422);
+    assert_nothing_is_stored(&client);
+}
+
+#[test]
+fn what_is_no_json_gets_a_problem_that_says_where() {
+    let host = TestHost::with(&[]);
+    let client = host.client();
+    let good = order(&[("TEA", 1)]).to_string();
+    let cut = &good[..good.len() - 1];
+    let deep = "[".repeat(100_000);
+    for body in ["", "{", cut, "null", "[]", "\"order\"", "{\"currency\": \"USD\",}", &deep, "\u{feff}{}", "{} {}"] {
+        let answer = client.try_post("/v1/orders", &[], body.as_bytes()).expect("an answer");
+        assert!([400, 422].contains(&answer.status.as_u16()), "{:.40}: {answer:#?}", body);
+        let status = answer.status.as_u16();
+        let _ = answer.problem(status);
+    }
+    let answer = client.try_post("/v1/orders", &[], b"{\"currency\": \"\xff\"}").expect("an answer");
+    assert!([400, 422].contains(&answer.status.as_u16()), "{answer:#?}");
+    let answer = client.try_post("/v1/orders", &[("Content-Type", "text/plain")], good.as_bytes()).expect("an answer");
+    let _ = answer.problem(415);
+    assert_nothing_is_stored(&client);
+}
+
+#[test]
+fn a_body_of_ten_megabytes_is_refused() {
+    const BODY_BYTES: usize = 10 << 20;
+    let host = TestHost::with(&[]);
+    let client = host.client();
+    let mut wire = Wire::connect(client.address());
+    let head = format!(
+        "POST /v1/orders HTTP/1.1\r\nHost: shop\r\nContent-Type: application/json\r\nContent-Length: {BODY_BYTES}\r\nConnection: close\r\n\r\n"
+    );
+    assert!(wire.send(head.as_bytes()));
+    // The host need not read what it refuses: it may hang up at any point.
+    let part = vec![b' '; 64 << 10];
+    let _hung_up = (0..BODY_BYTES / part.len()).any(|_| !wire.send(&part));
+    let answer = wire.read_to_end();
+    assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 413"), "{answer}");
+
+    // Asked first, as a polite client does, it always says so.
+    let mut wire = Wire::connect(client.address());
+    assert!(wire.send(head.replace("Connection", "Expect: 100-continue\r\nConnection").as_bytes()));
+    let answer = wire.read_to_end();
+    assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
+    assert!(answer.contains("application/problem+json"), "{answer}");
+    assert_nothing_is_stored(&client);
+}
+
+#[test]
+fn a_body_that_never_comes_ends_in_a_time_out_and_nobody_else_waits_for_it() {
+    let host = TestHost::with(&[]);
+    let client = host.client();
+    let slow: Vec<Wire> = (0..20)
+        .map(|_| {
+            let mut wire = Wire::connect(client.address());
+            assert!(wire.send(
+                b"POST /v1/orders HTTP/1.1\r\nHost: shop\r\nContent-Type: application/json\r\nContent-Length: 400\r\n\r\n{\"cur"
+            ));
+            wire
+        })
+        .collect();
+    let mut silent = Wire::connect(client.address());
+    assert!(silent.send(b"POST /v1/ord"));
+
+    client.placed(&order(&[("TEA", 1)]));
+    for wire in slow {
+        let answer = wire.read_to_end();
+        assert!(answer.starts_with("HTTP/1.1 408"), "{answer}");
+    }
+    assert!(!silent.read_to_end().contains("200 OK"));
+    assert_eq!(client.orders().len(), 1);
+}
+
+#[test]
+fn what_is_not_there_gets_a_problem_too() {
+    let host = TestHost::with(&[]);
+    let client = host.client();
+    for path in [
+        "/v1/orders/0190b5a0-0000-7000-8000-000000000000",
+        "/v1/orders/not-an-id",
+        "/v1/consumers/nobody",
+        "/v1/consumers/nobody/state",
+        "/v1/nothing",
+    ] {
+        let _ = client.get(path).problem(404);
+    }
+    let _ = client.post("/v1/consumers", &json!({})).problem(405);
+}
+
+fn remove(order: &mut Value, field: &str) {
+    order.as_object_mut().expect("an order").remove(field);
+}
+
+#[track_caller]
+fn assert_nothing_is_stored(client: &Client) {
+    assert_eq!(client.orders(), Vec::<Value>::new());
+    assert_eq!(client.get("/healthz").status, 200);
+}

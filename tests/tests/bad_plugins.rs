@@ -1,0 +1,119 @@
+//! A bad plugin file never replaces a good one, and says what is wrong with it.
+
+use fanfare_tests::orders::order;
+use fanfare_tests::{TestHost, Value, guests};
+
+/// Name of the case, the file, and a word that the reason must contain.
+fn bad_files() -> Vec<(&'static str, Vec<u8>, &'static str)> {
+    let good = guests::wasm("reports-two");
+    let truncated = good[..good.len() / 2].to_vec();
+    let cut_short = good[..good.len() - 1].to_vec();
+    vec![
+        ("no component at all", b"#!/bin/sh\nrm -rf /\n".to_vec(), "component"),
+        ("an empty file", Vec::new(), "empty"),
+        ("a truncated component", truncated, "end"),
+        ("a component without its last byte", cut_short, "end"),
+        ("a core module", b"\0asm\x01\0\0\0".to_vec(), "core module"),
+        ("a component of no contract", b"\0asm\x0d\0\x01\0".to_vec(), "contract"),
+        ("a component of a later contract", of_contract(&good, "0.9.0"), "contract"),
+        ("one that traps when asked what it is", guests::wasm("trap-describe"), "describe"),
+        ("compiled code for this machine", b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0".to_vec(), "component"),
+    ]
+}
+
+#[test]
+fn a_bad_file_is_refused_with_its_reason_while_the_old_version_keeps_running() {
+    let host = TestHost::with(&["reports-one"]);
+    let client = host.client();
+    let mut handled = 0;
+    for (what, bytes, reason) in bad_files() {
+        host.consumers.put("reports-one", &bytes);
+        let refused = client
+            .wait_for_consumer("reports-one", |consumer| consumer["state"] == "failed" && mentions(consumer, reason));
+        assert_eq!(refused["version"], "1.0.0", "{what}: {refused:#}");
+
+        client.placed(&order(&[("TEA", 1)]));
+        client.wait_until_idle();
+        handled += 1;
+        assert_eq!(client.counter("reports-one", "by-version/1"), handled, "{what}");
+
+        // Back to a good file, so that each case begins alike.
+        host.consumers.put("reports-one", &guests::wasm("reports-one"));
+        client.wait_for_consumer("reports-one", |consumer| consumer["state"] == "running");
+    }
+}
+
+#[test]
+fn a_bad_file_with_nothing_before_it_is_listed_with_its_reason_and_hurts_nobody() {
+    let mut host = TestHost::new();
+    host.consumers.add("reports-one");
+    for (case, (_, bytes, _)) in bad_files().into_iter().enumerate() {
+        host.consumers.put(&format!("bad-{case}"), &bytes);
+    }
+    host.consumers.make_folder("bad-folder");
+    host.start();
+    let client = host.client();
+    for (case, (what, _, reason)) in bad_files().into_iter().enumerate() {
+        let consumer = client.wait_for_consumer(&format!("bad-{case}"), |consumer| consumer["state"] == "failed");
+        assert!(mentions(&consumer, reason), "{what}: {consumer:#}");
+    }
+    let folder = client.wait_for_consumer("bad-folder", |consumer| consumer["state"] == "failed");
+    assert!(mentions(&folder, "folder") || mentions(&folder, "directory"), "{folder:#}");
+
+    client.placed(&order(&[("TEA", 1)]));
+    client.wait_until_idle();
+    assert_eq!(client.counter("reports-one", "handled"), 1);
+
+    // A good file takes the place of the bad one.
+    host.consumers.put("bad-0", &guests::wasm("reports-two"));
+    client.wait_for_consumer("bad-0", |consumer| consumer["state"] == "running");
+}
+
+#[test]
+fn a_file_whose_name_is_no_consumer_name_is_not_loaded_and_said() {
+    let mut host = TestHost::new();
+    host.consumers.add("reports-one");
+    host.start();
+    host.consumers.put("Reports_Two", &guests::wasm("reports-two"));
+    fanfare_tests::eventually("the log says so", || {
+        let log = host.log();
+        if log.contains("Reports_Two") { Ok(()) } else { Err(log) }
+    });
+    assert_eq!(host.client().consumers().len(), 1);
+}
+
+#[test]
+fn a_bad_side_file_leaves_the_old_policy_in_force_and_names_its_line() {
+    let host = TestHost::with(&["reports-one"]);
+    let client = host.client();
+    host.consumers.set_policy("reports-one", "isolation = \"event\"\nconcurency = 4\n");
+    let refused = client.wait_for_consumer("reports-one", |consumer| consumer["state"] == "failed");
+    for expected in ["reports-one.toml:2", "concurency", "concurrency"] {
+        assert!(mentions(&refused, expected), "no {expected}: {refused:#}");
+    }
+    client.placed(&order(&[("TEA", 1)]));
+    client.wait_until_idle();
+    assert_eq!(client.counter("reports-one", "handled"), 1);
+
+    host.consumers.set_policy("reports-one", "concurrency = 4\n");
+    client.wait_for_consumer("reports-one", |consumer| consumer["state"] == "running");
+}
+
+/// The same component, but for the version of the contract: still valid, and nothing that this host knows.
+fn of_contract(component: &[u8], version: &str) -> Vec<u8> {
+    let (from, to) = (b"fanfare:consumer/", version.as_bytes());
+    let mut component = component.to_vec();
+    let names: Vec<usize> =
+        component.windows(from.len()).enumerate().filter(|(_, name)| name == from).map(|(at, _)| at).collect();
+    for name in names {
+        let at = component[name..].iter().position(|byte| *byte == b'@').map(|at| name + at + 1);
+        if let Some(at) = at.filter(|at| component[*at..].starts_with(b"0.1.0")) {
+            component[at..at + to.len()].copy_from_slice(to);
+        }
+    }
+    component
+}
+
+fn mentions(consumer: &Value, word: &str) -> bool {
+    consumer["reason"].as_str().is_some_and(|reason| reason.to_lowercase().contains(&word.to_lowercase()))
+}

@@ -1,0 +1,176 @@
+//! The command line: what it prints for programs, and how it ends.
+
+use std::fs;
+
+use fanfare_tests::orders::{ndjson, order, received, referenced};
+use fanfare_tests::program::{self, Run};
+use fanfare_tests::{TestHost, Value, json};
+
+/// What the exit codes mean.
+const REFUSED: Option<i32> = Some(3);
+const UNREACHABLE: Option<i32> = Some(4);
+const USAGE: Option<i32> = Some(2);
+
+#[test]
+fn orders_are_submitted_shown_listed_and_cancelled() {
+    let host = TestHost::with(&["inventory"]);
+    let file = write(&host, "order.json", &referenced("R-1", &[("TEA", 1)]).to_string());
+    let submit = || fanfare(&host, &["orders", "submit", &file, "--idempotency-key", "key-1"]).succeeded().json();
+    let placed = submit();
+    let id = placed["id"].as_str().expect("an id");
+    assert_eq!(submit()["id"], id);
+
+    host.client().wait_for_status(id, "rejected");
+    let shown = fanfare(&host, &["orders", "get", id]).succeeded().json();
+    assert_eq!((&shown["status"], &shown["deliveries"][0]["consumer"]), (&json!("rejected"), &json!("inventory")));
+    let listed = fanfare(&host, &["orders", "list", "--status", "rejected"]).succeeded().json();
+    assert_eq!(listed["orders"][0]["id"], id);
+
+    let refused = fanfare(&host, &["orders", "cancel", id]);
+    assert_eq!(refused.code(), REFUSED, "{refused:#?}");
+    let problem: Value = serde_json::from_str(&refused.stderr).unwrap_or_else(|error| panic!("{error}: {refused:#?}"));
+    assert_eq!(problem["status"], 409);
+    host.client().wait_until_idle();
+}
+
+#[test]
+fn a_bad_order_is_refused_with_the_field_for_people_and_for_programs() {
+    let host = TestHost::with(&[]);
+    let file = write(&host, "order.json", &order(&[("TEA", 0)]).to_string());
+    let run = fanfare(&host, &["orders", "submit", &file]);
+    assert_eq!(run.code(), REFUSED, "{run:#?}");
+    assert!(run.stderr.contains("\"lines[0].quantity\""), "{run:#?}");
+    let run = program::run(["orders", "submit", &file, "--url", host.client().base()]);
+    assert_eq!(run.code(), REFUSED, "{run:#?}");
+    assert!(run.stderr.contains("lines[0].quantity must be at least 1"), "{run:#?}");
+}
+
+#[test]
+fn an_import_tells_how_many_and_fails_for_a_bad_line() {
+    let host = TestHost::with(&[]);
+    let orders: Vec<Value> = (0..450).map(|n| referenced(&format!("R-{n}"), &[("TEA", 1)])).collect();
+    let file = write(&host, "orders.jsonl", &ndjson(&orders));
+    let tally = fanfare(&host, &["orders", "import", &file]).succeeded().json();
+    assert_eq!((&tally["created"], &tally["errors"]), (&json!(450), &json!(0)));
+
+    let file = write(&host, "more.jsonl", &format!("{}{}\n", ndjson(&orders), order(&[("TEA", 0)])));
+    let run = fanfare(&host, &["orders", "import", &file]);
+    assert_eq!(run.code(), Some(1), "{run:#?}");
+    let tally = run.json();
+    assert_eq!((&tally["created"], &tally["exists"], &tally["errors"]), (&json!(0), &json!(450), &json!(1)));
+    assert_eq!(tally["first_errors"][0]["line"], 451);
+}
+
+#[test]
+fn events_are_published_once_for_one_id() {
+    let host = TestHost::with(&["inventory"]);
+    let file = write(&host, "events.jsonl", &ndjson(&[received("1", "TEA", 5), received("2", "TEA", 5)]));
+    for repeated in [false, true] {
+        let answer = fanfare(&host, &["events", "publish", &file]).succeeded().json();
+        assert_eq!(answer["events"][0]["repeated"], repeated, "{answer:#}");
+    }
+    let data = r#"{"sku":"TEA","quantity":1}"#;
+    let arguments = ["events", "publish", "--type", "com.fanfare.stock.received", "--subject", "TEA", "--data", data];
+    let _ = fanfare(&host, &arguments).succeeded();
+    host.client().wait_until_idle();
+    let state = fanfare(&host, &["consumers", "state", "inventory", "--prefix", "stock/"]).succeeded().json();
+    assert_eq!(state["counters"], json!([{"key": "stock/TEA", "value": 11}]));
+}
+
+#[test]
+fn consumers_are_listed_and_shown() {
+    let host = TestHost::with(&["inventory", "loyalty"]);
+    let list = fanfare(&host, &["consumers", "list"]).succeeded().json();
+    let names: Vec<&Value> = list["consumers"].as_array().expect("a list").iter().map(|one| &one["name"]).collect();
+    assert_eq!(names, ["inventory", "loyalty"]);
+    let shown = fanfare(&host, &["consumers", "show", "inventory"]).succeeded().json();
+    assert_eq!(shown["state"], "running");
+    assert_eq!(fanfare(&host, &["consumers", "show", "nobody"]).code(), REFUSED);
+
+    let table = program::run(["consumers", "list", "--url", host.client().base()]).succeeded().stdout;
+    assert!(table.lines().count() == 3 && table.contains("loyalty"), "{table}");
+}
+
+#[test]
+fn dead_letters_are_listed_and_retried() {
+    let mut host = TestHost::new();
+    host.consumers.add("always-reject");
+    host.leave_deliveries().start();
+    let client = host.client();
+    client.placed(&order(&[("TEA", 1)]));
+    client.wait_for_consumer("always-reject", |consumer| consumer["dead"] == 1);
+    let list = fanfare(&host, &["dead-letters", "list", "always-reject"]).succeeded().json();
+    let letter = &list["dead_letters"][0];
+    assert!(letter["cause"].as_str().is_some_and(|cause| cause.contains("told to reject")), "{list:#}");
+
+    let event = letter["event_id"].as_str().expect("an id");
+    let retried = fanfare(&host, &["dead-letters", "retry", "always-reject", "--event", event]).succeeded().json();
+    assert_eq!(retried["count"], 1);
+    client.wait_for_consumer("always-reject", |consumer| consumer["dead"] == 1);
+    let discarded = fanfare(&host, &["dead-letters", "discard", "always-reject", "--all"]).succeeded().json();
+    assert_eq!(discarded["count"], 1);
+    client.wait_until_idle();
+}
+
+#[test]
+fn records_are_exported_as_json_lines() {
+    let host = TestHost::with(&["analytics"]);
+    let client = host.client();
+    let id = client.placed(&order(&[("TEA", 2), ("CUP", 1)]));
+    client.wait_until_idle();
+    let rows = |dataset: &str| -> Vec<Value> {
+        let run = fanfare(&host, &["records", "export", dataset]).succeeded();
+        run.stdout.lines().map(|row| serde_json::from_str(row).expect("a row")).collect()
+    };
+    let orders = rows("orders");
+    assert_eq!(orders.len(), 1);
+    assert_eq!((&orders[0]["order_id"], &orders[0]["unit_count"]), (&json!(id), &json!(3)));
+    let skus: Vec<Value> = rows("lines").iter().map(|row| row["sku"].clone()).collect();
+    assert_eq!(skus, ["TEA", "CUP"]);
+
+    let file = host.folder().join("changes.jsonl");
+    let _ = fanfare(&host, &["records", "export", "changes", "--output", &file.display().to_string()]).succeeded();
+    assert_eq!(fs::read_to_string(file).expect("rows").lines().count(), 1);
+}
+
+#[test]
+fn a_plugin_is_checked_without_a_host() {
+    let host = TestHost::new();
+    host.consumers.add("inventory");
+    host.consumers.put("broken", b"\0asm\x0d\0\x01\0");
+    host.consumers.put("bare", &fanfare_tests::guests::wasm("bare"));
+    let check = |name: &str| {
+        let file = host.consumers.folder().join(format!("{name}.wasm"));
+        program::run(["--json", "plugin", "check", &file.display().to_string()])
+    };
+    let good = check("inventory");
+    assert_eq!(good.code(), Some(0), "{good:#?}");
+    assert!(good.stdout.contains("order.placed"), "{good:#?}");
+    let broken = check("broken");
+    assert_eq!(broken.code(), Some(1), "{broken:#?}");
+    let lacking = check("bare");
+    assert!(format!("{}{}", lacking.stdout, lacking.stderr).contains("change_order = true"), "{lacking:#?}");
+}
+
+#[test]
+fn exit_codes_tell_what_a_script_must_know() {
+    let nobody = program::run(["orders", "list", "--url", "http://127.0.0.1:1"]);
+    assert_eq!(nobody.code(), UNREACHABLE, "{nobody:#?}");
+    assert!(nobody.stderr.contains("fanfare serve"), "it says what to do: {nobody:#?}");
+    assert_eq!(program::run(["orders", "fly"]).code(), USAGE);
+    assert_eq!(program::run(["orders", "submit", "/no/such/file"]).code(), USAGE);
+    assert_eq!(program::run(["orders", "list", "--url", "nonsense"]).code(), USAGE);
+    let help = program::run(["--help"]).succeeded();
+    assert!(help.stdout.contains("Exit codes:"), "{help:#?}");
+}
+
+/// Runs a command against `host`, for programs.
+fn fanfare(host: &TestHost, arguments: &[&str]) -> Run {
+    program::finish(program::fanfare().args(["--json", "--url", host.client().base()]).args(arguments))
+}
+
+fn write(host: &TestHost, name: &str, text: &str) -> String {
+    let path = host.folder().join(name);
+    fs::write(&path, text).expect("a file");
+    path.display().to_string()
+}

@@ -1,0 +1,90 @@
+//! Events from outside.
+
+use fanfare_tests::orders::{event, received};
+use fanfare_tests::{TestHost, Value, json};
+
+/// What is wrong, how it is done to a good event, and what the problem must name.
+type Case = (&'static str, fn(&mut Value), &'static str);
+
+#[test]
+fn an_event_with_an_id_that_was_accepted_before_counts_once() {
+    let host = TestHost::with(&["inventory"]);
+    let client = host.client();
+    for _ in 0..3 {
+        assert!(client.publish(&received("delivery-1", "TEA", 5)).status.is_success());
+    }
+    // Another sender's id of the same name is another event.
+    let mut others = received("delivery-1", "TEA", 5);
+    others["source"] = json!("/warehouse");
+    assert!(client.publish(&others).status.is_success());
+    client.wait_until_idle();
+    assert_eq!(client.counter("inventory", "stock/TEA"), 10);
+}
+
+#[test]
+fn events_come_structured_binary_or_as_a_batch() {
+    let host = TestHost::with(&["inventory"]);
+    let client = host.client();
+    assert!(client.publish(&received("structured", "TEA", 1)).status.is_success());
+
+    let binary = [
+        ("Content-Type", "application/json"),
+        ("ce-specversion", "1.0"),
+        ("ce-id", "binary"),
+        ("ce-source", "/shop"),
+        ("ce-type", "com.fanfare.stock.received"),
+        ("ce-subject", "TEA"),
+    ];
+    let data = json!({"sku": "TEA", "quantity": 10}).to_string();
+    assert!(client.try_post("/v1/events", &binary, data.as_bytes()).expect("an answer").status.is_success());
+
+    let batch = json!([received("batch-1", "TEA", 100), received("batch-2", "CUP", 100)]).to_string();
+    let headers = [("Content-Type", "application/cloudevents-batch+json")];
+    assert!(client.try_post("/v1/events", &headers, batch.as_bytes()).expect("an answer").status.is_success());
+
+    client.wait_until_idle();
+    assert_eq!(client.counters("inventory", "stock/"), [("stock/CUP".into(), 100), ("stock/TEA".into(), 111)]);
+}
+
+#[test]
+fn a_batch_with_one_bad_event_records_none() {
+    let host = TestHost::with(&["inventory"]);
+    let client = host.client();
+    let batch = json!([received("good", "TEA", 1), event("bad", "not a kind", "TEA", json!({}))]).to_string();
+    let headers = [("Content-Type", "application/cloudevents-batch+json")];
+    let answer = client.try_post("/v1/events", &headers, batch.as_bytes()).expect("an answer");
+    assert!(answer.status.is_client_error(), "{answer:#?}");
+    assert!(client.publish(&received("good", "TEA", 3)).status.is_success());
+    client.wait_until_idle();
+    assert_eq!(client.counter("inventory", "stock/TEA"), 3);
+}
+
+#[test]
+fn bad_events_get_a_problem_that_names_the_attribute() {
+    let host = TestHost::with(&["inventory"]);
+    let client = host.client();
+    let cases: [Case; 7] = [
+        ("a change of an order", |event| event["type"] = json!("order.confirmed"), "order."),
+        ("another version", |event| event["specversion"] = json!("0.3"), "specversion"),
+        ("no type", |event| remove(event, "type"), "type"),
+        ("a type with spaces", |event| event["type"] = json!("stock received"), "type"),
+        ("no id", |event| remove(event, "id"), "id"),
+        ("no source", |event| remove(event, "source"), "source"),
+        ("a source of the host's own", |event| event["source"] = json!("/fanfare/consumers/inventory"), "source"),
+    ];
+    for (what, spoil, names) in cases {
+        let mut event = received("event-1", "TEA", 1);
+        spoil(&mut event);
+        let answer = client.publish(&event);
+        assert!([400, 403, 422].contains(&answer.status.as_u16()), "{what}: {answer:#?}");
+        let status = answer.status.as_u16();
+        let problem = answer.problem(status).to_string();
+        assert!(problem.contains(names), "{what}: the problem does not name {names}: {problem}");
+    }
+    client.wait_until_idle();
+    assert!(client.counters("inventory", "").is_empty());
+}
+
+fn remove(event: &mut Value, attribute: &str) {
+    event.as_object_mut().expect("an event").remove(attribute);
+}

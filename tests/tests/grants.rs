@@ -1,0 +1,88 @@
+//! A consumer has no capability that the operator did not grant.
+
+use fanfare_tests::orders::order;
+use fanfare_tests::{TestHost, guests, json};
+
+#[test]
+fn a_plugin_without_its_grants_waits_and_says_what_to_add() {
+    let mut host = TestHost::new();
+    host.consumers.put("bare", &guests::wasm("bare"));
+    host.start();
+    let client = host.client();
+    let waiting = client.wait_for_consumer("bare", |consumer| consumer["state"] == "awaiting-grant");
+    let reason = waiting["reason"].as_str().expect("a reason");
+    for line in ["change_order = true", "com.example.bare.done", "email = true", "sms = true", "\"bare\"", "bare.toml"]
+    {
+        assert!(reason.contains(line), "no {line}: {reason}");
+    }
+    let id = client.placed(&order(&[("TEA", 1)]));
+    assert_eq!(client.order(&id)["status"], "placed");
+
+    // What the reason said, saved, is enough.
+    host.consumers.set_policy("bare", &guests::side_file("bare").expect("bare.toml"));
+    client.wait_for_consumer("bare", |consumer| consumer["state"] == "running");
+    let id = client.placed(&order(&[("TEA", 1)]));
+    client.wait_for_status(&id, "confirmed");
+}
+
+#[test]
+fn every_import_answers_as_the_contract_says() {
+    let host = TestHost::with(&["bare"]);
+    let client = host.client();
+    let id = client.placed(&order(&[("TEA", 1)]));
+    client.wait_for_status(&id, "confirmed");
+    client.wait_until_idle();
+
+    let seen = client.entries("bare", "seen");
+    let seen = seen.first().unwrap_or_else(|| panic!("no entry seen")).to_string();
+    for answer in ["greeting", "hello"] {
+        assert!(!seen.is_empty(), "{answer}");
+    }
+    let messages = client.messages();
+    let kinds: Vec<_> = messages.iter().map(|message| message["kind"].as_str().unwrap_or_default()).collect();
+    assert!(kinds.contains(&"email") && kinds.contains(&"sms"), "{messages:#?}");
+    assert!(messages.iter().all(|message| message["order_id"] == id && message["consumer"] == "bare"), "{messages:#?}");
+}
+
+#[test]
+fn a_plugin_that_needs_a_setting_waits_for_it() {
+    let mut host = TestHost::new();
+    host.consumers.put("needs-setting", &guests::wasm("needs-setting"));
+    host.start();
+    let client = host.client();
+    let waiting = client.wait_for_consumer("needs-setting", |consumer| consumer["state"] == "awaiting-grant");
+    assert!(waiting["reason"].as_str().is_some_and(|reason| reason.contains("region")), "{waiting:#}");
+
+    host.consumers.set_policy("needs-setting", "[settings]\nregion = \"eu\"\n");
+    client.wait_for_consumer("needs-setting", |consumer| consumer["state"] == "running");
+    client.placed(&order(&[("TEA", 1)]));
+    client.wait_until_idle();
+    assert_eq!(client.counter("needs-setting", "region/eu"), 1);
+}
+
+#[test]
+fn what_a_plugin_did_not_ask_for_it_cannot_do_even_where_it_is_granted() {
+    let mut host = TestHost::new();
+    host.consumers.add("ungranted");
+    host.consumers.set_policy("ungranted", "[grant]\nchange_order = true\n\n[retry]\nmax_attempts = 1\n");
+    host.leave_deliveries().start();
+    let client = host.client();
+    let id = client.placed(&order(&[("TEA", 1)]));
+    client.wait_for_consumer("ungranted", |consumer| consumer["dead"] == 1);
+    assert_eq!(client.order(&id)["status"], "placed");
+    let letter = &client.dead_letters("ungranted")[0];
+    assert!(letter["cause"].as_str().is_some_and(|cause| cause.contains("change-order")), "{letter:#}");
+}
+
+#[test]
+fn grants_that_are_taken_away_stop_the_consumer() {
+    let host = TestHost::with(&["inventory"]);
+    let client = host.client();
+    host.consumers.set_policy("inventory", "[grant]\nchange_order = false\n");
+    client.wait_for_consumer("inventory", |consumer| consumer["state"] == "awaiting-grant");
+    let id = client.placed(&order(&[("TEA", 1)]));
+    host.consumers.add("inventory");
+    client.wait_for_consumer("inventory", |consumer| consumer["state"] == "running");
+    client.wait_for_status(&id, "rejected");
+    assert_eq!(client.consumer("inventory").expect("inventory")["dead"], json!(0));
+}

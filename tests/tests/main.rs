@@ -1,0 +1,15 @@
+//! What Fanfare promises, one story each, told with the real program.
+
+mod bad_input;
+mod bad_plugins;
+mod command_line;
+mod events;
+mod grants;
+mod import;
+mod journey;
+mod lifecycle;
+mod limits;
+mod placing;
+mod retries;
+mod running;
+mod store;

@@ -1,0 +1,131 @@
+//! Starting, ending and looking at a host.
+
+use fanfare_tests::load::Load;
+use fanfare_tests::mail::MailServer;
+use fanfare_tests::orders::order;
+use fanfare_tests::{TestHost, eventually, program};
+
+#[test]
+fn sigterm_drains_and_the_next_start_goes_on() {
+    let mut host = TestHost::with(&["inventory", "reports-one"]);
+    let client = host.client();
+    for _ in 0..50 {
+        client.placed(&order(&[("TEA", 1)]));
+    }
+    host.ask_to_end();
+    let status = host.ended();
+    assert_eq!(status.code(), Some(0), "{status}: {}", host.log());
+
+    host.start();
+    let client = host.client();
+    client.wait_until_idle();
+    assert_eq!(client.counter("reports-one", "handled"), 50);
+    assert!(client.orders().iter().all(|order| order["status"] == "rejected"));
+}
+
+#[test]
+fn kill_nine_under_load_loses_and_repeats_no_effect() {
+    let mut host = TestHost::with(&["reports-one"]);
+    for _ in 0..3 {
+        let client = host.client();
+        let handled = || client.counter("reports-one", "handled");
+        let before = handled();
+        let load = Load::begin(&client, 4);
+        eventually("some are handled", || {
+            let now = handled();
+            if now > before + 20 { Ok(()) } else { Err(format!("{now} after {before}")) }
+        });
+        host.kill();
+        // Its shops lost their connections, and do not know what became of their last orders: only the host does.
+        drop(load);
+        host.start();
+    }
+    let client = host.client();
+    client.wait_until_idle();
+    let orders = client.orders().len();
+    assert_eq!(usize::try_from(client.counter("reports-one", "handled")), Ok(orders));
+}
+
+#[test]
+fn an_address_that_others_reach_is_refused_unless_insisted_on() {
+    for listen in ["0.0.0.0:0", "[::]:0"] {
+        let host = TestHost::new();
+        let run = program::finish(
+            program::fanfare()
+                .args(["serve", "--listen", listen, "--data-dir"])
+                .arg(host.data())
+                .arg("--consumers-dir")
+                .arg(host.consumers.folder()),
+        );
+        assert!(!run.status.success(), "{run:#?}");
+        assert!(run.stderr.contains("--insecure"), "it says what to do: {run:#?}");
+        assert!(!host.data().exists(), "and touched nothing");
+    }
+}
+
+#[test]
+fn a_wrong_setting_is_named_before_anything_starts() {
+    let host = TestHost::new();
+    let run = program::finish(
+        program::fanfare()
+            .args(["serve", "--data-dir"])
+            .arg(host.data())
+            .env("FANFARE_LISTEN", "not an address")
+            .env("FANFARE_MAIL_TRANSPORT", "pigeon"),
+    );
+    assert!(!run.status.success(), "{run:#?}");
+    for expected in ["FANFARE_LISTEN", "FANFARE_MAIL_TRANSPORT", "pigeon"] {
+        assert!(run.stderr.contains(expected), "no {expected}: {run:#?}");
+    }
+    assert!(!host.data().exists());
+}
+
+#[test]
+fn probes_and_meters_tell_how_the_host_is() {
+    let host = TestHost::with(&["reports-one"]);
+    let client = host.client();
+    for probe in ["/healthz", "/readyz"] {
+        let _ = client.get(probe).expect(200);
+    }
+    client.placed(&order(&[("TEA", 1)]));
+    client.wait_until_idle();
+    let metrics = client.get("/metrics").expect(200).text;
+    for line in [
+        "fanfare_orders_placed_total 1",
+        "fanfare_handled_total{consumer=\"reports-one\",outcome=\"done\"} 1",
+        "fanfare_pending{consumer=\"reports-one\"} 0",
+        "fanfare_dead{consumer=\"reports-one\"} 0",
+        "fanfare_handle_seconds_bucket{consumer=\"reports-one\"",
+        "fanfare_http_request_seconds_bucket",
+    ] {
+        assert!(metrics.lines().any(|found| found.starts_with(line)), "no {line}: {metrics}");
+    }
+}
+
+#[test]
+fn mail_goes_to_a_server_and_again_where_the_server_was_busy() {
+    let server = MailServer::start(1);
+    let mut host = TestHost::new();
+    host.consumers.add("notification");
+    host.variable("FANFARE_MAIL_TRANSPORT", "smtp")
+        .variable("FANFARE_MAIL_HOST", &server.address().ip().to_string())
+        .variable("FANFARE_MAIL_PORT", &server.address().port().to_string())
+        .variable("FANFARE_MAIL_TLS", "off")
+        .variable("FANFARE_MAIL_FROM", "Shop <shop@shop.example>")
+        .start();
+    let client = host.client();
+    client.placed(&order(&[("TEA", 1)]));
+    let mails = eventually("the letter arrives", || {
+        let mails = server.mails();
+        if mails.is_empty() { Err(format!("{:#?}", client.messages())) } else { Ok(mails) }
+    });
+    assert_eq!(mails.len(), 1);
+    assert_eq!(mails[0].header("to").as_deref(), Some("ada@customers.example"));
+    assert!(mails[0].header("from").is_some_and(|from| from.contains("shop@shop.example")), "{mails:#?}");
+    assert!(mails[0].contains("TEA"), "{mails:#?}");
+    let message = eventually("it counts as sent", || {
+        let messages = client.messages();
+        if messages[0]["state"] == "sent" { Ok(messages[0].clone()) } else { Err(format!("{messages:#?}")) }
+    });
+    assert_eq!(message["attempts"], 2, "{message:#}");
+}

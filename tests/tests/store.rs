@@ -1,0 +1,120 @@
+//! An order that was answered with 201 is never lost, whatever becomes of the disk.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use fanfare_tests::disk::SmallDisk;
+use fanfare_tests::orders::order;
+use fanfare_tests::{TestHost, eventually, json};
+
+#[test]
+fn a_second_host_on_one_data_folder_refuses_to_start() {
+    let first = TestHost::with(&[]);
+    let id = first.client().placed(&order(&[("TEA", 1)]));
+    let mut second = TestHost::new();
+    second.keep_data_in(first.data());
+    assert!(!second.start_in_vain().success());
+    assert_eq!(first.client().order(&id)["status"], "placed");
+
+    let said = second.log();
+    assert!(said.contains(&first.data().display().to_string()), "which folder? {said}");
+    assert!(said.contains("another") || said.contains("in use"), "why? {said}");
+}
+
+#[test]
+fn a_host_whose_data_folder_cannot_be_made_says_so_and_ends() {
+    let mut host = TestHost::new();
+    let file = host.folder().join("file");
+    fs::write(&file, "in the way").expect("a file");
+    host.keep_data_in(file.join("data"));
+    assert!(!host.start_in_vain().success());
+    let said = host.log();
+    assert!(said.contains(&file.join("data").display().to_string()), "{said}");
+}
+
+#[test]
+fn a_host_whose_data_folder_cannot_be_written_says_so_and_ends() {
+    let mut host = TestHost::new();
+    let folder = host.folder().join("read-only");
+    fs::create_dir(&folder).expect("a folder");
+    if is_root(&folder) {
+        // Permissions do not stop root; a folder of the kernel's does.
+        host.keep_data_in("/proc/fanfare");
+    } else {
+        host.keep_data_in(folder.join("data"));
+    }
+    let status = host.start_in_vain();
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o700)).expect("permissions");
+    assert!(!status.success());
+    let said = host.log();
+    let folder = host.data().display().to_string();
+    assert!(said.contains(&folder), "no {folder}: {said}");
+}
+
+#[test]
+fn orders_survive_kill_nine_the_moment_after_the_201() {
+    let mut host = TestHost::with(&["inventory"]);
+    let mut ids = Vec::new();
+    for round in 0..5 {
+        let client = host.client();
+        ids.extend((0..=round).map(|_| client.placed(&order(&[("TEA", 1)]))));
+        host.kill();
+        host.start();
+    }
+    let client = host.client();
+    client.wait_until_idle();
+    assert_eq!(client.orders().len(), ids.len());
+    for id in ids {
+        assert_eq!(client.order(&id)["status"], "rejected");
+    }
+}
+
+#[test]
+fn a_full_disk_refuses_orders_and_loses_none_that_was_taken() {
+    let mut host = TestHost::new();
+    let disk = SmallDisk::under(&mut host);
+    host.leave_deliveries().start();
+    let client = host.client();
+    let mut big = order(&[("TEA", 1)]);
+    big["lines"] =
+        (0..400).map(|line| json!({"sku": format!("SKU-{line}"), "quantity": 1, "unit_amount": 1})).collect();
+    let mut taken = vec![client.placed(&big)];
+
+    disk.fill(&host);
+    let refused = eventually("the disk is full", || {
+        let answer = client.place(&big);
+        match answer.status.as_u16() {
+            201 => {
+                taken.push(answer.id());
+                Err(format!("{} orders fit on it", taken.len()))
+            }
+            _ => Ok(answer),
+        }
+    });
+    let _ = refused.problem(503);
+    let _ = client.place(&big).problem(503);
+    for id in &taken {
+        assert_eq!(client.order(id)["status"], "placed", "reading goes on");
+    }
+    let _ = client.get("/readyz").expect(503);
+
+    disk.free(&host);
+    taken.push(eventually("orders are taken again", || {
+        let answer = client.place(&big);
+        if answer.status == 201 { Ok(answer.id()) } else { Err(format!("{answer:?}")) }
+    }));
+
+    host.kill();
+    host.start();
+    let client = host.client();
+    for id in &taken {
+        assert_eq!(client.order(id)["status"], "placed");
+    }
+    assert_eq!(client.orders().len(), taken.len(), "what was refused is not there");
+}
+
+/// Makes `folder` read-only, and tells whether that stops nobody.
+fn is_root(folder: &std::path::Path) -> bool {
+    fs::set_permissions(folder, fs::Permissions::from_mode(0o500)).expect("permissions");
+    fs::create_dir(folder.join("probe")).is_ok()
+}
