@@ -1,0 +1,188 @@
+//! Reads a side file `NAME.toml` into a [`Policy`].
+//!
+//! The text is an operator's and may be anything: reading never panics, refuses what it does not know
+//! rather than passing over it, and says of each fault on which line it stands and what would be right.
+
+mod table;
+mod value;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::num::NonZeroU32;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use toml::de::{DeTable, DeValue};
+
+use super::{Grant, HttpGrant, Isolation, Limits, OnDead, Policy, Retry, SecretSource};
+use crate::event::KindPattern;
+use table::{Faults, Table};
+pub use value::url_prefix;
+
+/// A side file is a page of settings; what is larger is something else that got the name.
+pub const SIDE_FILE_BYTES_MAX: usize = 256 << 10;
+/// Faults told at once: enough to mend a file in one go, few enough to be read.
+const FAULTS_MAX: usize = 8;
+/// Each running delivery holds an instance with its memory; more than this is a slip of the keyboard.
+const CONCURRENCY_MAX: u32 = 1024;
+/// Memories of wasm32 end here.
+const MEMORY_BYTES_MAX: u64 = 4 << 30;
+/// A lane waits while its event is handled, so a handling that takes longer than this is a fault.
+const TIME_MAX: Duration = Duration::from_secs(3600);
+/// Delays end somewhere, so that sums of them never leave the calendar.
+const AGE_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
+
+/// Why a side file was refused: each fault with its file and line, one a line.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub struct Error {
+    file: PathBuf,
+    faults: Vec<Fault>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Fault {
+    /// From 1.
+    line: usize,
+    message: String,
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let file = self.file.display();
+        for (index, Fault { line, message }) in self.faults.iter().take(FAULTS_MAX).enumerate() {
+            let separator = if index == 0 { "" } else { "\n" };
+            write!(f, "{separator}{file}:{line}: {message}")?;
+        }
+        match self.faults.len().saturating_sub(FAULTS_MAX) {
+            0 => Ok(()),
+            more => write!(f, "\n… and {more} more"),
+        }
+    }
+}
+
+impl Policy {
+    /// Reads the text of the side file `file`, which is named in faults and not opened.
+    ///
+    /// # Errors
+    /// [`Error`] with every fault, in the order of their lines.
+    pub fn parse(file: &Path, text: &str) -> Result<Self, Error> {
+        let refused = |faults| Error { file: file.to_owned(), faults };
+        let mut faults = Faults::new(text);
+        let root = match DeTable::parse(text) {
+            Ok(root) => root,
+            Err(error) => {
+                faults.add(error.span().unwrap_or_default(), error.message().to_owned());
+                return Err(refused(faults.into_sorted()));
+            }
+        };
+        let policy = read(Table::root(root), &mut faults);
+        let faults = faults.into_sorted();
+        if faults.is_empty() { Ok(policy) } else { Err(refused(faults)) }
+    }
+}
+
+fn read(mut root: Table<'_>, faults: &mut Faults<'_>) -> Policy {
+    let default = Policy::default();
+    let policy = Policy {
+        start: root.take("start", faults, value::start).unwrap_or(default.start),
+        isolation: root
+            .take("isolation", faults, |v| value::one_of(v, [("warm", Isolation::Warm), ("event", Isolation::Event)]))
+            .unwrap_or(default.isolation),
+        concurrency: root
+            .take("concurrency", faults, |v| value::count(v, CONCURRENCY_MAX))
+            .unwrap_or(default.concurrency),
+        rate: root.take("rate", faults, value::rate),
+        on_dead: root
+            .take("on_dead", faults, |v| value::one_of(v, [("park", OnDead::Park), ("skip", OnDead::Skip)]))
+            .unwrap_or(default.on_dead),
+        subscribe: root.take("subscribe", faults, subscribe),
+        grant: root.table("grant", faults).map(|table| grant(table, faults)).unwrap_or_default(),
+        settings: root.table("settings", faults).map(|table| settings(table, faults)).unwrap_or_default(),
+        limits: root.table("limits", faults).map(|table| limits(table, faults)).unwrap_or_default(),
+        retry: root.table("retry", faults).map(|table| retry(table, faults)).unwrap_or_default(),
+    };
+    // Passing over it would let every order meet a version that the operator wanted to try on a few.
+    root.refuse("rollout", faults, "rollout is not available yet in this version");
+    root.finish(faults);
+    policy
+}
+
+fn subscribe(value: &DeValue<'_>) -> Result<Vec<KindPattern>, String> {
+    let patterns = value::list(value, value::pattern)?;
+    if patterns.is_empty() {
+        return Err("an empty list would hear nothing: leave `subscribe` out for the plugin's own".to_owned());
+    }
+    Ok(patterns)
+}
+
+fn grant(mut table: Table<'_>, faults: &mut Faults<'_>) -> Grant {
+    let grant = Grant {
+        change_order: table.take("change_order", faults, value::boolean).unwrap_or_default(),
+        publish: table.take("publish", faults, |v| value::list(v, value::published)).unwrap_or_default(),
+        http: table.list_of_tables("http", faults, http),
+        email: table.take("email", faults, value::boolean).unwrap_or_default(),
+        sms: table.take("sms", faults, value::boolean).unwrap_or_default(),
+        records: table.take("records", faults, |v| value::list(v, value::dataset)).unwrap_or_default(),
+        secrets: table.table("secrets", faults).map(|table| secrets(table, faults)).unwrap_or_default(),
+    };
+    table.finish(faults);
+    grant
+}
+
+fn http(mut table: Table<'_>, faults: &mut Faults<'_>) -> Option<HttpGrant> {
+    let url_prefix = table.require("url_prefix", faults, |v| url_prefix(value::string(v)?));
+    let methods = table.require("methods", faults, |v| value::list(v, value::method));
+    table.finish(faults);
+    Some(HttpGrant { url_prefix: url_prefix?, methods: methods? })
+}
+
+fn secrets(mut table: Table<'_>, faults: &mut Faults<'_>) -> BTreeMap<String, SecretSource> {
+    table.take_all(faults, |name, v| {
+        value::secret_name(name)?;
+        value::secret_source(v)
+    })
+}
+
+fn settings(mut table: Table<'_>, faults: &mut Faults<'_>) -> BTreeMap<String, String> {
+    table.take_all(faults, |_, v| match v {
+        DeValue::Integer(number) => Err(format!("settings are text: write \"{number}\"")),
+        DeValue::Float(number) => Err(format!("settings are text: write \"{number}\"")),
+        DeValue::Boolean(flag) => Err(format!("settings are text: write \"{flag}\"")),
+        other => value::string(other).map(str::to_owned),
+    })
+}
+
+fn limits(mut table: Table<'_>, faults: &mut Faults<'_>) -> Limits {
+    let default = Limits::default();
+    let memory = table.take("memory", faults, |v| value::size(v, MEMORY_BYTES_MAX));
+    let limits = Limits {
+        memory_bytes: memory.and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(default.memory_bytes),
+        cpu: table.take("cpu", faults, |v| value::duration(v, TIME_MAX)).unwrap_or(default.cpu),
+        time: table.take("time", faults, |v| value::duration(v, TIME_MAX)).unwrap_or(default.time),
+        state_bytes: table.take("state", faults, |v| value::size(v, u64::MAX)).unwrap_or(default.state_bytes),
+    };
+    table.finish(faults);
+    limits
+}
+
+fn retry(mut table: Table<'_>, faults: &mut Faults<'_>) -> Retry {
+    let default = Retry::default();
+    let cap = table.take("cap", faults, |v| value::duration(v, AGE_MAX)).unwrap_or(default.cap);
+    let base = table.take("base", faults, |v| match value::duration(v, AGE_MAX)? {
+        base if base > cap => Err(format!("the first delay is longer than the longest, which is {cap:?}")),
+        base => Ok(base),
+    });
+    let retry = Retry {
+        max_attempts: table
+            .take("max_attempts", faults, |v| value::count(v, NonZeroU32::MAX.get()))
+            .unwrap_or(default.max_attempts),
+        base: base.unwrap_or(default.base.min(cap)),
+        cap,
+        max_age: table.take("max_age", faults, |v| value::duration(v, AGE_MAX)).unwrap_or(default.max_age),
+    };
+    table.finish(faults);
+    retry
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,178 @@
+//! A TOML table that is taken apart key by key: what nobody took is unknown, and refused.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::Fault;
+use super::value::quoted;
+
+/// A key this near to a known one was probably meant to be it (Jaro-Winkler, 0 to 1).
+const LIKENESS_MIN: f64 = 0.75;
+/// Longer than any key that is known: not a slip of one, and told in part.
+const KEY_BYTES_MAX: usize = 64;
+
+/// Faults found so far, each with its line.
+pub(super) struct Faults<'t> {
+    text: &'t str,
+    found: Vec<Fault>,
+}
+
+impl<'t> Faults<'t> {
+    pub(super) fn new(text: &'t str) -> Self {
+        Self { text, found: Vec::new() }
+    }
+
+    pub(super) fn add(&mut self, span: Range<usize>, message: String) {
+        let before = self.text.as_bytes().get(..span.start).unwrap_or(self.text.as_bytes());
+        let line = 1 + before.iter().filter(|byte| **byte == b'\n').count();
+        self.found.push(Fault { line, message });
+    }
+
+    pub(super) fn into_sorted(mut self) -> Vec<Fault> {
+        self.found.sort_by_key(|fault| fault.line);
+        self.found
+    }
+}
+
+pub(super) struct Table<'t> {
+    /// Keys that lead here, joined by dots; empty at the root.
+    path: String,
+    span: Range<usize>,
+    entries: DeTable<'t>,
+    known: Vec<&'static str>,
+}
+
+impl<'t> Table<'t> {
+    pub(super) fn root(table: Spanned<DeTable<'t>>) -> Self {
+        Self { path: String::new(), span: table.span(), entries: table.into_inner(), known: Vec::new() }
+    }
+
+    /// The value at `key` as `convert` reads it; absent, or a fault noted, is `None`.
+    pub(super) fn take<T>(
+        &mut self,
+        key: &'static str,
+        faults: &mut Faults<'_>,
+        convert: impl FnOnce(&DeValue<'t>) -> Result<T, String>,
+    ) -> Option<T> {
+        let value = self.remove(key)?;
+        convert(value.get_ref())
+            .map_err(|message| faults.add(value.span(), format!("{}: {message}", self.name(key))))
+            .ok()
+    }
+
+    /// As [`Table::take`], where the key must be there.
+    pub(super) fn require<T>(
+        &mut self,
+        key: &'static str,
+        faults: &mut Faults<'_>,
+        convert: impl FnOnce(&DeValue<'t>) -> Result<T, String>,
+    ) -> Option<T> {
+        if !self.entries.contains_key(key) {
+            self.known.push(key);
+            faults.add(self.span.clone(), format!("{}: `{key}` is missing", self.path));
+        }
+        self.take(key, faults, convert)
+    }
+
+    /// The table at `key`.
+    pub(super) fn table(&mut self, key: &'static str, faults: &mut Faults<'_>) -> Option<Self> {
+        let value = self.remove(key)?;
+        Self::inner(self.name(key), value, faults)
+    }
+
+    /// The list of tables at `key`, those without fault.
+    pub(super) fn list_of_tables<T>(
+        &mut self,
+        key: &'static str,
+        faults: &mut Faults<'_>,
+        mut read: impl FnMut(Self, &mut Faults<'_>) -> Option<T>,
+    ) -> Vec<T> {
+        let Some(value) = self.remove(key) else { return Vec::new() };
+        let (span, path) = (value.span(), self.name(key));
+        let DeValue::Array(items) = value.into_inner() else {
+            faults.add(span, format!("{path}: expected a list of tables: [{{ … }}]"));
+            return Vec::new();
+        };
+        items
+            .into_iter()
+            .filter_map(|item| Self::inner(path.clone(), item, faults).and_then(|table| read(table, faults)))
+            .collect()
+    }
+
+    /// Every entry, where the keys are the operator's own.
+    pub(super) fn take_all<T>(
+        &mut self,
+        faults: &mut Faults<'_>,
+        mut convert: impl FnMut(&str, &DeValue<'t>) -> Result<T, String>,
+    ) -> BTreeMap<String, T> {
+        let mut all = BTreeMap::new();
+        for (key, value) in std::mem::take(&mut self.entries) {
+            let key = key.into_inner();
+            match convert(&key, value.get_ref()) {
+                Ok(converted) => {
+                    all.insert(key.into_owned(), converted);
+                }
+                Err(message) => faults.add(value.span(), format!("{}: {message}", self.name(&key))),
+            }
+        }
+        all
+    }
+
+    /// Refuses `key` if it is there, with `message`.
+    pub(super) fn refuse(&mut self, key: &'static str, faults: &mut Faults<'_>, message: &str) {
+        if let Some((key, _)) = self.entries.remove_entry(key) {
+            faults.add(key.span(), message.to_owned());
+        }
+    }
+
+    /// Refuses every key that was not asked for.
+    pub(super) fn finish(self, faults: &mut Faults<'_>) {
+        for key in self.entries.keys() {
+            let name = self.name(key.get_ref());
+            let hint = match nearest(key.get_ref(), &self.known) {
+                Some(near) => format!("did you mean {near:?}?"),
+                None => format!("known here: {}", self.known.join(", ")),
+            };
+            faults.add(key.span(), format!("unknown key {name}; {hint}"));
+        }
+    }
+
+    fn inner(path: String, value: Spanned<DeValue<'t>>, faults: &mut Faults<'_>) -> Option<Self> {
+        let span = value.span();
+        match value.into_inner() {
+            DeValue::Table(entries) => Some(Self { path, span, entries, known: Vec::new() }),
+            other => {
+                faults.add(span, format!("{path}: expected a table, got {}", other.type_str()));
+                None
+            }
+        }
+    }
+
+    fn remove(&mut self, key: &'static str) -> Option<Spanned<DeValue<'t>>> {
+        self.known.push(key);
+        self.entries.remove(key)
+    }
+
+    fn name(&self, key: &str) -> String {
+        let bare =
+            key.len() <= KEY_BYTES_MAX && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte));
+        let key = if bare { key.to_owned() } else { quoted(key) };
+        if self.path.is_empty() { key } else { format!("{}.{key}", self.path) }
+    }
+}
+
+fn nearest(key: &str, known: &[&'static str]) -> Option<&'static str> {
+    // A comparison costs the product of both lengths.
+    if key.len() > KEY_BYTES_MAX {
+        return None;
+    }
+    known
+        .iter()
+        .map(|candidate| (strsim::jaro_winkler(key, candidate), *candidate))
+        .filter(|(likeness, _)| *likeness >= LIKENESS_MIN)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, candidate)| candidate)
+}
