@@ -1,3 +1,24 @@
 //! The directory of consumers: what is loaded, in which state, and why.
+//!
+//! A consumer is a plugin file `NAME.wasm` in one directory, with the operator's side file `NAME.toml` beside it.
+//! [`directory`] follows what is there: [`scan`] looks, [`settle`] waits for copies to be complete, [`diff`] says what
+//! changed, and one [`slot`] per consumer takes each change up through the stages of [`stage`].
+//!
+//! **Invariants**
+//! - The directory is the truth, notifications of the file system are hints: one that is lost costs time only.
+//! - A bad file never replaces a good one: what runs is touched only when the next version has passed every stage.
+//! - What was refused is not tried again until it changes, unless the host or its store was to blame.
 
+pub mod board;
+pub mod check;
+pub mod diff;
+pub mod directory;
+pub mod grants;
+pub mod runtime;
+pub mod scan;
+pub mod settle;
+pub mod slot;
+pub mod stage;
 pub mod status;
+
+pub use directory::{Directory, Settings};

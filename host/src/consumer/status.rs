@@ -39,6 +39,22 @@ pub struct ConsumerStatus {
     /// Since when this version handles events.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub loaded_at: Option<Timestamp>,
+    /// The newest file, where it was refused and an older version keeps running.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub candidate: Option<Candidate>,
+}
+
+/// A file that would replace the version that runs, and must not.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Candidate {
+    /// `failed` or `awaiting-grant`.
+    pub state: State,
+    pub reason: String,
+    /// Absent where the file could not be loaded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hash: Option<String>,
 }
 
 impl ConsumerStatus {
@@ -56,6 +72,7 @@ impl ConsumerStatus {
             subscriptions: Vec::new(),
             needs: Vec::new(),
             loaded_at: None,
+            candidate: None,
         }
     }
 }
@@ -66,10 +83,11 @@ impl ConsumerStatus {
 pub enum State {
     /// A file is being checked and compiled, and no version handles events yet.
     Loading,
+    /// A version handles events; where a newer file was refused, `candidate` says why.
     Running,
     /// The plugin needs something that its policy does not grant.
     AwaitingGrant,
-    /// The newest file was refused; an older version keeps running if there was one.
+    /// The file was refused, and there is no older version to run instead.
     Failed,
     Paused,
     /// No new deliveries; those already running finish.
@@ -79,6 +97,9 @@ pub enum State {
 }
 
 impl State {
+    pub const ALL: [Self; 7] =
+        [Self::Loading, Self::Running, Self::AwaitingGrant, Self::Failed, Self::Paused, Self::Draining, Self::Removed];
+
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {

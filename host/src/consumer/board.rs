@@ -1,0 +1,87 @@
+//! Where each consumer stands, for readers: one snapshot, replaced as a whole. A change is logged here, once.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+
+use super::status::{Catalogue, ConsumerStatus, State};
+use crate::policy::ConsumerName;
+
+type Table = BTreeMap<ConsumerName, ConsumerStatus>;
+
+#[derive(Default)]
+pub struct Board {
+    shown: ArcSwap<Table>,
+    /// Held while the next snapshot is made, so that no writer undoes another's.
+    writing: Mutex<()>,
+}
+
+impl Board {
+    /// Shows `status`; the same as before is no change.
+    pub fn show(&self, status: ConsumerStatus) {
+        self.write(|table| {
+            let before = table.get(&status.name);
+            if before.is_none_or(|before| differs(before, &status)) {
+                log(&status);
+            }
+            table.insert(status.name.clone(), status);
+        });
+    }
+
+    /// Another state and reason for a consumer; what is known of its version stays.
+    pub fn show_state(&self, name: &ConsumerName, state: State, reason: Option<String>) {
+        let status = match self.get(name) {
+            Some(before) => ConsumerStatus { state, reason, candidate: None, ..before },
+            None => ConsumerStatus::bare(name.clone(), state, reason),
+        };
+        self.show(status);
+    }
+
+    /// Forgets a consumer that never came to be.
+    pub fn clear(&self, name: &ConsumerName) {
+        self.write(|table| {
+            table.remove(name);
+        });
+    }
+
+    #[must_use]
+    pub fn get(&self, name: &ConsumerName) -> Option<ConsumerStatus> {
+        self.shown.load().get(name).cloned()
+    }
+
+    fn write(&self, change: impl FnOnce(&mut Table)) {
+        let _writing = self.writing.lock();
+        let mut table = Table::clone(&self.shown.load());
+        change(&mut table);
+        for state in State::ALL {
+            let count = table.values().filter(|status| status.state == state).count();
+            #[allow(clippy::cast_precision_loss, reason = "a directory holds far fewer than 2^52 consumers")]
+            metrics::gauge!("fanfare_consumers", "state" => state.as_str()).set(count as f64);
+        }
+        self.shown.store(Arc::new(table));
+    }
+}
+
+impl Catalogue for Board {
+    fn list(&self) -> Vec<ConsumerStatus> {
+        self.shown.load().values().cloned().collect()
+    }
+}
+
+fn differs(before: &ConsumerStatus, after: &ConsumerStatus) -> bool {
+    let told = |status: &ConsumerStatus| (status.state, status.reason.clone(), status.hash.clone());
+    told(before) != told(after)
+}
+
+fn log(status: &ConsumerStatus) {
+    let ConsumerStatus { name, state, reason, version, hash, .. } = status;
+    let (reason, version, hash) = (reason.as_deref(), version.as_deref(), hash.as_deref());
+    let refused = status.candidate.is_some() || matches!(state, State::Failed | State::AwaitingGrant);
+    if refused {
+        tracing::warn!(consumer = %name, %state, reason, version, hash, "consumer is not as its file wants it");
+    } else {
+        tracing::info!(consumer = %name, %state, reason, version, hash, "consumer changed state");
+    }
+}

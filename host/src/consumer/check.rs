@@ -1,0 +1,147 @@
+//! `plugin check FILE`: runs one file through the stages that the directory would take it through, without running it.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use super::runtime::Loader;
+use super::scan::entry_at;
+use super::slot::blocking;
+use super::stage::{File, Refused};
+use crate::policy::{ConsumerName, Policy};
+
+/// What became of a file, stage by stage. Every stage stands there, up to the first that was not reached.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    pub file: PathBuf,
+    /// Whether the directory would run it.
+    pub ok: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<ConsumerName>,
+    /// SHA-256 of the file, in hexadecimal.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hash: Option<String>,
+    /// The side file beside it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub side_file: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub description: Option<Described>,
+    pub stages: Vec<Reached>,
+}
+
+/// What the plugin says about itself.
+#[derive(Clone, Debug, Serialize)]
+pub struct Described {
+    pub version: String,
+    pub state_version: u32,
+    pub summary: String,
+    pub subscriptions: Vec<String>,
+    pub needs: Vec<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Reached {
+    pub stage: Stage,
+    pub ok: bool,
+    /// What is wrong, where, and what to do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Stage {
+    /// The file's name is a consumer's.
+    Named,
+    /// It is a file, readable, and not too large.
+    Read,
+    /// It is a component of a known contract, compiles, and describes itself.
+    Loaded,
+    /// Its side file is right, if it has one.
+    Policy,
+    /// It is granted what it needs.
+    Granted,
+    /// Everything that it imports is there.
+    Linked,
+}
+
+impl Report {
+    /// Reasons of the stages that failed.
+    pub fn faults(&self) -> impl Iterator<Item = &str> {
+        self.stages.iter().filter_map(|reached| reached.reason.as_deref())
+    }
+}
+
+/// Checks the plugin file at `path`, with the side file beside it if there is one.
+pub async fn check<L: Loader>(path: &Path, bytes_max: u64, loader: &L) -> Report {
+    let mut report = Report {
+        file: path.to_owned(),
+        ok: false,
+        name: None,
+        hash: None,
+        side_file: None,
+        description: None,
+        stages: Vec::new(),
+    };
+    // The stages after a failure are not reached; what was found until then stays in the report.
+    report.ok = walk(&mut report, bytes_max, loader).await.is_some();
+    report
+}
+
+async fn walk<L: Loader>(report: &mut Report, bytes_max: u64, loader: &L) -> Option<()> {
+    let path = report.file.clone();
+    let name = report.reach(Stage::Named, named(&path))?;
+    report.name = Some(name.clone());
+
+    let entry = entry_at(&path).ok_or_else(|| Refused::Faulty(format!("there is no file {}", path.display())));
+    let read = match entry {
+        Ok(entry) => blocking(move || File { path, entry }.read(bytes_max)).await,
+        Err(refused) => Err(refused),
+    };
+    let settled = report.reach(Stage::Read, read)?;
+    report.hash = Some(settled.hash.to_string());
+
+    let loaded = report.reach(Stage::Loaded, settled.load(loader).await)?;
+    let description = loader.description(&loaded.plugin);
+    report.description = Some(Described {
+        version: description.version.to_string(),
+        state_version: description.state_version,
+        summary: description.summary.clone(),
+        subscriptions: description.subscriptions.iter().map(|subscription| subscription.kind.to_string()).collect(),
+        needs: description.needs.iter().map(ToString::to_string).collect(),
+    });
+
+    let side_file = report.file.with_extension("toml");
+    let policy = match entry_at(&side_file) {
+        Some(entry) => {
+            report.side_file = Some(side_file.clone());
+            let file = File { path: side_file.clone(), entry };
+            blocking(move || file.read_policy()).await
+        }
+        None => Ok(Policy::default()),
+    };
+    let policy = report.reach(Stage::Policy, policy).map(Arc::new)?;
+    let granted = report.reach(Stage::Granted, loaded.grant(loader, &policy, &side_file))?;
+    report.reach(Stage::Linked, granted.link(loader, &name))?;
+    Some(())
+}
+
+impl Report {
+    fn reach<T>(&mut self, stage: Stage, result: Result<T, Refused>) -> Option<T> {
+        let (reached, reason) = match result {
+            Ok(reached) => (Some(reached), None),
+            Err(refused) => (None, Some(refused.to_string())),
+        };
+        self.stages.push(Reached { stage, ok: reached.is_some(), reason });
+        reached
+    }
+}
+
+fn named(path: &Path) -> Result<ConsumerName, Refused> {
+    let file_name = path.file_name().unwrap_or_default().to_string_lossy();
+    let stem = file_name.strip_suffix(".wasm").ok_or_else(|| {
+        Refused::Faulty(format!("{} does not end in .wasm, so the directory would pass over it", path.display()))
+    })?;
+    stem.parse().map_err(|error: crate::policy::NotAName| Refused::Faulty(error.to_string()))
+}

@@ -1,0 +1,312 @@
+//! The loop that keeps what runs in step with what is in the directory.
+//!
+//! ```text
+//! hint or tick ─▶ look ─▶ Settling ─▶ Diff ─▶ one task per consumer that changed ─▶ Slot
+//! ```
+//!
+//! Looks are cheap and made every [`Settings::poll`]; notifications of the file system only make the next one come
+//! sooner, and may be lost. One task owns the table; a consumer's slot moves into its task and comes back with it, so
+//! nothing is ever done twice at once for one consumer, while consumers do not wait for each other.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
+use tokio::sync::{Notify, Semaphore};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::board::Board;
+use super::diff::Diff;
+use super::runtime::Runtime;
+use super::scan::{self, Look, Sighting};
+use super::settle::Settling;
+use super::slot::{self, Shared, Slot, TakenUp, blocking};
+use super::status::{Catalogue, State};
+use crate::policy::ConsumerName;
+
+/// A plugin of this size compiles for seconds and is a mistake more often than a plugin.
+pub const PLUGIN_BYTES_MAX: u64 = 64 << 20;
+/// Copies on one machine write without such pauses; a longer time would be felt by somebody who waits for a plugin.
+const SETTLE_AFTER: Duration = Duration::from_millis(120);
+/// A burst of notifications becomes one look.
+const LOOK_GAP: Duration = Duration::from_millis(20);
+/// What the host or its store could not do is tried again after this.
+const AGAIN_AFTER: Duration = Duration::from_secs(1);
+/// Start-up does not wait longer than this for plugins; they go on loading while the host serves.
+const OPEN_TIME_MAX: Duration = Duration::from_secs(60);
+/// Plugins read or compiled at the same time: each is held in memory whole meanwhile, and more would only share the
+/// same processors.
+const LOADS_MAX: usize = 4;
+
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub dir: PathBuf,
+    /// Time between looks where no notification comes.
+    pub poll: Duration,
+    /// Files unchanged for this long are taken for complete.
+    pub settle: Duration,
+    pub plugin_bytes_max: u64,
+}
+
+impl Settings {
+    #[must_use]
+    pub fn new(dir: PathBuf) -> Self {
+        Self { dir, poll: Duration::from_millis(500), settle: SETTLE_AFTER, plugin_bytes_max: PLUGIN_BYTES_MAX }
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("cannot use {} as the directory of consumers: {cause}", dir.display())]
+pub struct Error {
+    dir: PathBuf,
+    cause: io::Error,
+}
+
+/// The directory of consumers, open.
+#[must_use = "nothing is watched until it runs"]
+pub struct Directory<R: Runtime> {
+    shared: Arc<Shared<R>>,
+    poll: Duration,
+    settling: Settling,
+    /// What the slots are in step with, or are being brought in step with.
+    taken_up: BTreeMap<ConsumerName, Sighting>,
+    idle: BTreeMap<ConsumerName, Slot<R>>,
+    busy: BTreeSet<ConsumerName>,
+    again: BTreeMap<ConsumerName, Instant>,
+    updates: JoinSet<(ConsumerName, Slot<R>, TakenUp)>,
+    hint: Arc<Notify>,
+    /// Watches for as long as it is held; absent where the file system cannot tell.
+    _watcher: Option<RecommendedWatcher>,
+    told: Told,
+}
+
+/// What was logged and still holds, so that it is logged once.
+#[derive(Default)]
+struct Told {
+    strays: BTreeMap<String, String>,
+    unreadable: Option<String>,
+}
+
+impl<R: Runtime> Directory<R> {
+    /// Opens the directory, making it if it is not there, and returns when every consumer in it runs or was refused.
+    ///
+    /// # Errors
+    /// The directory cannot be made or read. A bad plugin is no error: its status tells.
+    pub async fn open(settings: Settings, runtime: R) -> Result<Self, Error> {
+        let Settings { dir, poll, settle, plugin_bytes_max } = settings;
+        let failed = |cause| Error { dir: dir.clone(), cause };
+        std::fs::create_dir_all(&dir).map_err(failed)?;
+        let first = scan::look(&dir).map_err(failed)?;
+        let hint = Arc::new(Notify::new());
+        let shared = Shared {
+            dir: dir.clone(),
+            runtime,
+            board: Board::default(),
+            loads: Semaphore::new(LOADS_MAX),
+            plugin_bytes_max,
+            stopping: CancellationToken::new(),
+        };
+        let mut directory = Self {
+            shared: Arc::new(shared),
+            poll,
+            settling: Settling::new(settle),
+            taken_up: BTreeMap::new(),
+            idle: BTreeMap::new(),
+            busy: BTreeSet::new(),
+            again: BTreeMap::new(),
+            updates: JoinSet::new(),
+            _watcher: watch(&dir, Arc::clone(&hint)),
+            hint,
+            told: Told::default(),
+        };
+        directory.show_absent(&first).await;
+        directory.take_in(&first);
+        let deadline = tokio::time::Instant::now() + OPEN_TIME_MAX;
+        while !(directory.busy.is_empty() && directory.settling.next_look().is_none()) {
+            if tokio::time::timeout_at(deadline, directory.step()).await.is_err() {
+                tracing::warn!("some consumers are still loading; serving without them");
+                break;
+            }
+        }
+        Ok(directory)
+    }
+
+    /// What the API and the command line read.
+    #[must_use]
+    pub fn catalogue(&self) -> Arc<dyn Catalogue> {
+        Arc::clone(&self.shared) as Arc<dyn Catalogue>
+    }
+
+    /// Follows the directory until `shutdown`, then lets every worker finish what it is handling.
+    pub async fn run(mut self, shutdown: CancellationToken) {
+        while !shutdown.is_cancelled() {
+            tokio::select! {
+                () = shutdown.cancelled() => {}
+                () = self.step() => {}
+            }
+        }
+        self.shared.stopping.cancel();
+        while let Some(update) = self.updates.join_next().await {
+            self.take_back(update);
+        }
+        let mut draining = JoinSet::new();
+        for (_, mut slot) in self.idle {
+            let shared = Arc::clone(&self.shared);
+            draining.spawn(async move { slot.drain(&shared).await });
+        }
+        draining.join_all().await;
+    }
+
+    /// Waits for one thing to happen and deals with it. May be dropped at any await without harm.
+    async fn step(&mut self) {
+        let now = Instant::now();
+        let due = [self.settling.next_look(), self.again.values().min().copied(), Some(now + self.poll)];
+        let due = due.into_iter().flatten().min().unwrap_or(now);
+        tokio::select! {
+            Some(update) = self.updates.join_next() => return self.take_back(update),
+            () = tokio::time::sleep_until(due.into()) => {}
+            () = self.hint.notified() => tokio::time::sleep(LOOK_GAP).await,
+        }
+        let dir = self.shared.dir.clone();
+        match blocking(move || scan::look(&dir)).await {
+            Ok(look) => {
+                self.told.unreadable = None;
+                self.take_in(&look);
+            }
+            // Nothing is known of the consumers then, so nothing is done to them.
+            Err(error) => self.told.unreadable(&self.shared.dir.display().to_string(), &error),
+        }
+    }
+
+    fn take_in(&mut self, look: &Look) {
+        self.told.strays(look);
+        let now = Instant::now();
+        self.settling.observe(look, now);
+        self.show_arriving(look);
+        let due: BTreeSet<_> = self.again.iter().filter(|(_, at)| **at <= now).map(|(name, _)| name.clone()).collect();
+        let diff = Diff::between(&self.taken_up, self.settling.settled());
+        for name in diff.to_remove {
+            self.update(name, None);
+        }
+        for name in diff.to_add.into_iter().chain(diff.to_change).chain(due) {
+            let sighting = self.settling.settled().get(&name).cloned();
+            self.update(name, sighting);
+        }
+    }
+
+    /// Starts to bring a consumer in step, unless that is under way; then it comes up again when that is over.
+    fn update(&mut self, name: ConsumerName, sighting: Option<Sighting>) {
+        if !self.busy.insert(name.clone()) {
+            return;
+        }
+        self.again.remove(&name);
+        match &sighting {
+            Some(sighting) => self.taken_up.insert(name.clone(), sighting.clone()),
+            None => self.taken_up.remove(&name),
+        };
+        let mut slot = self.idle.remove(&name).unwrap_or_else(|| Slot::new(name.clone()));
+        let shared = Arc::clone(&self.shared);
+        self.updates.spawn(async move {
+            let taken = match sighting {
+                Some(sighting) => slot.take_up(&sighting, &shared).await,
+                None => {
+                    slot.remove(&shared).await;
+                    TakenUp::Yes
+                }
+            };
+            (name, slot, taken)
+        });
+    }
+
+    fn take_back(&mut self, update: Result<(ConsumerName, Slot<R>, TakenUp), tokio::task::JoinError>) {
+        match update {
+            Ok((name, slot, taken)) => {
+                self.busy.remove(&name);
+                if taken == TakenUp::Again {
+                    self.again.insert(name.clone(), Instant::now() + AGAIN_AFTER);
+                }
+                self.idle.insert(name, slot);
+                // The files may have moved on while this was under way.
+                self.hint.notify_one();
+            }
+            // A bug. Going on without the slot could start a second worker beside the lost one.
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        }
+    }
+
+    /// Shows consumers that the store knows and whose files are not there.
+    async fn show_absent(&self, look: &Look) {
+        match self.shared.runtime.known().await {
+            Ok(known) => {
+                for name in known.iter().filter(|name| !look.sightings.contains_key(*name)) {
+                    let reason = slot::removed_reason(name, &self.shared);
+                    self.shared.board.show_state(name, State::Removed, Some(reason));
+                }
+            }
+            Err(error) => tracing::warn!(%error, "cannot tell which consumers were here before"),
+        }
+    }
+
+    /// Shows that a file is there before it is complete, and forgets one that went away before it was.
+    fn show_arriving(&self, look: &Look) {
+        let board = &self.shared.board;
+        let new = |name: &ConsumerName| !self.busy.contains(name) && !self.idle.contains_key(name);
+        for name in self.settling.arriving().filter(|name| new(name)) {
+            board.show_state(name, State::Loading, Some("waiting until its file is complete".to_owned()));
+        }
+        for status in board.list() {
+            if status.state == State::Loading && new(&status.name) && !look.sightings.contains_key(&status.name) {
+                board.clear(&status.name);
+            }
+        }
+    }
+}
+
+impl<R: Runtime> Catalogue for Shared<R> {
+    fn list(&self) -> Vec<super::status::ConsumerStatus> {
+        self.board.list()
+    }
+}
+
+impl Told {
+    fn strays(&mut self, look: &Look) {
+        for (file, reason) in look.strays.iter().filter(|(file, _)| !self.strays.contains_key(*file)) {
+            tracing::warn!(file, reason, "a file in the directory of consumers is passed over");
+        }
+        self.strays.clone_from(&look.strays);
+    }
+
+    fn unreadable(&mut self, dir: &str, error: &io::Error) {
+        let error = error.to_string();
+        if self.unreadable.as_ref() != Some(&error) {
+            tracing::error!(dir, error, "cannot read the directory of consumers; what runs goes on");
+        }
+        self.unreadable = Some(error);
+    }
+}
+
+fn watch(dir: &std::path::Path, hint: Arc<Notify>) -> Option<RecommendedWatcher> {
+    use notify::event::{AccessKind, AccessMode, EventKind};
+    let on_event = move |event: notify::Result<notify::Event>| {
+        // Looking and reading are events too; taking them for hints would never end.
+        let written =
+            |kind| !matches!(kind, EventKind::Access(access) if access != AccessKind::Close(AccessMode::Write));
+        if event.is_ok_and(|event| written(event.kind)) {
+            hint.notify_one();
+        }
+    };
+    let watching = notify::recommended_watcher(on_event)
+        .and_then(|mut watcher| watcher.watch(dir, RecursiveMode::NonRecursive).map(|()| watcher));
+    watching
+        .inspect_err(
+            |error| tracing::info!(%error, "the file system does not tell of changes; looking from time to time"),
+        )
+        .ok()
+}
+
+#[cfg(test)]
+mod tests;

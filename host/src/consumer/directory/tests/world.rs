@@ -1,0 +1,277 @@
+//! A folder, a directory over it that runs, and a fake of what stands behind: a plugin is one line of text,
+//! `plugin VERSION [state N] [needs change_order] [filter]`, and workers write a log.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use tempfile::TempDir;
+use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::backend;
+use crate::consumer::directory::{Directory, Settings};
+use crate::consumer::runtime::{Live, LoadError, Loader, Runtime};
+use crate::consumer::scan::{Entry, look};
+use crate::consumer::status::{Catalogue, ConsumerStatus, State};
+use crate::policy::{ConsumerName, Policy};
+use crate::sandbox::{Description, Need, Subscription};
+
+pub const PLUGIN_BYTES_MAX: u64 = 4096;
+
+pub struct World {
+    dir: TempDir,
+    fake: Arc<Fake>,
+    catalogue: Arc<dyn Catalogue>,
+    reasons: Arc<Mutex<Vec<(ConsumerName, String)>>>,
+    shutdown: CancellationToken,
+    running: JoinHandle<()>,
+    watching: JoinHandle<()>,
+}
+
+impl World {
+    pub async fn open(files: &[(&str, &str)]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        for (file, content) in files {
+            std::fs::write(dir.path().join(file), content).unwrap();
+        }
+        let settings = Settings::new(dir.path().to_owned());
+        Self::over(dir, settings, Fake::default()).await
+    }
+
+    /// Where the store knows a consumer whose file is not there.
+    pub async fn open_knowing(name: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let settings = Settings::new(dir.path().to_owned());
+        Self::over(dir, settings, Fake { known: vec![name.parse().unwrap()], ..Fake::default() }).await
+    }
+
+    pub async fn open_settling(settle: Duration) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let settings = Settings { settle, ..Settings::new(dir.path().to_owned()) };
+        Self::over(dir, settings, Fake::default()).await
+    }
+
+    async fn over(dir: TempDir, settings: Settings, fake: Fake) -> Self {
+        let fake = Arc::new(fake);
+        let settings = Settings { plugin_bytes_max: PLUGIN_BYTES_MAX, ..settings };
+        let directory = Directory::open(settings, Handle(Arc::clone(&fake))).await.unwrap();
+        let catalogue = directory.catalogue();
+        let shutdown = CancellationToken::new();
+        let reasons = Arc::default();
+        let watching = tokio::spawn(note_reasons(Arc::clone(&catalogue), Arc::clone(&reasons), shutdown.clone()));
+        let running = tokio::spawn(directory.run(shutdown.clone()));
+        Self { dir, fake, catalogue, reasons, shutdown, running, watching }
+    }
+
+    /// Stops the directory and returns what the workers did.
+    pub async fn close(self) -> Vec<String> {
+        self.shutdown.cancel();
+        self.running.await.unwrap();
+        self.watching.await.unwrap();
+        assert_eq!(self.fake.workers.lock().len(), 0, "a worker was left behind");
+        self.fake.log.lock().clone()
+    }
+
+    pub fn path(&self, file: &str) -> PathBuf {
+        self.dir.path().join(file)
+    }
+
+    pub fn put(&self, file: &str, content: &str) {
+        std::fs::write(self.path(file), content).unwrap();
+    }
+
+    pub fn remove(&self, file: &str) {
+        std::fs::remove_file(self.path(file)).unwrap();
+    }
+
+    pub async fn until(&self, what: &str, condition: impl Fn() -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !condition() {
+            assert!(Instant::now() < deadline, "{what}: not so in time; {:?}", self.catalogue.list());
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+
+    pub fn status(&self, name: &str) -> Option<ConsumerStatus> {
+        self.catalogue.list().into_iter().find(|status| status.name.as_str() == name)
+    }
+
+    pub fn state(&self, name: &str) -> Option<State> {
+        self.status(name).map(|status| status.state)
+    }
+
+    pub fn candidate(&self, name: &str) -> Option<State> {
+        self.status(name)?.candidate.map(|candidate| candidate.state)
+    }
+
+    /// Whether this version runs, by the status and by the workers alike.
+    pub fn running(&self, name: &str, version: &str) -> bool {
+        let shown = self
+            .status(name)
+            .is_some_and(|status| status.state == State::Running && status.version.as_deref() == Some(version));
+        shown && self.fake.workers.lock().values().any(|worker| worker.0 == name && worker.1 == version)
+    }
+
+    pub fn concurrency(&self, name: &str) -> u32 {
+        let workers = self.fake.workers.lock();
+        workers.values().find(|worker| worker.0 == name).map(|worker| worker.2.concurrency.get()).unwrap_or_default()
+    }
+
+    pub fn log(&self) -> Vec<String> {
+        self.fake.log.lock().clone()
+    }
+
+    pub fn loads(&self, content: &str) -> usize {
+        self.fake.loads.lock().iter().filter(|loaded| *loaded == content).count()
+    }
+
+    pub fn loads_all(&self) -> usize {
+        self.fake.loads.lock().len()
+    }
+
+    /// Loading this content waits until the answer is dropped.
+    pub fn hold(&self, content: &str) -> impl Drop + use<> {
+        let gate = Arc::new(Semaphore::new(0));
+        self.fake.held.lock().insert(content.to_owned(), Arc::clone(&gate));
+        Gate(gate)
+    }
+
+    pub fn refuse_starts(&self, times: u32) {
+        self.fake.refused_starts.store(times, Ordering::SeqCst);
+    }
+
+    /// Size of the plugin file of `name`, as a look sees it.
+    pub fn bytes(&self, name: &str) -> Option<u64> {
+        match &look(self.dir.path()).unwrap().sightings.get(&name.parse::<ConsumerName>().unwrap())?.plugin {
+            Entry::File(stamp) => Some(stamp.bytes),
+            Entry::Other(_) => None,
+        }
+    }
+
+    /// Every reason that was shown for `name` since the world opened.
+    pub fn every_reason(&self, name: &str) -> Vec<String> {
+        self.reasons.lock().iter().filter(|(of, _)| of.as_str() == name).map(|(_, reason)| reason.clone()).collect()
+    }
+}
+
+async fn note_reasons(
+    catalogue: Arc<dyn Catalogue>,
+    reasons: Arc<Mutex<Vec<(ConsumerName, String)>>>,
+    shutdown: CancellationToken,
+) {
+    while !shutdown.is_cancelled() {
+        let shown = catalogue.list().into_iter().filter_map(|status| Some((status.name, status.reason?)));
+        reasons.lock().extend(shown);
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+struct Gate(Arc<Semaphore>);
+
+impl Drop for Gate {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
+/// A loader for checks, which need nothing else.
+pub fn no_side_file() -> impl Loader {
+    Handle(Arc::default())
+}
+
+#[derive(Default)]
+struct Fake {
+    known: Vec<ConsumerName>,
+    loads: Mutex<Vec<String>>,
+    held: Mutex<BTreeMap<String, Arc<Semaphore>>>,
+    /// Worker → consumer, version, policy.
+    workers: Mutex<BTreeMap<u32, (String, String, Arc<Policy>)>>,
+    log: Mutex<Vec<String>>,
+    last_worker: AtomicU32,
+    refused_starts: AtomicU32,
+}
+
+struct Handle(Arc<Fake>);
+
+impl Loader for Handle {
+    type Plugin = Description;
+    type Version = String;
+
+    async fn load(&self, bytes: Arc<[u8]>) -> Result<Arc<Description>, LoadError> {
+        let text = String::from_utf8(bytes.to_vec()).unwrap();
+        self.0.loads.lock().push(text.clone());
+        let gate = self.0.held.lock().get(&text).cloned();
+        if let Some(gate) = gate {
+            let _closed = gate.acquire().await;
+        }
+        description(&text).map(Arc::new).ok_or_else(|| LoadError::File("the file is no plugin".to_owned()))
+    }
+
+    fn description<'p>(&self, plugin: &'p Description) -> &'p Description {
+        plugin
+    }
+
+    fn link(&self, plugin: &Arc<Description>, _: &ConsumerName, _: &Policy) -> Result<Arc<String>, LoadError> {
+        Ok(Arc::new(plugin.version.to_string()))
+    }
+}
+
+impl Runtime for Handle {
+    type Worker = u32;
+
+    async fn start(&self, name: &ConsumerName, live: Live<String>) -> backend::Result<u32> {
+        let fewer = |times: u32| times.checked_sub(1);
+        if self.0.refused_starts.fetch_update(Ordering::SeqCst, Ordering::SeqCst, fewer).is_ok() {
+            return Err(backend::Error::Unavailable("the disk is full".into()));
+        }
+        let worker = self.0.last_worker.fetch_add(1, Ordering::SeqCst);
+        self.0.log.lock().push(format!("start {name} {}", live.version));
+        let mut workers = self.0.workers.lock();
+        assert!(workers.values().all(|(other, ..)| other != name.as_str()), "{name} has a worker already");
+        workers.insert(worker, (name.to_string(), live.version.to_string(), live.policy));
+        Ok(worker)
+    }
+
+    fn swap(&self, worker: &u32, live: Live<String>) {
+        let mut workers = self.0.workers.lock();
+        let running = workers.get_mut(worker).expect("it runs");
+        if running.1 != *live.version {
+            self.0.log.lock().push(format!("swap {} {}", running.0, live.version));
+        }
+        (running.1, running.2) = (live.version.to_string(), live.policy);
+    }
+
+    async fn stop(&self, worker: u32) {
+        let (name, version, _) = self.0.workers.lock().remove(&worker).expect("it runs");
+        self.0.log.lock().push(format!("stop {name} {version}"));
+    }
+
+    async fn known(&self) -> backend::Result<Vec<ConsumerName>> {
+        Ok(self.0.known.clone())
+    }
+}
+
+fn description(text: &str) -> Option<Description> {
+    let mut words = text.strip_prefix("plugin ")?.split(' ');
+    let mut description = Description {
+        version: words.next()?.parse().ok()?,
+        state_version: 1,
+        summary: "A line of text".to_owned(),
+        subscriptions: vec![Subscription { kind: "order.*".parse().unwrap(), filter: None }],
+        needs: Vec::new(),
+    };
+    while let Some(word) = words.next() {
+        match word {
+            "state" => description.state_version = words.next()?.parse().ok()?,
+            "needs" => description.needs = words.next().map(|_| Need::ChangeOrder).into_iter().collect(),
+            "filter" => description.subscriptions[0].filter = Some("{}".to_owned()),
+            _ => return None,
+        }
+    }
+    Some(description)
+}

@@ -1,0 +1,70 @@
+//! What stands behind the directory: the sandbox that loads plugins and the engine that runs them. Two small traits,
+//! so that the directory's stories can be told without compiling WebAssembly.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use crate::backend;
+use crate::event::KindPattern;
+use crate::policy::{ConsumerName, Policy};
+use crate::sandbox::Description;
+
+/// Everything that a worker needs, swapped as one.
+#[derive(Debug)]
+pub struct Live<V> {
+    pub version: Arc<V>,
+    pub policy: Arc<Policy>,
+    pub subscriptions: Vec<KindPattern>,
+}
+
+/// Why a file does not become a plugin.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LoadError {
+    /// The file is to blame: the same bytes will be refused again.
+    #[error("{0}")]
+    File(String),
+    /// The host is to blame: the same bytes may do later.
+    #[error("{0}")]
+    Host(String),
+}
+
+/// Makes versions out of files.
+pub trait Loader: Send + Sync + 'static {
+    /// Compiled and described; knows nothing of policies.
+    type Plugin: Send + Sync + 'static;
+    /// Linked for one consumer under one policy.
+    type Version: Send + Sync + 'static;
+
+    /// Validates, compiles and describes. The bytes are hostile.
+    fn load(&self, bytes: Arc<[u8]>) -> impl Future<Output = Result<Arc<Self::Plugin>, LoadError>> + Send;
+
+    fn description<'p>(&self, plugin: &'p Self::Plugin) -> &'p Description;
+
+    fn link(
+        &self,
+        plugin: &Arc<Self::Plugin>,
+        name: &ConsumerName,
+        policy: &Policy,
+    ) -> Result<Arc<Self::Version>, LoadError>;
+}
+
+/// Runs versions. At most one worker per consumer is started at a time; the caller sees to it.
+pub trait Runtime: Loader {
+    type Worker: Send + Sync + 'static;
+
+    /// Attaches the consumer to the store (where `live.policy` says, if it was never seen) and delivers to it.
+    fn start(
+        &self,
+        name: &ConsumerName,
+        live: Live<Self::Version>,
+    ) -> impl Future<Output = backend::Result<Self::Worker>> + Send;
+
+    /// Deliveries started afterwards meet `live`; those already running finish on what they have.
+    fn swap(&self, worker: &Self::Worker, live: Live<Self::Version>);
+
+    /// Returns when deliveries already running have finished and no other will start.
+    fn stop(&self, worker: Self::Worker) -> impl Future<Output = ()> + Send;
+
+    /// Consumers that the store knows, present in the directory or not.
+    fn known(&self) -> impl Future<Output = backend::Result<Vec<ConsumerName>>> + Send;
+}

@@ -1,0 +1,219 @@
+//! From a file to what a worker runs, in stages that are types:
+//!
+//! ```text
+//! File ──read──▶ Settled ──load──▶ Loaded ──grant──▶ Granted ──link──▶ Live
+//!  path, stamp    bytes, hash       plugin,           needs ⊆ grants,    version, policy,
+//!                                   description       subscriptions      subscriptions
+//! ```
+//!
+//! Each step is the only way to the next type. A step that fails says which kind of failure it is, because the
+//! directory treats them differently: see [`Refused`].
+
+use std::fmt;
+use std::fs;
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use sha2::{Digest as _, Sha256};
+
+use super::grants;
+use super::runtime::{Live, LoadError, Loader};
+use super::scan::{Entry, Stamp};
+use crate::event::KindPattern;
+use crate::policy::parse::SIDE_FILE_BYTES_MAX;
+use crate::policy::{ConsumerName, Policy};
+use crate::sandbox::Description;
+
+/// Why a stage was not reached.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// The file changed while it was read: it was not complete. Nobody needs to hear of it.
+    #[error("the file is still being written")]
+    Changed,
+    /// The file or its side file is to blame; tried again when either changes.
+    #[error("{0}")]
+    Faulty(String),
+    /// The plugin needs what its policy does not grant.
+    #[error("{0}")]
+    Ungranted(String),
+    /// The host or its store is to blame; tried again after a while.
+    #[error("{0}")]
+    Unavailable(String),
+}
+
+impl From<LoadError> for Refused {
+    fn from(error: LoadError) -> Self {
+        match error {
+            LoadError::File(message) => Self::Faulty(message),
+            LoadError::Host(message) => Self::Unavailable(message),
+        }
+    }
+}
+
+/// SHA-256 of a plugin file. Displayed in hexadecimal.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Hash([u8; 32]);
+
+/// A path and what was seen there.
+#[derive(Clone, Debug)]
+pub struct File {
+    pub path: PathBuf,
+    pub entry: Entry,
+}
+
+/// A plugin file, read whole and not changed meanwhile.
+pub struct Settled {
+    bytes: Arc<[u8]>,
+    pub hash: Hash,
+}
+
+/// A plugin that compiles and describes itself.
+pub struct Loaded<L: Loader> {
+    pub plugin: Arc<L::Plugin>,
+    pub hash: Hash,
+}
+
+/// A plugin under a policy that gives it all it needs.
+pub struct Granted<L: Loader> {
+    loaded: Loaded<L>,
+    policy: Arc<Policy>,
+    subscriptions: Vec<KindPattern>,
+}
+
+impl File {
+    /// Reads the plugin file, of at most `bytes_max`. Blocks on the file system.
+    ///
+    /// # Errors
+    /// `Faulty` where it is no file, too large or unreadable; `Changed`.
+    pub fn read(&self, bytes_max: u64) -> Result<Settled, Refused> {
+        let stamp = self.stamp()?;
+        if stamp.bytes > bytes_max {
+            return Err(Refused::Faulty(format!(
+                "{} has {} bytes; at most {bytes_max} are allowed. Build it in release mode, or strip it",
+                self.path.display(),
+                stamp.bytes
+            )));
+        }
+        let bytes = self.bytes(stamp)?;
+        let hash = Hash(Sha256::digest(&bytes).into());
+        Ok(Settled { bytes: bytes.into(), hash })
+    }
+
+    /// Reads it as a side file. Blocks on the file system.
+    ///
+    /// # Errors
+    /// `Faulty` with the lines that are wrong; `Changed`.
+    pub fn read_policy(&self) -> Result<Policy, Refused> {
+        let stamp = self.stamp()?;
+        let path = self.path.display();
+        if stamp.bytes > SIDE_FILE_BYTES_MAX as u64 {
+            let bytes = stamp.bytes;
+            return Err(Refused::Faulty(format!(
+                "{path} has {bytes} bytes; at most {SIDE_FILE_BYTES_MAX} are allowed"
+            )));
+        }
+        let text = String::from_utf8(self.bytes(stamp)?)
+            .map_err(|error| Refused::Faulty(format!("{path} is not UTF-8 text: {error}")))?;
+        Policy::parse(&self.path, &text).map_err(|error| Refused::Faulty(error.to_string()))
+    }
+
+    fn stamp(&self) -> Result<&Stamp, Refused> {
+        match &self.entry {
+            Entry::File(stamp) => Ok(stamp),
+            Entry::Other(what) => Err(Refused::Faulty(format!("{} is {what}, not a file", self.path.display()))),
+        }
+    }
+
+    fn bytes(&self, stamp: &Stamp) -> Result<Vec<u8>, Refused> {
+        let read = || -> io::Result<Option<Vec<u8>>> {
+            let file = fs::File::open(&self.path)?;
+            let mut bytes = Vec::new();
+            // One more than it should have, so that a file that grows is not read for ever.
+            (&file).take(stamp.bytes.saturating_add(1)).read_to_end(&mut bytes)?;
+            Ok((Stamp::of(&file.metadata()?) == *stamp && bytes.len() as u64 == stamp.bytes).then_some(bytes))
+        };
+        match read() {
+            Ok(Some(bytes)) => Ok(bytes),
+            Ok(None) => Err(Refused::Changed),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(Refused::Changed),
+            // Giving permission changes the stamp, so it is tried again then.
+            Err(error) => Err(Refused::Faulty(format!("cannot read {}: {error}", self.path.display()))),
+        }
+    }
+}
+
+impl Settled {
+    /// Validates, compiles and describes.
+    ///
+    /// # Errors
+    /// `Faulty` or `Unavailable`, as the loader says.
+    pub async fn load<L: Loader>(self, loader: &L) -> Result<Loaded<L>, Refused> {
+        let plugin = loader.load(self.bytes).await?;
+        Ok(Loaded { plugin, hash: self.hash })
+    }
+}
+
+impl<L: Loader> Loaded<L> {
+    /// Holds the plugin's needs against the grants of `policy`.
+    ///
+    /// # Errors
+    /// `Ungranted` with the lines that `side_file` lacks; `Faulty` for a subscription that cannot be served.
+    pub fn grant(&self, loader: &L, policy: &Arc<Policy>, side_file: &Path) -> Result<Granted<L>, Refused> {
+        let description = loader.description(&self.plugin);
+        let subscriptions = subscriptions(description, policy)?;
+        grants::check(description, policy).map_err(|missing| {
+            let side_file = side_file.display();
+            Refused::Ungranted(format!(
+                "it needs what is not granted; if you agree, {side_file} must say:\n{}",
+                missing.lines
+            ))
+        })?;
+        Ok(Granted { loaded: self.clone(), policy: Arc::clone(policy), subscriptions })
+    }
+}
+
+impl<L: Loader> Granted<L> {
+    /// Links it for one consumer.
+    ///
+    /// # Errors
+    /// `Faulty` or `Unavailable`, as the loader says.
+    pub fn link(self, loader: &L, name: &ConsumerName) -> Result<Live<L::Version>, Refused> {
+        let version = loader.link(&self.loaded.plugin, name, &self.policy)?;
+        Ok(Live { version, policy: self.policy, subscriptions: self.subscriptions })
+    }
+}
+
+/// The kinds in force: those of the policy, or the plugin's own.
+fn subscriptions(description: &Description, policy: &Policy) -> Result<Vec<KindPattern>, Refused> {
+    if let Some(subscribe) = &policy.subscribe {
+        return Ok(subscribe.clone());
+    }
+    // Delivering everything to a plugin that asked for a part would make it handle what it was not written for.
+    if let Some(filtered) = description.subscriptions.iter().find(|subscription| subscription.filter.is_some()) {
+        let kind = &filtered.kind;
+        return Err(Refused::Faulty(format!(
+            "it subscribes to {kind} with a filter, and filters are not available yet: let it subscribe to the whole \
+             kind and pass over what it does not want"
+        )));
+    }
+    Ok(description.subscriptions.iter().map(|subscription| subscription.kind.clone()).collect())
+}
+
+impl<L: Loader> Clone for Loaded<L> {
+    fn clone(&self) -> Self {
+        Self { plugin: Arc::clone(&self.plugin), hash: self.hash }
+    }
+}
+
+impl fmt::Display for Hash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for Hash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
