@@ -3,6 +3,7 @@
 //! **Invariant**: needs nothing but Rust as rustup installs it; what else is there (nextest, deny, machete) is used,
 //! and what is not is said.
 
+mod bench;
 mod checks;
 mod command;
 mod demo;
@@ -22,6 +23,7 @@ Usage: cargo xtask COMMAND
   demo [ARGS]   build everything, start a host with the five consumers on 127.0.0.1:8080 and place orders
   test          everything that .ci/run runs: format, tidy, clippy, docs, plugins, tests
   ci            test, and the checks of the dependencies (cargo deny, cargo machete)
+  bench [ARGS]  build everything for speed and measure it over HTTP; `bench --help` says what ARGS there are
   plugins       build the consumers in plugins/ and lay them out under the target folder
   tidy          only the rules of this repository that no compiler knows
 ";
@@ -35,6 +37,7 @@ fn main() -> ExitCode {
         ("demo", rest) => demo::run(&workspace, rest),
         ("test", []) => checks::test(&workspace),
         ("ci", []) => checks::ci(&workspace),
+        ("bench", rest) => bench::run(&workspace, rest),
         ("plugins", []) => plugins::build(&workspace),
         ("tidy", []) => tidy::check(&workspace),
         ("help" | "--help" | "-h", _) => {

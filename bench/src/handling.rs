@@ -1,0 +1,216 @@
+//! What one event costs in the sandbox, and what the same code costs without it.
+//!
+//! The event is an order of three lines that are in stock, the consumer is inventory: one `adjust`, one order change, one
+//! entry. What is timed in the sandbox is [`Version::handle`]: the event goes in, outcome and effects come out. The store
+//! is a map in memory; effects are put into it between the events, outside the time.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use async_trait::async_trait;
+use fanfare::backend::{self, Origin, View};
+use fanfare::clock::Timestamp;
+use fanfare::effects::Effects;
+use fanfare::event::{Body, Event, EventId, Position};
+use fanfare::order::{Change, Content, Customer, Line, Order, OrderId};
+use fanfare::policy::{Grant, Isolation, Policy};
+use fanfare::sandbox::{Handled, Outcome, Sandbox, Settings, Version};
+use parking_lot::Mutex;
+
+use crate::report;
+
+/// Batches of events; the median of the batches counts.
+const BATCHES: usize = 21;
+const EVENTS_PER_BATCH: usize = 1_000;
+const STOCK: i64 = 1_000_000_000;
+
+const LINES: [(&str, u32, i64); 3] = [("SKU-0001", 2, 1_499), ("SKU-0014", 1, 25_900), ("SKU-0333", 4, 799)];
+
+pub struct Handling {
+    /// In an instance that handled events before.
+    pub warm_us: f64,
+    /// In a new instance.
+    pub fresh_us: f64,
+    /// The same code as native Rust, on a host that is maps in memory; if it was built.
+    pub native_us: Option<f64>,
+}
+
+/// Measures inventory as it lies in the folder `shipped`, and as the program `native` has it.
+pub async fn measure(shipped: &Path, native: Option<&Path>) -> Result<Handling> {
+    let file = shipped.join("inventory.wasm");
+    let plugin = fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
+    Ok(Handling {
+        warm_us: sandboxed(&plugin, Isolation::Warm).await?,
+        fresh_us: sandboxed(&plugin, Isolation::Event).await?,
+        native_us: native.map(self::native).transpose()?,
+    })
+}
+
+async fn sandboxed(plugin: &[u8], isolation: Isolation) -> Result<f64> {
+    let sandbox = Sandbox::new(Settings::default())?;
+    let plugin = sandbox.load(plugin.into()).await?;
+    let grant = Grant { change_order: true, publish: vec!["com.fanfare.stock.low".parse()?], ..Grant::default() };
+    let policy = Policy { isolation, grant, ..Policy::default() };
+    let version = plugin.link(&"inventory".parse()?, &policy)?;
+    let tables = Arc::new(Tables::stocked());
+
+    let mut batches = Vec::with_capacity(BATCHES);
+    for _ in 0..BATCHES {
+        let mut spent = Duration::ZERO;
+        for _ in 0..EVENTS_PER_BATCH {
+            spent += handle(&version, &tables).await?;
+        }
+        batches.push(per_event_us(spent));
+    }
+    report::median(batches).context("no batches")
+}
+
+async fn handle(version: &Version, tables: &Arc<Tables>) -> Result<Duration> {
+    let order = order();
+    tables.0.lock().orders.insert(order.id, order.clone());
+    let event = Arc::new(placed(order));
+    let view: Arc<dyn View> = Arc::clone(tables) as _;
+    let started = Instant::now();
+    let Handled { outcome, effects, instance, .. } = version.attempt(&event, 1, Origin::Live, view).await;
+    if let Some(instance) = instance {
+        version.keep(instance);
+    }
+    let spent = started.elapsed();
+    let Outcome::Done = outcome else { bail!("inventory does not handle an order: {outcome:?}") };
+    // Confirmed, with its stock taken; anything else is another job.
+    let job = (effects.adjustments.len(), effects.order_changes.len(), effects.entries.len(), effects.events.len());
+    ensure!(job == (LINES.len(), 1, 1, 0), "inventory did something else: {effects:?}");
+    tables.apply(effects);
+    Ok(spent)
+}
+
+/// Asks the program that runs the same code natively: the example `native` of plugins/inventory.
+fn native(program: &Path) -> Result<f64> {
+    let output = Command::new(program).output().with_context(|| format!("cannot start {}", program.display()))?;
+    let printed = String::from_utf8_lossy(&output.stdout);
+    let complaint = || format!("{}: {}{printed}", program.display(), String::from_utf8_lossy(&output.stderr));
+    ensure!(output.status.success(), complaint());
+    printed.trim().parse().with_context(complaint)
+}
+
+#[allow(clippy::cast_precision_loss, reason = "batches are small")]
+fn per_event_us(spent: Duration) -> f64 {
+    spent.as_secs_f64() * 1e6 / EVENTS_PER_BATCH as f64
+}
+
+fn order() -> Order {
+    let line = |(sku, quantity, unit_amount): (&str, u32, i64)| Line {
+        sku: sku.to_owned(),
+        title: Some(format!("Title of {sku}")),
+        quantity,
+        unit_amount,
+        discount_amount: 0,
+    };
+    let content = Content {
+        reference: None,
+        currency: "USD".to_owned(),
+        customer: Customer { id: "VINET".to_owned(), name: None, email: None, phone: None },
+        lines: LINES.map(line).into(),
+        total_amount: LINES.iter().map(|(_, quantity, unit_amount)| i64::from(*quantity) * unit_amount).sum(),
+        shipping_address: None,
+        metadata: Default::default(),
+    };
+    Order::place(Arc::new(content), Timestamp::now())
+}
+
+fn placed(order: Order) -> Event {
+    Event {
+        id: EventId::generate(),
+        position: Position::FIRST,
+        time: order.placed_at,
+        cause: None,
+        depth: 0,
+        body: Body::OrderChanged { order, change: Change::Placed {} },
+    }
+}
+
+/// A store of one consumer, in memory.
+struct Tables(Mutex<Maps>);
+
+#[derive(Default)]
+struct Maps {
+    entries: HashMap<Arc<str>, Arc<[u8]>>,
+    counters: HashMap<Arc<str>, i64>,
+    orders: HashMap<OrderId, Order>,
+}
+
+impl Tables {
+    fn stocked() -> Self {
+        let counters = LINES.iter().map(|(sku, _, _)| (format!("stock/{sku}").into(), STOCK)).collect();
+        Self(Mutex::new(Maps { counters, ..Maps::default() }))
+    }
+
+    fn apply(&self, effects: Effects) {
+        let mut maps = self.0.lock();
+        for (key, value) in effects.entries {
+            match value {
+                Some(value) => maps.entries.insert(key, value),
+                None => maps.entries.remove(&key),
+            };
+        }
+        for adjustment in effects.adjustments {
+            *maps.counters.entry(adjustment.key).or_default() += adjustment.by;
+        }
+        for (id, change) in effects.order_changes {
+            if let Some(order) = maps.orders.get_mut(&id)
+                && let Ok(after) = order.after(&change)
+            {
+                *order = after;
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl View for Tables {
+    async fn get(&self, key: &str) -> backend::Result<Option<Arc<[u8]>>> {
+        Ok(self.0.lock().entries.get(key).cloned())
+    }
+
+    async fn count(&self, key: &str) -> backend::Result<i64> {
+        Ok(self.0.lock().counters.get(key).copied().unwrap_or_default())
+    }
+
+    async fn scan(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> backend::Result<Vec<(Arc<str>, Arc<[u8]>)>> {
+        let maps = self.0.lock();
+        let found = maps.entries.iter().map(|(key, value)| (Arc::clone(key), Arc::clone(value)));
+        Ok(page(found.collect(), prefix, after, limit))
+    }
+
+    async fn scan_counts(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> backend::Result<Vec<(Arc<str>, i64)>> {
+        let maps = self.0.lock();
+        let found = maps.counters.iter().map(|(key, value)| (Arc::clone(key), *value));
+        Ok(page(found.collect(), prefix, after, limit))
+    }
+
+    async fn order(&self, id: OrderId) -> backend::Result<Option<Order>> {
+        Ok(self.0.lock().orders.get(&id).cloned())
+    }
+}
+
+fn page<T>(mut all: Vec<(Arc<str>, T)>, prefix: &str, after: Option<&str>, limit: usize) -> Vec<(Arc<str>, T)> {
+    all.retain(|(key, _)| key.starts_with(prefix) && after.is_none_or(|after| &**key > after));
+    all.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+    all.truncate(limit);
+    all
+}

@@ -1,0 +1,211 @@
+//! One mode: a fresh host, stock for all, a warm-up, the load, and the wait until everything is handled.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use tokio::task::JoinHandle;
+
+use crate::api::{Api, Consumer};
+use crate::host::Host;
+use crate::load::{Load, Tickets};
+use crate::workload::{self, SKUS, Workload};
+use crate::{Arguments, Places, machine};
+
+/// Units of each SKU: more than any run takes, so that every order is in stock.
+const STOCK: i64 = 1_000_000_000;
+
+/// Between two looks at what is pending. A look costs the host little beside an order.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
+/// Looks at nothing pending before it counts: the host may look at one consumer after another, and an event that one
+/// just published can be missing from the next one's count. A chain of three events needs two looks.
+const QUIET_LOOKS: u32 = 3;
+const DRAIN_TIME_MAX: Duration = Duration::from_secs(600);
+const MEMORY_EVERY: Duration = Duration::from_millis(100);
+
+/// A set of consumers, and what one order means to each.
+pub struct Mode {
+    pub name: &'static str,
+    shipped: bool,
+    /// By name, with deliveries an order.
+    consumers: [(&'static str, u64); 5],
+    /// The one that holds the counters `stock/{sku}`.
+    stock: &'static str,
+}
+
+pub const FANOUT: Mode = Mode {
+    name: "fanout",
+    shipped: false,
+    consumers: [
+        ("bench-message", 1),
+        ("bench-points", 1),
+        ("bench-shipment", 1),
+        ("bench-stock", 1),
+        ("bench-totals", 1),
+    ],
+    stock: "bench-stock",
+};
+
+/// `placed` goes to inventory, `confirmed` to shipment and loyalty, all three to analytics and notification.
+pub const JOURNEY: Mode = Mode {
+    name: "journey",
+    shipped: true,
+    consumers: [("analytics", 3), ("inventory", 1), ("loyalty", 1), ("notification", 3), ("shipment", 1)],
+    stock: "inventory",
+};
+
+pub struct Figures {
+    pub orders: u64,
+    pub accepted_per_s: f64,
+    pub end_to_end_per_s: f64,
+    pub ack_p50_ms: f64,
+    pub ack_p99_ms: f64,
+    /// From the last answer until nothing was pending.
+    pub drain_s: f64,
+    pub cpu_s_per_1000: f64,
+    /// Of the load generator, which shares the machine.
+    pub client_cpu_s_per_1000: f64,
+    pub rss_idle_mib: f64,
+    pub rss_load_mib: f64,
+}
+
+impl Mode {
+    /// In order.
+    pub fn names(&self) -> [&'static str; 5] {
+        self.consumers.map(|(name, _)| name)
+    }
+
+    fn deliveries_per_order(&self) -> u64 {
+        self.consumers.iter().map(|(_, deliveries)| deliveries).sum()
+    }
+}
+
+pub async fn measure(mode: &'static Mode, arguments: &Arguments, places: &Places) -> Result<Figures> {
+    let consumers = if mode.shipped { &places.shipped } else { &places.guests };
+    let mut host = Host::start(&places.program, consumers, &places.scratch.join(mode.name), arguments.mail)?;
+    match run(mode, arguments, &mut host).await {
+        Ok(figures) => host.stop().await.map(|()| figures),
+        Err(error) => Err(error.context(format!("{} failed; the host's log:\n{}", mode.name, host.log_shown()))),
+    }
+}
+
+async fn run(mode: &'static Mode, arguments: &Arguments, host: &mut Host) -> Result<Figures> {
+    host.ready(&mode.names()).await?;
+    let rss_idle_mib = machine::resident_mib(host.pid())?;
+    let mut api = Api::open(host.address).await?;
+    let skus: Vec<_> = (0..SKUS).map(workload::sku).collect();
+    api.receive_stock(&skus, STOCK).await?;
+    drain(&mut api).await?;
+    let stocked = api.consumers().await?;
+
+    let workload = Arc::new(Workload::generate(&host.address.to_string())?);
+    let tickets = Arc::new(Tickets::default());
+    let seconds = Duration::from_secs(arguments.seconds);
+    let load = |duration| Load::run(host.address, &workload, &tickets, arguments.connections, duration);
+    eprintln!("{}: warming up", mode.name);
+    load(seconds / 5).await?;
+    drain(&mut api).await?;
+
+    eprintln!("{}: {} s of load on {} connections", mode.name, arguments.seconds, arguments.connections);
+    let memory = watch_memory(host.pid());
+    let (host_cpu, own_cpu) = (machine::cpu_seconds(host.pid())?, machine::cpu_seconds(std::process::id())?);
+    let load = load(seconds).await?;
+    let own_cpu = machine::cpu_seconds(std::process::id())? - own_cpu;
+    let quiet = drain(&mut api).await?;
+    let host_cpu = machine::cpu_seconds(host.pid())? - host_cpu;
+    let rss_load_mib = memory.stop().await?;
+
+    verify(mode, &mut api, &workload, tickets.handed_out(), &stocked).await?;
+    let all = quiet.duration_since(load.started);
+    #[allow(clippy::cast_precision_loss, reason = "orders of a run are far below 2^52")]
+    let orders = load.orders as f64;
+    Ok(Figures {
+        orders: load.orders,
+        accepted_per_s: orders / load.duration.as_secs_f64(),
+        end_to_end_per_s: orders / all.as_secs_f64(),
+        ack_p50_ms: load.answered_within_ms(0.5),
+        ack_p99_ms: load.answered_within_ms(0.99),
+        drain_s: all.saturating_sub(load.duration).as_secs_f64(),
+        cpu_s_per_1000: host_cpu / orders * 1e3,
+        client_cpu_s_per_1000: own_cpu / orders * 1e3,
+        rss_idle_mib,
+        rss_load_mib,
+    })
+}
+
+/// Waits until no consumer has anything pending. Returns since when.
+async fn drain(api: &mut Api) -> Result<Instant> {
+    let asked = Instant::now();
+    let mut quiet: Option<(Instant, u32)> = None;
+    loop {
+        let looked = Instant::now();
+        let consumers = api.consumers().await?;
+        let dead: Vec<_> = consumers.iter().filter(|consumer| consumer.dead > 0).collect();
+        ensure!(dead.is_empty(), "there are dead letters: {dead:?}");
+        let pending: u64 = consumers.iter().map(|consumer| consumer.pending).sum();
+        quiet = match (pending, quiet) {
+            (0, None) => Some((looked, 1)),
+            (0, Some((since, looks))) => Some((since, looks + 1)),
+            _ => None,
+        };
+        if let Some((since, QUIET_LOOKS..)) = quiet {
+            return Ok(since);
+        }
+        let waited = asked.elapsed();
+        ensure!(waited < DRAIN_TIME_MAX, "{pending} deliveries are pending after {waited:?}: {consumers:?}");
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// Every order that was submitted was handled once by every consumer, and every unit is accounted for.
+async fn verify(mode: &Mode, api: &mut Api, workload: &Workload, orders: u64, before: &[Consumer]) -> Result<()> {
+    let after = api.consumers().await?;
+    let done = |consumers: &[Consumer], name| consumers.iter().find(|one| one.name == name).map_or(0, |one| one.done);
+    for (name, deliveries) in mode.consumers {
+        let handled = done(&after, name) - done(before, name);
+        let expected = orders * deliveries;
+        ensure!(handled == expected, "{name} handled {handled} events of {orders} orders, not {expected}");
+    }
+    let taken = workload.units(orders)?;
+    let left = api.counters(mode.stock, "stock/").await?;
+    ensure!(left.len() == SKUS, "{} has stock of {} SKUs, not {SKUS}", mode.stock, left.len());
+    for ((key, left), (index, taken)) in left.into_iter().zip(taken.into_iter().enumerate()) {
+        let sku = workload::sku(index);
+        ensure!(key == format!("stock/{sku}"), "{key} stands where stock/{sku} should");
+        ensure!(left == STOCK - taken, "{left} units of {sku} are left: {STOCK} came in and {taken} were sold");
+    }
+    if mode.shipped {
+        let shipped = api.counters("analytics", "status/shipped").await?;
+        let expected = i64::try_from(orders)?;
+        ensure!(shipped == [("status/shipped".to_owned(), expected)], "{shipped:?} of {orders} orders");
+    }
+    eprintln!("{}: all {orders} orders were handled {} times each", mode.name, mode.deliveries_per_order());
+    Ok(())
+}
+
+/// Looks at a process's memory until it is told to stop.
+struct MemoryWatch {
+    stop: tokio::sync::oneshot::Sender<()>,
+    task: JoinHandle<Result<f64>>,
+}
+
+fn watch_memory(pid: u32) -> MemoryWatch {
+    let (stop, mut stopped) = tokio::sync::oneshot::channel();
+    let task = tokio::spawn(async move {
+        let mut largest = machine::resident_mib(pid)?;
+        while tokio::time::timeout(MEMORY_EVERY, &mut stopped).await.is_err() {
+            largest = largest.max(machine::resident_mib(pid)?);
+        }
+        Ok(largest)
+    });
+    MemoryWatch { stop, task }
+}
+
+impl MemoryWatch {
+    /// The largest that was seen, in MiB.
+    fn stop(self) -> impl Future<Output = Result<f64>> {
+        drop(self.stop);
+        async { self.task.await? }
+    }
+}

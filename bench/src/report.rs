@@ -1,0 +1,158 @@
+//! The figures, for people and for programs.
+
+use serde_json::{Map, Value, json};
+
+use crate::handling::Handling;
+use crate::host::Mail;
+use crate::mode::Figures;
+use crate::startup::Startup;
+
+pub struct Report {
+    connections: u16,
+    seconds: u64,
+    mail: Mail,
+    pub fanout: Option<Figures>,
+    pub journey: Option<Figures>,
+    pub handling: Option<Handling>,
+    pub startup: Option<Startup>,
+}
+
+impl Report {
+    pub fn new(connections: u16, seconds: u64, mail: Mail) -> Self {
+        Self { connections, seconds, mail, fanout: None, journey: None, handling: None, startup: None }
+    }
+
+    pub fn print(&self, json: bool) {
+        print!("{}", self.table());
+        if json {
+            println!("{}", Value::Object(self.object()));
+        }
+    }
+
+    fn table(&self) -> String {
+        let mut table = format!(
+            "\n{} s of load on {} connections; {} cores, shared with the load generator; mail {}\n\n",
+            self.seconds,
+            self.connections,
+            cores(),
+            self.mail.as_str(),
+        );
+        let (fanout, journey) = (self.fanout.as_ref(), self.journey.as_ref());
+        if fanout.is_some() || journey.is_some() {
+            table.push_str(&format!("{:<34}{:>12}{:>12}\n", "", "fanout", "journey"));
+        }
+        let mut row = |name: &str, decimals: usize, of: fn(&Figures) -> f64| {
+            let cell =
+                |figures: Option<&Figures>| figures.map_or(String::new(), |one| format!("{:.decimals$}", of(one)));
+            if fanout.is_some() || journey.is_some() {
+                table.push_str(&format!("{name:<34}{:>12}{:>12}\n", cell(fanout), cell(journey)));
+            }
+        };
+        row("orders accepted /s", 0, |one| one.accepted_per_s);
+        row("orders end to end /s", 0, |one| one.end_to_end_per_s);
+        row("answer, median ms", 2, |one| one.ack_p50_ms);
+        row("answer, 99 % within ms", 2, |one| one.ack_p99_ms);
+        row("until nothing was pending s", 2, |one| one.drain_s);
+        row("host's CPU s /1,000 orders", 3, |one| one.cpu_s_per_1000);
+        row("load generator's CPU s /1,000", 3, |one| one.client_cpu_s_per_1000);
+        row("memory at rest MiB", 1, |one| one.rss_idle_mib);
+        row("memory under load MiB", 1, |one| one.rss_load_mib);
+        if let Some(Handling { warm_us, fresh_us, native_us }) = &self.handling {
+            table.push_str(&format!("\none event of inventory: {warm_us:.1} µs warm, {fresh_us:.1} µs fresh"));
+            table.push_str(&native_us.map_or("\n".to_owned(), |micros| format!(", {micros:.1} µs native\n")));
+        }
+        if let Some(Startup { cold_ms, cached_ms }) = &self.startup {
+            table.push_str(&format!("start-up with five plugins: {cold_ms:.0} ms cold, {cached_ms:.0} ms cached\n"));
+        }
+        table
+    }
+
+    /// Every key is always there; what was not measured is null. `native_end_to_end_per_s` is the same job without a
+    /// sandbox, which nothing does yet.
+    fn object(&self) -> Map<String, Value> {
+        let mut object = Map::new();
+        object.extend(figures("", self.fanout.as_ref()));
+        object.extend(figures("journey_", self.journey.as_ref()));
+        let (handling, startup) = (self.handling.as_ref(), self.startup.as_ref());
+        let rest = [
+            ("handle_warm_us", json!(handling.map(|one| rounded(one.warm_us)))),
+            ("handle_fresh_us", json!(handling.map(|one| rounded(one.fresh_us)))),
+            ("native_handle_us", json!(handling.and_then(|one| one.native_us).map(rounded))),
+            ("native_end_to_end_per_s", Value::Null),
+            ("start_cold_ms", json!(startup.map(|one| rounded(one.cold_ms)))),
+            ("start_cached_ms", json!(startup.map(|one| rounded(one.cached_ms)))),
+            ("seconds", json!(self.seconds)),
+            ("connections", json!(self.connections)),
+            ("cores", json!(cores())),
+            ("mail", json!(self.mail.as_str())),
+        ];
+        object.extend(rest.map(|(name, value)| (name.to_owned(), value)));
+        object
+    }
+}
+
+fn figures(prefix: &str, figures: Option<&Figures>) -> Vec<(String, Value)> {
+    let number = |of: fn(&Figures) -> f64| json!(figures.map(|one| rounded(of(one))));
+    let all = [
+        ("orders", json!(figures.map(|one| one.orders))),
+        ("accepted_per_s", number(|one| one.accepted_per_s)),
+        ("end_to_end_per_s", number(|one| one.end_to_end_per_s)),
+        ("ack_p50_ms", number(|one| one.ack_p50_ms)),
+        ("ack_p99_ms", number(|one| one.ack_p99_ms)),
+        ("drain_s", number(|one| one.drain_s)),
+        ("cpu_s_per_1000", number(|one| one.cpu_s_per_1000)),
+        ("client_cpu_s_per_1000", number(|one| one.client_cpu_s_per_1000)),
+        ("rss_idle_mib", number(|one| one.rss_idle_mib)),
+        ("rss_load_mib", number(|one| one.rss_load_mib)),
+    ];
+    all.into_iter().map(|(name, value)| (format!("{prefix}{name}"), value)).collect()
+}
+
+/// The middle one, or the upper of the two in the middle.
+pub fn median(mut values: Vec<f64>) -> Option<f64> {
+    values.sort_unstable_by(f64::total_cmp);
+    values.get(values.len() / 2).copied()
+}
+
+/// To a thousandth: what stands behind it was not measured.
+fn rounded(value: f64) -> f64 {
+    (value * 1e3).round() / 1e3
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_is_the_middle_whatever_the_order() {
+        assert_eq!(median(vec![9.0, 1.0, 5.0]), Some(5.0));
+        assert_eq!(median(vec![]), None);
+    }
+
+    #[test]
+    fn every_promised_key_is_there_even_if_nothing_was_measured() {
+        let object = Report::new(64, 10, Mail::Off).object();
+        for key in [
+            "accepted_per_s",
+            "end_to_end_per_s",
+            "ack_p50_ms",
+            "ack_p99_ms",
+            "cpu_s_per_1000",
+            "handle_warm_us",
+            "handle_fresh_us",
+            "native_handle_us",
+            "native_end_to_end_per_s",
+            "journey_end_to_end_per_s",
+            "start_cold_ms",
+            "start_cached_ms",
+            "rss_idle_mib",
+            "rss_load_mib",
+        ] {
+            assert_eq!(object.get(key), Some(&Value::Null), "{key}");
+        }
+    }
+}
