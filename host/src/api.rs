@@ -1,1 +1,109 @@
 //! The HTTP interface: the only code that knows HTTP statuses.
+//!
+//! Requests become calls of the ports and answers become JSON; nothing is decided here that an order or a backend
+//! could decide. A POST of JSON must say `Content-Type: application/json`, every body and every wait is bounded
+//! ([`limits`]), and everything that goes wrong is an RFC 9457 problem ([`problem`]).
+//!
+//! **Invariant**: a 201 is built from a [`Durable`](crate::backend::Durable) placement and from nothing else.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::routing::{get, post};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use crate::backend::{Consumers, Intake, Journal};
+use crate::consumer::status::Catalogue;
+
+mod body;
+mod cloudevents;
+mod consumers;
+mod custom;
+mod exports;
+mod import;
+pub mod limits;
+mod orders;
+mod page;
+mod place;
+mod probes;
+pub mod problem;
+mod request;
+mod serve;
+mod stream;
+
+pub use serve::serve;
+
+/// What the API speaks to.
+#[derive(Clone)]
+pub struct Api {
+    pub intake: Arc<dyn Intake>,
+    pub journal: Arc<dyn Journal>,
+    pub consumers: Arc<dyn Consumers>,
+    pub catalogue: Arc<dyn Catalogue>,
+    /// The body of `GET /metrics`, in the text format of Prometheus.
+    pub metrics: Arc<dyn Fn() -> String + Send + Sync>,
+    pub hosts: Hosts,
+    /// Cancelled when the host begins to stop: streams end, and `GET /readyz` says so.
+    pub stopping: CancellationToken,
+}
+
+/// The names in `Host` that requests may come under. A page of another site that had its own name resolve to this
+/// machine (DNS rebinding) comes under that name, and is refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Hosts {
+    Any,
+    /// Without ports, in lower case; IPv6 addresses in brackets.
+    Only(Vec<String>),
+}
+
+impl Hosts {
+    /// For a host that listens on loopback alone.
+    #[must_use]
+    pub fn loopback() -> Self {
+        Self::Only(["localhost", "127.0.0.1", "[::1]"].map(str::to_owned).into())
+    }
+}
+
+/// What all requests share.
+struct Shared {
+    api: Api,
+    keys: place::KeysInUse,
+    imports: Arc<Semaphore>,
+    streams: Arc<Semaphore>,
+}
+
+/// Every call of the API. [`serve`] checks `Host` and bounds connections around it.
+pub fn router(api: Api) -> Router {
+    let shared = Arc::new(Shared {
+        api,
+        keys: place::KeysInUse::default(),
+        imports: Arc::new(Semaphore::new(limits::IMPORTS_MAX)),
+        streams: Arc::new(Semaphore::new(limits::STREAMS_MAX)),
+    });
+    Router::new()
+        .route("/v1/orders", post(place::place).get(orders::list))
+        .route("/v1/orders:import", post(import::import))
+        .route("/v1/orders/{id}", get(orders::show))
+        .route("/v1/orders/{id}/cancel", post(orders::cancel))
+        .route("/v1/orders/{id}/deliver", post(orders::deliver))
+        .route("/v1/events", post(custom::publish).get(stream::stream))
+        .route("/v1/consumers", get(consumers::list))
+        .route("/v1/consumers/{name}", get(consumers::show))
+        .route("/v1/consumers/{name}/state", get(consumers::state))
+        .route("/v1/consumers/{name}/dead-letters", get(consumers::dead_letters))
+        .route("/v1/consumers/{name}/dead-letters/retry", post(consumers::retry))
+        .route("/v1/consumers/{name}/dead-letters/discard", post(consumers::discard))
+        .route("/v1/messages", get(exports::messages))
+        .route("/v1/records/{dataset}", get(exports::records))
+        .route("/healthz", get(probes::health))
+        .route("/readyz", get(probes::ready))
+        .route("/metrics", get(probes::metrics))
+        .route("/", get(probes::index))
+        .fallback(request::not_found)
+        .method_not_allowed_fallback(request::method_not_allowed)
+        .with_state(shared)
+}
+
+#[cfg(test)]
+mod tests;

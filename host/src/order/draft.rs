@@ -20,9 +20,8 @@ use crate::order::{Address, Content, Customer, Line, MinorUnits};
 mod faults;
 mod iso;
 
+pub(crate) use faults::Faults;
 pub use faults::{FAULTS_MAX, FieldError};
-
-use faults::Faults;
 
 /// Bounds one transaction and one event: every consumer gets all lines in one call.
 pub const LINES_MAX: usize = 500;

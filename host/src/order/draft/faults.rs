@@ -1,4 +1,4 @@
-//! Gathers what is wrong with a draft, and the checks that every text shares.
+//! Gathers what is wrong with a draft or another body, and the checks that every text shares.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -17,23 +17,24 @@ pub struct FieldError {
     pub detail: Cow<'static, str>,
 }
 
+/// Everything found so far.
 #[derive(Debug, Default)]
-pub(super) struct Faults {
+pub(crate) struct Faults {
     found: Vec<FieldError>,
 }
 
 impl Faults {
-    pub(super) fn add(&mut self, field: fmt::Arguments<'_>, detail: impl Into<Cow<'static, str>>) {
+    pub(crate) fn add(&mut self, field: fmt::Arguments<'_>, detail: impl Into<Cow<'static, str>>) {
         if self.found.len() < FAULTS_MAX {
             self.found.push(FieldError { field: field.to_string(), detail: detail.into() });
         }
     }
 
-    pub(super) fn none(self) -> Result<(), Vec<FieldError>> {
+    pub(crate) fn none(self) -> Result<(), Vec<FieldError>> {
         if self.found.is_empty() { Ok(()) } else { Err(self.found) }
     }
 
-    pub(super) fn required(&mut self, field: fmt::Arguments<'_>, text: Option<String>, chars_max: usize) -> String {
+    pub(crate) fn required(&mut self, field: fmt::Arguments<'_>, text: Option<String>, chars_max: usize) -> String {
         match text {
             None => self.add(field, "is required"),
             Some(text) if text.trim().is_empty() => self.add(field, "must not be empty"),
@@ -45,7 +46,7 @@ impl Faults {
         String::new()
     }
 
-    pub(super) fn optional(
+    pub(crate) fn optional(
         &mut self,
         field: fmt::Arguments<'_>,
         text: Option<String>,
@@ -57,7 +58,7 @@ impl Faults {
     }
 
     /// Whether the text is short enough and free of control characters; a fault otherwise.
-    pub(super) fn fits(&mut self, field: fmt::Arguments<'_>, text: &str, chars_max: usize) -> bool {
+    pub(crate) fn fits(&mut self, field: fmt::Arguments<'_>, text: &str, chars_max: usize) -> bool {
         if text.chars().any(char::is_control) {
             self.add(field, "must not hold control characters such as line breaks");
             return false;

@@ -1,0 +1,275 @@
+//! Consumers as people see them: where each stands, its state, and its dead letters.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::response::Response;
+use base64::Engine as _;
+use serde::{Deserialize, Serialize};
+
+use super::problem::{Error, Result};
+use super::request::{Params, Segment, bounded, committing, reading};
+use super::{Shared, body, orders, page};
+use crate::backend::{ConsumerReport, DeadLetter, StateQuery, Which};
+use crate::consumer::status::{ConsumerStatus, State as ConsumerState};
+use crate::event::EventId;
+use crate::order::draft::FieldError;
+use crate::policy::ConsumerName;
+
+/// What the directory and the store know of one consumer.
+#[derive(Serialize)]
+struct ConsumerShown {
+    #[serde(flatten)]
+    status: ConsumerStatus,
+    /// Matching events that are not done yet.
+    pending: u64,
+    dead: u64,
+    done: u64,
+}
+
+#[derive(Serialize)]
+struct ConsumerList {
+    consumers: Vec<ConsumerShown>,
+}
+
+/// `GET /v1/consumers`: by name.
+pub async fn list(State(shared): State<Arc<Shared>>) -> Result<Response> {
+    page::json(&ConsumerList { consumers: all(&shared).await? })
+}
+
+/// `GET /v1/consumers/{name}`.
+pub async fn show(State(shared): State<Arc<Shared>>, Segment(name): Segment<ConsumerName>) -> Result<Response> {
+    let mut consumers = all(&shared).await?.into_iter();
+    let shown = consumers.find(|shown| shown.status.name == name).ok_or_else(|| Error::unknown_consumer(&name))?;
+    page::json(&shown)
+}
+
+async fn all(shared: &Shared) -> Result<Vec<ConsumerShown>> {
+    let known = reading(shared.api.consumers.known()).await?;
+    Ok(join(shared.api.catalogue.list(), known))
+}
+
+/// A consumer without a plugin is `removed`; one that the store has not seen yet has no events.
+fn join(statuses: Vec<ConsumerStatus>, known: Vec<ConsumerReport>) -> Vec<ConsumerShown> {
+    let mut shown: BTreeMap<ConsumerName, ConsumerShown> = BTreeMap::new();
+    for status in statuses {
+        shown.insert(status.name.clone(), ConsumerShown { status, pending: 0, dead: 0, done: 0 });
+    }
+    for ConsumerReport { name, pending, dead, done } in known {
+        let entry = shown.entry(name.clone()).or_insert_with(|| {
+            let reason = "its plugin file is not there; put it back and nothing was missed";
+            let status = ConsumerStatus::bare(name, ConsumerState::Removed, Some(reason.to_owned()));
+            ConsumerShown { status, pending: 0, dead: 0, done: 0 }
+        });
+        (entry.pending, entry.dead, entry.done) = (pending, dead, done);
+    }
+    shown.into_values().collect()
+}
+
+/// Fails if neither the directory nor the store knows the name.
+async fn require_known(shared: &Shared, name: &ConsumerName) -> Result<()> {
+    if shared.api.catalogue.list().iter().any(|status| status.name == *name) {
+        return Ok(());
+    }
+    let known = reading(shared.api.consumers.known()).await?;
+    if known.iter().any(|report| report.name == *name) { Ok(()) } else { Err(Error::unknown_consumer(name)) }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StateParams {
+    prefix: Option<String>,
+    after: Option<String>,
+    limit: Option<usize>,
+}
+
+#[derive(Serialize)]
+struct StateShown {
+    entries: Vec<Entry>,
+    counters: Vec<Counter>,
+    next: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Entry {
+    key: String,
+    value: Value,
+}
+
+/// A value that is UTF-8 is shown as text, JSON in it not being looked into; another as `{"base64": "…"}`.
+#[derive(Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Value {
+    Base64(String),
+    #[serde(untagged)]
+    Text(String),
+}
+
+#[derive(Serialize)]
+struct Counter {
+    key: String,
+    value: i64,
+}
+
+/// `GET /v1/consumers/{name}/state`: entries and counters, by key.
+pub async fn state(
+    State(shared): State<Arc<Shared>>,
+    Segment(name): Segment<ConsumerName>,
+    Params(params): Params<StateParams>,
+) -> Result<Response> {
+    require_known(&shared, &name).await?;
+    let query = StateQuery {
+        prefix: bounded("prefix", params.prefix)?.unwrap_or_default(),
+        after: bounded("after", params.after)?,
+        limit: page::limit(params.limit)?,
+    };
+    let found = reading(shared.api.consumers.state(&name, query)).await?;
+    let entries = found.entries.into_iter().map(|(key, value)| Entry { key, value: shown(value) }).collect();
+    let counters = found.counters.into_iter().map(|(key, value)| Counter { key, value }).collect();
+    page::json(&StateShown { entries, counters, next: found.next })
+}
+
+fn shown(value: Vec<u8>) -> Value {
+    match String::from_utf8(value) {
+        Ok(text) => Value::Text(text),
+        Err(err) => Value::Base64(base64::engine::general_purpose::STANDARD.encode(err.as_bytes())),
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DeadLetterParams {
+    after: Option<String>,
+    limit: Option<usize>,
+}
+
+#[derive(Serialize)]
+struct DeadLetterList {
+    dead_letters: Vec<DeadLetter>,
+    /// How often each cause stands on this page, most frequent first.
+    causes: Vec<CauseCount>,
+    next: Option<String>,
+}
+
+#[derive(Debug, PartialEq, Eq, Serialize)]
+struct CauseCount {
+    cause: String,
+    count: usize,
+}
+
+/// `GET /v1/consumers/{name}/dead-letters`: oldest first.
+pub async fn dead_letters(
+    State(shared): State<Arc<Shared>>,
+    Segment(name): Segment<ConsumerName>,
+    Params(params): Params<DeadLetterParams>,
+) -> Result<Response> {
+    require_known(&shared, &name).await?;
+    let (after, limit) = (bounded("after", params.after)?, page::limit(params.limit)?);
+    let found = reading(shared.api.consumers.dead_letters(&name, after, limit)).await?;
+    let causes = count_causes(&found.items);
+    page::json(&DeadLetterList { dead_letters: found.items, causes, next: found.next })
+}
+
+fn count_causes(letters: &[DeadLetter]) -> Vec<CauseCount> {
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    for letter in letters {
+        *counts.entry(&letter.cause).or_default() += 1;
+    }
+    let mut counts: Vec<_> =
+        counts.into_iter().map(|(cause, count)| CauseCount { cause: cause.to_owned(), count }).collect();
+    counts.sort_by_key(|cause| std::cmp::Reverse(cause.count));
+    counts
+}
+
+/// Which dead letters are meant: exactly one of the three.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Selection {
+    event_id: Option<EventId>,
+    cause: Option<String>,
+    all: Option<bool>,
+}
+
+impl Selection {
+    fn which(self) -> Result<Which> {
+        match (self.event_id, self.cause, self.all) {
+            (Some(id), None, None) => Ok(Which::Event(id)),
+            (None, Some(cause), None) => Ok(Which::Cause(cause)),
+            (None, None, Some(true)) => Ok(Which::All),
+            _ => {
+                let detail = r#"must hold exactly one of "event_id", "cause" and "all": true"#;
+                Err(Error::InvalidBody(vec![FieldError { field: "body".to_owned(), detail: detail.into() }]))
+            }
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Count {
+    count: u64,
+}
+
+/// `POST /v1/consumers/{name}/dead-letters/retry`.
+pub async fn retry(
+    State(shared): State<Arc<Shared>>,
+    Segment(name): Segment<ConsumerName>,
+    request: Request,
+) -> Result<Response> {
+    let which = selection(&shared, &name, request).await?;
+    let count = committing(shared.api.consumers.retry(&name, which)).await?.into_inner();
+    page::json(&Count { count })
+}
+
+/// `POST /v1/consumers/{name}/dead-letters/discard`.
+pub async fn discard(
+    State(shared): State<Arc<Shared>>,
+    Segment(name): Segment<ConsumerName>,
+    request: Request,
+) -> Result<Response> {
+    let which = selection(&shared, &name, request).await?;
+    let count = committing(shared.api.consumers.discard(&name, which)).await?.into_inner();
+    page::json(&Count { count })
+}
+
+async fn selection(shared: &Shared, name: &ConsumerName, request: Request) -> Result<Which> {
+    let bytes = orders::command(request).await?;
+    let selection: Selection = body::parse(&bytes, Error::InvalidBody)?;
+    let which = selection.which()?;
+    require_known(shared, name).await?;
+    Ok(which)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn directory_and_store_are_joined_by_name() {
+        let name = |text: &str| text.parse::<ConsumerName>().unwrap();
+        let statuses = vec![
+            ConsumerStatus::bare(name("loyalty"), ConsumerState::Running, None),
+            ConsumerStatus::bare(name("audit"), ConsumerState::Loading, None),
+        ];
+        let known = vec![
+            ConsumerReport { name: name("gone"), pending: 3, dead: 0, done: 9 },
+            ConsumerReport { name: name("loyalty"), pending: 1, dead: 2, done: 4 },
+        ];
+        insta::assert_json_snapshot!(join(statuses, known));
+    }
+
+    #[test]
+    fn values_that_are_no_text_are_shown_in_base64() {
+        assert_eq!(serde_json::to_string(&shown(b"{\"a\":1}".to_vec())).unwrap(), r#""{\"a\":1}""#);
+        assert_eq!(serde_json::to_string(&shown(vec![0xff, 0])).unwrap(), r#"{"base64":"/wA="}"#);
+    }
+
+    #[test]
+    fn a_selection_is_exactly_one() {
+        for bad in ["{}", r#"{"all":false}"#, r#"{"all":true,"cause":"x"}"#] {
+            assert!(serde_json::from_str::<Selection>(bad).unwrap().which().is_err(), "{bad}");
+        }
+        let cause = serde_json::from_str::<Selection>(r#"{"cause":"x"}"#).unwrap().which().unwrap();
+        assert!(matches!(cause, Which::Cause(cause) if cause == "x"));
+    }
+}

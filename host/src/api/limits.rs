@@ -1,0 +1,87 @@
+//! Every bound of the HTTP interface, with its reason. All of them are per request unless they say otherwise.
+
+use std::time::Duration;
+
+/// Room for 500 full lines. More is not an order but an import.
+pub const ORDER_BYTES_MAX: usize = 256 << 10;
+
+/// Bodies of operations such as cancel or retry: one reason or one id.
+pub const COMMAND_BYTES_MAX: usize = 16 << 10;
+
+/// Data of one custom event: like an order, so that no event is larger than another.
+pub const EVENT_DATA_BYTES_MAX: usize = 256 << 10;
+
+/// Data and the attributes around it, in structured mode.
+pub const EVENT_BYTES_MAX: usize = EVENT_DATA_BYTES_MAX + (16 << 10);
+
+/// One batch is one transaction.
+pub const BATCH_EVENTS_MAX: usize = 100;
+
+/// Bounds the memory that one batch takes; a hundred events of the usual kilobyte are far below.
+pub const BATCH_BYTES_MAX: usize = 4 << 20;
+
+/// How deep the arrays and objects of an event's data may nest: half of what JSON readers commonly stand.
+pub const DATA_DEPTH_MAX: usize = 64;
+
+/// Time to send a whole body (not of an import): a client that takes longer holds a connection for nothing.
+pub const BODY_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// Of a body that is too large, this much is read and thrown away, for [`DISCARD_TIME_MAX`] at most: a client
+/// that only reads after it has written would see a broken connection instead of the problem.
+pub const DISCARD_BYTES_MAX: usize = 32 << 20;
+pub const DISCARD_TIME_MAX: Duration = Duration::from_secs(2);
+
+/// How long a commit is waited for. It is also how long a concurrent repeat of an idempotency key waits.
+pub const COMMIT_TIME_MAX: Duration = Duration::from_secs(5);
+
+/// How long a read of the store may take.
+pub const READ_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// What clients are told to wait before they ask again a store that does not accept now.
+pub const RETRY_AFTER_SECONDS: u32 = 1;
+
+/// Placements of one import that wait for their commit at once: enough to fill a group commit.
+pub const IMPORT_IN_FLIGHT_MAX: usize = 256;
+
+/// How long an import may pause between two pieces of its body.
+pub const IMPORT_PAUSE_MAX: Duration = Duration::from_secs(30);
+
+/// Imports at once, per host: each may keep [`IMPORT_IN_FLIGHT_MAX`] orders of the full size in memory.
+pub const IMPORTS_MAX: usize = 8;
+
+/// Event streams at once, per host: each polls the journal.
+pub const STREAMS_MAX: usize = 64;
+
+/// How often an event stream with nothing to tell looks again.
+pub const STREAM_POLL: Duration = Duration::from_millis(200);
+
+/// A comment goes out after this silence, so that proxies keep the stream open.
+pub const STREAM_SILENCE_MAX: Duration = Duration::from_secs(15);
+
+/// Events read from the journal at once for a stream.
+pub const STREAM_BATCH: usize = 256;
+
+/// Rows read from the store at once for an export.
+pub const EXPORT_BATCH: usize = 1000;
+
+/// Page sizes: what is answered without `limit`, and what `limit` may ask for.
+pub const PAGE_DEFAULT: usize = 50;
+pub const PAGE_MAX: usize = 500;
+
+/// Longest cursor, prefix or filter in a query.
+pub const QUERY_TEXT_BYTES_MAX: usize = 1024;
+
+/// RFC draft-ietf-httpapi-idempotency-key-header leaves the length to the server.
+pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 255;
+
+/// Time to send the head of a request; also how long a kept-alive connection may be idle.
+pub const HEADER_TIME_MAX: Duration = Duration::from_secs(30);
+
+/// How long a client may take nothing of what the host writes to it.
+pub const WRITE_STALL_MAX: Duration = Duration::from_secs(30);
+
+/// Connections at once, per host; further ones wait in the listener's queue.
+pub const CONNECTIONS_MAX: usize = 4096;
+
+/// After the signal to stop, how long requests in flight may take to end.
+pub const DRAIN_TIME_MAX: Duration = Duration::from_secs(10);

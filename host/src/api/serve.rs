@@ -1,0 +1,257 @@
+//! Connections: accepted in bounded number, cut off where they stall, drained at the end.
+//!
+//! HTTP/1.1 only: it is what can be bounded simply, and a proxy in front may speak anything to the world. What
+//! holds a connection without end is cut off in each phase: the head of a request (and idleness between two) by
+//! hyper's timer, the body by [`body::read`](super::body::read), the answer by [`Unstalled`].
+
+use std::io;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::http::{Request, header};
+use axum::response::IntoResponse as _;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::{Service as _, service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinSet;
+use tokio::time::{Sleep, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::limits::{CONNECTIONS_MAX, DRAIN_TIME_MAX, HEADER_TIME_MAX, WRITE_STALL_MAX};
+use super::problem::{Error, Result};
+use super::request::clip;
+use super::{Api, Hosts, router};
+
+/// How long accepting rests after it failed, which is mostly for want of file descriptors.
+const ACCEPT_REST: Duration = Duration::from_millis(100);
+
+/// Serves the API until [`Api::stopping`] is cancelled and the requests in flight have ended, or
+/// [`DRAIN_TIME_MAX`] later.
+pub async fn serve(listener: TcpListener, api: Api) {
+    let stopping = api.stopping.clone();
+    let hosts = Arc::new(api.hosts.clone());
+    let router = router(api);
+    let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let mut connections = JoinSet::new();
+    while let Some((stream, slot)) = accept(&listener, &slots, &stopping).await {
+        connections.spawn(converse(stream, router.clone(), Arc::clone(&hosts), stopping.clone(), slot));
+        while let Some(ended) = connections.try_join_next() {
+            report(ended);
+        }
+    }
+    drop(listener);
+    drain(connections).await;
+}
+
+/// The next connection and its slot; `None` when the host stops.
+async fn accept(
+    listener: &TcpListener,
+    slots: &Arc<Semaphore>,
+    stopping: &CancellationToken,
+) -> Option<(TcpStream, OwnedSemaphorePermit)> {
+    let accepting = async {
+        let slot = Arc::clone(slots).acquire_owned().await.ok()?;
+        loop {
+            match listener.accept().await {
+                Ok((stream, _peer)) => return Some((stream, slot)),
+                Err(err) => {
+                    tracing::warn!(error = %err, "a connection could not be accepted");
+                    sleep(ACCEPT_REST).await;
+                }
+            }
+        }
+    };
+    tokio::select! {
+        biased;
+        () = stopping.cancelled() => None,
+        accepted = accepting => accepted,
+    }
+}
+
+async fn drain(mut connections: JoinSet<()>) {
+    let ending = async {
+        while let Some(ended) = connections.join_next().await {
+            report(ended);
+        }
+    };
+    if timeout(DRAIN_TIME_MAX, ending).await.is_err() {
+        tracing::warn!(connections = connections.len(), "connections were cut off: their requests took too long");
+        connections.shutdown().await;
+    }
+}
+
+/// A request that panicked took its connection along, and nothing else.
+fn report(ended: std::result::Result<(), tokio::task::JoinError>) {
+    if let Err(err) = ended
+        && err.is_panic()
+    {
+        tracing::error!(error = %err, "a connection panicked");
+    }
+}
+
+/// Answers the requests of one connection.
+async fn converse(
+    stream: TcpStream,
+    router: Router,
+    hosts: Arc<Hosts>,
+    stopping: CancellationToken,
+    _slot: OwnedSemaphorePermit,
+) {
+    // Answers are small: waiting to fill a segment would only delay them.
+    if let Err(err) = stream.set_nodelay(true) {
+        tracing::debug!(error = %err, "a connection ended before it began");
+        return;
+    }
+    let router = TowerToHyperService::new(router);
+    let service = service_fn(move |request: Request<Incoming>| {
+        let answer = hosts.check(&request).map(|()| router.call(request.map(Body::new)));
+        async move {
+            match answer {
+                Ok(answer) => answer.await,
+                Err(err) => Ok(err.into_response()),
+            }
+        }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIME_MAX)
+        .serve_connection(TokioIo::new(Unstalled::new(stream, WRITE_STALL_MAX)), service);
+    let mut connection = pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = stopping.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(err) = ended {
+        // The peer's doing: gone, too slow, or not speaking HTTP.
+        tracing::debug!(error = %err, "a connection broke off");
+    }
+}
+
+impl Hosts {
+    fn check<B>(&self, request: &Request<B>) -> Result<()> {
+        let Self::Only(names) = self else { return Ok(()) };
+        let header = request.headers().get(header::HOST).map(|host| String::from_utf8_lossy(host.as_bytes()));
+        let authority = request.uri().authority().map(|authority| authority.as_str().into());
+        for host in header.into_iter().chain(authority) {
+            if !names.iter().any(|name| name.eq_ignore_ascii_case(without_port(&host))) {
+                return Err(Error::WrongHost { host: clip(&host), expected: names.join(", ") });
+            }
+        }
+        Ok(())
+    }
+}
+
+fn without_port(host: &str) -> &str {
+    match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    }
+}
+
+/// A connection that fails once its peer has taken nothing for so long.
+struct Unstalled<T> {
+    inner: T,
+    stall_max: Duration,
+    /// Runs while the peer takes nothing.
+    stalled: Option<Pin<Box<Sleep>>>,
+}
+
+impl<T> Unstalled<T> {
+    fn new(inner: T, stall_max: Duration) -> Self {
+        Self { inner, stall_max, stalled: None }
+    }
+
+    fn judge(&mut self, written: Poll<io::Result<usize>>, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if written.is_ready() {
+            self.stalled = None;
+            return written;
+        }
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(self.stall_max)));
+        ready!(stalled.as_mut().poll(cx));
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the peer does not take its answer")))
+    }
+}
+
+impl<T: AsyncRead + Unpin> AsyncRead for Unstalled<T> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().inner).poll_read(cx, buf)
+    }
+}
+
+impl<T: AsyncWrite + Unpin> AsyncWrite for Unstalled<T> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let written = Pin::new(&mut this.inner).poll_write(cx, buf);
+        this.judge(written, cx)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let written = Pin::new(&mut this.inner).poll_write_vectored(cx, bufs);
+        this.judge(written, cx)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().inner).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::AsyncWriteExt as _;
+
+    fn request(uri: &str, host: Option<&str>) -> Request<()> {
+        let mut request = Request::builder().uri(uri);
+        if let Some(host) = host {
+            request = request.header(header::HOST, host);
+        }
+        request.body(()).unwrap()
+    }
+
+    #[test]
+    fn another_hosts_name_is_refused_on_loopback() {
+        let hosts = Hosts::loopback();
+        for host in ["localhost", "LOCALHOST:8080", "127.0.0.1:8080", "[::1]:8080", "[::1]"] {
+            assert!(hosts.check(&request("/", Some(host))).is_ok(), "{host}");
+        }
+        for host in ["evil.example", "localhost.evil.example:8080", "evil.example:localhost", ""] {
+            assert!(hosts.check(&request("/", Some(host))).is_err(), "{host}");
+            assert!(Hosts::Any.check(&request("/", Some(host))).is_ok(), "{host}");
+        }
+        assert!(hosts.check(&request("http://evil.example/", Some("localhost"))).is_err());
+        assert!(hosts.check(&request("/", None)).is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_takes_nothing_is_cut_off() {
+        let (near, _far) = tokio::io::duplex(16);
+        let mut near = Unstalled::new(near, Duration::from_millis(5));
+        let err = near.write_all(&[0; 64]).await.unwrap_err();
+        assert_eq!(err.kind(), io::ErrorKind::TimedOut);
+    }
+}

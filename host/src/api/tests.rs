@@ -1,0 +1,294 @@
+//! The router over a store that accepts nothing: what is answered before, and instead of, a commit.
+//! The stories over a real store are told in the tests crate.
+
+use async_trait::async_trait;
+use axum::body::Body;
+use axum::http::{HeaderMap, Method, Request, StatusCode};
+use http_body_util::BodyExt as _;
+use serde_json::Value;
+use tower::ServiceExt as _;
+
+use super::*;
+use crate::backend::*;
+use crate::consumer::status::ConsumerStatus;
+use crate::event::{Custom, Event, Position};
+use crate::order::{Change, Order, OrderId};
+use crate::policy::{ConsumerName, Start};
+
+/// A store with a full disk: empty to read, and never accepting.
+struct Full;
+
+fn full<T>() -> Result<T> {
+    Err(Error::Unavailable("the disk is full".into()))
+}
+
+#[async_trait]
+impl Intake for Full {
+    async fn place(&self, _: Placement) -> Result<Durable<Placed>> {
+        full()
+    }
+
+    async fn change(&self, _: OrderId, _: Change) -> Result<Durable<Changed>> {
+        full()
+    }
+
+    async fn publish(&self, _: Vec<Custom>) -> Result<Durable<Vec<Published>>> {
+        full()
+    }
+}
+
+#[async_trait]
+impl Journal for Full {
+    async fn order(&self, _: OrderId) -> Result<Option<Order>> {
+        Ok(None)
+    }
+
+    async fn orders(&self, _: OrderQuery) -> Result<Page<Order>> {
+        Ok(Page { items: Vec::new(), next: None })
+    }
+
+    async fn events_of(&self, _: OrderId) -> Result<Vec<Arc<Event>>> {
+        Ok(Vec::new())
+    }
+
+    async fn deliveries_of(&self, _: OrderId) -> Result<Vec<DeliveryReport>> {
+        Ok(Vec::new())
+    }
+
+    async fn events_after(&self, _: Option<Position>, _: usize) -> Result<Vec<Arc<Event>>> {
+        Ok(Vec::new())
+    }
+
+    async fn messages(&self, _: Option<String>, _: usize) -> Result<Page<MessageReport>> {
+        Ok(Page { items: Vec::new(), next: None })
+    }
+
+    async fn records(&self, _: &str, _: Option<String>, _: usize) -> Result<Page<String>> {
+        Ok(Page { items: Vec::new(), next: None })
+    }
+
+    async fn ready(&self) -> Result<()> {
+        full()
+    }
+}
+
+#[async_trait]
+impl Consumers for Full {
+    async fn attach(&self, _: &ConsumerName, _: Start) -> Result<Arc<dyn Inbox>> {
+        full()
+    }
+
+    async fn known(&self) -> Result<Vec<ConsumerReport>> {
+        Ok(Vec::new())
+    }
+
+    async fn state(&self, _: &ConsumerName, _: StateQuery) -> Result<StatePage> {
+        full()
+    }
+
+    async fn dead_letters(&self, _: &ConsumerName, _: Option<String>, _: usize) -> Result<Page<DeadLetter>> {
+        full()
+    }
+
+    async fn retry(&self, _: &ConsumerName, _: Which) -> Result<Durable<u64>> {
+        full()
+    }
+
+    async fn discard(&self, _: &ConsumerName, _: Which) -> Result<Durable<u64>> {
+        full()
+    }
+}
+
+impl Catalogue for Full {
+    fn list(&self) -> Vec<ConsumerStatus> {
+        Vec::new()
+    }
+}
+
+fn full_store() -> Api {
+    let store = Arc::new(Full);
+    Api {
+        intake: store.clone(),
+        journal: store.clone(),
+        consumers: store.clone(),
+        catalogue: store,
+        metrics: Arc::new(String::new),
+        hosts: Hosts::Any,
+        stopping: CancellationToken::new(),
+    }
+}
+
+const JSON: &str = "application/json";
+const ORDER: &str = r#"{"currency":"USD","customer":{"id":"a"},"lines":[{"sku":"A","quantity":1,"unit_amount":5}]}"#;
+
+async fn send(request: Request<Body>) -> (StatusCode, HeaderMap, Value) {
+    let response = router(full_store()).oneshot(request).await.unwrap();
+    let (parts, body) = response.into_parts();
+    let bytes = body.collect().await.unwrap().to_bytes();
+    (parts.status, parts.headers, serde_json::from_slice(&bytes).unwrap_or(Value::Null))
+}
+
+fn post(path: &str, content_type: &str, body: impl Into<Body>) -> Request<Body> {
+    let request = Request::builder().method(Method::POST).uri(path);
+    request.header("content-type", content_type).body(body.into()).unwrap()
+}
+
+fn get(path: &str) -> Request<Body> {
+    Request::builder().uri(path).body(Body::empty()).unwrap()
+}
+
+/// Sends and expects a problem: its status and the last part of its type.
+async fn problem(request: Request<Body>) -> (u16, String, Value) {
+    let (status, headers, body) = send(request).await;
+    assert_eq!(headers["content-type"], "application/problem+json", "{body}");
+    assert_eq!(body["status"], status.as_u16());
+    let kind = body["type"].as_str().unwrap().strip_prefix("/problems/").unwrap().to_owned();
+    (status.as_u16(), kind, body)
+}
+
+async fn problem_kind(request: Request<Body>) -> (u16, String) {
+    let (status, kind, _) = problem(request).await;
+    (status, kind)
+}
+
+fn is(status: u16, kind: &str) -> (u16, String) {
+    (status, kind.to_owned())
+}
+
+#[tokio::test]
+async fn unknown_routes_and_methods_are_problems() {
+    assert_eq!(problem_kind(get("/v1/nothing")).await, is(404, "not-found"));
+    let request = Request::builder().method(Method::DELETE).uri("/v1/orders").body(Body::empty()).unwrap();
+    let (status, headers, _) = send(request).await;
+    assert_eq!(status, StatusCode::METHOD_NOT_ALLOWED);
+    assert_eq!(headers["content-type"], "application/problem+json");
+    assert_eq!(headers["allow"], "POST,GET,HEAD");
+}
+
+#[tokio::test]
+async fn what_a_page_of_another_site_can_send_is_refused() {
+    for content_type in ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x"] {
+        for path in ["/v1/orders", "/v1/orders:import", "/v1/events"] {
+            let refused = problem_kind(post(path, content_type, ORDER)).await;
+            assert_eq!(refused, is(415, "unsupported-media-type"), "{path} as {content_type}");
+        }
+    }
+    let id = OrderId::generate();
+    for path in [
+        format!("/v1/orders/{id}/cancel"),
+        format!("/v1/orders/{id}/deliver"),
+        "/v1/consumers/a/dead-letters/retry".into(),
+    ] {
+        assert_eq!(problem_kind(post(&path, "text/plain", "")).await, is(415, "unsupported-media-type"), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_is_too_large_is_refused_with_and_without_its_length() {
+    let large = " ".repeat(10 << 20);
+    let mut declared = post("/v1/orders", JSON, large.clone());
+    declared.headers_mut().insert("content-length", large.len().into());
+    assert_eq!(problem_kind(declared).await, is(413, "body-too-large"));
+
+    let pieces = futures::stream::iter([Ok::<_, std::io::Error>(large)]);
+    assert_eq!(problem_kind(post("/v1/orders", JSON, Body::from_stream(pieces))).await, is(413, "body-too-large"));
+    let padded = format!("{ORDER}{}", " ".repeat(limits::ORDER_BYTES_MAX - ORDER.len()));
+    assert_eq!(problem_kind(post("/v1/orders", JSON, padded)).await, is(503, "store-unavailable"));
+}
+
+#[tokio::test]
+async fn a_store_that_does_not_accept_is_never_a_201() {
+    let (status, headers, body) = send(post("/v1/orders", JSON, ORDER)).await;
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(headers["retry-after"], "1");
+    insta::assert_json_snapshot!(body);
+    assert_eq!(problem_kind(get("/readyz")).await, is(503, "not-ready"));
+    assert_eq!(send(get("/healthz")).await.0, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_bad_order_names_its_fields() {
+    let bad = r#"{"currency":"usd","customer":{"id":""},"lines":[{"sku":"A","quantity":-1,"unit_amount":5}]}"#;
+    let (_, _, body) = problem(post("/v1/orders", JSON, bad)).await;
+    insta::assert_json_snapshot!(body);
+}
+
+#[tokio::test]
+async fn an_idempotency_key_is_visible_ascii_and_stands_once() {
+    for key in ["", "a b", "\u{e4}", &"x".repeat(256)] {
+        let mut request = post("/v1/orders", JSON, ORDER);
+        request.headers_mut().insert("idempotency-key", key.as_bytes().try_into().unwrap());
+        assert_eq!(problem_kind(request).await, is(400, "invalid-parameter"), "{key:?}");
+    }
+    let mut request = post("/v1/orders", JSON, ORDER);
+    request.headers_mut().append("idempotency-key", "a".parse().unwrap());
+    request.headers_mut().append("idempotency-key", "b".parse().unwrap());
+    assert_eq!(problem_kind(request).await, is(400, "invalid-parameter"));
+}
+
+#[tokio::test]
+async fn what_is_not_there_is_named() {
+    let id = OrderId::generate();
+    for path in [format!("/v1/orders/{id}"), "/v1/orders/NW-10248".into(), "/v1/orders/%ff".into()] {
+        let (status, _) = problem_kind(get(&path)).await;
+        assert_eq!(status, 404, "{path}");
+    }
+    for path in ["/v1/consumers/none", "/v1/consumers/NONE", "/v1/consumers/none/state"] {
+        assert_eq!(problem_kind(get(path)).await, is(404, "unknown-consumer"), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn parameters_are_checked() {
+    for path in [
+        "/v1/orders?limit=0",
+        "/v1/orders?limit=501",
+        "/v1/orders?limit=x",
+        "/v1/orders?status=open",
+        "/v1/orders?custmer=a",
+        "/v1/events?type=a..b",
+    ] {
+        assert_eq!(problem_kind(get(path)).await, is(400, "invalid-parameter"), "{path}");
+    }
+    assert_eq!(send(get("/v1/orders?status=placed&limit=500")).await.0, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn an_import_answers_line_by_line_in_order() {
+    let body = format!("{ORDER}\n\nnot json\n{{\"lines\":[]}}\n");
+    let request = post("/v1/orders:import", "application/x-ndjson", body);
+    let response = router(full_store()).oneshot(request).await.unwrap();
+    let bytes = response.into_body().collect().await.unwrap().to_bytes();
+    let lines: Vec<Value> = bytes.split(|byte| *byte == b'\n').flat_map(serde_json::from_slice).collect();
+    insta::assert_json_snapshot!(lines);
+}
+
+#[tokio::test]
+async fn a_bad_event_names_its_attributes_in_every_mode() {
+    let (_, _, body) = problem(post("/v1/events", "application/cloudevents+json", r#"{"id":"1"}"#)).await;
+    insta::assert_json_snapshot!(body);
+    let batch = r#"[{"specversion":"1.0","id":"1","source":"/w","type":"com.a"},{"type":"order.placed"}]"#;
+    let (_, _, body) = problem(post("/v1/events", "application/cloudevents-batch+json", batch)).await;
+    insta::assert_json_snapshot!(body);
+    let mut binary = post("/v1/events", JSON, r#"{"sku":"A"}"#);
+    for (name, value) in [("ce-specversion", "1.0"), ("ce-id", "1"), ("ce-type", "com.a")] {
+        binary.headers_mut().insert(name, value.parse().unwrap());
+    }
+    let (_, _, body) = problem(binary).await;
+    insta::assert_json_snapshot!(body);
+}
+
+#[tokio::test]
+async fn a_good_event_reaches_the_store_in_every_mode() {
+    let event = r#"{"specversion":"1.0","id":"1","source":"/w","type":"com.a","data":{"sku":"A"}}"#;
+    let unavailable = is(503, "store-unavailable");
+    assert_eq!(problem_kind(post("/v1/events", JSON, event)).await, unavailable);
+    assert_eq!(problem_kind(post("/v1/events", "application/cloudevents+json", event)).await, unavailable);
+    let batch = format!("[{event}]");
+    assert_eq!(problem_kind(post("/v1/events", "application/cloudevents-batch+json", batch)).await, unavailable);
+    let mut binary = post("/v1/events", JSON, r#"{"sku":"A"}"#);
+    for (name, value) in [("ce-specversion", "1.0"), ("ce-id", "1"), ("ce-type", "com.a"), ("ce-source", "/w")] {
+        binary.headers_mut().insert(name, value.parse().unwrap());
+    }
+    assert_eq!(problem_kind(binary).await, unavailable);
+}
