@@ -14,6 +14,7 @@ pub mod check;
 pub mod diff;
 pub mod directory;
 pub mod grants;
+pub mod host;
 pub mod runtime;
 pub mod scan;
 pub mod settle;
@@ -21,4 +22,6 @@ pub mod slot;
 pub mod stage;
 pub mod status;
 
+pub use check::check;
 pub use directory::{Directory, Settings};
+pub use host::Host;

@@ -114,12 +114,16 @@ impl World {
         let shown = self
             .status(name)
             .is_some_and(|status| status.state == State::Running && status.version.as_deref() == Some(version));
-        shown && self.fake.workers.lock().values().any(|worker| worker.0 == name && worker.1 == version)
+        shown && self.fake.workers.lock().values().any(|worker| worker.name == name && worker.version == version)
     }
 
     pub fn concurrency(&self, name: &str) -> u32 {
         let workers = self.fake.workers.lock();
-        workers.values().find(|worker| worker.0 == name).map(|worker| worker.2.concurrency.get()).unwrap_or_default()
+        workers
+            .values()
+            .find(|worker| worker.name == name)
+            .map(|worker| worker.policy.concurrency.get())
+            .unwrap_or_default()
     }
 
     pub fn log(&self) -> Vec<String> {
@@ -189,11 +193,16 @@ struct Fake {
     known: Vec<ConsumerName>,
     loads: Mutex<Vec<String>>,
     held: Mutex<BTreeMap<String, Arc<Semaphore>>>,
-    /// Worker → consumer, version, policy.
-    workers: Mutex<BTreeMap<u32, (String, String, Arc<Policy>)>>,
+    workers: Mutex<BTreeMap<u32, Worker>>,
     log: Mutex<Vec<String>>,
     last_worker: AtomicU32,
     refused_starts: AtomicU32,
+}
+
+struct Worker {
+    name: String,
+    version: String,
+    policy: Arc<Policy>,
 }
 
 struct Handle(Arc<Fake>);
@@ -232,22 +241,23 @@ impl Runtime for Handle {
         let worker = self.0.last_worker.fetch_add(1, Ordering::SeqCst);
         self.0.log.lock().push(format!("start {name} {}", live.version));
         let mut workers = self.0.workers.lock();
-        assert!(workers.values().all(|(other, ..)| other != name.as_str()), "{name} has a worker already");
-        workers.insert(worker, (name.to_string(), live.version.to_string(), live.policy));
+        assert!(workers.values().all(|other| other.name != name.as_str()), "{name} has a worker already");
+        let (name, version) = (name.to_string(), live.version.to_string());
+        workers.insert(worker, Worker { name, version, policy: live.policy });
         Ok(worker)
     }
 
     fn swap(&self, worker: &u32, live: Live<String>) {
         let mut workers = self.0.workers.lock();
         let running = workers.get_mut(worker).expect("it runs");
-        if running.1 != *live.version {
-            self.0.log.lock().push(format!("swap {} {}", running.0, live.version));
+        if running.version != *live.version {
+            self.0.log.lock().push(format!("swap {} {}", running.name, live.version));
         }
-        (running.1, running.2) = (live.version.to_string(), live.policy);
+        (running.version, running.policy) = (live.version.to_string(), live.policy);
     }
 
     async fn stop(&self, worker: u32) {
-        let (name, version, _) = self.0.workers.lock().remove(&worker).expect("it runs");
+        let Worker { name, version, .. } = self.0.workers.lock().remove(&worker).expect("it runs");
         self.0.log.lock().push(format!("stop {name} {version}"));
     }
 

@@ -1,0 +1,87 @@
+//! The real thing behind the directory: the sandbox loads, the store keeps positions, the engine delivers.
+
+use std::sync::Arc;
+
+use super::runtime::{Live, LoadError, Loader, Runtime};
+use crate::backend::{self, Consumers};
+use crate::delivery::{self, Engine, Worker};
+use crate::policy::{ConsumerName, Policy};
+use crate::sandbox::{self, Description, Plugin, Sandbox, Version};
+
+pub struct Host {
+    pub sandbox: Sandbox,
+    pub consumers: Arc<dyn Consumers>,
+    pub engine: Engine,
+}
+
+impl From<sandbox::LoadError> for LoadError {
+    fn from(error: sandbox::LoadError) -> Self {
+        match error {
+            sandbox::LoadError::Host(_) => Self::Host(error.to_string()),
+            file => Self::File(file.to_string()),
+        }
+    }
+}
+
+impl Loader for Sandbox {
+    type Plugin = Plugin;
+    type Version = Version;
+
+    async fn load(&self, bytes: Arc<[u8]>) -> Result<Arc<Plugin>, LoadError> {
+        Ok(Self::load(self, bytes).await?)
+    }
+
+    fn description<'p>(&self, plugin: &'p Plugin) -> &'p Description {
+        plugin.description()
+    }
+
+    fn link(&self, plugin: &Arc<Plugin>, name: &ConsumerName, policy: &Policy) -> Result<Arc<Version>, LoadError> {
+        plugin.link(name, policy).map_err(|error| LoadError::File(error.to_string()))
+    }
+}
+
+impl Loader for Host {
+    type Plugin = Plugin;
+    type Version = Version;
+
+    async fn load(&self, bytes: Arc<[u8]>) -> Result<Arc<Plugin>, LoadError> {
+        Loader::load(&self.sandbox, bytes).await
+    }
+
+    fn description<'p>(&self, plugin: &'p Plugin) -> &'p Description {
+        plugin.description()
+    }
+
+    fn link(&self, plugin: &Arc<Plugin>, name: &ConsumerName, policy: &Policy) -> Result<Arc<Version>, LoadError> {
+        self.sandbox.link(plugin, name, policy)
+    }
+}
+
+impl Runtime for Host {
+    type Worker = Worker;
+
+    async fn start(&self, name: &ConsumerName, live: Live<Version>) -> backend::Result<Worker> {
+        let inbox = self.consumers.attach(name, live.policy.start).await?;
+        Ok(self.engine.start(name.clone(), inbox, live.into()))
+    }
+
+    fn swap(&self, worker: &Worker, live: Live<Version>) {
+        worker.swap(live.into());
+    }
+
+    async fn stop(&self, worker: Worker) {
+        worker.stop().await;
+    }
+
+    async fn known(&self) -> backend::Result<Vec<ConsumerName>> {
+        let known = self.consumers.known().await?;
+        Ok(known.into_iter().map(|report| report.name).collect())
+    }
+}
+
+impl From<Live<Version>> for delivery::Live {
+    fn from(live: Live<Version>) -> Self {
+        let Live { version, policy, subscriptions } = live;
+        Self { version, policy, subscriptions }
+    }
+}
