@@ -11,8 +11,10 @@ pub mod event;
 pub mod order;
 pub mod policy;
 
-// The ports, and the adapters behind them.
+// The ports, the adapters behind them, and what everybody is set up by and counts on.
 pub mod backend;
+pub mod config;
+pub mod telemetry;
 
 // What handles a delivery.
 pub mod capability;
@@ -24,6 +26,4 @@ pub mod sandbox;
 pub mod api;
 pub mod app;
 pub mod cli;
-pub mod config;
 pub mod sender;
-pub mod telemetry;
