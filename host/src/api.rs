@@ -7,14 +7,20 @@
 //! **Invariant**: a 201 is built from a [`Durable`](crate::backend::Durable) placement and from nothing else.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use axum::Router;
+use axum::extract::{MatchedPath, Request};
+use axum::middleware::{self, Next};
+use axum::response::Response;
 use axum::routing::{get, post};
+use futures::future::BoxFuture;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::backend::{Consumers, Intake, Journal};
 use crate::consumer::status::Catalogue;
+use crate::telemetry::meters;
 
 mod body;
 mod cloudevents;
@@ -42,7 +48,7 @@ pub struct Api {
     pub consumers: Arc<dyn Consumers>,
     pub catalogue: Arc<dyn Catalogue>,
     /// The body of `GET /metrics`, in the text format of Prometheus.
-    pub metrics: Arc<dyn Fn() -> String + Send + Sync>,
+    pub metrics: Arc<dyn Fn() -> BoxFuture<'static, String> + Send + Sync>,
     pub hosts: Hosts,
     /// Cancelled when the host begins to stop: streams end, and `GET /readyz` says so.
     pub stopping: CancellationToken,
@@ -100,9 +106,18 @@ pub fn router(api: Api) -> Router {
         .route("/readyz", get(probes::ready))
         .route("/metrics", get(probes::metrics))
         .route("/", get(probes::index))
+        .route_layer(middleware::from_fn(measure))
         .fallback(request::not_found)
         .method_not_allowed_fallback(request::method_not_allowed)
         .with_state(shared)
+}
+
+/// Times every request under the pattern of its route; what matches no route is not measured, since callers choose it.
+async fn measure(route: MatchedPath, request: Request, next: Next) -> Response {
+    let began = Instant::now();
+    let response = next.run(request).await;
+    meters::http_request(route.as_str(), response.status().as_u16(), began.elapsed());
+    response
 }
 
 #[cfg(test)]

@@ -27,7 +27,7 @@ pub async fn ready(State(shared): State<Arc<Shared>>) -> Result<Response> {
 
 /// `GET /metrics`, in the text format of Prometheus.
 pub async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
-    let text = (shared.api.metrics)();
+    let text = (shared.api.metrics)().await;
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
 }
 

@@ -112,7 +112,7 @@ fn full_store() -> Api {
         journal: store.clone(),
         consumers: store.clone(),
         catalogue: store,
-        metrics: Arc::new(String::new),
+        metrics: Arc::new(|| Box::pin(std::future::ready(String::new()))),
         hosts: Hosts::Any,
         stopping: CancellationToken::new(),
     }
