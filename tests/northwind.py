@@ -120,7 +120,7 @@ class Client:
 
     def state(self, consumer):
         """Entries and counters of a consumer, by key."""
-        entries, counters = self.pages(f"/v1/consumers/{consumer}/state?limit=1000", "entries", "counters")
+        entries, counters = self.pages(f"/v1/consumers/{consumer}/state?limit=500", "entries", "counters")
         pair = lambda found: {one["key"]: one["value"] for one in found}
         return pair(entries), pair(counters)
 
