@@ -17,6 +17,8 @@ use crate::event::{Custom, Event};
 use crate::policy::{ConsumerName, Grant, Policy};
 use crate::sandbox::{Dataset, Description, Need};
 
+#[cfg(test)]
+pub(crate) mod fixture;
 mod journal;
 mod limits;
 mod log;

@@ -25,10 +25,14 @@ mod description;
 mod engine;
 mod error;
 mod event;
+#[cfg(test)]
+mod fixture;
 mod limiter;
 mod outcome;
 mod plugin;
 mod state;
+#[cfg(test)]
+mod tests;
 mod trap;
 mod version;
 mod wasi;

@@ -91,3 +91,67 @@ fn check_texts(change: &Change) -> Result<usize, Stop> {
     }
     Ok(bytes)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::super::fixture::{self, Memory, handling, order, overstep};
+    use super::*;
+    use crate::order::Shipment;
+    use crate::policy::Grant;
+
+    fn knowing(order: &Order) -> Handling {
+        handling(Memory { orders: vec![order.clone()], ..Memory::default() })
+    }
+
+    #[tokio::test]
+    async fn an_order_shows_own_changes_and_the_commit_expects_the_revision_seen() {
+        let order = order();
+        let id = order.id.to_string();
+        let mut handling = knowing(&order);
+        assert_eq!(handling.change_order(&id, Some(Change::Confirmed {})).await.unwrap(), Ok(()));
+        let seen = handling.order(&id).await.unwrap().unwrap();
+        assert_eq!((seen.status, seen.revision), (Status::Confirmed, 2));
+        let (reads, effects) = handling.finish();
+        assert_eq!(reads.orders, [(order.id, Some(1))]);
+        assert_eq!(effects.order_changes, [(order.id, Change::Confirmed {})]);
+    }
+
+    #[tokio::test]
+    async fn an_illegal_step_is_refused_with_the_status_and_stages_nothing() {
+        let order = order();
+        let id = order.id.to_string();
+        let mut handling = knowing(&order);
+        let shipment = Shipment { carrier: "local".into(), tracking_number: "1".into(), tracking_url: None };
+        let refused = handling.change_order(&id, Some(Change::Shipped(shipment))).await.unwrap();
+        assert_eq!(refused, Err(Refusal::Illegal(Status::Placed)));
+        assert_eq!(handling.change_order(&id, None).await.unwrap(), Err(Refusal::Illegal(Status::Placed)));
+        let (reads, effects) = handling.finish();
+        assert!(effects.is_empty());
+        assert_eq!(reads.orders, [(order.id, Some(1))], "the refusal must still hold at the commit");
+    }
+
+    #[tokio::test]
+    async fn an_order_that_is_not_there_is_a_condition_of_the_commit() {
+        let unknown = OrderId::generate();
+        let mut handling = handling(Memory::default());
+        assert_eq!(handling.order("no id at all").await.unwrap(), None);
+        assert_eq!(handling.order(&unknown.to_string()).await.unwrap(), None);
+        let refused = handling.change_order(&unknown.to_string(), Some(Change::Confirmed {})).await.unwrap();
+        assert_eq!(refused, Err(Refusal::UnknownOrder));
+        assert_eq!(handling.finish().0.orders, [(unknown, None)]);
+    }
+
+    #[tokio::test]
+    async fn changing_orders_takes_a_grant() {
+        let order = order();
+        let rights = fixture::rights(Grant::default());
+        let memory = Memory { orders: vec![order.clone()], ..Memory::default() };
+        let mut handling = Handling::new(rights, fixture::placed(&order), Arc::new(memory));
+        let stopped = handling.change_order(&order.id.to_string(), Some(Change::Confirmed {})).await;
+        let (kind, message) = overstep(stopped);
+        assert_eq!(kind, "grant");
+        assert!(message.contains("grant.change_order = true in inventory.toml"), "{message}");
+    }
+}

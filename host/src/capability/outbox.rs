@@ -107,3 +107,94 @@ fn json(kind: &str, data: String) -> Result<Arc<RawValue>, Stop> {
         .map(Arc::from)
         .map_err(|error| Stop::bad_argument(format!("publish: the data of {kind} is not JSON: {error}")))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixture::{self, Memory, custom, everything, handling, overstep};
+    use super::*;
+    use crate::order::OrderId;
+    use crate::policy::Grant;
+
+    fn draft(kind: &str, data: &str) -> Draft {
+        Draft { kind: kind.to_owned(), subject: "NW-11".to_owned(), order_id: None, data: data.to_owned() }
+    }
+
+    fn email(to: &str) -> Message {
+        Message::Email { to: to.to_owned(), subject: "Hello".to_owned(), text: "there".to_owned(), html: None }
+    }
+
+    #[test]
+    fn a_published_event_carries_the_consumer_as_its_source() {
+        let mut handling = handling(Memory::default());
+        let order_id = OrderId::generate();
+        let wanted = Draft { order_id: Some(order_id.to_string()), ..draft("com.example.low", r#"{"left":3}"#) };
+        handling.publish(wanted).unwrap();
+        let (_, effects) = handling.finish();
+        let published = &effects.events[0];
+        assert_eq!((&*published.kind, &*published.source), ("com.example.low", "/fanfare/consumers/inventory"));
+        assert_eq!((published.order_id, published.data.get()), (Some(order_id), r#"{"left":3}"#));
+    }
+
+    #[test]
+    fn only_granted_kinds_are_published_and_never_the_hosts_own() {
+        let grant = Grant { publish: vec!["*".parse().unwrap()], ..Grant::default() };
+        let mut all = Handling::new(fixture::rights(grant), custom("a", 0), std::sync::Arc::new(Memory::default()));
+        assert_eq!(overstep(all.publish(draft("order.placed", "{}"))).0, "grant");
+        let mut some = handling(Memory::default());
+        let (kind, message) = overstep(some.publish(draft("com.other.low", "{}")));
+        assert_eq!(kind, "grant");
+        assert!(message.contains("add it to grant.publish in inventory.toml"), "{message}");
+    }
+
+    #[test]
+    fn what_is_no_event_stops_the_guest() {
+        let mut handling = handling(Memory::default());
+        for wrong in [
+            draft("com.example.low", "{"),
+            draft("com.example.low", &"[".repeat(10_000)),
+            draft("com example", "{}"),
+            Draft { subject: String::new(), ..draft("com.example.low", "{}") },
+            Draft { order_id: Some("7".to_owned()), ..draft("com.example.low", "{}") },
+        ] {
+            let shown = format!("{wrong:?}");
+            assert_eq!(overstep(handling.publish(wrong)).0, "bad-argument", "{shown}");
+        }
+        let long = format!("{:?}", "x".repeat(limits::EVENT_DATA_BYTES_MAX));
+        assert_eq!(overstep(handling.publish(draft("com.example.low", &long))).0, "limit");
+        assert!(handling.finish().1.is_empty());
+    }
+
+    #[test]
+    fn a_chain_of_causes_ends_at_the_deepest_allowed() {
+        let at = |depth| {
+            let view = std::sync::Arc::new(Memory::default());
+            Handling::new(fixture::rights(everything()), custom("com.example.ping", depth), view)
+        };
+        at(DEPTH_MAX - 1).publish(draft("com.example.pong", "1")).unwrap();
+        let (kind, message) = overstep(at(DEPTH_MAX).publish(draft("com.example.pong", "1")));
+        assert_eq!(kind, "event-loop");
+        assert!(message.starts_with("event loop: 16 events"), "{message}");
+    }
+
+    #[test]
+    fn messages_take_a_grant_each_kind_its_own() {
+        let grant = Grant { email: true, ..Grant::default() };
+        let view = std::sync::Arc::new(Memory::default());
+        let mut handling = Handling::new(fixture::rights(grant), custom("a", 0), view);
+        handling.send(email("a@example.com")).unwrap();
+        let sms = Message::Sms { to: "+4930123456".to_owned(), text: "Hello".to_owned() };
+        let (kind, message) = overstep(handling.send(sms));
+        assert_eq!((kind, &*message), ("grant", "sms is not granted: set grant.sms = true in inventory.toml"));
+        assert_eq!(handling.finish().1.messages, [email("a@example.com")]);
+    }
+
+    #[test]
+    fn messages_are_bounded() {
+        let mut handling = handling(Memory::default());
+        assert_eq!(overstep(handling.send(email(""))).0, "bad-argument");
+        let long = Message::Sms { to: "+1".to_owned(), text: "x".repeat(limits::SMS_BYTES_MAX + 1) };
+        assert_eq!(overstep(handling.send(long)).1, "1601 bytes of SMS: the limit is 1600");
+        let stopped = (0..=limits::MESSAGES_MAX).map(|_| handling.send(email("a@b"))).find(Result::is_err).unwrap();
+        assert_eq!(overstep(stopped).1, "101 messages for one event: the limit is 100");
+    }
+}

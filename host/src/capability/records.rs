@@ -87,3 +87,62 @@ fn shown(value: &Value) -> String {
         None => text,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixture::{Memory, custom, dataset, everything, handling, overstep, rights};
+    use super::*;
+    use crate::policy::Grant;
+
+    #[test]
+    fn a_row_that_fits_is_staged_as_one_object() {
+        let mut handling = handling(Memory::default());
+        let row = r#"{"id":"a","n":-3,"x":1.5,"ok":true,"at":"2026-11-22T10:00:00+01:00","day":"2026-11-22"}"#;
+        assert_eq!(handling.append("orders", row).unwrap(), Ok(()));
+        assert_eq!(handling.append("orders", r#"{"id":"b", "id":"c", "n":null}"#).unwrap(), Ok(()));
+        let (_, effects) = handling.finish();
+        let rows: Vec<Value> = effects.records.iter().map(|row| serde_json::from_str(&row.row).unwrap()).collect();
+        assert_eq!(rows[0], serde_json::from_str::<Value>(row).unwrap());
+        assert_eq!(effects.records[1].row, r#"{"id":"c","n":null}"#, "each column stands once");
+        assert_eq!(&*effects.records[0].dataset, "orders");
+    }
+
+    #[test]
+    fn what_does_not_fit_is_named() {
+        let misfit = |row: &str| fit(&dataset(), row).unwrap_err();
+        for (row, words) in [
+            (r#"[1]"#, "the row is not a JSON object"),
+            (r#"{"n":1}"#, "id: is missing, and the column is not nullable"),
+            (r#"{"id":"a","colour":"red"}"#, "colour: orders has no such column"),
+            (r#"{"id":1}"#, "id: 1 is not text"),
+            (r#"{"id":"a","n":1.5}"#, "n: 1.5 is not a whole number of 64 bits"),
+            (r#"{"id":"a","n":9223372036854775808}"#, "n: 9223372036854775808 is not a whole number"),
+            (r#"{"id":"a","x":"1"}"#, r#"x: "1" is not a number"#),
+            (r#"{"id":"a","ok":0}"#, "ok: 0 is not true or false"),
+            (r#"{"id":"a","at":"2026-11-22"}"#, "is not an RFC 3339 time"),
+            (r#"{"id":"a","at":"2026-11-22T10:00:00Z[UTC]"}"#, "is not an RFC 3339 time"),
+            (r#"{"id":"a","day":"2026-02-30"}"#, "is not a date"),
+            (r#"{"id":"a","day":"2026-02-20T00:00:00"}"#, "is not a date"),
+        ] {
+            let said = misfit(row);
+            assert!(said.contains(words), "{row}: {said}");
+        }
+    }
+
+    #[test]
+    fn a_misfit_is_an_answer_and_stages_nothing() {
+        let mut handling = handling(Memory::default());
+        assert!(handling.append("orders", "{}").unwrap().is_err());
+        assert!(handling.finish().1.is_empty());
+    }
+
+    #[test]
+    fn a_data_set_must_be_declared_and_granted() {
+        let mut granted = Handling::new(rights(everything()), custom("a", 0), Arc::new(Memory::default()));
+        assert_eq!(overstep(granted.append("lines", "{}")).0, "grant");
+        let mut denied = Handling::new(rights(Grant::default()), custom("a", 0), Arc::new(Memory::default()));
+        let (kind, message) = overstep(denied.append("orders", r#"{"id":"a"}"#));
+        assert_eq!(kind, "grant");
+        assert!(message.contains("inventory.toml list it in grant.records"), "{message}");
+    }
+}

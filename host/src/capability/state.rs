@@ -266,3 +266,145 @@ fn merge<V>(own: &mut Own<V>, stored: &mut Stored<V>) -> Option<(Arc<str>, Optio
         stored.chunk.pop_front().map(|(key, value)| (key, Some(value)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixture::{Memory, handling, overstep};
+    use super::*;
+
+    fn memory(entries: &[(&str, &[u8])], counters: &[(&str, i64)]) -> Memory {
+        Memory {
+            entries: entries.iter().map(|(key, value)| ((*key).to_owned(), value.to_vec())).collect(),
+            counters: counters.iter().map(|(key, value)| ((*key).to_owned(), *value)).collect(),
+            ..Memory::default()
+        }
+    }
+
+    fn adjustment(key: &str, by: i64, floor: Option<i64>) -> Adjustment {
+        Adjustment { key: key.into(), by, floor }
+    }
+
+    #[tokio::test]
+    async fn a_handler_reads_its_own_writes_and_the_commit_only_what_it_was_told() {
+        let mut handling = handling(memory(&[("a", b"1"), ("b", b"2")], &[]));
+        handling.put("a".to_owned(), Some(b"9".to_vec())).unwrap();
+        assert_eq!(handling.get("a").await.unwrap().as_deref(), Some(b"9".as_slice()));
+        assert_eq!(handling.get("b").await.unwrap().as_deref(), Some(b"2".as_slice()));
+        assert_eq!(handling.get("c").await.unwrap(), None);
+        handling.put("b".to_owned(), None).unwrap();
+        assert_eq!(handling.get("b").await.unwrap(), None);
+        let (reads, effects) = handling.finish();
+        let told: Vec<_> = reads.entries.iter().map(|(key, value)| (&**key, value.as_deref())).collect();
+        assert_eq!(told, [("b", Some(b"2".as_slice())), ("c", None)]);
+        let written: Vec<_> = effects.entries.iter().map(|(key, value)| (&**key, value.as_deref())).collect();
+        assert_eq!(written, [("a", Some(b"9".as_slice())), ("b", None)]);
+    }
+
+    #[tokio::test]
+    async fn the_last_write_of_a_key_is_the_one_that_stays() {
+        let mut handling = handling(Memory::default());
+        for value in [b"1", b"2", b"3"] {
+            handling.put("a".to_owned(), Some(value.to_vec())).unwrap();
+        }
+        let (_, effects) = handling.finish();
+        assert_eq!(effects.entries, [("a".into(), Some(b"3".as_slice().into()))]);
+    }
+
+    #[tokio::test]
+    async fn a_scan_shows_own_writes_in_key_order_and_skips_what_was_deleted() {
+        let stored: Vec<(String, Vec<u8>)> = (0..200).map(|n| (format!("k/{n:03}"), vec![0])).collect();
+        let mut handling = handling(Memory { entries: stored.into_iter().collect(), ..Memory::default() });
+        // More deleted in a row than are fetched at once.
+        for n in 2..150 {
+            handling.put(format!("k/{n:03}"), None).unwrap();
+        }
+        handling.put("k/0005".to_owned(), Some(vec![1])).unwrap();
+        handling.put("k/150".to_owned(), Some(vec![2])).unwrap();
+        handling.put("other".to_owned(), Some(vec![3])).unwrap();
+        let page = handling.scan("k/", Some("k/000"), 4).await.unwrap();
+        let seen: Vec<_> = page.iter().map(|(key, value)| (&**key, value[0])).collect();
+        assert_eq!(seen, [("k/0005", 1), ("k/001", 0), ("k/150", 2), ("k/151", 0)]);
+        let rest = handling.scan("k/", Some("k/151"), 1000).await.unwrap();
+        assert_eq!(rest.len(), 48);
+        let (reads, _) = handling.finish();
+        assert!(reads.entries.is_empty(), "a scan requires nothing");
+    }
+
+    #[tokio::test]
+    async fn a_scan_of_counters_shows_own_adjustments() {
+        let mut handling = handling(memory(&[], &[("s/a", 1), ("s/c", 3)]));
+        let adjusted = handling.adjust(vec![adjustment("s/b", 2, None), adjustment("s/c", 1, None)]).await.unwrap();
+        assert_eq!(adjusted, Ok(()));
+        assert_eq!(handling.count("s/d").await.unwrap(), 0);
+        let page = handling.scan_counts("s/", None, 10).await.unwrap();
+        let seen: Vec<_> = page.iter().map(|(key, value)| (&**key, *value)).collect();
+        assert_eq!(seen, [("s/a", 1), ("s/b", 2), ("s/c", 4)]);
+    }
+
+    #[tokio::test]
+    async fn a_count_includes_own_adjustments_and_holds_the_view_to_its_own_answer() {
+        let mut handling = handling(memory(&[], &[("a", 5)]));
+        handling.adjust(vec![adjustment("a", -2, Some(0))]).await.unwrap().unwrap();
+        assert_eq!(handling.count("a").await.unwrap(), 3);
+        let (reads, effects) = handling.finish();
+        assert_eq!(reads.counters, [("a".into(), 5)]);
+        assert_eq!(effects.adjustments, [adjustment("a", -2, Some(0))]);
+    }
+
+    #[tokio::test]
+    async fn adjustments_happen_all_or_none() {
+        let mut handling = handling(memory(&[], &[("a", 5), ("b", 1)]));
+        let wanted = vec![
+            adjustment("a", -2, Some(0)),
+            adjustment("b", -1, Some(0)),
+            adjustment("a", -4, Some(0)),
+            adjustment("b", -1, Some(0)),
+        ];
+        let adjusted = handling.adjust(wanted).await.unwrap();
+        assert_eq!(adjusted, Err(Shortage { key: "a".to_owned(), available: 3 }));
+        assert_eq!(handling.count("a").await.unwrap(), 5);
+        assert_eq!(handling.count("b").await.unwrap(), 1);
+        assert!(handling.finish().1.is_empty());
+    }
+
+    #[tokio::test]
+    async fn adjusting_alone_is_no_condition_of_the_commit() {
+        let mut handling = handling(memory(&[], &[("a", 5)]));
+        handling.adjust(vec![adjustment("a", -9, Some(0))]).await.unwrap().unwrap_err();
+        handling.adjust(vec![adjustment("a", 1, None)]).await.unwrap().unwrap();
+        assert!(handling.finish().0.counters.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_counter_that_would_overflow_stops_the_guest() {
+        let mut handling = handling(memory(&[], &[("a", i64::MAX - 1)]));
+        handling.adjust(vec![adjustment("a", 1, None)]).await.unwrap().unwrap();
+        let (kind, message) = overstep(handling.adjust(vec![adjustment("a", 1, None)]).await);
+        assert_eq!(kind, "bad-argument");
+        assert!(message.contains("counter a holds 9223372036854775807"), "{message}");
+    }
+
+    #[tokio::test]
+    async fn too_much_stops_the_guest_and_names_the_limit() {
+        let mut handling = handling(Memory::default());
+        let (kind, message) = overstep(handling.put("a".to_owned(), Some(vec![0; limits::VALUE_BYTES_MAX + 1])));
+        assert_eq!((kind, &*message), ("limit", "1048577 bytes of value: the limit is 1048576"));
+        let (kind, _) = overstep(handling.get(&"k".repeat(limits::KEY_BYTES_MAX + 1)).await);
+        assert_eq!(kind, "limit");
+        let (kind, _) = overstep(handling.put(String::new(), None));
+        assert_eq!(kind, "bad-argument");
+        let full = (0..=limits::ENTRIES_MAX).map(|n| handling.put(n.to_string(), None)).find(Result::is_err).unwrap();
+        assert_eq!(overstep(full).1, "10001 entries written for one event: the limit is 10000");
+        let mut handling = self::handling(Memory::default());
+        let mebibytes = (0..=16).map(|n| handling.put(n.to_string(), Some(vec![0; 1 << 20]))).find(Result::is_err);
+        assert!(overstep(mebibytes.unwrap()).1.contains("bytes staged for one event: the limit is 16777216"));
+    }
+
+    #[tokio::test]
+    async fn what_the_store_cannot_answer_is_not_the_guests_doing() {
+        let broken = Some(crate::backend::Error::Unavailable("disk full".into()));
+        let mut handling = handling(Memory { broken, ..Memory::default() });
+        assert!(matches!(handling.get("a").await, Err(Stop::Store(_))));
+        assert!(matches!(handling.adjust(vec![adjustment("a", 1, None)]).await, Err(Stop::Store(_))));
+    }
+}

@@ -86,11 +86,11 @@ impl Version {
 
     /// Handles one event. Nothing is committed: that is for the caller to do, or not.
     pub async fn handle(&self, delivery: &Delivery, view: Arc<dyn View>) -> Handled {
-        self.attempt(&delivery.event, delivery.attempt, delivery.origin, view).await
+        self.handle_event(&delivery.event, delivery.attempt, delivery.origin, view).await
     }
 
     /// Handles `event` without a delivery, as a trial does.
-    pub async fn attempt(&self, event: &Arc<Event>, attempt: u32, origin: Origin, view: Arc<dyn View>) -> Handled {
+    pub async fn handle_event(&self, event: &Arc<Event>, attempt: u32, origin: Origin, view: Arc<dyn View>) -> Handled {
         let sandbox = &self.plugin.sandbox;
         // Waiting for a place is not the guest's time.
         let Ok(slot) = sandbox.slot().await else { return closed() };

@@ -1,0 +1,319 @@
+//! Guests of every temper, each ending as an outcome of its own event.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::fixture::{self, DONE, REJECT, RETRY, SPIN, TRAP, guest, importing, version};
+use super::{DescribeFailed, Handled, LoadError, NotAComponent, Outcome, Settings, Version};
+use crate::backend::{self, Origin};
+use crate::capability::fixture::{Memory, everything, order, placed};
+use crate::policy::{Grant, Isolation, Limits, Policy};
+
+const SET: &str = r#"(import "fanfare:consumer/state@0.1.0" "set" (func $set (param i32 i32 i32 i32)))"#;
+const GET: &str = r#"(import "fanfare:consumer/state@0.1.0" "get" (func $get (param i32 i32 i32)))"#;
+const PUBLISH: &str = r#"(import "fanfare:consumer/outbox@0.1.0" "publish"
+    (func $publish (param i32 i32 i32 i32 i32 i32 i32 i32 i32)))"#;
+const SET_KEY: &str = "(call $set (i32.const 160) (i32.const 3) (i32.const 176) (i32.const 5))";
+const GET_KEY: &str = "(call $get (i32.const 160) (i32.const 3) (i32.const 2048))";
+const PUBLISH_LOW: &str = "(call $publish (i32.const 192) (i32.const 15) (i32.const 160) (i32.const 3)
+    (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 224) (i32.const 2))";
+
+async fn handle(version: &Version, memory: Memory) -> Handled {
+    version.handle_event(&placed(&order()), 1, Origin::Live, Arc::new(memory)).await
+}
+
+/// Handles one event with a fresh instance of a guest.
+async fn handle_with(bytes: Arc<[u8]>, policy: &Policy, memory: Memory) -> Handled {
+    handle(&*version(bytes, policy).await, memory).await
+}
+
+fn trap(handled: &Handled) -> (&str, &str) {
+    assert!(handled.effects.is_empty() && handled.instance.is_none(), "nothing is left of a trap");
+    match &handled.outcome {
+        Outcome::Trap { kind, message, .. } => (kind, message),
+        other => panic!("expected a trap, got {other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn what_a_guest_staged_is_there_once_it_is_done() {
+    let bytes = importing(SET, &format!("{SET_KEY} {DONE}"));
+    let handled = handle_with(bytes, &Policy::default(), Memory::default()).await;
+    assert!(matches!(handled.outcome, Outcome::Done), "{:?}", handled.outcome);
+    assert_eq!(handled.effects.entries, [("key".into(), Some(b"value".as_slice().into()))]);
+    assert!(handled.instance.is_some());
+}
+
+#[tokio::test]
+async fn retry_and_reject_carry_their_reason_and_drop_what_was_staged() {
+    let bytes = importing(SET, &format!("{SET_KEY} {RETRY}"));
+    let handled = handle_with(bytes, &Policy::default(), Memory::default()).await;
+    let Outcome::Retry { after, reason } = &handled.outcome else { panic!("{:?}", handled.outcome) };
+    assert_eq!((*after, &**reason), (Some(Duration::from_millis(1500)), "later"));
+    assert!(handled.effects.is_empty() && handled.instance.is_none());
+
+    let handled = handle_with(guest(REJECT), &Policy::default(), Memory::default()).await;
+    assert!(matches!(&handled.outcome, Outcome::Reject { reason } if reason == "never"), "{:?}", handled.outcome);
+}
+
+#[tokio::test]
+async fn a_trap_names_its_kind_and_where_it_happened() {
+    let handled = handle_with(guest(TRAP), &Policy::default(), Memory::default()).await;
+    assert_eq!(trap(&handled).0, "unreachable-code-reached");
+    let Outcome::Trap { backtrace: Some(backtrace), .. } = &handled.outcome else { panic!("no backtrace") };
+    assert!(backtrace.contains("handle_of_test"), "{backtrace}");
+}
+
+#[tokio::test]
+async fn what_a_guest_was_told_is_reported_whatever_the_outcome() {
+    let bytes = importing(GET, &format!("{GET_KEY} {TRAP}"));
+    let memory = Memory { entries: [("key".to_owned(), b"1".to_vec())].into(), ..Memory::default() };
+    let handled = handle_with(bytes, &Policy::default(), memory).await;
+    assert_eq!(trap(&handled).0, "unreachable-code-reached");
+    assert_eq!(handled.reads.entries, [("key".into(), Some(b"1".as_slice().into()))]);
+}
+
+#[tokio::test]
+async fn a_guest_that_never_ends_is_stopped_by_its_cpu_budget() {
+    let limits = Limits { cpu: Duration::from_millis(20), ..Limits::default() };
+    let handled = handle_with(guest(SPIN), &Policy { limits, ..Policy::default() }, Memory::default()).await;
+    let Outcome::Timeout { what, limit } = handled.outcome else { panic!("{:?}", handled.outcome) };
+    assert_eq!((what, limit), ("cpu", limits.cpu));
+}
+
+#[tokio::test]
+async fn a_guest_that_computes_lets_other_tasks_run() {
+    let limits = Limits { cpu: Duration::from_millis(50), ..Limits::default() };
+    let version = version(guest(SPIN), &Policy { limits, ..Policy::default() }).await;
+    let turns = std::cell::Cell::new(0);
+    let others = async {
+        loop {
+            turns.set(turns.get() + 1);
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::select! {
+        biased;
+        _ = handle(&version, Memory::default()) => {}
+        () = others => {}
+    }
+    assert!(turns.get() > 5, "{} turns", turns.get());
+}
+
+#[tokio::test]
+async fn a_guest_that_waits_is_stopped_by_the_clock() {
+    let limits = Limits { time: Duration::from_millis(20), ..Limits::default() };
+    let bytes = importing(GET, &format!("{GET_KEY} {DONE}"));
+    let memory = Memory { silent: true, ..Memory::default() };
+    let handled = handle_with(bytes, &Policy { limits, ..Policy::default() }, memory).await;
+    let Outcome::Timeout { what, limit } = handled.outcome else { panic!("{:?}", handled.outcome) };
+    assert_eq!((what, limit), ("time", limits.time));
+    assert!(handled.instance.is_none());
+}
+
+#[tokio::test]
+async fn memory_beyond_the_limit_is_a_trap_that_names_it() {
+    let limits = Limits { memory_bytes: 1 << 20, ..Limits::default() };
+    let greedy = guest(&format!("(drop (memory.grow (i32.const 16))) {DONE}"));
+    let handled = handle_with(greedy, &Policy { limits, ..Policy::default() }, Memory::default()).await;
+    let (kind, message) = trap(&handled);
+    assert_eq!(kind, "memory");
+    assert!(message.contains("the limit is 1048576"), "{message}");
+    let modest = guest(&format!("(drop (memory.grow (i32.const 8))) {DONE}"));
+    let handled = handle_with(modest, &Policy { limits, ..Policy::default() }, Memory::default()).await;
+    assert!(matches!(handled.outcome, Outcome::Done), "{:?}", handled.outcome);
+}
+
+#[tokio::test]
+async fn too_little_memory_to_start_is_said_when_linking() {
+    let plugin = fixture::plugin(guest(DONE)).await;
+    let limits = Limits { memory_bytes: 64 << 10, ..Limits::default() };
+    let refused = plugin.link(&"inventory".parse().unwrap(), &Policy { limits, ..Policy::default() }).err().unwrap();
+    assert!(refused.to_string().contains("raise it in inventory.toml"), "{refused}");
+}
+
+#[tokio::test]
+async fn going_beyond_a_grant_is_a_trap_of_its_own_kind() {
+    let bytes = importing(PUBLISH, &format!("{PUBLISH_LOW} {DONE}"));
+    let handled = handle_with(Arc::clone(&bytes), &Policy::default(), Memory::default()).await;
+    let (kind, message) = trap(&handled);
+    assert_eq!((kind, message.contains("grant.publish")), ("grant", true), "{message}");
+    let policy = Policy { grant: everything(), ..Policy::default() };
+    let handled = handle_with(bytes, &policy, Memory::default()).await;
+    assert_eq!(handled.effects.events.len(), 1, "{:?}", handled.outcome);
+}
+
+#[tokio::test]
+async fn a_store_that_cannot_answer_is_no_outcome_of_the_guest() {
+    let broken = Some(backend::Error::Unavailable("disk full".into()));
+    let bytes = importing(GET, &format!("{GET_KEY} {DONE}"));
+    let handled = handle_with(bytes, &Policy::default(), Memory { broken, ..Memory::default() }).await;
+    assert!(matches!(handled.outcome, Outcome::Store(_)), "{:?}", handled.outcome);
+}
+
+/// Done for the first event of an instance, rejecting every later one.
+fn remembering() -> Arc<[u8]> {
+    guest(&format!(
+        "(if (result i32) (global.get $handled) (then {REJECT}) (else (global.set $handled (i32.const 1)) {DONE}))"
+    ))
+}
+
+#[tokio::test]
+async fn an_instance_given_back_handles_the_next_event() {
+    let version = version(remembering(), &Policy::default()).await;
+    let first = handle(&version, Memory::default()).await;
+    // Not given back yet: the next event gets another.
+    let second = handle(&version, Memory::default()).await;
+    assert!(matches!((&first.outcome, &second.outcome), (Outcome::Done, Outcome::Done)));
+    version.keep(first.instance.unwrap());
+    let third = handle(&version, Memory::default()).await;
+    assert!(matches!(third.outcome, Outcome::Reject { .. }), "{:?}", third.outcome);
+    let fourth = handle(&version, Memory::default()).await;
+    assert!(matches!(fourth.outcome, Outcome::Done), "an instance that did not end done is not used again");
+}
+
+#[tokio::test]
+async fn with_isolation_by_event_every_event_gets_a_fresh_instance() {
+    let policy = Policy { isolation: Isolation::Event, ..Policy::default() };
+    let version = version(remembering(), &policy).await;
+    for _ in 0..3 {
+        let handled = handle(&version, Memory::default()).await;
+        assert!(matches!(handled.outcome, Outcome::Done), "{:?}", handled.outcome);
+        version.keep(handled.instance.unwrap());
+    }
+}
+
+#[tokio::test]
+async fn clearing_throws_away_idle_and_running_instances() {
+    let version = version(remembering(), &Policy::default()).await;
+    let (idle, running) = (handle(&version, Memory::default()).await, handle(&version, Memory::default()).await);
+    version.keep(idle.instance.unwrap());
+    version.clear();
+    version.keep(running.instance.unwrap());
+    let handled = handle(&version, Memory::default()).await;
+    assert!(matches!(handled.outcome, Outcome::Done), "{:?}", handled.outcome);
+}
+
+#[tokio::test]
+async fn more_events_than_places_wait_for_one_another() {
+    let version = version(guest(DONE), &Policy::default()).await;
+    let all = (0..20).map(|_| async { handle(&version, Memory::default()).await.outcome });
+    let outcomes = futures::future::join_all(all).await;
+    assert!(outcomes.iter().all(|outcome| matches!(outcome, Outcome::Done)), "{outcomes:?}");
+}
+
+#[tokio::test]
+async fn a_plugin_says_what_it_is() {
+    let plugin = fixture::plugin(guest(DONE)).await;
+    let description = plugin.description();
+    assert_eq!((description.version.to_string(), description.state_version), ("1.2.0".to_owned(), 7));
+    assert_eq!(description.summary, "a test");
+    assert_eq!(description.subscriptions[0].kind.to_string(), "order.placed");
+    assert_eq!(plugin.hash().to_string().len(), 64);
+    let version = plugin.link(&"inventory".parse().unwrap(), &Policy::default()).unwrap();
+    assert_eq!(*version.label(), format!("1.2.0 ({})", plugin.hash().short()));
+}
+
+async fn refusal(bytes: impl Into<Arc<[u8]>>) -> LoadError {
+    fixture::sandbox().load(bytes.into()).await.unwrap_err()
+}
+
+#[tokio::test]
+async fn what_is_no_component_is_refused_each_in_its_own_words() {
+    let whole = guest(DONE);
+    let cut = refusal(&whole[..whole.len() - 9]).await;
+    assert!(matches!(cut, LoadError::NotAComponent(NotAComponent::Truncated(_))), "{cut}");
+    let mut torn = whole.to_vec();
+    let middle = torn.len() / 2;
+    torn[middle..middle + 64].fill(0xff);
+    let torn = refusal(torn).await;
+    assert!(matches!(torn, LoadError::NotAComponent(_)), "{torn}");
+    let core = refusal(wat::parse_str("(module)").unwrap()).await;
+    assert!(matches!(core, LoadError::NotAComponent(NotAComponent::CoreModule)), "{core}");
+    let text = refusal(*b"(component)").await;
+    assert!(matches!(text, LoadError::NotAComponent(NotAComponent::NotWasm)), "{text}");
+    let none = refusal([]).await;
+    assert!(matches!(none, LoadError::NotAComponent(NotAComponent::Empty)), "{none}");
+    let large = refusal(vec![0; super::PLUGIN_BYTES_MAX + 1]).await;
+    assert!(matches!(large, LoadError::TooLarge { .. }), "{large}");
+    let engine = super::engine::engine(1).unwrap();
+    let compiled = refusal(engine.precompile_component(&whole).unwrap()).await;
+    assert!(matches!(compiled, LoadError::NotAComponent(NotAComponent::Precompiled)), "{compiled}");
+}
+
+#[tokio::test]
+async fn a_component_of_another_contract_is_refused_with_what_it_exports() {
+    let other = wat::parse_str(r#"(component (instance $i) (export "acme:jobs/worker@1.0.0" (instance $i)))"#).unwrap();
+    let refused = refusal(other).await;
+    assert!(refused.to_string().contains("acme:jobs/worker@1.0.0"), "{refused}");
+    assert!(matches!(refused, LoadError::UnknownContract { .. }));
+    let future = r#"(component (instance $i) (export "fanfare:consumer/handler@0.2.0" (instance $i)))"#;
+    assert!(matches!(refusal(wat::parse_str(future).unwrap()).await, LoadError::UnknownContract { .. }));
+    let hollow = r#"(component (instance $i) (export "fanfare:consumer/handler@0.1.0" (instance $i)))"#;
+    assert!(matches!(refusal(wat::parse_str(hollow).unwrap()).await, LoadError::UnknownContract { .. }));
+}
+
+#[tokio::test]
+async fn an_import_that_the_host_does_not_have_is_named() {
+    let world = "package test:guest;
+        interface rockets { launch: func(); }
+        world extra { include fanfare:consumer/consumer@0.1.0; import rockets; }";
+    let refused = refusal(fixture::of_world(world, r#"(import "test:guest/rockets" "launch" (func))"#)).await;
+    assert!(
+        matches!(&refused, LoadError::UnlinkedImport(missing) if missing.contains("test:guest/rockets")),
+        "{refused}"
+    );
+}
+
+#[tokio::test]
+async fn a_describe_that_fails_is_told_from_one_that_says_nonsense() {
+    let trapped = refusal(fixture::describing("", TRAP)).await;
+    assert!(matches!(trapped, LoadError::DescribeFailed(DescribeFailed::Trap { .. })), "{trapped}");
+    let spinning = refusal(fixture::describing("", SPIN)).await;
+    assert!(matches!(spinning, LoadError::DescribeFailed(DescribeFailed::Timeout { what: "cpu", .. })), "{spinning}");
+    let nonsense = refusal(fixture::describing("", &fixture::describe_with_version(112, 6))).await;
+    assert!(nonsense.to_string().contains(r#""a test" is not a semantic version"#), "{nonsense}");
+    let capable = fixture::describing(SET, &format!("{SET_KEY} {}", fixture::DESCRIBE));
+    let capable = refusal(capable).await;
+    assert!(capable.to_string().contains("in `handle` only"), "{capable}");
+}
+
+#[tokio::test]
+async fn a_compiled_plugin_is_read_back_and_a_damaged_one_compiled_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache_dir = dir.path().join("compiled");
+    let load = async || {
+        let settings = Settings { cache_dir: Some(cache_dir.clone()), instances_max: 1 };
+        let plugin = super::Sandbox::new(settings).unwrap().load(guest(DONE)).await.unwrap();
+        let version = plugin.link(&"inventory".parse().unwrap(), &Policy::default()).unwrap();
+        let handled = handle(&version, Memory::default()).await;
+        assert!(matches!(handled.outcome, Outcome::Done), "{:?}", handled.outcome);
+        plugin.load_report().from_cache
+    };
+    assert!(!load().await);
+    assert!(load().await);
+    let kept: Vec<_> = std::fs::read_dir(&cache_dir).unwrap().map(|file| file.unwrap().path()).collect();
+    assert_eq!(kept.len(), 1, "{kept:?}");
+    let whole = std::fs::read(&kept[0]).unwrap();
+    std::fs::write(&kept[0], &whole[..whole.len() / 2]).unwrap();
+    assert!(!load().await);
+    assert!(load().await);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_cache_where_others_can_write_is_refused() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
+    let refused = super::Sandbox::new(Settings { cache_dir: Some(dir.path().to_owned()), instances_max: 1 }).err();
+    assert!(refused.unwrap().to_string().contains("others may write"));
+}
+
+#[tokio::test]
+async fn a_grant_is_nothing_without_the_operator() {
+    let bytes = importing(PUBLISH, &format!("{PUBLISH_LOW} {DONE}"));
+    let grant = Grant { publish: vec!["com.other.*".parse().unwrap()], ..Grant::default() };
+    let handled = handle_with(bytes, &Policy { grant, ..Policy::default() }, Memory::default()).await;
+    assert_eq!(trap(&handled).0, "grant");
+}
