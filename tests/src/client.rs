@@ -102,7 +102,7 @@ impl Client {
     /// Every order there is, newest first.
     #[track_caller]
     pub fn orders(&self) -> Vec<Value> {
-        self.all(("/v1/orders?limit=100", "orders"))
+        self.all(("/v1/orders?limit=500", "orders"))
     }
 
     #[track_caller]
@@ -208,7 +208,7 @@ impl Client {
     #[must_use]
     #[track_caller]
     pub fn counters(&self, consumer: &str, prefix: &str) -> Vec<(String, i64)> {
-        let counters = self.all((&format!("/v1/consumers/{consumer}/state?prefix={prefix}&limit=1000"), "counters"));
+        let counters = self.all((&format!("/v1/consumers/{consumer}/state?prefix={prefix}&limit=500"), "counters"));
         let pair = |counter: &Value| Some((counter["key"].as_str()?.to_owned(), counter["value"].as_i64()?));
         counters.iter().map(|counter| pair(counter).expect("a counter")).collect()
     }
@@ -217,19 +217,19 @@ impl Client {
     #[must_use]
     #[track_caller]
     pub fn entries(&self, consumer: &str, prefix: &str) -> Vec<Value> {
-        self.all((&format!("/v1/consumers/{consumer}/state?prefix={prefix}&limit=1000"), "entries"))
+        self.all((&format!("/v1/consumers/{consumer}/state?prefix={prefix}&limit=500"), "entries"))
     }
 
     #[must_use]
     #[track_caller]
     pub fn dead_letters(&self, consumer: &str) -> Vec<Value> {
-        self.all((&format!("/v1/consumers/{consumer}/dead-letters?limit=100"), "dead_letters"))
+        self.all((&format!("/v1/consumers/{consumer}/dead-letters?limit=500"), "dead_letters"))
     }
 
     #[must_use]
     #[track_caller]
     pub fn messages(&self) -> Vec<Value> {
-        self.all(("/v1/messages?limit=100", "messages"))
+        self.all(("/v1/messages?limit=500", "messages"))
     }
 
     // --------------------------------------------------------------------------------------------- parts
