@@ -16,7 +16,7 @@ Needs Python 3.9 and nothing else.
 
 import argparse
 import collections
-import email
+import email.parser
 import email.policy
 import http.client
 import json
@@ -37,8 +37,9 @@ START_SECONDS_MAX = 60
 # 830 orders are 2,500 events; a slow machine with an unoptimised host handles some hundreds a second.
 SETTLE_SECONDS_MAX = 300
 LOOK_EVERY_SECONDS = 0.05
-# With --kill: SIGKILL once so many of the orders are there.
+# With --kill: SIGKILL once so many of the orders are there, of an import that is sent no faster than this.
 KILL_AT_SHARE = 0.4
+LINE_EVERY_SECONDS = 0.002
 
 
 class Host:
@@ -219,15 +220,22 @@ def load_stock(client, products):
 
 def import_and_kill(host, client, orders, ndjson):
     """Kills the host in the middle of an import. What the import was told does not matter: it will be sent again."""
+    def slowly():
+        for line in ndjson.splitlines(keepends=True):
+            time.sleep(LINE_EVERY_SECONDS)
+            yield line.encode()
+
     def send():
         try:
-            client.import_orders(ndjson)
+            client.import_orders(slowly())
         except (OSError, http.client.HTTPException):
             pass
     sender = threading.Thread(target=send)
     sender.start()
     enough = int(len(orders) * KILL_AT_SHARE)
-    there = wait("the import is half done", SETTLE_SECONDS_MAX, lambda: (n := len(client.orders())) >= enough and n)
+    there = wait("the import is under way", SETTLE_SECONDS_MAX, lambda: (n := len(client.orders())) >= enough and n)
+    if not sender.is_alive():
+        sys.exit("the import was over before the host could be killed")
     host.kill()
     sender.join()
     print(f"killed the host when {there} of {len(orders)} orders were there")
@@ -336,10 +344,11 @@ def check_mail(check, folder, pairs):
     # Senders work behind the consumers.
     wait_quietly(SETTLE_SECONDS_MAX, lambda: len(list(folder.glob("*.eml"))) >= expected)
     references = {sent["reference"] for sent, _ in pairs}
+    headers = email.parser.BytesHeaderParser(policy=email.policy.default)
     letters = collections.defaultdict(list)
     ids = set()
     for path in folder.glob("*.eml"):
-        letter = email.message_from_bytes(path.read_bytes(), policy=email.policy.default)
+        letter = headers.parsebytes(path.read_bytes())
         ids.add(letter["Message-ID"])
         about = references.intersection(letter["Subject"].split())
         letters[(letter["To"], about.pop() if about else None)].append(letter)

@@ -1,7 +1,7 @@
 //! A bad plugin file never replaces a good one, and says what is wrong with it.
 
 use fanfare_tests::orders::order;
-use fanfare_tests::{TestHost, Value, guests};
+use fanfare_tests::{TestHost, Value, guests, json};
 
 /// Name of the case, the file, and a word that the reason must contain.
 fn bad_files() -> Vec<(&'static str, Vec<u8>, &'static str)> {
@@ -9,7 +9,7 @@ fn bad_files() -> Vec<(&'static str, Vec<u8>, &'static str)> {
     let truncated = good[..good.len() / 2].to_vec();
     let cut_short = good[..good.len() - 1].to_vec();
     vec![
-        ("no component at all", b"#!/bin/sh\nrm -rf /\n".to_vec(), "component"),
+        ("no WebAssembly at all", b"#!/bin/sh\nrm -rf /\n".to_vec(), "WebAssembly"),
         ("an empty file", Vec::new(), "empty"),
         ("a truncated component", truncated, "end"),
         ("a component without its last byte", cut_short, "end"),
@@ -17,7 +17,7 @@ fn bad_files() -> Vec<(&'static str, Vec<u8>, &'static str)> {
         ("a component of no contract", b"\0asm\x0d\0\x01\0".to_vec(), "contract"),
         ("a component of a later contract", of_contract(&good, "0.9.0"), "contract"),
         ("one that traps when asked what it is", guests::wasm("trap-describe"), "describe"),
-        ("compiled code for this machine", b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0".to_vec(), "component"),
+        ("compiled code for this machine", b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0".to_vec(), "WebAssembly"),
     ]
 }
 
@@ -28,9 +28,14 @@ fn a_bad_file_is_refused_with_its_reason_while_the_old_version_keeps_running() {
     let mut handled = 0;
     for (what, bytes, reason) in bad_files() {
         host.consumers.put("reports-one", &bytes);
-        let refused = client
-            .wait_for_consumer("reports-one", |consumer| consumer["state"] == "failed" && mentions(consumer, reason));
-        assert_eq!(refused["version"], "1.0.0", "{what}: {refused:#}");
+        let refused = client.wait_for_consumer("reports-one", |consumer| {
+            consumer["candidate"]["state"] == "failed" && mentions(&consumer["candidate"], reason)
+        });
+        assert_eq!(
+            (&refused["state"], &refused["version"]),
+            (&json!("running"), &json!("1.0.0")),
+            "{what}: {refused:#}"
+        );
 
         client.placed(&order(&[("TEA", 1)]));
         client.wait_until_idle();
@@ -39,7 +44,7 @@ fn a_bad_file_is_refused_with_its_reason_while_the_old_version_keeps_running() {
 
         // Back to a good file, so that each case begins alike.
         host.consumers.put("reports-one", &guests::wasm("reports-one"));
-        client.wait_for_consumer("reports-one", |consumer| consumer["state"] == "running");
+        client.wait_for_consumer("reports-one", |consumer| consumer["candidate"].is_null());
     }
 }
 
@@ -87,16 +92,16 @@ fn a_bad_side_file_leaves_the_old_policy_in_force_and_names_its_line() {
     let host = TestHost::with(&["reports-one"]);
     let client = host.client();
     host.consumers.set_policy("reports-one", "isolation = \"event\"\nconcurency = 4\n");
-    let refused = client.wait_for_consumer("reports-one", |consumer| consumer["state"] == "failed");
+    let refused = client.wait_for_consumer("reports-one", |consumer| consumer["candidate"]["state"] == "failed");
     for expected in ["reports-one.toml:2", "concurency", "concurrency"] {
-        assert!(mentions(&refused, expected), "no {expected}: {refused:#}");
+        assert!(mentions(&refused["candidate"], expected), "no {expected}: {refused:#}");
     }
     client.placed(&order(&[("TEA", 1)]));
     client.wait_until_idle();
     assert_eq!(client.counter("reports-one", "handled"), 1);
 
     host.consumers.set_policy("reports-one", "concurrency = 4\n");
-    client.wait_for_consumer("reports-one", |consumer| consumer["state"] == "running");
+    client.wait_for_consumer("reports-one", |consumer| consumer["candidate"].is_null());
 }
 
 /// The same component, but for the version of the contract: still valid, and nothing that this host knows.

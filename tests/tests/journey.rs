@@ -123,19 +123,20 @@ fn an_order_is_delivered_only_once_it_was_shipped() {
 
 #[test]
 fn low_stock_is_told_once_a_crossing() {
-    let host = TestHost::with(&["inventory", "notification"]);
+    let mut host = TestHost::new();
+    host.consumers.add("inventory");
+    host.consumers.add("notification");
     host.consumers.set_policy(
         "notification",
         "[grant]\nemail = true\n\n[settings]\nstock_alert_to = \"purchasing@shop.example\"\n",
     );
+    host.start();
     let client = host.client();
     client.stock(&["TEA"], 12);
     let alerts = || {
         client.wait_until_idle();
         client.messages().iter().filter(|message| message["to"] == "purchasing@shop.example").count()
     };
-    client.wait_for_consumer("notification", |consumer| consumer["state"] == "running");
-
     for (order_of, expected) in [(2, 0), (1, 1), (1, 1)] {
         client.placed(&order(&[("TEA", order_of)]));
         assert_eq!(alerts(), expected);

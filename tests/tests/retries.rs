@@ -36,7 +36,7 @@ fn attempts_stop_at_the_policys_bound_and_the_cause_is_kept() {
 
     for (guest, attempts, cause) in [
         ("always-retry", 3, "attempt 3 was told to fail"),
-        ("trap-handle", 3, "trap-handle"),
+        ("trap-handle", 3, "unreachable"),
         ("always-reject", 1, "always-reject was told to reject"),
     ] {
         client.wait_for_consumer(guest, |consumer| consumer["dead"] == 1);
@@ -52,7 +52,7 @@ fn attempts_stop_at_the_policys_bound_and_the_cause_is_kept() {
         assert_eq!(delivery(&client, &id, guest)["state"], "dead");
     }
     let trapped = &client.dead_letters("trap-handle")[0];
-    assert!(trapped["backtrace"].as_str().is_some_and(|trace| !trace.is_empty()), "{trapped:#}");
+    assert!(trapped["backtrace"].as_str().is_some_and(|trace| trace.contains("handle")), "{trapped:#}");
 }
 
 #[test]
