@@ -31,6 +31,7 @@ pub fn check(workspace: &Workspace) -> Result<()> {
     let mut complaints: Vec<Complaint> = files.iter().flat_map(text::check).collect();
     complaints.extend(modules::check(&files));
     complaints.extend(untested_fixtures(workspace, &files)?);
+    complaints.extend(text::untrue_readme(&files));
     if complaints.is_empty() {
         eprintln!("{:>3} files are tidy", files.len());
         return Ok(());

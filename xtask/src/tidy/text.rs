@@ -46,6 +46,16 @@ pub fn check(file: &File) -> Vec<Complaint> {
     complaints
 }
 
+/// The README's consumer is the one that the tests run: what a newcomer copies works.
+pub fn untrue_readme(files: &[File]) -> Option<Complaint> {
+    const EXAMPLE: &str = "plugins/examples/hello/src/lib.rs";
+    let text = |path: &str| files.iter().find(|file| file.path == path).map(|file| file.text.as_str());
+    let shown = text("README.md").and_then(|readme| readme.split("```rust\n").nth(1)?.split("```").next());
+    let tested = text(EXAMPLE).and_then(|example| example.split("\n#[cfg(test)]").next());
+    let same = shown.map(str::trim_end) == tested.map(str::trim_end);
+    (!same).then(|| format!("README.md: the consumer shown is not {EXAMPLE} without its tests"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -74,5 +84,19 @@ mod tests {
         assert_eq!(complaints("README.md", "x \ny\n").len(), 1);
         assert_eq!(complaints("README.md", "x").len(), 1);
         assert_eq!(complaints("host/src/order/mod.rs", "x\n").len(), 1);
+    }
+
+    #[test]
+    fn the_readme_shows_the_example_that_is_tested() {
+        let files = |shown: &str| {
+            let file = |path: &str, text: String| File { path: path.to_owned(), text };
+            let example = "fn hello() {}\n\n#[cfg(test)]\nmod tests {}\n".to_owned();
+            [
+                file("README.md", format!("# Hello\n```rust\n{shown}\n```\n")),
+                file("plugins/examples/hello/src/lib.rs", example),
+            ]
+        };
+        assert_eq!(untrue_readme(&files("fn hello() {}")), None);
+        assert!(untrue_readme(&files("fn goodbye() {}")).is_some());
     }
 }
