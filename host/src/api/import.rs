@@ -30,6 +30,7 @@ use crate::backend::Placed;
 use crate::clock::Timestamp;
 use crate::order::OrderId;
 use crate::order::draft::{Draft, Mode};
+use crate::telemetry::meters;
 
 /// The names under which NDJSON is known.
 const MEDIA_TYPES: [&str; 4] =
@@ -99,7 +100,10 @@ async fn place_line(shared: &Shared, line: &[u8]) -> Result<(&'static str, Order
     let reference = checked.content.reference.clone();
     let placement = placement(checked, now, None);
     match committing(shared.api.intake.place(placement)).await?.into_inner() {
-        Placed::New(order) => Ok(("created", order.id)),
+        Placed::New(order) => {
+            meters::order_placed();
+            Ok(("created", order.id))
+        }
         Placed::Repeated(order) => Ok(("exists", order.id)),
         Placed::ReferenceTaken { by, same_content: true } => Ok(("exists", by)),
         Placed::ReferenceTaken { by, same_content: false } => {

@@ -15,6 +15,7 @@ use crate::backend::{Durable, Placed, Placement};
 use crate::clock::Timestamp;
 use crate::order::Order;
 use crate::order::draft::{CheckedOrder, Draft, Mode};
+use crate::telemetry::meters;
 
 /// Places an order. A repeat of an idempotency key gets the answer that the first one got: the order as it was
 /// placed, byte for byte, with status 201.
@@ -52,7 +53,10 @@ pub fn placement(checked: CheckedOrder, now: Timestamp, idempotency_key: Option<
 
 fn answer(placed: Durable<Placed>, reference: Option<String>) -> Result<Response> {
     match placed.into_inner() {
-        Placed::New(order) => created(&order, None),
+        Placed::New(order) => {
+            meters::order_placed();
+            created(&order, None)
+        }
         Placed::Repeated(order) => created(&order, Some(("idempotency-replayed", "true"))),
         Placed::KeyReused => Err(Error::KeyReused),
         Placed::ReferenceTaken { by, .. } => {
