@@ -21,11 +21,21 @@ pub use raw::{Given, Origin, RawConfig};
 pub struct Config {
     /// Loopback, unless the operator insisted.
     pub listen: SocketAddr,
+    pub allowed_hosts: AllowedHosts,
     pub data_dir: PathBuf,
     pub consumers_dir: PathBuf,
     pub backend: BackendKind,
     pub mail: Mail,
     pub log: Log,
+}
+
+/// The names under which requests may ask for the host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AllowedHosts {
+    /// Those of this machine where it listens on loopback, else any.
+    ByAddress,
+    Only(Vec<String>),
+    Any,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,7 +8,9 @@ use std::path::PathBuf;
 use lettre::message::Mailbox;
 use tracing_subscriber::EnvFilter;
 
-use super::{BackendKind, Config, Error, Given, Log, LogFormat, Login, Mail, RawConfig, Smtp, Tls, Transport};
+use super::{
+    AllowedHosts, BackendKind, Config, Error, Given, Log, LogFormat, Login, Mail, RawConfig, Smtp, Tls, Transport,
+};
 
 /// Each message on its way is a connection to the mail server; more than this is taken for abuse.
 const MAIL_CONCURRENCY_MAX: usize = 64;
@@ -23,6 +25,7 @@ pub(super) fn check(raw: RawConfig, variable: &dyn Fn(&str) -> Option<String>) -
     let data_dir = check.read("data_dir", folder).unwrap_or_else(|| "data".into());
     let config = Config {
         listen,
+        allowed_hosts: check.read("allowed_hosts", allowed_hosts).unwrap_or(AllowedHosts::ByAddress),
         consumers_dir: check.read("consumers_dir", folder).unwrap_or_else(|| "consumers".into()),
         backend: check.read("backend", backend).unwrap_or(BackendKind::Embedded),
         mail: check.mail(&data_dir, insecure),
@@ -140,6 +143,18 @@ fn address(text: &str) -> Result<SocketAddr, String> {
     let numeric = text.strip_prefix("localhost:").map(|port| format!("127.0.0.1:{port}"));
     let wrong = || format!("{text:?} is not an address and port such as 127.0.0.1:8080 or [::1]:8080");
     numeric.as_deref().unwrap_or(text).parse().map_err(|_| wrong())
+}
+
+fn allowed_hosts(text: &str) -> Result<AllowedHosts, String> {
+    let names: Vec<_> = text.split(',').map(|name| name.trim().to_ascii_lowercase()).collect();
+    if names == ["*"] {
+        return Ok(AllowedHosts::Any);
+    }
+    let legal = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b':' | b'[' | b']');
+    match names.iter().find(|name| name.is_empty() || !name.bytes().all(legal)) {
+        Some(name) => Err(format!("{name:?} is not the name of a host; write names with commas between, or *")),
+        None => Ok(AllowedHosts::Only(names)),
+    }
 }
 
 fn boolean(text: &str) -> Result<bool, String> {

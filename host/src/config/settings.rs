@@ -22,9 +22,13 @@ impl Setting {
     }
 }
 
-pub const SETTINGS: [Setting; 17] = [
+pub const SETTINGS: [Setting; 18] = [
     Setting { key: "listen", help: "address and port; port 0 takes a free one [127.0.0.1:8080]" },
     Setting { key: "insecure", help: "allow what others could reach or overhear [false]" },
+    Setting {
+        key: "allowed_hosts",
+        help: "names in the header Host, with commas; * for any [localhost, 127.0.0.1, [::1]]",
+    },
     Setting { key: "data_dir", help: "folder of the store [data]" },
     Setting { key: "consumers_dir", help: "folder of plugins and side files [consumers]" },
     Setting { key: "backend", help: "embedded [embedded]" },

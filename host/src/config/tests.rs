@@ -74,11 +74,23 @@ fn an_unknown_key_is_refused_with_a_suggestion() {
 fn a_wrong_variable_or_flag_is_named() {
     let mut raw = RawConfig::default();
     raw.read_environment(|name| (name == "FANFARE_LISTEN").then(|| "here".to_owned()));
-    raw.set_flag(SETTINGS[4], "oracle".to_owned());
+    raw.set_flag(SETTINGS[5], "oracle".to_owned());
     assert_snapshot!(raw.check(|_| None).unwrap_err(), @r#"
     FANFARE_LISTEN: "here" is not an address and port such as 127.0.0.1:8080 or [::1]:8080
     --backend: "oracle" is not known here: use embedded
     "#);
+}
+
+#[test]
+fn names_of_the_host_are_a_list_or_any() {
+    let read = |text: &str| {
+        let mut raw = RawConfig::default();
+        raw.set_flag(SETTINGS[2], text.to_owned());
+        raw.check(|_| None).map(|config| config.allowed_hosts)
+    };
+    assert_eq!(read("*").unwrap(), AllowedHosts::Any);
+    assert_eq!(read("Shop.example, [::1]").unwrap(), AllowedHosts::Only(vec!["shop.example".into(), "[::1]".into()]));
+    assert_snapshot!(read("a,,b").unwrap_err(), @r#"--allowed-hosts: "" is not the name of a host; write names with commas between, or *"#);
 }
 
 #[test]
