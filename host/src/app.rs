@@ -1,1 +1,209 @@
 //! The composition root: config → build → run → drain.
+//!
+//! ```text
+//! start:  runtimes ─► listen ─► store ─► sandbox, engine ─► consumers ─► sender ─► announce
+//! drain:  no more requests (those in flight finish) ─► consumers (running deliveries finish) ─► sender ─► store
+//! ```
+//!
+//! **Invariants**
+//! - The port is taken before the store is opened, and announced only when every consumer runs or was refused.
+//! - HTTP and deliveries have a runtime each: a busy guest never makes an answer wait.
+//! - The store is closed last, so that whatever still runs can commit.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use futures::FutureExt as _;
+use tokio::net::TcpListener;
+use tokio::runtime::{self, Handle, Runtime};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use crate::api::{self, Api, Hosts};
+use crate::backend::{Backend, embedded};
+use crate::config::{AllowedHosts, BackendKind, Config};
+use crate::consumer::host::Host;
+use crate::consumer::{self, Directory};
+use crate::delivery::Engine;
+use crate::sandbox::{self, Sandbox};
+use crate::sender::Sender;
+use crate::telemetry::meters;
+
+/// Where compiled plugins are kept, in the data directory.
+const COMPILED_DIR: &str = "compiled";
+/// How long running deliveries may take to end. What is cut off then is delivered again at the next start.
+const DELIVERIES_DRAIN_MAX: Duration = Duration::from_secs(20);
+/// Threads that are stuck in the file system must not keep the process.
+const THREADS_END_MAX: Duration = Duration::from_secs(2);
+
+/// Runs a host until a signal, `stop`, or the end of its store; `announce` is told where it listens.
+///
+/// # Errors
+/// Where it cannot start, or did not end in order.
+pub fn run(config: Config, announce: impl FnOnce(SocketAddr), stop: CancellationToken) -> Result<()> {
+    let runtimes = Runtimes::start()?;
+    let outcome = runtimes.http.block_on(async {
+        let app = App::build(&config, runtimes.deliveries.handle()).await?;
+        announce(app.address);
+        app.run(stop).await
+    });
+    runtimes.end();
+    outcome
+}
+
+/// Everything that a host consists of, ready to run.
+struct App {
+    address: SocketAddr,
+    listener: TcpListener,
+    api: Api,
+    backend: Backend,
+    directory: Directory<Host>,
+    sender: Sender,
+    deliveries: Handle,
+}
+
+impl App {
+    async fn build(config: &Config, deliveries: &Handle) -> Result<Self> {
+        let listener = listen(config.listen).await?;
+        let address = listener.local_addr()?;
+        let backend = open_backend(config)?;
+        let sandbox = Sandbox::new(sandbox::Settings {
+            cache_dir: Some(config.data_dir.join(COMPILED_DIR)),
+            ..sandbox::Settings::default()
+        })?;
+        let engine = Engine::new(deliveries.clone());
+        let host = Host { sandbox, consumers: Arc::clone(&backend.consumers), engine };
+        let settings = consumer::Settings::new(config.consumers_dir.clone());
+        // Guests describe themselves while the directory is opened: not on the threads that answer HTTP.
+        let directory = deliveries.spawn(Directory::open(settings, host)).await??;
+        let sender = Sender::start(Arc::clone(&backend.outgoing), &config.mail, deliveries)?;
+        let api = api(config, address, &backend, &directory);
+        Ok(Self { address, listener, api, backend, directory, sender, deliveries: deliveries.clone() })
+    }
+
+    async fn run(self, stop: CancellationToken) -> Result<()> {
+        let Self { address, listener, api, backend, directory, sender, deliveries } = self;
+        let mut signals = Signals::listen()?;
+        let stopping = api.stopping.clone();
+        let leaving = CancellationToken::new();
+        let mut http = JoinSet::new();
+        http.spawn(api::serve(listener, api));
+        let mut consumers = JoinSet::new();
+        consumers.spawn_on(directory.run(leaving.clone()), &deliveries);
+        let mut upkeep = JoinSet::new();
+        upkeep.spawn(drain_meters());
+        tracing::info!(%address, "the host is ready");
+
+        let ended = tokio::select! {
+            name = signals.next() => {
+                tracing::info!(signal = name, "stopping; what runs is finished, a second signal stops at once");
+                Ok(())
+            }
+            () = stop.cancelled() => Ok(()),
+            error = backend.lifecycle.failed() => Err(anyhow!(error)),
+            Some(_) = http.join_next() => Err(anyhow!("the API stopped by itself")),
+            Some(_) = consumers.join_next() => Err(anyhow!("the directory of consumers stopped by itself")),
+        };
+
+        let drain = async {
+            stopping.cancel();
+            http.join_all().await;
+            leaving.cancel();
+            if timeout(DELIVERIES_DRAIN_MAX, consumers.join_all()).await.is_err() {
+                tracing::warn!("some deliveries took too long; they run again at the next start");
+            }
+            sender.stop().await;
+            backend.lifecycle.close().await;
+        };
+        tokio::select! {
+            () = drain => ended,
+            name = signals.next() => {
+                bail!("stopped at once by a second {name}; deliveries that were cut off run again at the next start")
+            }
+        }
+    }
+}
+
+async fn listen(address: SocketAddr) -> Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| {
+        format!("cannot listen on {address}; stop what uses it, or choose another address with --listen")
+    })
+}
+
+fn open_backend(config: &Config) -> Result<Backend> {
+    match config.backend {
+        BackendKind::Embedded => Ok(embedded::open(&embedded::Settings { data_dir: config.data_dir.clone() })?),
+    }
+}
+
+fn api(config: &Config, address: SocketAddr, backend: &Backend, directory: &Directory<Host>) -> Api {
+    let hosts = match &config.allowed_hosts {
+        AllowedHosts::Only(names) => Hosts::Only(names.clone()),
+        AllowedHosts::Any => Hosts::Any,
+        AllowedHosts::ByAddress if address.ip().is_loopback() => Hosts::loopback(),
+        AllowedHosts::ByAddress => Hosts::Any,
+    };
+    let consumers = Arc::clone(&backend.consumers);
+    let metrics = move || {
+        let consumers = Arc::clone(&consumers);
+        // Without the store there are no gauges, but all else is worth telling.
+        async move { meters::render(&consumers.known().await.unwrap_or_default()) }.boxed()
+    };
+    Api {
+        intake: Arc::clone(&backend.intake),
+        journal: Arc::clone(&backend.journal),
+        consumers: Arc::clone(&backend.consumers),
+        catalogue: directory.catalogue(),
+        metrics: Arc::new(metrics),
+        hosts,
+        stopping: CancellationToken::new(),
+    }
+}
+
+async fn drain_meters() {
+    let mut ticks = tokio::time::interval(meters::DRAIN_EVERY);
+    loop {
+        ticks.tick().await;
+        meters::drain();
+    }
+}
+
+struct Runtimes {
+    http: Runtime,
+    deliveries: Runtime,
+}
+
+impl Runtimes {
+    fn start() -> Result<Self> {
+        let runtime = |name| runtime::Builder::new_multi_thread().thread_name(name).enable_all().build();
+        Ok(Self { http: runtime("http")?, deliveries: runtime("deliveries")? })
+    }
+
+    fn end(self) {
+        self.deliveries.shutdown_timeout(THREADS_END_MAX);
+        self.http.shutdown_timeout(THREADS_END_MAX);
+    }
+}
+
+/// The two signals that ask a program to end.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    fn listen() -> Result<Self> {
+        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.interrupt.recv() => "SIGINT",
+            _ = self.terminate.recv() => "SIGTERM",
+        }
+    }
+}

@@ -1,0 +1,233 @@
+//! A host, spoken to over HTTP.
+
+use std::fmt::Write as _;
+use std::io::{BufRead, BufReader};
+use std::time::Duration;
+
+use serde_json::Value;
+use ureq::http::{Response, Uri};
+use ureq::{Agent, Body};
+
+use super::failure::{Failure, Problem};
+
+/// A person who waits longer than this thinks that nothing happens any more.
+const CONNECT_TIME_MAX: Duration = Duration::from_secs(5);
+/// The host answers a repeat that waits for its first after 5 s; this is well beyond.
+const ANSWER_TIME_MAX: Duration = Duration::from_secs(60);
+/// No answer of the API is larger, except streams of lines.
+const ANSWER_BYTES_MAX: u64 = 64 << 20;
+const PROBLEM_BYTES_MAX: u64 = 1 << 20;
+/// The longest line of a stream that is read.
+const LINE_BYTES_MAX: u64 = 4 << 20;
+
+/// Cheap to clone; clones share their connections.
+#[derive(Clone, Debug)]
+pub struct Client {
+    agent: Agent,
+    base: String,
+}
+
+/// A request body and what it is.
+#[derive(Clone, Copy, Debug)]
+pub struct Payload<'a> {
+    pub media_type: &'static str,
+    pub bytes: &'a [u8],
+    pub idempotency_key: Option<&'a str>,
+}
+
+impl<'a> Payload<'a> {
+    #[must_use]
+    pub fn json(bytes: &'a [u8]) -> Self {
+        Self { media_type: "application/json", bytes, idempotency_key: None }
+    }
+}
+
+impl Client {
+    /// # Errors
+    /// [`Failure::Usage`] where `url` is no address of a host.
+    pub fn new(url: &str) -> Result<Self, Failure> {
+        let base = url.trim_end_matches('/').to_owned();
+        let legal = base.parse::<Uri>().is_ok_and(|uri| {
+            matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some_and(|host| !host.is_empty())
+        });
+        if !legal {
+            return Err(Failure::Usage(format!("--url: {url:?} is not a URL such as http://127.0.0.1:8080")));
+        }
+        let agent = Agent::config_builder()
+            .http_status_as_error(false)
+            .proxy(None)
+            .timeout_connect(Some(CONNECT_TIME_MAX))
+            .timeout_recv_response(Some(ANSWER_TIME_MAX))
+            .timeout_send_request(Some(ANSWER_TIME_MAX))
+            .max_idle_connections_per_host(64)
+            .build()
+            .new_agent();
+        Ok(Self { agent, base })
+    }
+
+    /// The JSON at `path`, asked for with `query`.
+    ///
+    /// # Errors
+    /// As the host or the way to it says.
+    pub fn get(&self, path: &str, query: &[(&str, &str)]) -> Result<Value, Failure> {
+        json(self.fetch(path, query)?)
+    }
+
+    /// The lines at `path`, as they come.
+    ///
+    /// # Errors
+    /// As the host or the way to it says; each line can fail too, where the connection is lost.
+    pub fn lines(
+        &self,
+        path: &str,
+        query: &[(&str, &str)],
+    ) -> Result<impl Iterator<Item = Result<String, Failure>> + use<>, Failure> {
+        Ok(lines(self.fetch(path, query)?))
+    }
+
+    /// Sends `payload` and returns the JSON answered, `null` where the answer is empty.
+    ///
+    /// # Errors
+    /// As the host or the way to it says.
+    pub fn post(&self, path: &str, payload: Payload<'_>) -> Result<Value, Failure> {
+        json(self.send(path, payload)?)
+    }
+
+    /// Sends `payload` and returns the lines answered.
+    ///
+    /// # Errors
+    /// As the host or the way to it says; each line can fail too, where the connection is lost.
+    pub fn post_for_lines(
+        &self,
+        path: &str,
+        payload: Payload<'_>,
+    ) -> Result<impl Iterator<Item = Result<String, Failure>> + use<>, Failure> {
+        Ok(lines(self.send(path, payload)?))
+    }
+
+    fn fetch(&self, path: &str, query: &[(&str, &str)]) -> Result<Response<Body>, Failure> {
+        let request = self.agent.get(self.url(path)).query_pairs(query.iter().copied());
+        checked(request.call().map_err(|error| self.lost(&error))?)
+    }
+
+    fn send(&self, path: &str, payload: Payload<'_>) -> Result<Response<Body>, Failure> {
+        let mut request = self.agent.post(self.url(path)).content_type(payload.media_type);
+        if let Some(key) = payload.idempotency_key {
+            request = request.header("idempotency-key", key);
+        }
+        checked(request.send(payload.bytes).map_err(|error| self.lost(&error))?)
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("{}{path}", self.base)
+    }
+
+    fn lost(&self, error: &ureq::Error) -> Failure {
+        match error {
+            ureq::Error::Io(_)
+            | ureq::Error::Timeout(_)
+            | ureq::Error::HostNotFound
+            | ureq::Error::ConnectionFailed
+            | ureq::Error::Protocol(_) => Failure::Unavailable(format!(
+                "no answer from {}: {error}; is the host running? Start one with `fanfare serve`, or name another with \
+                 --url",
+                self.base
+            )),
+            _ => Failure::Failed(format!("the request to {} failed: {error}", self.base)),
+        }
+    }
+}
+
+/// `text` as one part of a path.
+#[must_use]
+pub fn escaped(text: &str) -> String {
+    let mut part = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'~') {
+            part.push(char::from(byte));
+        } else {
+            // Writing to a string never fails.
+            let _ = write!(part, "%{byte:02X}");
+        }
+    }
+    part
+}
+
+fn checked(mut response: Response<Body>) -> Result<Response<Body>, Failure> {
+    let status = response.status();
+    if status.is_success() {
+        return Ok(response);
+    }
+    let text = response.body_mut().with_config().limit(PROBLEM_BYTES_MAX).lossy_utf8(true).read_to_string();
+    let text = text.unwrap_or_default();
+    let mut problem = serde_json::from_str::<Problem>(&text).unwrap_or_else(|_| Problem {
+        title: status.canonical_reason().unwrap_or("an answer that is no problem report").to_owned(),
+        detail: Some(text.chars().take(200).collect()).filter(|detail: &String| !detail.is_empty()),
+        ..Problem::default()
+    });
+    problem.status = status.as_u16();
+    match status.as_u16() {
+        400..=499 if status.as_u16() != 429 => Err(Failure::Refused(problem)),
+        429 | 503 => Err(Failure::Unavailable(format!("the host does not accept now: {problem}"))),
+        _ => Err(Failure::Failed(format!("the host failed: {problem}"))),
+    }
+}
+
+fn json(mut response: Response<Body>) -> Result<Value, Failure> {
+    let broken = |error: &dyn std::fmt::Display| Failure::Unavailable(format!("the answer broke off: {error}"));
+    let bytes =
+        response.body_mut().with_config().limit(ANSWER_BYTES_MAX).read_to_vec().map_err(|error| broken(&error))?;
+    if bytes.is_empty() {
+        return Ok(Value::Null);
+    }
+    serde_json::from_slice(&bytes).map_err(|error| {
+        Failure::Failed(format!("the host answered what is no JSON: {error}; is this a Fanfare host?"))
+    })
+}
+
+fn lines(response: Response<Body>) -> impl Iterator<Item = Result<String, Failure>> {
+    let mut reader = BufReader::new(response.into_body().into_with_config().limit(u64::MAX).reader());
+    let mut ended = false;
+    std::iter::from_fn(move || {
+        if ended {
+            return None;
+        }
+        let mut line = Vec::new();
+        let lost = match std::io::Read::take(&mut reader, LINE_BYTES_MAX).read_until(b'\n', &mut line) {
+            Ok(0) => return None,
+            Ok(_) => match String::from_utf8(line) {
+                Ok(line) => return Some(Ok(line.trim_end().to_owned())),
+                Err(_) => "a line is not UTF-8".to_owned(),
+            },
+            Err(error) => error.to_string(),
+        };
+        ended = true;
+        Some(Err(Failure::Unavailable(format!("the answer broke off: {lost}"))))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_with_slashes_stays_one_part_of_the_path() {
+        assert_eq!(escaped("stock/Ä b"), "stock%2F%C3%84%20b");
+    }
+
+    #[test]
+    fn what_is_no_url_is_wrong_usage() {
+        for url in ["", "127.0.0.1:8080", "ftp://x", "http://"] {
+            assert!(matches!(Client::new(url), Err(Failure::Usage(_))), "{url:?}");
+        }
+    }
+
+    #[test]
+    fn a_host_that_is_not_there_is_unavailable_and_named() {
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let client = Client::new(&format!("http://127.0.0.1:{port}")).unwrap();
+        let failure = client.get("/v1/orders", &[]).unwrap_err();
+        assert_eq!(failure.code(), 4);
+        assert!(failure.to_string().contains(&port.to_string()), "{failure}");
+    }
+}

@@ -1,0 +1,96 @@
+//! `fanfare consumers`: what is loaded, how far each has come, and what it keeps.
+
+use clap::{Args, Subcommand};
+use serde_json::Value;
+
+use super::Failure;
+use super::client::{Client, escaped};
+use super::print::{Output, items, table, text, visible};
+
+#[derive(Debug, Subcommand)]
+pub enum Consumers {
+    /// List consumers with what is pending and dead.
+    List,
+    /// Show one consumer.
+    Show { name: String },
+    /// Show a consumer's entries and counters.
+    State(State),
+}
+
+#[derive(Args, Debug)]
+pub struct State {
+    name: String,
+    /// Only keys that start with this.
+    #[arg(long, default_value = "")]
+    prefix: String,
+    /// `next` of the page before.
+    #[arg(long)]
+    after: Option<String>,
+    #[arg(long)]
+    limit: Option<u32>,
+}
+
+impl Consumers {
+    pub fn run(self, client: &Client, output: &Output) -> Result<(), Failure> {
+        match self {
+            Self::List => output.show(&client.get("/v1/consumers", &[])?, overview),
+            Self::Show { name } => {
+                output.show(&client.get(&format!("/v1/consumers/{}", escaped(&name)), &[])?, describe);
+            }
+            Self::State(state) => output.show(&state.read(client)?, contents),
+        }
+        Ok(())
+    }
+}
+
+impl State {
+    fn read(&self, client: &Client) -> Result<Value, Failure> {
+        let limit = self.limit.map(|limit| limit.to_string());
+        let asked =
+            [("prefix", Some(self.prefix.as_str())), ("after", self.after.as_deref()), ("limit", limit.as_deref())];
+        let query: Vec<_> = asked.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
+        client.get(&format!("/v1/consumers/{}/state", escaped(&self.name)), &query)
+    }
+}
+
+fn overview(list: &Value) -> String {
+    let row = |consumer: &Value| {
+        ["/name", "/state", "/version", "/pending", "/dead", "/done", "/reason"].map(|path| text(consumer, path))
+    };
+    let columns = ["name", "state", "version", "pending", "dead", "done", "reason"];
+    table(columns, items(list, "/consumers").iter().map(row))
+}
+
+fn describe(consumer: &Value) -> String {
+    let mut shown = Vec::new();
+    for (name, value) in consumer.as_object().into_iter().flatten() {
+        let value = match value {
+            Value::Null => continue,
+            Value::String(text) => text.clone(),
+            Value::Array(items) => {
+                let texts: Vec<_> = items.iter().map(|item| text(item, "")).collect();
+                texts.join(", ")
+            }
+            other => other.to_string(),
+        };
+        shown.push(format!("{:<14} {}", name.replace('_', " "), visible(&value)));
+    }
+    shown.join("\n")
+}
+
+fn contents(state: &Value) -> String {
+    let row = |entry: &Value| ["/key", "/value"].map(|path| text(entry, path));
+    let mut shown = Vec::new();
+    for (name, path) in [("counter", "/counters"), ("entry", "/entries")] {
+        if !items(state, path).is_empty() {
+            shown.push(table([name, "value"], items(state, path).iter().map(row)));
+        }
+    }
+    if shown.is_empty() {
+        shown.push("nothing here".to_owned());
+    }
+    if let Some(next) = state.get("next").and_then(Value::as_str) {
+        shown.push(format!("more: --after {}", visible(next)));
+    }
+    shown.join("\n\n")
+}

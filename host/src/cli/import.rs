@@ -1,0 +1,265 @@
+//! `fanfare orders import`: many orders, one a line, in requests of a bounded number of lines.
+//!
+//! Whole files are never held. Each request is answered before the next is sent, so a lost connection leaves at most
+//! one request in doubt, and running the same import again settles it: orders are known by their reference.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, IsTerminal, Read, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::Args;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::{Value, json};
+
+use super::Failure;
+use super::client::{Client, Payload};
+use super::print::{Output, field, set, text, visible};
+
+/// Answers come one a line and are read after the request was sent: few enough to wait in the buffers between.
+const LINES_PER_REQUEST: usize = 200;
+const BYTES_PER_REQUEST: usize = 4 << 20;
+/// Twice what one order may be; the host says what is too long, this only bounds memory.
+const LINE_BYTES_MAX: u64 = 512 << 10;
+/// Errors that are printed one by one.
+const ERRORS_SHOWN_MAX: usize = 20;
+
+#[derive(Args, Debug)]
+pub struct Import {
+    /// A file with one order a line, or - for standard input.
+    file: PathBuf,
+}
+
+#[derive(Default)]
+struct Tally {
+    lines: u64,
+    created: u64,
+    exists: u64,
+    errors: u64,
+    shown: Vec<Value>,
+}
+
+impl Import {
+    pub fn run(&self, client: &Client, output: &Output) -> Result<(), Failure> {
+        let (input, bytes) = open(&self.file)?;
+        let mut input = BufReader::with_capacity(1 << 16, input);
+        let bar = progress(bytes, output);
+        let mut tally = Tally::default();
+        let mut sent = 0_u64;
+        loop {
+            let (lines, chunk) = read_chunk(&mut input, sent)?;
+            if lines == 0 {
+                break;
+            }
+            if let Err(failure) = send(client, &chunk, sent, &mut tally) {
+                bar.abandon();
+                return Err(interrupted(failure, sent, &tally));
+            }
+            sent += lines;
+            bar.inc(chunk.len() as u64);
+            bar.set_message(format!("{sent} orders"));
+        }
+        bar.finish_and_clear();
+        tally.show(output);
+        if tally.errors > 0 {
+            return Err(Failure::Failed(format!("{} of {} lines were not imported", tally.errors, tally.lines)));
+        }
+        Ok(())
+    }
+}
+
+impl Tally {
+    fn count(&mut self, mut result: Value, lines_before: u64) {
+        self.lines += 1;
+        match result.get("result").and_then(Value::as_str) {
+            Some("created") => self.created += 1,
+            Some("exists") => self.exists += 1,
+            _ => {
+                self.errors += 1;
+                renumber(&mut result, lines_before);
+                if self.shown.len() < ERRORS_SHOWN_MAX {
+                    self.shown.push(result);
+                }
+            }
+        }
+    }
+
+    fn show(&self, output: &Output) {
+        let Self { lines, created, exists, errors, shown } = self;
+        let value =
+            json!({"lines": lines, "created": created, "exists": exists, "errors": errors, "first_errors": shown});
+        output.show(&value, |_| {
+            let mut summary = format!("{lines} lines: {created} created, {exists} existed, {errors} errors");
+            for error in shown {
+                let problem = serde_json::from_value::<super::failure::Problem>(field(error, "problem").clone());
+                let problem = problem.map_or_else(|_| text(error, "/problem"), |problem| problem.to_string());
+                summary.push_str(&format!("\n  line {}: {}", text(error, "/line"), visible(&problem)));
+            }
+            if *errors > shown.len() as u64 {
+                summary.push_str("\n  …");
+            }
+            summary
+        });
+    }
+}
+
+/// The host counts the lines of one request; people count those of their file.
+fn renumber(result: &mut Value, lines_before: u64) {
+    let Some(line) = result.get("line").and_then(Value::as_u64) else { return };
+    set(result, "line", json!(lines_before + line));
+    let Some(problem) = result.get_mut("problem") else { return };
+    if problem.get("line").is_some() {
+        set(problem, "line", json!(lines_before + line));
+    }
+    // The line stands before the problem already.
+    let detail = text(problem, "/detail").replace(&format!(", at line {line}, column"), ", at column");
+    set(problem, "detail", json!(detail));
+}
+
+/// The bytes of a file or of standard input.
+///
+/// # Errors
+/// Where they cannot be read, or are more than `bytes_max`.
+pub fn read_input(path: &Path, bytes_max: u64) -> Result<Vec<u8>, Failure> {
+    let (input, _) = open(path)?;
+    let mut bytes = Vec::new();
+    input.take(bytes_max + 1).read_to_end(&mut bytes).map_err(|error| unreadable(path, &error))?;
+    if bytes.len() as u64 > bytes_max {
+        return Err(Failure::Usage(format!("{}: more than the {bytes_max} bytes that this takes", path.display())));
+    }
+    Ok(bytes)
+}
+
+fn open(path: &Path) -> Result<(Box<dyn Read>, Option<u64>), Failure> {
+    if path == Path::new("-") {
+        return Ok((Box::new(io::stdin().lock()), None));
+    }
+    let file = File::open(path).map_err(|error| unreadable(path, &error))?;
+    let metadata = file.metadata().map_err(|error| unreadable(path, &error))?;
+    if metadata.is_dir() {
+        return Err(Failure::Usage(format!("{} is a directory: name a file, or - for standard input", path.display())));
+    }
+    Ok((Box::new(file), Some(metadata.len())))
+}
+
+fn unreadable(path: &Path, error: &io::Error) -> Failure {
+    Failure::Usage(format!("{}: {error}", path.display()))
+}
+
+/// The next lines, and how many they are.
+fn read_chunk(input: &mut impl BufRead, lines_before: u64) -> Result<(u64, Vec<u8>), Failure> {
+    let mut chunk = Vec::new();
+    let mut lines = 0;
+    while lines < LINES_PER_REQUEST && chunk.len() < BYTES_PER_REQUEST {
+        let before = chunk.len();
+        let read = input.take(LINE_BYTES_MAX).read_until(b'\n', &mut chunk);
+        let read = read.map_err(|error| Failure::Failed(format!("the input cannot be read: {error}")))?;
+        if read == 0 {
+            break;
+        }
+        if chunk.last() != Some(&b'\n') {
+            if (chunk.len() - before) as u64 == LINE_BYTES_MAX {
+                let line = lines_before + lines as u64 + 1;
+                return Err(Failure::Failed(format!(
+                    "line {line} is longer than {LINE_BYTES_MAX} bytes; is it one order?"
+                )));
+            }
+            chunk.push(b'\n');
+        }
+        lines += 1;
+    }
+    Ok((lines as u64, chunk))
+}
+
+fn send(client: &Client, chunk: &[u8], lines_before: u64, tally: &mut Tally) -> Result<(), Failure> {
+    let payload = Payload { media_type: "application/x-ndjson", bytes: chunk, idempotency_key: None };
+    for line in client.post_for_lines("/v1/orders:import", payload)? {
+        let line = line?;
+        if line.is_empty() {
+            continue;
+        }
+        let result = serde_json::from_str(&line)
+            .map_err(|error| Failure::Failed(format!("the host answered what is no JSON: {error}")))?;
+        tally.count(result, lines_before);
+    }
+    Ok(())
+}
+
+fn interrupted(failure: Failure, sent: u64, tally: &Tally) -> Failure {
+    let resume = format!(
+        "the import stopped after {sent} lines ({} created, {} existed, {} errors): run the same command again to \
+         resume; orders with a reference are not placed twice",
+        tally.created, tally.exists, tally.errors
+    );
+    match failure {
+        Failure::Unavailable(what) => Failure::Unavailable(format!("{what}\n{resume}")),
+        Failure::Failed(what) => Failure::Failed(format!("{what}\n{resume}")),
+        other => other,
+    }
+}
+
+fn progress(bytes: Option<u64>, output: &Output) -> ProgressBar {
+    let hidden = output.is_json() || !io::stderr().is_terminal();
+    let target = if hidden { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
+    let template = match bytes {
+        Some(_) => "{bar:40} {bytes}/{total_bytes} {msg} ({eta} left)",
+        None => "{spinner} {bytes} {msg}",
+    };
+    let bar = ProgressBar::with_draw_target(bytes, target);
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style);
+    }
+    bar.enable_steady_tick(Duration::from_millis(200));
+    bar
+}
+
+/// Writes `bytes` to a file or to standard output.
+///
+/// # Errors
+/// Where they cannot be written.
+pub fn write_output(out: &mut impl Write, bytes: &[u8]) -> Result<(), Failure> {
+    out.write_all(bytes).map_err(|error| Failure::Failed(format!("the output cannot be written: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chunks_hold_whole_lines_and_end_with_one() {
+        let text: String = (0..450).map(|n| format!("{{\"reference\":\"{n}\"}}\n")).collect();
+        let mut input = text.trim_end().as_bytes();
+        let mut sizes = Vec::new();
+        let mut joined = Vec::new();
+        loop {
+            let (lines, chunk) = read_chunk(&mut input, 0).unwrap();
+            if lines == 0 {
+                break;
+            }
+            assert_eq!(chunk.last(), Some(&b'\n'));
+            sizes.push(lines);
+            joined.extend(chunk);
+        }
+        assert_eq!(sizes, [200, 200, 50]);
+        assert_eq!(joined, text.as_bytes());
+    }
+
+    #[test]
+    fn a_line_without_end_is_refused_with_its_number() {
+        let mut text = b"{}\n".to_vec();
+        text.resize(2 << 20, b'x');
+        let failure = read_chunk(&mut text.as_slice(), 40).unwrap_err();
+        assert!(failure.to_string().starts_with("line 42 "), "{failure}");
+    }
+
+    #[test]
+    fn errors_are_told_by_the_line_of_the_file() {
+        let mut tally = Tally::default();
+        let detail = "the body is not JSON: expected value, at line 3, column 7";
+        let problem = json!({"title": "Malformed JSON", "detail": detail, "line": 3, "column": 7});
+        tally.count(json!({"line": 3, "result": "error", "problem": problem}), 200);
+        let shown = &tally.shown[0];
+        assert_eq!((&shown["line"], &shown["problem"]["line"]), (&json!(203), &json!(203)));
+        assert_eq!(shown["problem"]["detail"], "the body is not JSON: expected value, at column 7");
+    }
+}

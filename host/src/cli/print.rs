@@ -1,0 +1,196 @@
+//! What commands print: tables for people, JSON for programs.
+//!
+//! Texts of orders and of guests are shown with control characters escaped: a terminal obeys them.
+
+use std::io::Write;
+
+use comfy_table::{Cell, CellAlignment, Table, presets};
+use serde_json::Value;
+
+use super::failure::Failure;
+
+/// Longer texts are cut in tables.
+const CELL_CHARS_MAX: usize = 60;
+
+pub struct Output {
+    json: bool,
+}
+
+impl Output {
+    #[must_use]
+    pub fn new(json: bool) -> Self {
+        Self { json }
+    }
+
+    #[must_use]
+    pub fn is_json(&self) -> bool {
+        self.json
+    }
+
+    /// Prints `value` as it is for programs, and as `text` shows it for people.
+    pub fn show(&self, value: &Value, text: impl FnOnce(&Value) -> String) {
+        if self.json { line(&value.to_string()) } else { line(&text(value)) }
+    }
+
+    /// A line for people only.
+    pub fn say(&self, text: &str) {
+        if !self.json {
+            line(text);
+        }
+    }
+
+    pub fn failure(&self, failure: &Failure) {
+        let text = match (self.json, failure) {
+            (true, Failure::Refused(problem)) => serde_json::to_string(problem).unwrap_or_default(),
+            (true, other) => serde_json::json!({ "error": other.to_string() }).to_string(),
+            (false, other) => format!("error: {}", visible(&other.to_string())),
+        };
+        // Nobody is left to tell if standard error is gone.
+        let _ = writeln!(std::io::stderr(), "{text}");
+    }
+}
+
+/// Prints a line, and is silent where the reader has gone: `fanfare … | head` is no error.
+pub fn line(text: &str) {
+    let _ = writeln!(std::io::stdout(), "{text}");
+}
+
+/// A table of rows, with columns of numbers to the right.
+#[must_use]
+pub fn table<const N: usize>(columns: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> String {
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING);
+    let mut numeric = [true; N];
+    let rows: Vec<_> = rows.into_iter().collect();
+    for row in &rows {
+        for (numeric, text) in numeric.iter_mut().zip(row) {
+            let digits = text.strip_prefix('-').unwrap_or(text);
+            *numeric &= digits.bytes().all(|byte| byte.is_ascii_digit() || matches!(byte, b',' | b'.'));
+        }
+    }
+    let cell = |(text, numeric): (String, bool)| {
+        Cell::new(text).set_alignment(if numeric { CellAlignment::Right } else { CellAlignment::Left })
+    };
+    table.set_header(columns.map(str::to_uppercase).into_iter().zip(numeric).map(cell));
+    for row in rows {
+        table.add_row(row.map(|text| short(&visible(&text))).into_iter().zip(numeric).map(cell));
+    }
+    table.lines().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>().join("\n")
+}
+
+/// The text at `path` in `value`; numbers and booleans as JSON writes them, nothing where there is nothing.
+#[must_use]
+pub fn text(value: &Value, path: &str) -> String {
+    match value.pointer(path) {
+        None | Some(Value::Null) => String::new(),
+        Some(Value::String(text)) => text.clone(),
+        Some(other) => other.to_string(),
+    }
+}
+
+/// The field `name` of `value`, null where there is none.
+#[must_use]
+pub fn field<'v>(value: &'v Value, name: &str) -> &'v Value {
+    value.get(name).unwrap_or(&Value::Null)
+}
+
+/// Sets the field `name` of an object.
+pub fn set(object: &mut Value, name: &str, value: Value) {
+    if let Some(fields) = object.as_object_mut() {
+        fields.insert(name.to_owned(), value);
+    }
+}
+
+/// The items of the list at `path`, none where there is no list.
+#[must_use]
+pub fn items<'v>(value: &'v Value, path: &str) -> &'v [Value] {
+    value.pointer(path).and_then(Value::as_array).map_or(&[], Vec::as_slice)
+}
+
+/// `text` with line breaks and other control characters escaped.
+#[must_use]
+pub fn visible(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for letter in text.chars() {
+        if letter.is_control() && letter != '\n' {
+            shown.extend(letter.escape_default());
+        } else {
+            shown.push(letter);
+        }
+    }
+    shown
+}
+
+/// An amount of minor units with its currency: `168.99 USD`, `500 JPY`.
+#[must_use]
+pub fn money(minor: i64, currency: &str) -> String {
+    let digits = minor_digits(currency);
+    if digits == 0 {
+        return format!("{} {currency}", grouped(minor));
+    }
+    let unit = 10_i64.pow(digits);
+    let sign = if minor < 0 { "-" } else { "" };
+    let (whole, rest) = (minor.unsigned_abs() / unit.unsigned_abs(), minor.unsigned_abs() % unit.unsigned_abs());
+    let whole = grouped(i64::try_from(whole).unwrap_or(i64::MAX));
+    format!("{sign}{whole}.{rest:0width$} {currency}", width = digits as usize)
+}
+
+/// A number with commas between thousands.
+#[must_use]
+pub fn grouped(number: i64) -> String {
+    let digits = number.unsigned_abs().to_string();
+    let mut text = String::from(if number < 0 { "-" } else { "" });
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// Digits behind the point, by ISO 4217.
+fn minor_digits(currency: &str) -> u32 {
+    match currency {
+        "BIF" | "CLP" | "DJF" | "GNF" | "ISK" | "JPY" | "KMF" | "KRW" | "PYG" | "RWF" | "UGX" | "VND" | "VUV"
+        | "XAF" | "XOF" | "XPF" => 0,
+        "BHD" | "IQD" | "JOD" | "KWD" | "LYD" | "OMR" | "TND" => 3,
+        _ => 2,
+    }
+}
+
+fn short(text: &str) -> String {
+    let one_line = text.replace('\n', "\\n");
+    match one_line.char_indices().nth(CELL_CHARS_MAX) {
+        Some((end, _)) => format!("{}…", one_line.get(..end).unwrap_or_default()),
+        None => one_line,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_terminal_is_never_told_what_to_do_by_an_order() {
+        let rows = [["\u{1b}[2J\u{7}title\n".to_owned(), "1".to_owned()]];
+        let shown = table(["sku", "quantity"], rows);
+        assert!(!shown.contains('\u{1b}') && shown.contains("\\u{1b}[2J"), "{shown}");
+    }
+
+    #[test]
+    fn numbers_stand_to_the_right() {
+        let rows = [["a".to_owned(), "5".to_owned()], ["b".to_owned(), "1,200".to_owned()]];
+        insta::assert_snapshot!(table(["sku", "left"], rows), @r"
+         SKU   LEFT
+         a        5
+         b    1,200
+        ");
+    }
+
+    #[test]
+    fn money_is_written_in_the_minor_units_of_its_currency() {
+        let written = [money(16_899, "USD"), money(500, "JPY"), money(-5, "EUR"), money(1_234_567, "KWD")];
+        assert_eq!(written, ["168.99 USD", "500 JPY", "-0.05 EUR", "1,234.567 KWD"]);
+    }
+}
