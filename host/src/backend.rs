@@ -64,6 +64,9 @@ pub enum Error {
     /// The store answered what it never should; a person must look.
     #[error("the store failed: {0}")]
     Failed(Arc<str>),
+    /// What was handed in as `after` came from no page of this list: the caller's doing.
+    #[error("{0:?} is not a cursor: hand in `next` of the page before, as it was")]
+    NotACursor(Arc<str>),
 }
 
 pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -116,6 +116,9 @@ impl Error {
             Self::Store(backend::Error::Unavailable(_)) => {
                 (S::SERVICE_UNAVAILABLE, "/problems/store-unavailable", "Store unavailable")
             }
+            Self::Store(backend::Error::NotACursor(_)) => {
+                (S::BAD_REQUEST, "/problems/invalid-parameter", "Invalid parameter")
+            }
             Self::Store(backend::Error::Failed(_)) | Self::Bug(_) => {
                 (S::INTERNAL_SERVER_ERROR, "/problems/internal-error", "Internal error")
             }

@@ -23,7 +23,8 @@ impl Journal for Embedded {
     }
 
     async fn orders(&self, query: OrderQuery) -> Result<Page<Order>> {
-        self.store.read(move |disk| orders(disk, &query)).await
+        let after = rows::cursor(query.after.as_deref())?;
+        self.store.read(move |disk| orders(disk, &query, after)).await
     }
 
     async fn events_of(&self, id: OrderId) -> Result<Vec<Arc<Event>>> {
@@ -55,12 +56,14 @@ impl Journal for Embedded {
     }
 
     async fn messages(&self, after: Option<String>, limit: usize) -> Result<Page<MessageReport>> {
-        self.store.read(move |disk| messages(disk, after.as_deref(), limit)).await
+        let after = rows::cursor(after.as_deref())?;
+        self.store.read(move |disk| messages(disk, after, limit)).await
     }
 
     async fn records(&self, dataset: &str, after: Option<String>, limit: usize) -> Result<Page<String>> {
+        let after = rows::cursor(after.as_deref())?;
         let dataset = dataset.to_owned();
-        self.store.read(move |disk| records(disk, &dataset, after.as_deref(), limit)).await
+        self.store.read(move |disk| records(disk, &dataset, after, limit)).await
     }
 
     async fn ready(&self) -> Result<()> {
@@ -71,8 +74,8 @@ impl Journal for Embedded {
     }
 }
 
-fn orders(disk: &Connection, query: &OrderQuery) -> rusqlite::Result<Page<Order>> {
-    let mut before: i64 = query.after.as_deref().map(rows::parse).transpose()?.unwrap_or(i64::MAX);
+fn orders(disk: &Connection, query: &OrderQuery, after: Option<i64>) -> rusqlite::Result<Page<Order>> {
+    let mut before = after.unwrap_or(i64::MAX);
     let sql = match query.customer {
         Some(_) => {
             format!("SELECT {} FROM orders WHERE number < ?1 AND customer_id = ?2 ORDER BY number DESC", rows::ORDER)
@@ -144,8 +147,8 @@ fn deliveries_of(
     Ok(())
 }
 
-fn messages(disk: &Connection, after: Option<&str>, limit: usize) -> rusqlite::Result<Page<MessageReport>> {
-    let before: i64 = after.map(rows::parse).transpose()?.unwrap_or(i64::MAX);
+fn messages(disk: &Connection, after: Option<i64>, limit: usize) -> rusqlite::Result<Page<MessageReport>> {
+    let before = after.unwrap_or(i64::MAX);
     let mut statement = disk.prepare_cached(
         "SELECT m.number, m.message_id, c.name, coalesce(e.order_id, o.id), m.state, m.attempts, m.error, m.time, m.message
          FROM messages AS m
@@ -177,8 +180,8 @@ fn messages(disk: &Connection, after: Option<&str>, limit: usize) -> rusqlite::R
     Ok(Page { items: page.items.into_iter().map(|(_, report)| report).collect(), next: page.next })
 }
 
-fn records(disk: &Connection, dataset: &str, after: Option<&str>, limit: usize) -> rusqlite::Result<Page<String>> {
-    let after: i64 = after.map(rows::parse).transpose()?.unwrap_or(0);
+fn records(disk: &Connection, dataset: &str, after: Option<i64>, limit: usize) -> rusqlite::Result<Page<String>> {
+    let after = after.unwrap_or(0);
     let mut statement = disk.prepare_cached(
         "SELECT number, row FROM records WHERE dataset = ?1 AND number > ?2 ORDER BY number LIMIT ?3",
     )?;

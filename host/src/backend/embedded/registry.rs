@@ -64,8 +64,9 @@ impl Consumers for Embedded {
     }
 
     async fn dead_letters(&self, name: &ConsumerName, after: Option<String>, limit: usize) -> Result<Page<DeadLetter>> {
+        let after = rows::cursor(after.as_deref())?;
         let name = name.clone();
-        self.store.read(move |disk| dead_letters(disk, &name, after.as_deref(), limit)).await
+        self.store.read(move |disk| dead_letters(disk, &name, after, limit)).await
     }
 
     async fn retry(&self, name: &ConsumerName, which: Which) -> Result<Durable<u64>> {
@@ -249,10 +250,10 @@ fn letter(row: &rusqlite::Row<'_>) -> rusqlite::Result<DeadLetter> {
 fn dead_letters(
     disk: &Connection,
     name: &ConsumerName,
-    after: Option<&str>,
+    after: Option<i64>,
     limit: usize,
 ) -> rusqlite::Result<Page<DeadLetter>> {
-    let after: i64 = after.map(rows::parse).transpose()?.unwrap_or(0);
+    let after = after.unwrap_or(0);
     let mut statement = disk.prepare_cached(&format!("{LETTER} AND d.position > ?2 ORDER BY d.position LIMIT ?3"))?;
     let fetch = i64::try_from(limit.saturating_add(1)).unwrap_or(i64::MAX);
     let items = statement.query_map(params![name.as_str(), after, fetch], letter)?;

@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 
 use super::commit::OrderNumber;
 use super::progress::Progress;
+use crate::backend::Error;
 use crate::clock::Timestamp;
 use crate::event::{Body, Custom, Event, Lane, Position};
 use crate::order::{Change, Content, Order, OrderId, Status};
@@ -48,6 +49,12 @@ pub fn from_json<T: DeserializeOwned>(text: &str) -> rusqlite::Result<T> {
 
 pub fn parse<T: FromStr<Err: std::error::Error + Send + Sync + 'static>>(text: &str) -> rusqlite::Result<T> {
     text.parse().map_err(|error: T::Err| unreadable(Box::new(error)))
+}
+
+/// The number that a cursor stands for: the last row of the page before.
+pub fn cursor(after: Option<&str>) -> Result<Option<i64>, Error> {
+    let number = |text: &str| text.parse().map_err(|_| Error::NotACursor(text.into()));
+    after.map(number).transpose()
 }
 
 fn unreadable(error: Box<dyn std::error::Error + Send + Sync>) -> rusqlite::Error {
