@@ -11,7 +11,7 @@ use tokio::time::timeout;
 
 use super::limits::{BODY_TIME_MAX, DISCARD_BYTES_MAX, DISCARD_TIME_MAX};
 use super::problem::{Error, Result};
-use crate::order::draft::FieldError;
+use crate::order::draft::{FieldError, Object};
 
 /// Requires `Content-Type: application/json`. A page of another site cannot send that without being asked for
 /// permission by the browser, so it cannot place orders in the name of whoever looks at it.
@@ -89,8 +89,13 @@ async fn discard(mut body: Body) {
     let _ = timeout(DISCARD_TIME_MAX, reading).await;
 }
 
-/// Reads JSON into `T`. A value of the wrong shape is refused through `invalid`, with the path of the field.
+/// Reads a JSON object into `T`. A value of the wrong shape is refused through `invalid`, with the path of the field.
 pub fn parse<T: DeserializeOwned>(bytes: &[u8], invalid: fn(Vec<FieldError>) -> Error) -> Result<T> {
+    parse_any(bytes, invalid).map(|Object(value)| value)
+}
+
+/// Reads any JSON into `T`, like [`parse`].
+pub fn parse_any<T: DeserializeOwned>(bytes: &[u8], invalid: fn(Vec<FieldError>) -> Error) -> Result<T> {
     // The path is tracked only once something is wrong: tracking costs as much as reading.
     serde_json::from_slice(bytes).map_err(|err| fault::<T>(bytes, &err, invalid))
 }
@@ -99,9 +104,9 @@ pub fn parse<T: DeserializeOwned>(bytes: &[u8], invalid: fn(Vec<FieldError>) -> 
 fn fault<T: DeserializeOwned>(bytes: &[u8], err: &serde_json::Error, invalid: fn(Vec<FieldError>) -> Error) -> Error {
     let (line, column) = (err.line(), err.column());
     let detail = err.to_string();
-    let detail = clip(detail.strip_suffix(&format!(" at line {line} column {column}")).unwrap_or(&detail));
+    let detail = detail.strip_suffix(&format!(" at line {line} column {column}")).unwrap_or(&detail);
     if !err.is_data() {
-        return Error::MalformedJson { detail, line, column };
+        return Error::MalformedJson { detail: clip(detail), line, column };
     }
     let mut reader = serde_json::Deserializer::from_slice(bytes);
     let field = match serde_path_to_error::deserialize::<_, T>(&mut reader) {
@@ -110,6 +115,7 @@ fn fault<T: DeserializeOwned>(bytes: &[u8], err: &serde_json::Error, invalid: fn
     };
     // The path is `.` for the body as a whole.
     let field = if field == "." { "body".to_owned() } else { clip(&field) };
+    let detail = clip(&detail.replace("expected i64", "expected a whole number of at most 64 bits"));
     invalid(vec![FieldError { field, detail: detail.into() }])
 }
 
@@ -147,6 +153,7 @@ mod tests {
         insta::assert_json_snapshot!(fault_of(r#"{"lines":[{"sku":"A"},{"quantity":"two"}]}"#));
         insta::assert_json_snapshot!(fault_of(r#"{"lines":[{"quantity":99999999999999999999}]}"#));
         insta::assert_json_snapshot!(fault_of("[]"));
+        insta::assert_json_snapshot!(fault_of(r#"{"lines":[["A",null,1,5,0]]}"#));
     }
 
     #[tokio::test]

@@ -20,7 +20,7 @@ use super::request::committing;
 use super::{Shared, body, page};
 use crate::backend::Published;
 use crate::event::Custom;
-use crate::order::draft::{FAULTS_MAX, FieldError};
+use crate::order::draft::{FAULTS_MAX, FieldError, Object};
 
 #[derive(Serialize)]
 struct Accepted<'a> {
@@ -40,11 +40,12 @@ pub async fn publish(State(shared): State<Arc<Shared>>, request: Request) -> Res
         }
         Mode::Batch => {
             let bytes = body::read(headers, body, BATCH_BYTES_MAX).await?;
-            body::parse(&bytes, Error::InvalidEvent)?
+            let events: Vec<Object<Sent>> = body::parse_any(&bytes, Error::InvalidEvent)?;
+            events.into_iter().map(|Object(event)| event).collect()
         }
         Mode::Binary => {
             let bytes = body::read(headers, body, EVENT_DATA_BYTES_MAX).await?;
-            let data = if bytes.is_empty() { None } else { Some(body::parse(&bytes, Error::InvalidEvent)?) };
+            let data = if bytes.is_empty() { None } else { Some(body::parse_any(&bytes, Error::InvalidEvent)?) };
             vec![Sent { data, ..from_headers(headers)? }]
         }
     };

@@ -19,9 +19,11 @@ use crate::order::{Address, Content, Customer, Line, MinorUnits};
 
 mod faults;
 mod iso;
+mod object;
 
 pub(crate) use faults::Faults;
 pub use faults::{FAULTS_MAX, FieldError};
+pub(crate) use object::Object;
 
 /// Bounds one transaction and one event: every consumer gets all lines in one call.
 pub const LINES_MAX: usize = 500;
@@ -53,10 +55,10 @@ pub struct Draft {
     reference: Option<String>,
     placed_at: Option<String>,
     currency: Option<String>,
-    customer: Option<DraftCustomer>,
-    lines: Option<Vec<DraftLine>>,
+    customer: Option<Object<DraftCustomer>>,
+    lines: Option<Vec<Object<DraftLine>>>,
     total_amount: Option<MinorUnits>,
-    shipping_address: Option<DraftAddress>,
+    shipping_address: Option<Object<DraftAddress>>,
     metadata: Option<BTreeMap<String, String>>,
 }
 
@@ -123,7 +125,7 @@ impl Draft {
         let currency = faults.currency(self.currency);
         let customer = faults.customer(self.customer);
         let (lines, sum) = faults.lines(self.lines);
-        let shipping_address = self.shipping_address.map(|address| faults.address(address));
+        let shipping_address = self.shipping_address.map(|Object(address)| faults.address(address));
         let metadata = faults.metadata(self.metadata.unwrap_or_default());
         let total_amount = faults.total(self.total_amount, sum);
         faults.none()?;
@@ -175,8 +177,8 @@ impl Faults {
         currency
     }
 
-    fn customer(&mut self, customer: Option<DraftCustomer>) -> Customer {
-        let Some(DraftCustomer { id, name, email, phone }) = customer else {
+    fn customer(&mut self, customer: Option<Object<DraftCustomer>>) -> Customer {
+        let Some(Object(DraftCustomer { id, name, email, phone })) = customer else {
             self.add(format_args!("customer"), "is required");
             return Customer { id: String::new(), name: None, email: None, phone: None };
         };
@@ -193,7 +195,7 @@ impl Faults {
     }
 
     /// The lines, and their sum if it could be computed.
-    fn lines(&mut self, drafts: Option<Vec<DraftLine>>) -> (Vec<Line>, Option<MinorUnits>) {
+    fn lines(&mut self, drafts: Option<Vec<Object<DraftLine>>>) -> (Vec<Line>, Option<MinorUnits>) {
         let drafts = drafts.unwrap_or_default();
         if drafts.is_empty() {
             self.add(format_args!("lines"), "must hold at least one line");
@@ -206,7 +208,7 @@ impl Faults {
         }
         let mut lines = Vec::with_capacity(drafts.len());
         let mut sum = Some(0);
-        for (index, draft) in drafts.into_iter().enumerate() {
+        for (index, Object(draft)) in drafts.into_iter().enumerate() {
             let (line, amount) = self.line(index, draft);
             lines.push(line);
             sum = match (sum, amount) {
