@@ -66,7 +66,7 @@ pub const EXPORT_BATCH: usize = 1000;
 
 /// Page sizes: what is answered without `limit`, and what `limit` may ask for.
 pub const PAGE_DEFAULT: usize = 50;
-pub const PAGE_MAX: usize = 500;
+pub const PAGE_MAX: usize = 1000;
 
 /// Longest cursor, prefix or filter in a query.
 pub const QUERY_TEXT_BYTES_MAX: usize = 1024;

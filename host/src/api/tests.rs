@@ -1,5 +1,5 @@
 //! The router over a store that accepts nothing: what is answered before, and instead of, a commit.
-//! The stories over a real store are told in the tests crate.
+//! What a commit makes of it is told over a real store in [`stored`]; whole journeys are told in the tests crate.
 
 use async_trait::async_trait;
 use axum::body::Body;
@@ -14,6 +14,8 @@ use crate::consumer::status::ConsumerStatus;
 use crate::event::{Custom, Event, Position};
 use crate::order::{Change, Order, OrderId};
 use crate::policy::{ConsumerName, Start};
+
+mod stored;
 
 /// A store with a full disk: empty to read, and never accepting.
 struct Full;
@@ -242,7 +244,7 @@ async fn what_is_not_there_is_named() {
 async fn parameters_are_checked() {
     for path in [
         "/v1/orders?limit=0",
-        "/v1/orders?limit=501",
+        "/v1/orders?limit=1001",
         "/v1/orders?limit=x",
         "/v1/orders?status=open",
         "/v1/orders?custmer=a",
@@ -250,7 +252,7 @@ async fn parameters_are_checked() {
     ] {
         assert_eq!(problem_kind(get(path)).await, is(400, "invalid-parameter"), "{path}");
     }
-    assert_eq!(send(get("/v1/orders?status=placed&limit=500")).await.0, StatusCode::OK);
+    assert_eq!(send(get("/v1/orders?status=placed&limit=1000")).await.0, StatusCode::OK);
 }
 
 #[tokio::test]
