@@ -7,15 +7,16 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
 
-use crate::wire::{Answer, Connection};
+use crate::wire::Connection;
 
-/// Well below what the host takes in one request.
+/// The most that the host takes in one request, and shows in one page.
 const EVENTS_PER_BATCH: usize = 100;
-const COUNTERS_PER_PAGE: usize = 1_000;
+const COUNTERS_PER_PAGE: usize = 500;
 
+/// Every request has a connection of its own: the host closes those that are idle for longer than some loads last.
+#[derive(Clone, Copy)]
 pub struct Api {
     address: SocketAddr,
-    connection: Connection,
 }
 
 /// One consumer in the list of consumers.
@@ -48,22 +49,23 @@ struct Counter {
 }
 
 impl Api {
-    pub async fn open(address: SocketAddr) -> Result<Self> {
-        Ok(Self { address, connection: Connection::open(address).await? })
+    pub fn new(address: SocketAddr) -> Self {
+        Self { address }
     }
 
     /// Whether the host says that it is ready.
-    pub async fn is_ready(&mut self) -> Result<bool> {
-        Ok(self.ask("GET", "/readyz", "", &[]).await?.status == 200)
+    pub async fn is_ready(self) -> Result<bool> {
+        let (status, _) = self.ask("GET", "/readyz", "", &[]).await?;
+        Ok(status == 200)
     }
 
-    pub async fn consumers(&mut self) -> Result<Vec<Consumer>> {
+    pub async fn consumers(self) -> Result<Vec<Consumer>> {
         let consumers: Consumers = self.read("/v1/consumers").await?;
         Ok(consumers.consumers)
     }
 
     /// All counters of a consumer whose keys begin with `prefix`, in key order.
-    pub async fn counters(&mut self, consumer: &str, prefix: &str) -> Result<Vec<(String, i64)>> {
+    pub async fn counters(self, consumer: &str, prefix: &str) -> Result<Vec<(String, i64)>> {
         let mut counters = Vec::new();
         let mut after: Option<String> = None;
         loop {
@@ -82,7 +84,7 @@ impl Api {
     }
 
     /// Publishes that `quantity` units of each SKU came in.
-    pub async fn receive_stock(&mut self, skus: &[String], quantity: i64) -> Result<()> {
+    pub async fn receive_stock(self, skus: &[String], quantity: i64) -> Result<()> {
         for batch in skus.chunks(EVENTS_PER_BATCH) {
             let events = batch.iter().map(|sku| {
                 json!({
@@ -96,21 +98,21 @@ impl Api {
                 })
             });
             let body = serde_json::to_vec(&events.collect::<Vec<_>>())?;
-            let answer = self.ask("POST", "/v1/events", "application/cloudevents-batch+json", &body).await?;
-            let Answer { status, body } = answer;
-            ensure!(status / 100 == 2, "POST /v1/events was answered {status}: {}", String::from_utf8_lossy(body));
+            let (status, body) = self.ask("POST", "/v1/events", "application/cloudevents-batch+json", &body).await?;
+            ensure!(status == 202, "POST /v1/events was answered {status}: {}", String::from_utf8_lossy(&body));
         }
         Ok(())
     }
 
-    async fn read<T: DeserializeOwned>(&mut self, path: &str) -> Result<T> {
-        let Answer { status, body } = self.ask("GET", path, "", &[]).await?;
-        ensure!(status == 200, "GET {path} was answered {status}: {}", String::from_utf8_lossy(body));
-        let unexpected = || format!("GET {path} was answered what nobody expects: {}", String::from_utf8_lossy(body));
-        serde_json::from_slice(body).with_context(unexpected)
+    async fn read<T: DeserializeOwned>(self, path: &str) -> Result<T> {
+        let (status, body) = self.ask("GET", path, "", &[]).await?;
+        ensure!(status == 200, "GET {path} was answered {status}: {}", String::from_utf8_lossy(&body));
+        let unexpected = || format!("GET {path} was answered what nobody expects: {}", String::from_utf8_lossy(&body));
+        serde_json::from_slice(&body).with_context(unexpected)
     }
 
-    async fn ask(&mut self, method: &str, path: &str, content_type: &str, body: &[u8]) -> Result<Answer<'_>> {
+    /// Status and body of the answer.
+    async fn ask(self, method: &str, path: &str, content_type: &str, body: &[u8]) -> Result<(u16, Vec<u8>)> {
         let mut request = format!("{method} {path} HTTP/1.1\r\nHost: {}\r\n", self.address);
         if !content_type.is_empty() {
             request.push_str(&format!("Content-Type: {content_type}\r\nContent-Length: {}\r\n", body.len()));
@@ -118,7 +120,9 @@ impl Api {
         request.push_str("\r\n");
         let mut request = request.into_bytes();
         request.extend_from_slice(body);
-        self.connection.exchange(&request).await.with_context(|| format!("{method} {path}"))
+        let mut connection = Connection::open(self.address).await?;
+        let answer = connection.exchange(&request).await.with_context(|| format!("{method} {path}"))?;
+        Ok((answer.status, answer.body.to_vec()))
     }
 }
 

@@ -78,10 +78,7 @@ impl Host {
     /// Waits until the host is ready and exactly these consumers run. Returns how long that took from its start.
     pub async fn ready(&mut self, names: &[&str]) -> Result<Duration> {
         loop {
-            let standing = match Api::open(self.address).await {
-                Ok(mut api) => self.standing(&mut api, names).await?,
-                Err(error) => Some(format!("{error:#}")),
-            };
+            let standing = self.standing(names).await?;
             let Some(standing) = standing else { return Ok(self.started.elapsed()) };
             if let Some(status) = self.child.try_wait()? {
                 bail!("the host ended with {status}:\n{}", self.log_shown());
@@ -93,9 +90,12 @@ impl Host {
     }
 
     /// What is missing, or nothing.
-    async fn standing(&self, api: &mut Api, names: &[&str]) -> Result<Option<String>> {
-        if !api.is_ready().await? {
-            return Ok(Some("/readyz says that it is not ready".to_owned()));
+    async fn standing(&self, names: &[&str]) -> Result<Option<String>> {
+        let api = Api::new(self.address);
+        match api.is_ready().await {
+            Ok(true) => {}
+            Ok(false) => return Ok(Some("/readyz says that it is not ready".to_owned())),
+            Err(error) => return Ok(Some(format!("{error:#}"))),
         }
         let consumers = api.consumers().await?;
         let refused = |consumer: &&Consumer| !matches!(consumer.state.as_str(), "running" | "loading");

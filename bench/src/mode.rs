@@ -93,10 +93,10 @@ pub async fn measure(mode: &'static Mode, arguments: &Arguments, places: &Places
 async fn run(mode: &'static Mode, arguments: &Arguments, host: &mut Host) -> Result<Figures> {
     host.ready(&mode.names()).await?;
     let rss_idle_mib = machine::resident_mib(host.pid())?;
-    let mut api = Api::open(host.address).await?;
+    let api = Api::new(host.address);
     let skus: Vec<_> = (0..SKUS).map(workload::sku).collect();
     api.receive_stock(&skus, STOCK).await?;
-    drain(&mut api).await?;
+    drain(api).await?;
     let stocked = api.consumers().await?;
 
     let workload = Arc::new(Workload::generate(&host.address.to_string())?);
@@ -105,18 +105,18 @@ async fn run(mode: &'static Mode, arguments: &Arguments, host: &mut Host) -> Res
     let load = |duration| Load::run(host.address, &workload, &tickets, arguments.connections, duration);
     eprintln!("{}: warming up", mode.name);
     load(seconds / 5).await?;
-    drain(&mut api).await?;
+    drain(api).await?;
 
     eprintln!("{}: {} s of load on {} connections", mode.name, arguments.seconds, arguments.connections);
     let memory = watch_memory(host.pid());
     let (host_cpu, own_cpu) = (machine::cpu_seconds(host.pid())?, machine::cpu_seconds(std::process::id())?);
     let load = load(seconds).await?;
     let own_cpu = machine::cpu_seconds(std::process::id())? - own_cpu;
-    let quiet = drain(&mut api).await?;
+    let quiet = drain(api).await?;
     let host_cpu = machine::cpu_seconds(host.pid())? - host_cpu;
     let rss_load_mib = memory.stop().await?;
 
-    verify(mode, &mut api, &workload, tickets.handed_out(), &stocked).await?;
+    verify(mode, api, &workload, tickets.handed_out(), &stocked).await?;
     let all = quiet.duration_since(load.started);
     #[allow(clippy::cast_precision_loss, reason = "orders of a run are far below 2^52")]
     let orders = load.orders as f64;
@@ -135,7 +135,7 @@ async fn run(mode: &'static Mode, arguments: &Arguments, host: &mut Host) -> Res
 }
 
 /// Waits until no consumer has anything pending. Returns since when.
-async fn drain(api: &mut Api) -> Result<Instant> {
+async fn drain(api: Api) -> Result<Instant> {
     let asked = Instant::now();
     let mut quiet: Option<(Instant, u32)> = None;
     loop {
@@ -159,7 +159,7 @@ async fn drain(api: &mut Api) -> Result<Instant> {
 }
 
 /// Every order that was submitted was handled once by every consumer, and every unit is accounted for.
-async fn verify(mode: &Mode, api: &mut Api, workload: &Workload, orders: u64, before: &[Consumer]) -> Result<()> {
+async fn verify(mode: &Mode, api: Api, workload: &Workload, orders: u64, before: &[Consumer]) -> Result<()> {
     let after = api.consumers().await?;
     let done = |consumers: &[Consumer], name| consumers.iter().find(|one| one.name == name).map_or(0, |one| one.done);
     for (name, deliveries) in mode.consumers {
