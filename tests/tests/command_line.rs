@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use fanfare_tests::guests::SHIPPED;
 use fanfare_tests::orders::{ndjson, order, received, referenced};
 use fanfare_tests::program::{self, Run};
 use fanfare_tests::{TestHost, Value, json};
@@ -150,6 +151,26 @@ fn a_plugin_is_checked_without_a_host() {
     assert_eq!(broken.code(), Some(1), "{broken:#?}");
     let lacking = check("bare");
     assert!(format!("{}{}", lacking.stdout, lacking.stderr).contains("change_order = true"), "{lacking:#?}");
+}
+
+#[test]
+fn the_demo_places_its_orders_and_every_consumer_agrees() {
+    let host = TestHost::new();
+    for guest in SHIPPED {
+        host.consumers.add(guest);
+    }
+    let mut demo = program::fanfare();
+    demo.args(["--json", "demo", "--orders", "60", "--exit", "--listen", "127.0.0.1:0", "--data-dir"]).arg(host.data());
+    let told = program::finish(demo.arg("--consumers-dir").arg(host.consumers.folder())).succeeded().json();
+    for consumer in told["consumers"].as_array().expect("consumers") {
+        assert_eq!((&consumer["pending"], &consumer["dead"]), (&json!(0), &json!(0)), "{consumer:#}");
+    }
+    let (orders, changes) = (&told["orders"], &told["analytics"]["changes"]);
+    let ended =
+        ["cancelled", "delivered", "rejected", "shipped"].map(|status| orders[status].as_u64().expect("a count"));
+    assert_eq!(ended.iter().sum::<u64>(), 60, "{orders:#}");
+    assert_eq!(changes["placed"], 60, "{changes:#}");
+    assert_eq!(told["shipment"]["consignments"], changes["shipped"], "{told:#}");
 }
 
 #[test]
