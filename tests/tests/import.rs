@@ -1,5 +1,7 @@
 //! Importing orders, and doing it again.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use fanfare_tests::guests::SHIPPED;
 use fanfare_tests::orders::{UNIT_AMOUNT, ndjson, referenced};
 use fanfare_tests::wire::Wire;
@@ -98,8 +100,7 @@ fn kill_nine_during_an_import_leaves_no_order_twice_and_every_effect_once() {
 
     let held = client.orders();
     assert_eq!(held.len(), ORDERS);
-    let references: std::collections::BTreeSet<&str> =
-        held.iter().filter_map(|order| order["reference"].as_str()).collect();
+    let references: BTreeSet<&str> = held.iter().filter_map(|order| order["reference"].as_str()).collect();
     assert_eq!(references.len(), ORDERS);
     let shipped: Vec<&Value> = held.iter().filter(|order| order["status"] == "shipped").collect();
     let rejected = held.iter().filter(|order| order["status"] == "rejected").count();
@@ -125,4 +126,16 @@ fn kill_nine_during_an_import_leaves_no_order_twice_and_every_effect_once() {
         assert_eq!(client.counter("analytics", &format!("status/{status}")), count(expected), "{status}");
     }
     assert_eq!(client.messages().len(), 3 * shipped.len() + 2 * rejected);
+
+    // One row for each step of each order, in the order of the steps.
+    let mut revisions: BTreeMap<String, Vec<u64>> = BTreeMap::new();
+    for row in client.get("/v1/records/changes").expect(200).lines() {
+        let order = row["order_id"].as_str().expect("an order").to_owned();
+        revisions.entry(order).or_default().push(row["revision"].as_u64().expect("a revision"));
+    }
+    assert_eq!(revisions.len(), ORDERS);
+    for order in &held {
+        let steps: Vec<u64> = (1..=order["revision"].as_u64().expect("a revision")).collect();
+        assert_eq!(revisions[order["id"].as_str().expect("an id")], steps, "{order:#}");
+    }
 }
