@@ -1,7 +1,7 @@
 //! What one event costs in the sandbox, and what the same code costs without it.
 //!
 //! The event is an order of three lines that are in stock, the consumer is inventory: one `adjust`, one order change, one
-//! entry. What is timed in the sandbox is [`Version::handle`]: the event goes in, outcome and effects come out. The store
+//! entry. What is timed in the sandbox is [`Version::handle_event`]: the event goes in, outcome and effects come out. The store
 //! is a map in memory; effects are put into it between the events, outside the time.
 
 use std::collections::HashMap;
@@ -76,7 +76,7 @@ async fn handle(version: &Version, tables: &Arc<Tables>) -> Result<Duration> {
     let event = Arc::new(placed(order));
     let view: Arc<dyn View> = Arc::clone(tables) as _;
     let started = Instant::now();
-    let Handled { outcome, effects, instance, .. } = version.attempt(&event, 1, Origin::Live, view).await;
+    let Handled { outcome, effects, instance, .. } = version.handle_event(&event, 1, Origin::Live, view).await;
     if let Some(instance) = instance {
         version.keep(instance);
     }
