@@ -5,6 +5,7 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::http::header;
 use axum::response::{Html, IntoResponse, Response};
+use futures::FutureExt as _;
 use serde_json::json;
 
 use super::problem::{Error, Result};
@@ -26,9 +27,9 @@ pub async fn ready(State(shared): State<Arc<Shared>>) -> Result<Response> {
 }
 
 /// `GET /metrics`, in the text format of Prometheus.
-pub async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
-    let text = (shared.api.metrics)().await;
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
+pub async fn metrics(State(shared): State<Arc<Shared>>) -> Result<Response> {
+    let text = reading((shared.api.metrics)().map(Ok)).await?;
+    Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response())
 }
 
 /// `GET /`: what there is.

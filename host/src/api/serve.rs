@@ -222,8 +222,12 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Unstalled<T> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
     use super::*;
-    use tokio::io::AsyncWriteExt as _;
+    use crate::api::tests::full_store;
 
     fn request(uri: &str, host: Option<&str>) -> Request<()> {
         let mut request = Request::builder().uri(uri);
@@ -245,6 +249,62 @@ mod tests {
         }
         assert!(hosts.check(&request("http://evil.example/", Some("localhost"))).is_err());
         assert!(hosts.check(&request("/", None)).is_ok());
+    }
+
+    /// A served API over a store that accepts nothing.
+    async fn served(hosts: Hosts) -> (SocketAddr, CancellationToken, tokio::task::JoinHandle<()>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let api = Api { hosts, ..full_store() };
+        (address, api.stopping.clone(), tokio::spawn(serve(listener, api)))
+    }
+
+    /// Sends a request and reads until the answer holds `expected`.
+    async fn ask(address: SocketAddr, request: &str, expected: &str) -> TcpStream {
+        let mut connection = TcpStream::connect(address).await.unwrap();
+        connection.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        while !String::from_utf8_lossy(&answer).contains(expected) {
+            let read = timeout(Duration::from_secs(10), connection.read_buf(&mut answer)).await;
+            let read = read.expect("an answer in time").unwrap();
+            assert_ne!(read, 0, "{expected} is not in {:?}", String::from_utf8_lossy(&answer));
+        }
+        connection
+    }
+
+    #[tokio::test]
+    async fn requests_under_another_name_are_answered_with_a_problem() {
+        let (address, _stopping, _serving) = served(Hosts::loopback()).await;
+        ask(address, "GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n", "200 OK").await;
+        ask(address, "GET /healthz HTTP/1.1\r\nHost: evil.example\r\n\r\n", "/problems/wrong-host").await;
+    }
+
+    #[tokio::test]
+    async fn a_stop_ends_idle_connections_and_streams_and_then_the_serving() {
+        let (address, stopping, serving) = served(Hosts::Any).await;
+        let mut idle = ask(address, "GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n", "200 OK").await;
+        let mut stream = ask(address, "GET /v1/events HTTP/1.1\r\nHost: a\r\n\r\n", ": fanfare").await;
+        stopping.cancel();
+        let deadline = Duration::from_secs(5);
+        timeout(deadline, serving).await.expect("an end before requests are cut off").unwrap();
+        let mut rest = Vec::new();
+        timeout(deadline, idle.read_to_end(&mut rest)).await.expect("an end of the idle connection").unwrap();
+        timeout(deadline, stream.read_to_end(&mut rest)).await.expect("an end of the stream").unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_request_in_flight_is_answered_although_the_host_stops() {
+        let (address, stopping, serving) = served(Hosts::Any).await;
+        let head = "POST /v1/orders HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n";
+        let expecting = head.replace("\r\n\r\n", "\r\nExpect: 100-continue\r\n\r\n");
+        // The host has begun to read the body once it asks for it.
+        let mut connection = ask(address, &expecting, "100 Continue").await;
+        stopping.cancel();
+        connection.write_all(b"{}").await.unwrap();
+        let mut answer = String::new();
+        connection.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.contains("/problems/invalid-order"), "{answer}");
+        timeout(Duration::from_secs(5), serving).await.expect("an end").unwrap();
     }
 
     #[tokio::test]

@@ -107,7 +107,7 @@ impl Catalogue for Full {
     }
 }
 
-fn full_store() -> Api {
+pub(super) fn full_store() -> Api {
     let store = Arc::new(Full);
     Api {
         intake: store.clone(),
