@@ -33,7 +33,10 @@ impl Board {
     /// Another state and reason for a consumer; what is known of its version stays.
     pub fn show_state(&self, name: &ConsumerName, state: State, reason: Option<String>) {
         let status = match self.get(name) {
-            Some(before) => ConsumerStatus { state, reason, candidate: None, ..before },
+            Some(before) => {
+                let loaded_at = before.loaded_at.filter(|_| state == State::Draining);
+                ConsumerStatus { state, reason, candidate: None, loaded_at, ..before }
+            }
             None => ConsumerStatus::bare(name.clone(), state, reason),
         };
         self.show(status);

@@ -36,7 +36,7 @@ pub struct ConsumerStatus {
     pub subscriptions: Vec<String>,
     /// What the plugin asks for, one phrase each: `change-order`, `publish com.example.*`, …
     pub needs: Vec<String>,
-    /// Since when this version handles events.
+    /// Since when this version handles events; absent while none does.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub loaded_at: Option<Timestamp>,
     /// The newest file, where it was refused and an older version keeps running.

@@ -4,7 +4,7 @@ mod world;
 
 use world::{World, no_side_file};
 
-use super::super::status::State;
+use super::super::status::{ConsumerStatus, State};
 use super::*;
 
 #[tokio::test]
@@ -33,6 +33,7 @@ async fn a_new_file_is_swapped_in_and_a_touched_one_is_not() {
     world.until("b runs", || world.running("b", "1.0.0")).await;
     world.put("a.wasm", "plugin 1.1.0");
     world.until("the new version runs", || world.running("a", "1.1.0")).await;
+    assert_eq!(world.loads("plugin 1.0.0"), 2, "a's when it came and b's");
     assert_eq!(world.log(), ["start a 1.0.0", "start b 1.0.0", "swap a 1.1.0"]);
     world.close().await;
 }
@@ -41,10 +42,8 @@ async fn a_new_file_is_swapped_in_and_a_touched_one_is_not() {
 async fn a_bad_file_leaves_the_old_version_running_and_a_good_one_after_it_recovers() {
     let world = World::open(&[("a.wasm", "plugin 1.0.0")]).await;
     world.put("a.wasm", "rubbish");
-    world.until("the refusal shows", || world.candidate("a") == Some(State::Failed)).await;
-    let status = world.status("a").unwrap();
-    assert_eq!(status.state, State::Running);
-    assert_eq!(status.reason.unwrap(), "version 1.0.0 keeps running: the file is no plugin");
+    world.until("the refusal shows", || world.kept("a", "1.0.0", State::Failed)).await;
+    assert_eq!(world.status("a").unwrap().reason.unwrap(), "version 1.0.0 keeps running: the file is no plugin");
     world.put("a.wasm", "plugin 2.0.0");
     world.until("the good one runs", || world.running("a", "2.0.0")).await;
     assert_eq!(world.log(), ["start a 1.0.0", "swap a 2.0.0"]);
@@ -69,7 +68,7 @@ async fn a_directory_in_place_of_a_file_is_refused_and_the_old_version_keeps_run
     let world = World::open(&[("a.wasm", "plugin 1.0.0")]).await;
     world.remove("a.wasm");
     std::fs::create_dir(world.path("a.wasm")).unwrap();
-    world.until("the refusal shows", || world.candidate("a") == Some(State::Failed)).await;
+    world.until("the refusal shows", || world.kept("a", "1.0.0", State::Failed)).await;
     assert!(world.status("a").unwrap().reason.unwrap().contains("a.wasm is a directory, not a file"));
     assert_eq!(world.log(), ["start a 1.0.0"]);
     world.close().await;
@@ -147,8 +146,7 @@ async fn a_missing_grant_keeps_a_consumer_out_until_the_side_file_has_it() {
 async fn a_new_version_that_needs_more_waits_beside_the_old_one() {
     let world = World::open(&[("a.wasm", "plugin 1.0.0")]).await;
     world.put("a.wasm", "plugin 2.0.0 needs change_order");
-    world.until("the candidate waits", || world.candidate("a") == Some(State::AwaitingGrant)).await;
-    assert!(world.running("a", "1.0.0"));
+    world.until("the candidate waits", || world.kept("a", "1.0.0", State::AwaitingGrant)).await;
     world.put("a.toml", "[grant]\nchange_order = true");
     world.until("it runs", || world.running("a", "2.0.0")).await;
     assert_eq!(world.status("a").unwrap().candidate, None);
@@ -171,9 +169,10 @@ async fn a_grant_taken_away_stops_what_needs_it_beside_a_refused_file_too() {
     let granted = ("a.toml", "[grant]\nchange_order = true");
     let world = World::open(&[("a.wasm", "plugin 1.0.0 needs change_order"), granted]).await;
     world.put("a.wasm", "rubbish");
-    world.until("the refusal shows", || world.candidate("a") == Some(State::Failed)).await;
+    world.until("the refusal shows", || world.kept("a", "1.0.0", State::Failed)).await;
     world.remove("a.toml");
-    world.until("a stopped", || world.state("a") == Some(State::Failed)).await;
+    let stopped = |status: ConsumerStatus| status.state == State::Failed && status.loaded_at.is_none();
+    world.until("a stopped", || world.status("a").is_some_and(stopped)).await;
     assert_eq!(world.log(), ["start a 1.0.0", "stop a 1.0.0"]);
     world.close().await;
 }
@@ -182,12 +181,12 @@ async fn a_grant_taken_away_stops_what_needs_it_beside_a_refused_file_too() {
 async fn a_side_file_that_no_longer_parses_leaves_the_old_policy_in_force() {
     let world = World::open(&[("a.wasm", "plugin 1.0.0"), ("a.toml", "concurrency = 3")]).await;
     world.put("a.toml", "concurrency = 3\ncolour = \"blue\"");
-    world.until("the refusal shows", || world.candidate("a") == Some(State::Failed)).await;
+    world.until("the refusal shows", || world.kept("a", "1.0.0", State::Failed)).await;
     let reason = world.status("a").unwrap().reason.unwrap();
     assert!(reason.contains("a.toml:2: unknown key colour"), "{reason}");
     // A new file goes live under the old policy all the same.
     world.put("a.wasm", "plugin 2.0.0");
-    world.until("the new version runs", || world.running("a", "2.0.0")).await;
+    world.until("the new version runs", || world.kept("a", "2.0.0", State::Failed)).await;
     assert_eq!(world.concurrency("a"), 3);
     world.put("a.toml", "concurrency = 4");
     world.until("the mended policy is in force", || world.concurrency("a") == 4).await;

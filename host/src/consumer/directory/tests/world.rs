@@ -105,16 +105,25 @@ impl World {
         self.status(name).map(|status| status.state)
     }
 
-    pub fn candidate(&self, name: &str) -> Option<State> {
-        self.status(name)?.candidate.map(|candidate| candidate.state)
+    /// Whether this version runs although a newer file (or side file) was refused, and is shown so.
+    pub fn kept(&self, name: &str, version: &str, refused: State) -> bool {
+        let shown = self.status(name).is_some_and(|status| {
+            let candidate = status.candidate.map(|candidate| candidate.state);
+            status.state == State::Running && status.version.as_deref() == Some(version) && candidate == Some(refused)
+        });
+        shown && self.works(name, version)
     }
 
-    /// Whether this version runs, by the status and by the workers alike.
+    /// Whether this version runs and no newer file was refused, by the status and by the workers alike.
     pub fn running(&self, name: &str, version: &str) -> bool {
-        let shown = self
-            .status(name)
-            .is_some_and(|status| status.state == State::Running && status.version.as_deref() == Some(version));
-        shown && self.fake.workers.lock().values().any(|worker| worker.name == name && worker.version == version)
+        let shown = self.status(name).is_some_and(|status| {
+            status.state == State::Running && status.version.as_deref() == Some(version) && status.candidate.is_none()
+        });
+        shown && self.works(name, version)
+    }
+
+    fn works(&self, name: &str, version: &str) -> bool {
+        self.fake.workers.lock().values().any(|worker| worker.name == name && worker.version == version)
     }
 
     pub fn concurrency(&self, name: &str) -> u32 {
