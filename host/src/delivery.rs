@@ -56,7 +56,6 @@ impl Engine {
     }
 
     /// Delivers to `live` until the worker is stopped.
-    #[must_use]
     pub fn start(&self, name: ConsumerName, inbox: Arc<dyn Inbox>, live: Live) -> Worker {
         inbox.configure(inbox_policy(&live));
         let shared =

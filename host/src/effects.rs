@@ -10,11 +10,14 @@ use serde::{Deserialize, Serialize};
 use crate::event::Custom;
 use crate::order::{Change, OrderId};
 
+/// What an entry holds; `None` where there is none.
+pub type Value = Option<Arc<[u8]>>;
+
 /// Everything a handler staged, in the order in which it staged it (per kind of effect).
 #[derive(Clone, Debug, Default)]
 pub struct Effects {
     /// Each key once: the last write of it. `None` deletes.
-    pub entries: Vec<(Arc<str>, Option<Arc<[u8]>>)>,
+    pub entries: Vec<(Arc<str>, Value)>,
     pub adjustments: Vec<Adjustment>,
     pub order_changes: Vec<(OrderId, Change)>,
     pub events: Vec<Custom>,
@@ -49,7 +52,7 @@ pub struct Adjustment {
 /// the handler would have had if it had run at the moment of the commit.
 #[derive(Clone, Debug, Default)]
 pub struct Reads {
-    pub entries: Vec<(Arc<str>, Option<Arc<[u8]>>)>,
+    pub entries: Vec<(Arc<str>, Value)>,
     pub counters: Vec<(Arc<str>, i64)>,
     /// The revision that was seen; `None` where there was no such order.
     pub orders: Vec<(OrderId, Option<u64>)>,

@@ -1,6 +1,6 @@
 //! When to try again, and when to give up. Pure.
 
-use std::hash::{BuildHasher, Hash, Hasher};
+use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -68,10 +68,9 @@ fn backoff(policy: &Retry, attempt: u32, jitter: f64) -> Duration {
 
 /// Differs from delivery to delivery and from attempt to attempt.
 fn jitter(delivery: &Delivery) -> f64 {
-    let mut hasher = std::hash::RandomState::new().build_hasher();
-    (delivery.event.id, delivery.attempt).hash(&mut hasher);
+    let hash = std::hash::RandomState::new().hash_one((delivery.event.id, delivery.attempt));
     #[allow(clippy::cast_precision_loss, reason = "only spread is wanted")]
-    let jitter = hasher.finish() as f64 / u64::MAX as f64;
+    let jitter = hash as f64 / u64::MAX as f64;
     jitter
 }
 

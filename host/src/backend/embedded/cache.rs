@@ -9,11 +9,13 @@ use std::sync::Arc;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::commit::StateNumber;
+use crate::effects::Value;
 
 /// Values kept per kind and consumer before clean ones are dropped.
 const SLOTS_MAX: usize = 65_536;
 
-pub type Value = Option<Arc<[u8]>>;
+/// Keys and what they hold, in key order.
+pub type Entries = Vec<(Arc<str>, Arc<[u8]>)>;
 
 struct Slot<T> {
     value: T,
@@ -115,7 +117,7 @@ impl Cache {
         after: Option<&str>,
         limit: usize,
         durable: u64,
-    ) -> rusqlite::Result<Vec<(Arc<str>, Arc<[u8]>)>> {
+    ) -> rusqlite::Result<Entries> {
         let dirty = self.entries.dirty(prefix, after, durable);
         let mut statement =
             disk.prepare_cached("SELECT key, value FROM entries WHERE state = ?1 AND key >= ?2 ORDER BY key")?;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::clock::Timestamp;
-use crate::effects::{Message, Record};
+use crate::effects::{Message, Record, Value};
 use crate::event::{Custom, EventId};
 use crate::order::{Change, Order};
 
@@ -33,7 +33,7 @@ pub struct ConsumerCommit {
     pub exceptions: Vec<Exception>,
     pub attempt: Option<Attempt>,
     /// Values as they stand after the commit.
-    pub entries: Vec<(Arc<str>, Option<Arc<[u8]>>)>,
+    pub entries: Vec<(Arc<str>, Value)>,
     pub counters: Vec<(Arc<str>, i64)>,
     pub messages: Vec<NewMessage>,
     pub records: Vec<Record>,

@@ -15,6 +15,7 @@ use super::progress::Progress;
 use super::rows;
 use crate::backend::{Placed, Placement, Published};
 use crate::clock::Timestamp;
+use crate::effects::Value;
 use crate::event::{Body, Custom, Event, EventId, Position};
 use crate::order::{Change, Order};
 
@@ -48,7 +49,7 @@ pub struct Writer<'a> {
     /// Events of this batch, in journal order, with the numbers of the orders they placed.
     pub events: Vec<Arc<Event>>,
     pub placed: Vec<(OrderNumber, Order)>,
-    entries: HashMap<(StateNumber, Arc<str>), Option<Arc<[u8]>>>,
+    entries: HashMap<(StateNumber, Arc<str>), Value>,
     counters: HashMap<(StateNumber, Arc<str>), i64>,
     /// Events done per consumer.
     consumers: HashMap<ConsumerNumber, u64>,
