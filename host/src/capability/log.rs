@@ -1,5 +1,7 @@
 //! What a consumer says for people to read: `log.write`, stdout and stderr end in the host's log, bounded per event.
 
+use std::borrow::Cow;
+
 use parking_lot::Mutex;
 
 use crate::event::EventId;
@@ -65,7 +67,7 @@ impl GuestLog {
             return;
         }
         now.lines += 1;
-        let line = cut(line, LINE_BYTES_MAX);
+        let line = printable(cut(line, LINE_BYTES_MAX));
         let consumer = self.name();
         let event = now.event.map(tracing::field::display);
         match level {
@@ -98,4 +100,56 @@ impl GuestLog {
 /// At most `max` bytes of `text`, cut between characters.
 fn cut(text: &str, max: usize) -> &str {
     if text.len() <= max { text } else { text.get(..text.floor_char_boundary(max)).unwrap_or_default() }
+}
+
+/// One line: a guest must not write what looks like lines of the host, or steer a terminal.
+fn printable(line: &str) -> Cow<'_, str> {
+    if !line.contains(char::is_control) {
+        return line.into();
+    }
+    let mut shown = String::with_capacity(line.len() + 8);
+    for letter in line.chars() {
+        if letter.is_control() { shown.extend(letter.escape_default()) } else { shown.push(letter) }
+    }
+    shown.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_stays_one_line_and_steers_no_terminal() {
+        assert_eq!(printable("Grüße"), "Grüße");
+        assert_eq!(printable("a\nERROR b\u{1b}[2J"), r"a\nERROR b\u{1b}[2J");
+    }
+
+    #[test]
+    fn a_line_is_cut_between_characters() {
+        assert_eq!(cut("aü", 2), "a");
+        assert_eq!(cut("aü", 3), "aü");
+    }
+
+    #[test]
+    fn the_last_words_belong_to_their_event() {
+        let log = GuestLog::new(None);
+        log.begin(EventId::generate());
+        log.write_stderr("panicked at src/lib.rs:1:1");
+        log.write(Level::Info, "something else");
+        assert_eq!(log.last_words().as_deref(), Some("panicked at src/lib.rs:1:1"));
+        log.begin(EventId::generate());
+        assert_eq!(log.last_words(), None);
+    }
+
+    #[test]
+    fn lines_beyond_the_limit_are_counted_and_the_next_event_has_its_own() {
+        let log = GuestLog::new(None);
+        log.begin(EventId::generate());
+        for _ in 0..LINES_MAX + 7 {
+            log.write(Level::Info, "again");
+        }
+        assert_eq!(log.now.lock().dropped, 7);
+        log.begin(EventId::generate());
+        assert_eq!((log.now.lock().dropped, log.now.lock().lines), (0, 0));
+    }
 }
