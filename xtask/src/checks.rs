@@ -19,7 +19,7 @@ pub fn test(workspace: &Workspace) -> Result<()> {
     Ok(())
 }
 
-/// [`test`], and the checks of the dependencies where the tools for them are installed.
+/// [`test()`], and the checks of the dependencies where the tools for them are installed.
 pub fn ci(workspace: &Workspace) -> Result<()> {
     let mut steps = Steps::default();
     all(workspace, &mut steps)?;
