@@ -27,6 +27,27 @@ impl Wire {
         self.stream.write_all(bytes).is_ok()
     }
 
+    /// What the host says until `enough` of it is there.
+    ///
+    /// # Panics
+    /// If it hangs up or goes silent before.
+    #[must_use]
+    pub fn read_until(&mut self, enough: impl Fn(&str) -> bool) -> String {
+        let mut answer = Vec::new();
+        let mut part = [0; 4096];
+        loop {
+            let text = String::from_utf8_lossy(&answer);
+            if enough(&text) {
+                return text.into_owned();
+            }
+            match self.stream.read(&mut part) {
+                Ok(0) => panic!("the host hung up after {text:?}"),
+                Ok(read) => answer.extend_from_slice(&part[..read]),
+                Err(error) => panic!("the host fell silent ({error}) after {text:?}"),
+            }
+        }
+    }
+
     /// Everything the host says until it hangs up; with a request that says `Connection: close`, or that is broken.
     ///
     /// # Panics

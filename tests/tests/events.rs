@@ -1,7 +1,8 @@
 //! Events from outside.
 
-use fanfare_tests::orders::{event, received};
-use fanfare_tests::{TestHost, Value, json};
+use fanfare_tests::orders::{event, order, received};
+use fanfare_tests::wire::Wire;
+use fanfare_tests::{Client, TestHost, Value, json};
 
 /// What is wrong, how it is done to a good event, and what the problem must name.
 type Case = (&'static str, fn(&mut Value), &'static str);
@@ -83,6 +84,45 @@ fn bad_events_get_a_problem_that_names_the_attribute() {
     }
     client.wait_until_idle();
     assert!(client.counters("inventory", "").is_empty());
+}
+
+#[test]
+fn a_stream_of_events_goes_on_where_it_broke_off() {
+    let host = TestHost::with(&["inventory"]);
+    let client = host.client();
+    let mut stream = follow(&client, "?after=0");
+    let id = client.placed(&order(&[("TEA", 1)]));
+    client.wait_for_status(&id, "rejected");
+    let told = stream.read_until(|told| told.contains("order.rejected"));
+    let (kinds, ids) = kinds_and_ids(&told);
+    assert_eq!(kinds, ["order.placed", "order.rejected"]);
+    drop(stream);
+
+    client.placed(&order(&[("TEA", 1)]));
+    let mut stream = follow(&client, &format!("?after={}", ids[0]));
+    let told = stream.read_until(|told| told.matches("order.rejected").count() == 2);
+    let (kinds, later) = kinds_and_ids(&told);
+    assert_eq!(kinds, ["order.rejected", "order.placed", "order.rejected"]);
+    assert_eq!(later[0], ids[1]);
+
+    let mut narrow = follow(&client, "?after=0&type=order.placed");
+    let told = narrow.read_until(|told| told.matches("order.placed").count() == 2);
+    assert!(!told.contains("order.rejected"), "{told}");
+}
+
+/// Opens a stream of events.
+fn follow(client: &Client, query: &str) -> Wire {
+    let mut wire = Wire::connect(client.address());
+    assert!(wire.send(format!("GET /v1/events{query} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes()));
+    wire
+}
+
+fn kinds_and_ids(stream: &str) -> (Vec<String>, Vec<String>) {
+    let data = stream.lines().filter_map(|line| line.strip_prefix("data: "));
+    let kinds = data
+        .map(|data| serde_json::from_str::<Value>(data).expect("JSON")["type"].as_str().expect("a kind").to_owned());
+    let ids = stream.lines().filter_map(|line| line.strip_prefix("id: ")).map(str::to_owned);
+    (kinds.collect(), ids.collect())
 }
 
 fn remove(event: &mut Value, attribute: &str) {

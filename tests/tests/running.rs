@@ -3,6 +3,7 @@
 use fanfare_tests::load::Load;
 use fanfare_tests::mail::MailServer;
 use fanfare_tests::orders::order;
+use fanfare_tests::wire::Wire;
 use fanfare_tests::{TestHost, eventually, program};
 
 #[test]
@@ -21,6 +22,28 @@ fn sigterm_drains_and_the_next_start_goes_on() {
     client.wait_until_idle();
     assert_eq!(client.counter("reports-one", "handled"), 50);
     assert!(client.orders().iter().all(|order| order["status"] == "rejected"));
+}
+
+#[test]
+fn a_client_that_never_stops_listening_does_not_hold_up_the_end() {
+    let mut host = TestHost::with(&["inventory"]);
+    let mut wire = Wire::connect(host.client().address());
+    assert!(wire.send(b"GET /v1/events HTTP/1.1\r\nHost: localhost\r\n\r\n"));
+    let _ = wire.read_until(|told| told.contains(": fanfare"));
+    host.ask_to_end();
+    assert!(host.ended().success(), "{}", host.log());
+    assert!(!wire.read_to_end().contains("error"));
+}
+
+#[test]
+fn a_page_of_another_name_cannot_reach_the_host() {
+    let host = TestHost::with(&[]);
+    for (name, expected) in [("shop.example", "421"), ("localhost", "200"), ("127.0.0.1", "200")] {
+        let mut wire = Wire::connect(host.client().address());
+        assert!(wire.send(format!("GET /v1/orders HTTP/1.1\r\nHost: {name}\r\nConnection: close\r\n\r\n").as_bytes()));
+        let answer = wire.read_to_end();
+        assert!(answer.starts_with(&format!("HTTP/1.1 {expected}")), "{name}: {answer}");
+    }
 }
 
 #[test]
