@@ -19,7 +19,10 @@ pub struct Taken(String);
 /// [`Taken`] where it was started before.
 pub fn start_log(log: &Log) -> Result<(), Taken> {
     let filter = EnvFilter::builder().parse_lossy(&log.level);
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // A log that cannot be written (it may be on the disk that is full) is lost. The library would tell standard error of
+    // it, which is the same file, and panic.
+    let builder =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).log_internal_errors(false);
     let started = match log.format {
         LogFormat::Text => builder.with_ansi(std::io::stderr().is_terminal()).try_init(),
         LogFormat::Json => builder.json().flatten_event(true).try_init(),
