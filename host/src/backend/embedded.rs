@@ -36,6 +36,7 @@ mod writer;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, TryLockError};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -88,8 +89,8 @@ pub fn open(settings: &Settings) -> Result<Backend, OpenError> {
     let store = Arc::new(Store::new(&file, &writer).map_err(broken)?);
     let checkpointer = Checkpointer::start(&file, Arc::clone(&store)).map_err(broken)?;
     let committer = Committer::new(Arc::clone(&store), writer, checkpointer).map_err(broken)?;
-    let thread =
-        std::thread::Builder::new().name("committer".into()).spawn(move || committer.run()).map_err(unwritable)?;
+    let thread = std::thread::Builder::new().name("committer".into());
+    let thread = thread.spawn(supervised(committer, Arc::clone(&store))).map_err(unwritable)?;
     let embedded = Arc::new(Embedded { store, thread: Mutex::new(Some(thread)), lock });
     Ok(Backend {
         intake: Arc::clone(&embedded) as _,
@@ -98,6 +99,16 @@ pub fn open(settings: &Settings) -> Result<Backend, OpenError> {
         outgoing: Arc::clone(&embedded) as _,
         lifecycle: embedded,
     })
+}
+
+/// A committer that panics closes the store: nobody can say what it left in memory, and without it every order would wait
+/// in vain while the host looks ready.
+fn supervised(committer: Committer, store: Arc<Store>) -> impl FnOnce() + Send {
+    move || {
+        if catch_unwind(AssertUnwindSafe(|| committer.run())).is_err() {
+            store.fail("a bug stopped the thread that writes; standard error has its message");
+        }
+    }
 }
 
 /// The lock is the operating system's, on a file that stays: a killed host leaves none behind.
