@@ -2,7 +2,7 @@
 //!
 //! A [`Handling`] is the context of one event at one consumer. Reads go to a [`View`] and are remembered; writes are
 //! staged. [`Handling::finish`] hands both out, and only the delivery decides whether they are committed.
-//! [`v0_1`] maps the imports of one contract version onto it, and is the one place where [`Stop`] meets WIT.
+//! `v0_1` maps the imports of one contract version onto it, and is the one place where [`Stop`] meets WIT.
 //!
 //! **Invariants**
 //! - What the guest was told about a key or an order once, it is told again, its own changes aside.

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! The journal is the queue: an event is written once, and a consumer is a position in the journal plus rows for
-//! its exceptions (see [`progress`] and [`lanes`]). Fan-out to one more consumer writes nothing when an event is
+//! its exceptions (see `progress` and `lanes`). Fan-out to one more consumer writes nothing when an event is
 //! recorded.
 //!
 //! **Invariants**
