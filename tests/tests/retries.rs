@@ -36,7 +36,7 @@ fn attempts_stop_at_the_policys_bound_and_the_cause_is_kept() {
 
     for (guest, attempts, cause) in [
         ("always-retry", 3, "attempt 3 was told to fail"),
-        ("trap-handle", 3, "unreachable"),
+        ("trap-handle", 3, "trap-handle was told to panic"),
         ("always-reject", 1, "always-reject was told to reject"),
     ] {
         client.wait_for_consumer(guest, |consumer| consumer["dead"] == 1);

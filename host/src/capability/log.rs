@@ -81,6 +81,10 @@ impl GuestLog {
     /// A line on stderr.
     pub fn write_stderr(&self, line: &str) {
         self.write(Level::Warn, line);
+        // Rust ends a panic with advice for people at a terminal; the words are the line before.
+        if line.trim().is_empty() || line.starts_with("note: run with `RUST_BACKTRACE=") {
+            return;
+        }
         let mut now = self.now.lock();
         now.last_words.clear();
         now.last_words.push_str(cut(line, LINE_BYTES_MAX));
@@ -135,6 +139,7 @@ mod tests {
         let log = GuestLog::new(None);
         log.begin(EventId::generate());
         log.write_stderr("panicked at src/lib.rs:1:1");
+        log.write_stderr("note: run with `RUST_BACKTRACE=1` environment variable to display a backtrace");
         log.write(Level::Info, "something else");
         assert_eq!(log.last_words().as_deref(), Some("panicked at src/lib.rs:1:1"));
         log.begin(EventId::generate());
@@ -150,6 +155,7 @@ mod tests {
         }
         assert_eq!(log.now.lock().dropped, 7);
         log.begin(EventId::generate());
-        assert_eq!((log.now.lock().dropped, log.now.lock().lines), (0, 0));
+        let now = log.now.lock();
+        assert_eq!((now.dropped, now.lines), (0, 0));
     }
 }
