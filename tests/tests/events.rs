@@ -108,6 +108,7 @@ fn a_stream_of_events_goes_on_where_it_broke_off() {
     let mut narrow = follow(&client, "?after=0&type=order.placed");
     let told = narrow.read_until(|told| told.matches("order.placed").count() == 2);
     assert!(!told.contains("order.rejected"), "{told}");
+    client.wait_until_idle();
 }
 
 /// Opens a stream of events.
