@@ -12,7 +12,6 @@ use lettre::message::Mailbox;
 mod check;
 mod raw;
 pub mod settings;
-pub mod toml_at;
 
 pub use raw::{Given, Origin, RawConfig};
 

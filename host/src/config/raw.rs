@@ -4,9 +4,12 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use toml::de::{DeTable, DeValue};
+
 use super::settings::{SETTINGS, Setting};
-use super::toml_at::{Source, Table};
 use super::{Config, Error, check};
+use crate::policy::parse::Fault;
+use crate::policy::parse::table::{Faults, Table};
 
 /// A config file is a page of settings; what is larger is something else.
 const FILE_BYTES_MAX: u64 = 256 << 10;
@@ -61,18 +64,24 @@ impl RawConfig {
     /// # Errors
     /// Where it is no TOML, or has a key that is no setting.
     pub fn read_text(&mut self, file: &Path, text: &str) -> Result<(), Error> {
-        let mut read = || {
-            let mut top = Source { file, text }.parse()?;
-            for section in ["mail", "log"] {
-                if let Some(mut table) = top.table(section)? {
-                    self.take_settings(file, section, &mut table)?;
-                    table.finish()?;
+        let mut faults = Faults::new(text);
+        match DeTable::parse(text) {
+            Ok(root) => {
+                let mut top = Table::root(root);
+                for section in ["mail", "log"] {
+                    if let Some(mut table) = top.table(section, &mut faults) {
+                        self.take_settings(file, section, &mut table, &mut faults);
+                        table.finish(&mut faults);
+                    }
                 }
+                self.take_settings(file, "", &mut top, &mut faults);
+                top.finish(&mut faults);
             }
-            self.take_settings(file, "", &mut top)?;
-            top.finish()
-        };
-        read().map_err(|error| Error(vec![error.to_string()]))
+            Err(error) => faults.add(error.span().unwrap_or_default(), error.message().to_owned()),
+        }
+        let told = |Fault { line, message }| format!("{}:{line}: {message}", file.display());
+        let faults: Vec<_> = faults.into_sorted().into_iter().map(told).collect();
+        if faults.is_empty() { Ok(()) } else { Err(Error(faults)) }
     }
 
     /// Adds what the environment says, as `variable` tells it.
@@ -102,21 +111,27 @@ impl RawConfig {
         self.given.remove(key)
     }
 
-    fn take_settings(
-        &mut self,
-        file: &Path,
-        section: &str,
-        table: &mut Table<'_>,
-    ) -> Result<(), super::toml_at::Error> {
+    fn take_settings(&mut self, file: &Path, section: &str, table: &mut Table<'_>, faults: &mut Faults<'_>) {
         for Setting { key, .. } in SETTINGS {
             let (of, name) = key.split_once('.').unwrap_or(("", key));
             if of != section {
                 continue;
             }
-            let Some(value) = table.take(name) else { continue };
-            let origin = Origin::File { file: file.to_owned(), line: value.line(), key };
-            self.given.insert(key, Given { text: value.scalar()?, origin });
+            if let Some((text, line)) = table.take_at(name, faults, scalar) {
+                self.given.insert(key, Given { text, origin: Origin::File { file: file.to_owned(), line, key } });
+            }
         }
-        Ok(())
+    }
+}
+
+/// A value as it would be written in a variable or a flag, where every setting is a text.
+fn scalar(value: &DeValue<'_>) -> Result<String, String> {
+    match value {
+        DeValue::String(text) => Ok(text.clone().into_owned()),
+        DeValue::Integer(number) => i64::from_str_radix(number.as_str(), number.radix())
+            .map(|number| number.to_string())
+            .map_err(|_| format!("{number} is beyond 64 bits")),
+        DeValue::Boolean(flag) => Ok(flag.to_string()),
+        other => Err(format!("expected text in quotes, a number, true or false, got {}", other.type_str())),
     }
 }

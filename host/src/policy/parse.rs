@@ -3,7 +3,7 @@
 //! The text is an operator's and may be anything: reading never panics, refuses what it does not know
 //! rather than passing over it, and says of each fault on which line it stands and what would be right.
 
-mod table;
+pub(crate) mod table;
 mod value;
 
 use std::collections::BTreeMap;
@@ -40,10 +40,10 @@ pub struct Error {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Fault {
+pub(crate) struct Fault {
     /// From 1.
-    line: usize,
-    message: String,
+    pub line: usize,
+    pub message: String,
 }
 
 impl fmt::Display for Error {

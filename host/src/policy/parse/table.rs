@@ -1,4 +1,5 @@
-//! A TOML table that is taken apart key by key: what nobody took is unknown, and refused.
+//! A TOML table that is taken apart key by key: what nobody took is unknown, and refused. For side files and for
+//! the host's own settings.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -15,29 +16,34 @@ const LIKENESS_MIN: f64 = 0.75;
 const KEY_BYTES_MAX: usize = 64;
 
 /// Faults found so far, each with its line.
-pub(super) struct Faults<'t> {
+pub(crate) struct Faults<'t> {
     text: &'t str,
     found: Vec<Fault>,
 }
 
 impl<'t> Faults<'t> {
-    pub(super) fn new(text: &'t str) -> Self {
+    pub(crate) fn new(text: &'t str) -> Self {
         Self { text, found: Vec::new() }
     }
 
-    pub(super) fn add(&mut self, span: Range<usize>, message: String) {
-        let before = self.text.as_bytes().get(..span.start).unwrap_or(self.text.as_bytes());
-        let line = 1 + before.iter().filter(|byte| **byte == b'\n').count();
+    pub(crate) fn add(&mut self, span: Range<usize>, message: String) {
+        let line = self.line(span.start);
         self.found.push(Fault { line, message });
     }
 
-    pub(super) fn into_sorted(mut self) -> Vec<Fault> {
+    /// The line, from 1, on which the byte `at` stands.
+    fn line(&self, at: usize) -> usize {
+        let before = self.text.as_bytes().get(..at).unwrap_or(self.text.as_bytes());
+        1 + before.iter().filter(|byte| **byte == b'\n').count()
+    }
+
+    pub(crate) fn into_sorted(mut self) -> Vec<Fault> {
         self.found.sort_by_key(|fault| fault.line);
         self.found
     }
 }
 
-pub(super) struct Table<'t> {
+pub(crate) struct Table<'t> {
     /// Keys that lead here, joined by dots; empty at the root.
     path: String,
     span: Range<usize>,
@@ -46,25 +52,39 @@ pub(super) struct Table<'t> {
 }
 
 impl<'t> Table<'t> {
-    pub(super) fn root(table: Spanned<DeTable<'t>>) -> Self {
+    pub(crate) fn root(table: Spanned<DeTable<'t>>) -> Self {
         Self { path: String::new(), span: table.span(), entries: table.into_inner(), known: Vec::new() }
     }
 
     /// The value at `key` as `convert` reads it; absent, or a fault noted, is `None`.
-    pub(super) fn take<T>(
+    pub(crate) fn take<T>(
         &mut self,
         key: &'static str,
         faults: &mut Faults<'_>,
         convert: impl FnOnce(&DeValue<'t>) -> Result<T, String>,
     ) -> Option<T> {
+        self.take_at(key, faults, convert).map(|(value, _)| value)
+    }
+
+    /// As [`Table::take`], with the line of the value, for what can be judged only later.
+    pub(crate) fn take_at<T>(
+        &mut self,
+        key: &'static str,
+        faults: &mut Faults<'_>,
+        convert: impl FnOnce(&DeValue<'t>) -> Result<T, String>,
+    ) -> Option<(T, usize)> {
         let value = self.remove(key)?;
-        convert(value.get_ref())
-            .map_err(|message| faults.add(value.span(), format!("{}: {message}", self.name(key))))
-            .ok()
+        match convert(value.get_ref()) {
+            Ok(converted) => Some((converted, faults.line(value.span().start))),
+            Err(message) => {
+                faults.add(value.span(), format!("{}: {message}", self.name(key)));
+                None
+            }
+        }
     }
 
     /// As [`Table::take`], where the key must be there.
-    pub(super) fn require<T>(
+    pub(crate) fn require<T>(
         &mut self,
         key: &'static str,
         faults: &mut Faults<'_>,
@@ -78,13 +98,13 @@ impl<'t> Table<'t> {
     }
 
     /// The table at `key`.
-    pub(super) fn table(&mut self, key: &'static str, faults: &mut Faults<'_>) -> Option<Self> {
+    pub(crate) fn table(&mut self, key: &'static str, faults: &mut Faults<'_>) -> Option<Self> {
         let value = self.remove(key)?;
         Self::inner(self.name(key), value, faults)
     }
 
     /// The list of tables at `key`, those without fault.
-    pub(super) fn list_of_tables<T>(
+    pub(crate) fn list_of_tables<T>(
         &mut self,
         key: &'static str,
         faults: &mut Faults<'_>,
@@ -103,7 +123,7 @@ impl<'t> Table<'t> {
     }
 
     /// Every entry, where the keys are the operator's own.
-    pub(super) fn take_all<T>(
+    pub(crate) fn take_all<T>(
         &mut self,
         faults: &mut Faults<'_>,
         mut convert: impl FnMut(&str, &DeValue<'t>) -> Result<T, String>,
@@ -122,14 +142,14 @@ impl<'t> Table<'t> {
     }
 
     /// Refuses `key` if it is there, with `message`.
-    pub(super) fn refuse(&mut self, key: &'static str, faults: &mut Faults<'_>, message: &str) {
+    pub(crate) fn refuse(&mut self, key: &'static str, faults: &mut Faults<'_>, message: &str) {
         if let Some((key, _)) = self.entries.remove_entry(key) {
             faults.add(key.span(), message.to_owned());
         }
     }
 
     /// Refuses every key that was not asked for.
-    pub(super) fn finish(self, faults: &mut Faults<'_>) {
+    pub(crate) fn finish(self, faults: &mut Faults<'_>) {
         for key in self.entries.keys() {
             let name = self.name(key.get_ref());
             let hint = match nearest(key.get_ref(), &self.known) {
