@@ -120,7 +120,10 @@ impl App {
             backend.lifecycle.close().await;
         };
         tokio::select! {
-            () = drain => ended,
+            () = drain => {
+                tracing::info!("the host has stopped");
+                ended
+            }
             name = signals.next() => {
                 bail!("stopped at once by a second {name}; deliveries that were cut off run again at the next start")
             }

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::Failure;
 use super::client::{Client, escaped};
-use super::print::{Output, items, table, text, visible};
+use super::print::{Output, field, items, table, text, visible};
 
 #[derive(Debug, Subcommand)]
 pub enum Consumers {
@@ -62,18 +62,29 @@ fn overview(list: &Value) -> String {
 }
 
 fn describe(consumer: &Value) -> String {
+    let fields = [
+        "name",
+        "state",
+        "reason",
+        "version",
+        "hash",
+        "loaded_at",
+        "summary",
+        "subscriptions",
+        "needs",
+        "pending",
+        "dead",
+        "done",
+    ];
     let mut shown = Vec::new();
-    for (name, value) in consumer.as_object().into_iter().flatten() {
-        let value = match value {
-            Value::Null => continue,
-            Value::String(text) => text.clone(),
-            Value::Array(items) => {
-                let texts: Vec<_> = items.iter().map(|item| text(item, "")).collect();
-                texts.join(", ")
-            }
-            other => other.to_string(),
+    for name in fields {
+        let value = match field(consumer, name) {
+            Value::Array(items) => items.iter().map(|item| text(item, "")).collect::<Vec<_>>().join(", "),
+            value => text(value, ""),
         };
-        shown.push(format!("{:<14} {}", name.replace('_', " "), visible(&value)));
+        if !value.is_empty() {
+            shown.push(format!("{:<14} {}", name.replace('_', " "), visible(&value)));
+        }
     }
     shown.join("\n")
 }

@@ -3,9 +3,9 @@
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use super::Failure;
 use super::client::{Client, Payload, escaped};
-use super::print::{Output, items, table, text};
+use super::print::{Output, items, text};
+use super::{Failure, print};
 
 #[derive(Debug, Subcommand)]
 pub enum DeadLetters {
@@ -70,9 +70,5 @@ fn overview(page: &Value) -> String {
         ["/event_id", "/type", "/order_id", "/attempts", "/cause", "/time"].map(|path| text(letter, path))
     };
     let columns = ["event", "type", "order", "attempts", "cause", "time"];
-    let mut shown = table(columns, items(page, "/dead_letters").iter().map(row));
-    if let Some(next) = page.get("next").and_then(Value::as_str) {
-        shown.push_str(&format!("\n\nmore: --after {next}"));
-    }
-    shown
+    print::page(page, columns, items(page, "/dead_letters").iter().map(row))
 }

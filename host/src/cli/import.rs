@@ -4,7 +4,7 @@
 //! one request in doubt, and running the same import again settles it: orders are known by their reference.
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, IsTerminal, Read, Write};
+use std::io::{self, BufRead, BufReader, IsTerminal, Read};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -211,14 +211,6 @@ fn progress(bytes: Option<u64>, output: &Output) -> ProgressBar {
     }
     bar.enable_steady_tick(Duration::from_millis(200));
     bar
-}
-
-/// Writes `bytes` to a file or to standard output.
-///
-/// # Errors
-/// Where they cannot be written.
-pub fn write_output(out: &mut impl Write, bytes: &[u8]) -> Result<(), Failure> {
-    out.write_all(bytes).map_err(|error| Failure::Failed(format!("the output cannot be written: {error}")))
 }
 
 #[cfg(test)]

@@ -3,9 +3,9 @@
 use clap::Subcommand;
 use serde_json::Value;
 
-use super::Failure;
 use super::client::Client;
-use super::print::{Output, items, table, text};
+use super::print::{Output, items, text};
+use super::{Failure, print};
 
 #[derive(Debug, Subcommand)]
 pub enum Messages {
@@ -35,9 +35,5 @@ fn overview(page: &Value) -> String {
         ["/kind", "/to", "/subject", "/state", "/attempts", "/last_error", "/time"].map(|path| text(message, path))
     };
     let columns = ["kind", "to", "subject", "state", "attempts", "last error", "time"];
-    let mut shown = table(columns, items(page, "/messages").iter().map(row));
-    if let Some(next) = page.get("next").and_then(Value::as_str) {
-        shown.push_str(&format!("\n\nmore: --after {next}"));
-    }
-    shown
+    print::page(page, columns, items(page, "/messages").iter().map(row))
 }

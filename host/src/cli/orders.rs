@@ -115,12 +115,8 @@ fn overview(page: &Value) -> String {
             ["/id", "/reference", "/status", "/customer/id", "/placed_at"].map(|path| text(order, path));
         [id, reference, status, customer, total(order), placed_at]
     };
-    let mut shown =
-        table(["id", "reference", "status", "customer", "total", "placed at"], items(page, "/orders").iter().map(row));
-    if let Some(next) = page.get("next").and_then(Value::as_str) {
-        shown.push_str(&format!("\n\nmore: --after {next}"));
-    }
-    shown
+    let columns = ["id", "reference", "status", "customer", "total", "placed at"];
+    print::page(page, columns, items(page, "/orders").iter().map(row))
 }
 
 fn describe(order: &Value) -> String {
@@ -149,6 +145,11 @@ fn describe(order: &Value) -> String {
         [sku, text(line, "/title"), text(line, "/quantity"), price, discount]
     };
     shown.push_str(&table(["sku", "title", "quantity", "price", "discount"], items(order, "/lines").iter().map(line)));
+    let changes = items(order, "/changes");
+    if !changes.is_empty() {
+        shown.push_str("\n\n");
+        shown.push_str(&table(["change", "time", "detail"], changes.iter().map(change_row)));
+    }
     let delivery = |delivery: &Value| {
         ["/consumer", "/type", "/state", "/attempts", "/last_error"].map(|path| text(delivery, path))
     };
@@ -159,6 +160,14 @@ fn describe(order: &Value) -> String {
         shown.push_str(&table(columns, deliveries.iter().map(delivery)));
     }
     shown
+}
+
+/// `order.shipped`, when, and what else the change says: a reason, or where the parcel is.
+fn change_row(change: &Value) -> [String; 3] {
+    let said = change.get("change").and_then(Value::as_object).and_then(|change| change.values().next());
+    let details = said.and_then(Value::as_object).into_iter().flatten().map(|(_, detail)| text(detail, ""));
+    let detail = details.collect::<Vec<_>>().join(" ");
+    [text(change, "/type"), text(change, "/time"), detail]
 }
 
 fn total(order: &Value) -> String {

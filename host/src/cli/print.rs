@@ -78,6 +78,20 @@ pub fn table<const N: usize>(columns: [&str; N], rows: impl IntoIterator<Item = 
     table.lines().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>().join("\n")
 }
 
+/// A table of one page of a list, and how to ask for the next one.
+#[must_use]
+pub fn page<const N: usize>(page: &Value, columns: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> String {
+    let mut rows = rows.into_iter().peekable();
+    if rows.peek().is_none() {
+        return "nothing here".to_owned();
+    }
+    let mut shown = table(columns, rows);
+    if let Some(next) = page.get("next").and_then(Value::as_str) {
+        shown.push_str(&format!("\n\nmore: --after {}", visible(next)));
+    }
+    shown
+}
+
 /// The text at `path` in `value`; numbers and booleans as JSON writes them, nothing where there is nothing.
 #[must_use]
 pub fn text(value: &Value, path: &str) -> String {

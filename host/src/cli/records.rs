@@ -1,13 +1,13 @@
 //! `fanfare records`: rows that consumers recorded, taken out as NDJSON.
 
-use std::io::{BufWriter, Write};
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
 use std::path::PathBuf;
 
 use clap::Subcommand;
 
 use super::Failure;
 use super::client::{Client, escaped};
-use super::import::write_output;
 use super::print::Output;
 
 #[derive(Debug, Subcommand)]
@@ -26,14 +26,24 @@ impl Records {
         let Self::Export { dataset, output: file } = self;
         let rows = client.lines(&format!("/v1/records/{}", escaped(&dataset)), &[])?;
         let Some(file) = file else {
-            return copy(rows, &mut BufWriter::new(std::io::stdout().lock())).map(drop);
+            return match copy(rows, &mut BufWriter::new(io::stdout().lock())) {
+                Err(Broken::Output(error)) if error.kind() != io::ErrorKind::BrokenPipe => {
+                    Err(Failure::Failed(format!("the output cannot be written: {error}")))
+                }
+                Err(Broken::Input(failure)) => Err(failure),
+                // The reader of a pipe has seen enough: `fanfare records export orders | head`.
+                Err(Broken::Output(_)) | Ok(_) => Ok(()),
+            };
         };
-        let refused = |error: std::io::Error| Failure::Failed(format!("{}: {error}", file.display()));
+        let refused = |error: io::Error| Failure::Failed(format!("{}: {error}", file.display()));
         let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(".".as_ref());
         let name = file.file_name().unwrap_or_default().to_string_lossy();
         let half = folder.join(format!(".{name}.tmp"));
-        let mut writer = BufWriter::new(std::fs::File::create(&half).map_err(refused)?);
-        let count = copy(rows, &mut writer)?;
+        let mut writer = BufWriter::new(File::create(&half).map_err(refused)?);
+        let count = copy(rows, &mut writer).map_err(|broken| match broken {
+            Broken::Input(failure) => failure,
+            Broken::Output(error) => refused(error),
+        })?;
         let whole = writer.into_inner().map_err(|error| refused(error.into_error()))?;
         whole.sync_all().map_err(refused)?;
         std::fs::rename(&half, &file).map_err(refused)?;
@@ -42,18 +52,21 @@ impl Records {
     }
 }
 
-fn copy(rows: impl Iterator<Item = Result<String, Failure>>, out: &mut impl Write) -> Result<u64, Failure> {
+/// Which side of a copy broke off.
+enum Broken {
+    Input(Failure),
+    Output(io::Error),
+}
+
+fn copy(rows: impl Iterator<Item = Result<String, Failure>>, out: &mut impl Write) -> Result<u64, Broken> {
     let mut count = 0;
     for row in rows {
-        let mut row = row?;
-        if row.is_empty() {
-            continue;
+        let row = row.map_err(Broken::Input)?;
+        if !row.is_empty() {
+            writeln!(out, "{row}").map_err(Broken::Output)?;
+            count += 1;
         }
-        row.push('\n');
-        write_output(out, row.as_bytes())?;
-        count += 1;
     }
-    write_output(out, b"")?;
-    out.flush().map_err(|error| Failure::Failed(format!("the output cannot be written: {error}")))?;
+    out.flush().map_err(Broken::Output)?;
     Ok(count)
 }
