@@ -33,7 +33,11 @@ fn a_guest_that_eats_memory_is_stopped_and_the_others_go_on() {
 fn a_guest_that_never_stops_talking_is_done_and_cannot_forge_the_log() {
     /// Far less than what it says: four MiB and more.
     const LOG_BYTES_MAX: usize = 1 << 20;
-    let host = TestHost::with(&["chatty"]);
+    let mut host = TestHost::new();
+    host.consumers.add("chatty");
+    // It is the log that is bounded here: 4,000 lines may take a busy machine longer than the usual limit.
+    host.consumers.set_policy("chatty", "[limits]\ncpu = \"5s\"\ntime = \"30s\"");
+    host.start();
     let client = host.client();
     client.placed(&order(&[("TEA", 1)]));
     client.wait_until_idle();
