@@ -16,8 +16,12 @@ use crate::{Arguments, Places, machine};
 /// Units of each SKU: more than any run takes, so that every order is in stock.
 const STOCK: i64 = 1_000_000_000;
 
-/// Between two looks at what is pending. A look costs the host little beside an order.
-const LOOK_EVERY: Duration = Duration::from_millis(5);
+/// Between two looks at what is pending, at least and at most.
+const LOOK_EVERY_MIN: Duration = Duration::from_millis(5);
+const LOOK_EVERY_MAX: Duration = Duration::from_millis(250);
+/// The host counts what is pending when it is asked, the longer the more there is: looking is to take little of the
+/// time that it needs for handling.
+const LOOK_SHARE: u32 = 20;
 /// Looks at nothing pending before it counts: the host may look at one consumer after another, and an event that one
 /// just published can be missing from the next one's count. A chain of three events needs two looks.
 const QUIET_LOOKS: u32 = 3;
@@ -154,7 +158,7 @@ async fn drain(api: Api) -> Result<Instant> {
         }
         let waited = asked.elapsed();
         ensure!(waited < DRAIN_TIME_MAX, "{pending} deliveries are pending after {waited:?}: {consumers:?}");
-        tokio::time::sleep(LOOK_EVERY).await;
+        tokio::time::sleep((looked.elapsed() * LOOK_SHARE).clamp(LOOK_EVERY_MIN, LOOK_EVERY_MAX)).await;
     }
 }
 
