@@ -93,7 +93,7 @@ impl Committer {
         writer.flush()?;
         let (events, placed) = (std::mem::take(&mut writer.events), std::mem::take(&mut writer.placed));
         self.connection.execute_batch("COMMIT")?;
-        self.store.orders.lock().placed(placed);
+        self.store.orders.lock().placed(placed, self.store.queue.durable());
         self.store.tail.append(events);
         Ok(())
     }

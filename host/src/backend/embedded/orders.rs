@@ -9,7 +9,7 @@ use super::rows;
 use crate::order::{Order, OrderId};
 
 /// Orders kept before the durable ones are dropped.
-const SLOTS_MAX: usize = 65_536;
+const SLOTS_MAX: usize = 16_384;
 
 struct Slot {
     number: OrderNumber,
@@ -35,19 +35,53 @@ impl Orders {
     /// Takes over an order as job number `job` leaves it.
     pub fn set(&mut self, number: OrderNumber, order: Order, job: u64, durable: u64) {
         self.0.insert(order.id, Slot { number, order, job });
-        if self.0.len() > SLOTS_MAX {
-            self.0.retain(|_, slot| slot.job > durable);
-        }
+        self.trim(durable);
     }
 
     /// New orders, durable now: consumers are about to ask for them.
-    pub fn placed(&mut self, orders: Vec<(OrderNumber, Order)>) {
+    pub fn placed(&mut self, orders: Vec<(OrderNumber, Order)>, durable: u64) {
+        self.trim(durable);
         for (number, order) in orders {
             self.0.entry(order.id).or_insert(Slot { number, order, job: 0 });
         }
     }
 
+    fn trim(&mut self, durable: u64) {
+        if self.0.len() > SLOTS_MAX {
+            self.0.retain(|_, slot| slot.job > durable);
+        }
+    }
+
     pub fn clear(&mut self) {
         self.0.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::{Orders, SLOTS_MAX};
+    use crate::clock::Timestamp;
+    use crate::order::{Content, Customer, Order};
+
+    #[test]
+    fn orders_that_nobody_changes_do_not_gather() {
+        const BATCH: usize = 1_000;
+        let content = Arc::new(Content {
+            reference: None,
+            currency: "EUR".into(),
+            customer: Customer { id: "c".into(), name: None, email: None, phone: None },
+            lines: Vec::new(),
+            total_amount: 0,
+            shipping_address: None,
+            metadata: std::collections::BTreeMap::new(),
+        });
+        let mut orders = Orders::default();
+        for _ in 0..3 * SLOTS_MAX / BATCH {
+            let placed = (0..BATCH).map(|_| (1, Order::place(Arc::clone(&content), Timestamp::now())));
+            orders.placed(placed.collect(), 0);
+        }
+        assert!(orders.0.len() <= SLOTS_MAX + BATCH, "{}", orders.0.len());
     }
 }
