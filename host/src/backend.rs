@@ -231,7 +231,8 @@ pub trait Consumers: Send + Sync {
     /// The consumer's inbox. A name never seen before begins at `start`; a known one goes on where it stood.
     async fn attach(&self, name: &ConsumerName, start: Start) -> Result<Arc<dyn Inbox>>;
 
-    /// Every known consumer, by name.
+    /// Every known consumer, by name. "Nothing is pending" is said after a look during which nothing was committed;
+    /// only where commits never cease, several looks must do.
     async fn known(&self) -> Result<Vec<ConsumerReport>>;
 
     /// State of a consumer as it is durable: entries and counters whose key starts with `prefix`.
