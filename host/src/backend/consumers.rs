@@ -1,0 +1,86 @@
+//! The consumers that the store knows, present or not.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use serde::Serialize;
+
+use super::{Durable, Inbox, Page, Result};
+use crate::clock::Timestamp;
+use crate::event::{EventId, Position};
+use crate::order::OrderId;
+use crate::policy::{ConsumerName, Start};
+
+/// The consumers that the store knows, present or not, and their inboxes.
+#[async_trait]
+pub trait Consumers: Send + Sync {
+    /// The consumer's inbox. A name never seen before begins at `start`; a known one goes on where it stood.
+    async fn attach(&self, name: &ConsumerName, start: Start) -> Result<Arc<dyn Inbox>>;
+
+    /// Every known consumer, by name. "Nothing is pending" is said after a look during which nothing was committed;
+    /// only where commits never cease, several looks must do.
+    async fn known(&self) -> Result<Vec<ConsumerReport>>;
+
+    /// State of a consumer as it is durable: entries and counters whose key starts with `prefix`.
+    async fn state(&self, name: &ConsumerName, query: StateQuery) -> Result<StatePage>;
+
+    /// Dead letters of a consumer, oldest first.
+    async fn dead_letters(&self, name: &ConsumerName, after: Option<String>, limit: usize) -> Result<Page<DeadLetter>>;
+
+    /// Makes dead letters deliverable again, with their attempts counted from zero, and frees their lanes.
+    /// Returns how many.
+    async fn retry(&self, name: &ConsumerName, which: Which) -> Result<Durable<u64>>;
+
+    /// Gives dead letters up for good: their lanes go on behind them. Returns how many.
+    async fn discard(&self, name: &ConsumerName, which: Which) -> Result<Durable<u64>>;
+}
+
+#[derive(Clone, Debug)]
+pub struct ConsumerReport {
+    pub name: ConsumerName,
+    /// Events that match and are not done: in flight, retrying, waiting, dead or not reached yet.
+    /// For a consumer whose subscriptions are not known now: every event behind its position.
+    pub pending: u64,
+    pub dead: u64,
+    /// Events handled to outcome done since the consumer was first seen.
+    pub done: u64,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct StateQuery {
+    pub prefix: String,
+    pub after: Option<String>,
+    pub limit: usize,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct StatePage {
+    pub entries: Vec<(String, Vec<u8>)>,
+    pub counters: Vec<(String, i64)>,
+    pub next: Option<String>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct DeadLetter {
+    pub event_id: EventId,
+    pub position: Position,
+    #[serde(rename = "type")]
+    pub kind: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub order_id: Option<OrderId>,
+    pub attempts: u32,
+    pub cause: String,
+    pub version: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backtrace: Option<String>,
+    pub time: Timestamp,
+}
+
+/// A selection of dead letters.
+#[derive(Clone, Debug)]
+pub enum Which {
+    All,
+    Event(EventId),
+    /// Those with this very cause.
+    Cause(String),
+}

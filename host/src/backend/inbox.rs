@@ -1,0 +1,154 @@
+//! The deliveries of one consumer.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use serde::Serialize;
+
+use super::Result;
+use crate::clock::Timestamp;
+use crate::effects::{Effects, Reads};
+use crate::event::{Event, KindPattern};
+use crate::order::{Order, OrderId};
+use crate::policy::{OnDead, Rate};
+
+/// The deliveries of one consumer.
+///
+/// Wake-ups are hints: a caller that finds nothing leased asks again after [`Inbox::changed`].
+#[async_trait]
+pub trait Inbox: Send + Sync {
+    /// Sets what is delivered and how; takes effect for every delivery leased afterwards.
+    fn configure(&self, intake: InboxPolicy);
+
+    /// The next delivery that may run now, or `None` when there is none or `concurrency` are running.
+    fn lease(&self) -> Option<Delivery>;
+
+    /// Returns when a lease may succeed where it did not before: new events, a freed lane, a retry that is
+    /// due, another policy. May return without reason.
+    async fn changed(&self);
+
+    /// A view for one handling: this consumer's state and all orders, with everything this consumer committed,
+    /// durable or not.
+    fn view(&self) -> Arc<dyn View>;
+
+    /// Ends a delivery. If what `reads` says does not hold any more, nothing is committed and the delivery comes
+    /// back: handle it again on a fresh view. That is not an attempt.
+    ///
+    /// Returns before the commit is durable; later handlings of this consumer see it at once. If it does not
+    /// become durable, it is undone together with everything that could have seen it, and leased again.
+    fn finish(&self, delivery: Delivery, reads: &Reads, settlement: Settlement) -> Finished;
+}
+
+#[derive(Clone, Debug)]
+pub struct InboxPolicy {
+    pub subscriptions: Vec<KindPattern>,
+    /// Deliveries leased at the same time; 0 pauses.
+    pub concurrency: u32,
+    pub rate: Option<Rate>,
+    pub on_dead: OnDead,
+}
+
+/// One event for one consumer, leased. Hand it back through [`Inbox::finish`]; dropped, it is delivered again
+/// only after a restart.
+#[derive(Debug)]
+#[must_use]
+pub struct Delivery {
+    pub event: Arc<Event>,
+    /// 1 at the first attempt.
+    pub attempt: u32,
+    pub origin: Origin,
+    /// When the first attempt began.
+    pub first_attempt_at: Timestamp,
+    /// The adapter's own mark.
+    pub(in crate::backend) lease: Lease,
+}
+
+/// What an adapter has to remember of a delivery while it is leased.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::backend) struct Lease {
+    /// Leases of an epoch before count for nothing.
+    pub epoch: u64,
+    /// The delivery has a row among the exceptions.
+    pub stored: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    Live,
+    Backfill,
+    Replay,
+}
+
+/// How a delivery ends.
+#[derive(Debug)]
+pub enum Settlement {
+    /// Commit the effects and the acknowledgement.
+    Done { effects: Effects, ran: Ran },
+    /// The attempt counts; try again at `at`.
+    Retry { at: Timestamp, cause: Cause, ran: Ran },
+    /// To the dead letters.
+    Dead { cause: Cause, ran: Ran },
+    /// Not an attempt: nothing ran, or what ran is to be forgotten.
+    Released,
+}
+
+impl Settlement {
+    /// Why the attempt did not end done.
+    #[must_use]
+    pub fn cause(&self) -> Option<&Cause> {
+        match self {
+            Self::Retry { cause, .. } | Self::Dead { cause, .. } => Some(cause),
+            Self::Done { .. } | Self::Released => None,
+        }
+    }
+}
+
+/// Which version handled it, and for how long.
+#[derive(Clone, Debug)]
+pub struct Ran {
+    /// `1.2.0 (sha-256 prefix)`
+    pub version: Arc<str>,
+    pub duration: Duration,
+}
+
+/// Why an attempt did not end done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cause {
+    pub kind: CauseKind,
+    /// In words; may quote the guest, so it is bounded and never trusted.
+    pub detail: String,
+    pub backtrace: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CauseKind {
+    Retry,
+    Reject,
+    Trap,
+    Timeout,
+}
+
+#[derive(Debug)]
+#[must_use]
+pub enum Finished {
+    /// Accepted; in the next commit.
+    Accepted,
+    /// A read or a floor does not hold any more.
+    Conflict(Delivery),
+    /// The store went back to what is durable; the delivery will be leased again. Instances that saw
+    /// undone results must be thrown away.
+    Superseded,
+}
+
+/// What a handler may read. Reads are of the latest commit, and the commit checks them again.
+#[async_trait]
+pub trait View: Send + Sync {
+    async fn get(&self, key: &str) -> Result<Option<Arc<[u8]>>>;
+    async fn count(&self, key: &str) -> Result<i64>;
+    /// In key order, at most `limit`.
+    async fn scan(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<(Arc<str>, Arc<[u8]>)>>;
+    async fn scan_counts(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<(Arc<str>, i64)>>;
+    async fn order(&self, id: OrderId) -> Result<Option<Order>>;
+}
