@@ -28,9 +28,9 @@ mod settings;
 mod state;
 pub(crate) mod v0_1;
 
+pub use crate::backend::Level;
 pub use journal::Refusal;
 pub(crate) use log::GuestLog;
-pub use log::Level;
 pub use state::Shortage;
 
 /// Why the guest cannot go on. Never a return value for the guest: it traps.

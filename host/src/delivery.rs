@@ -22,7 +22,7 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
-use crate::backend::{Delivery, Finished, Inbox, InboxPolicy, Settlement};
+use crate::backend::{Delivery, Finished, Inbox, InboxPolicy, Ran, Settlement};
 use crate::event::KindPattern;
 use crate::policy::{ConsumerName, Policy};
 use crate::sandbox::{Outcome, Version};
@@ -160,14 +160,9 @@ async fn handle(shared: &Shared, mut delivery: Delivery) {
             tokio::time::sleep(STORE_PAUSE).await;
             return release(shared, delivery);
         }
-        let settlement = retry::settle(
-            &live.policy.retry,
-            &delivery,
-            handled.outcome,
-            handled.effects,
-            live.version.label(),
-            handled.duration,
-        );
+        let ran = Ran { version: live.version.label(), duration: handled.duration };
+        let settlement =
+            retry::settle(&live.policy.retry, &delivery, handled.outcome, handled.effects, handled.log, ran);
         shared.meters.handled(settlement.cause().map(|cause| cause.kind), handled.duration);
         match shared.inbox.finish(delivery, &handled.reads, settlement) {
             Finished::Accepted => {

@@ -3,6 +3,8 @@
 //! A handler's writes never reach a backend one by one. They gather in [`Effects`] and are committed
 //! together with the acknowledgement of the event, if what stands in [`Reads`] still holds.
 
+mod sketch;
+
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};

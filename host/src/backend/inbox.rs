@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::Result;
 use crate::clock::Timestamp;
@@ -71,13 +71,27 @@ pub(in crate::backend) struct Lease {
     pub epoch: u64,
     /// The delivery has a row among the exceptions.
     pub stored: bool,
+    /// The event is a copy that a person edited.
+    pub edited: bool,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Origin {
     Live,
     Backfill,
     Replay,
+}
+
+impl Origin {
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Live => "live",
+            Self::Backfill => "backfill",
+            Self::Replay => "replay",
+        }
+    }
 }
 
 /// How a delivery ends.
@@ -119,15 +133,61 @@ pub struct Cause {
     /// In words; may quote the guest, so it is bounded and never trusted.
     pub detail: String,
     pub backtrace: Option<String>,
+    pub evidence: Evidence,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+impl Cause {
+    #[must_use]
+    pub fn new(kind: CauseKind, detail: impl Into<String>) -> Self {
+        Self { kind, detail: detail.into(), backtrace: None, evidence: Evidence::default() }
+    }
+}
+
+/// What an attempt that did not end done leaves for people to look at. Nothing of it took effect.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Evidence {
+    /// What it staged: [`Effects::sketch`].
+    pub effects: Option<String>,
+    /// The last lines that it logged, bounded in number and bytes.
+    pub log: Vec<LogLine>,
+}
+
+/// A line that a guest logged: printable, and bounded.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogLine {
+    pub level: Level,
+    pub text: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Level {
+    Debug,
+    Info,
+    Warn,
+    Error,
+}
+
+/// Which outcome it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CauseKind {
     Retry,
     Reject,
     Trap,
     Timeout,
+}
+
+impl CauseKind {
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Retry => "retry",
+            Self::Reject => "reject",
+            Self::Trap => "trap",
+            Self::Timeout => "timeout",
+        }
+    }
 }
 
 #[derive(Debug)]

@@ -1,23 +1,19 @@
 //! What a consumer says for people to read: `log.write`, stdout and stderr end in the host's log, bounded per event.
 
 use std::borrow::Cow;
+use std::collections::VecDeque;
 
 use parking_lot::Mutex;
 
+use crate::backend::{Level, LogLine};
 use crate::event::EventId;
 use crate::policy::ConsumerName;
 
 /// Lines of one event; a guest in a loop must not fill the disk.
 const LINES_MAX: u32 = 100;
 const LINE_BYTES_MAX: usize = 4 << 10;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Level {
-    Debug,
-    Info,
-    Warn,
-    Error,
-}
+/// Of the last lines of an event, which a failed attempt keeps.
+const KEPT_BYTES_MAX: usize = 8 << 10;
 
 /// The log of one instance. Shared with the instance's stdout and stderr.
 #[derive(Debug)]
@@ -34,6 +30,32 @@ struct Now {
     dropped: u64,
     /// The last line on stderr: where languages put the words of a panic.
     last_words: String,
+    kept: Kept,
+}
+
+/// The last lines of an event, whatever became of those before.
+#[derive(Debug, Default)]
+struct Kept {
+    lines: VecDeque<LogLine>,
+    bytes: usize,
+    let_go: u64,
+}
+
+impl Kept {
+    fn push(&mut self, level: Level, text: String) {
+        self.bytes += text.len();
+        self.lines.push_back(LogLine { level, text });
+        while self.lines.len() > LINES_MAX as usize || self.bytes > KEPT_BYTES_MAX {
+            let Some(first) = self.lines.pop_front() else { return };
+            self.bytes -= first.text.len();
+            self.let_go += 1;
+        }
+    }
+
+    fn clear(&mut self) {
+        self.lines.clear();
+        (self.bytes, self.let_go) = (0, 0);
+    }
 }
 
 impl GuestLog {
@@ -48,6 +70,7 @@ impl GuestLog {
         now.lines = 0;
         now.dropped = 0;
         now.last_words.clear();
+        now.kept.clear();
     }
 
     /// Ends the event, and says what was dropped.
@@ -60,14 +83,23 @@ impl GuestLog {
         }
     }
 
+    /// The last lines of this event. They are taken once.
+    pub fn take_kept(&self) -> Vec<LogLine> {
+        let Kept { lines, let_go, .. } = std::mem::take(&mut self.now.lock().kept);
+        let gap = (let_go > 0)
+            .then(|| LogLine { level: Level::Warn, text: format!("({let_go} lines before these were not kept)") });
+        gap.into_iter().chain(lines).collect()
+    }
+
     pub fn write(&self, level: Level, line: &str) {
         let mut now = self.now.lock();
+        let line = printable(cut(line, LINE_BYTES_MAX));
+        now.kept.push(level, line.clone().into_owned());
         if now.lines >= LINES_MAX {
             now.dropped += 1;
             return;
         }
         now.lines += 1;
-        let line = printable(cut(line, LINE_BYTES_MAX));
         let consumer = self.name();
         let event = now.event.map(tracing::field::display);
         match level {
@@ -157,5 +189,35 @@ mod tests {
         log.begin(EventId::generate());
         let now = log.now.lock();
         assert_eq!((now.dropped, now.lines), (0, 0));
+    }
+
+    #[test]
+    fn the_last_lines_are_kept_for_a_failed_attempt_and_no_longer() {
+        let log = GuestLog::new(None);
+        log.begin(EventId::generate());
+        log.write(Level::Info, "first");
+        log.write_stderr("second");
+        let line = |level, text: &str| LogLine { level, text: text.to_owned() };
+        assert_eq!(log.take_kept(), [line(Level::Info, "first"), line(Level::Warn, "second")]);
+        log.write(Level::Info, "of an event that is over");
+        log.begin(EventId::generate());
+        assert_eq!(log.take_kept(), []);
+    }
+
+    #[test]
+    fn of_many_or_long_lines_the_last_ones_are_kept_and_the_others_counted() {
+        for (lines, line) in [(LINES_MAX as usize * 30, "short".to_owned()), (9, "l".repeat(LINE_BYTES_MAX))] {
+            let log = GuestLog::new(None);
+            log.begin(EventId::generate());
+            for _ in 0..lines {
+                log.write(Level::Debug, &line);
+            }
+            log.write(Level::Error, "the end");
+            let kept = log.take_kept();
+            assert!(kept.iter().map(|line| line.text.len()).sum::<usize>() <= KEPT_BYTES_MAX + 64);
+            assert_eq!(kept.last().unwrap().text, "the end");
+            let let_go = lines + 1 - (kept.len() - 1);
+            assert_eq!(kept[0].text, format!("({let_go} lines before these were not kept)"));
+        }
     }
 }

@@ -1,10 +1,9 @@
 //! When to try again, and when to give up. Pure.
 
 use std::hash::BuildHasher;
-use std::sync::Arc;
 use std::time::Duration;
 
-use crate::backend::{Cause, CauseKind, Delivery, Ran, Settlement};
+use crate::backend::{Cause, CauseKind, Delivery, Evidence, LogLine, Ran, Settlement};
 use crate::clock::Timestamp;
 use crate::effects::Effects;
 use crate::policy::Retry;
@@ -16,25 +15,25 @@ pub fn settle(
     delivery: &Delivery,
     outcome: Outcome,
     effects: Effects,
-    version: Arc<str>,
-    duration: Duration,
+    log: Vec<LogLine>,
+    ran: Ran,
 ) -> Settlement {
-    let ran = Ran { version, duration };
-    let (cause, after) = match outcome {
+    let (mut cause, after) = match outcome {
         Outcome::Done => return Settlement::Done { effects, ran },
         Outcome::Store(_) => return Settlement::Released,
-        Outcome::Reject { reason } => {
-            return Settlement::Dead { cause: Cause { kind: CauseKind::Reject, detail: reason, backtrace: None }, ran };
-        }
-        Outcome::Retry { after, reason } => (Cause { kind: CauseKind::Retry, detail: reason, backtrace: None }, after),
+        Outcome::Reject { reason } => (Cause::new(CauseKind::Reject, reason), None),
+        Outcome::Retry { after, reason } => (Cause::new(CauseKind::Retry, reason), after),
         Outcome::Trap { kind, message, backtrace } => {
-            (Cause { kind: CauseKind::Trap, detail: format!("{kind}: {message}"), backtrace }, None)
+            (Cause { backtrace, ..Cause::new(CauseKind::Trap, format!("{kind}: {message}")) }, None)
         }
         Outcome::Timeout { what, limit } => {
-            let detail = format!("used up its {what} limit of {limit:?}");
-            (Cause { kind: CauseKind::Timeout, detail, backtrace: None }, None)
+            (Cause::new(CauseKind::Timeout, format!("used up its {what} limit of {limit:?}")), None)
         }
     };
+    cause.evidence = Evidence { effects: effects.sketch(), log };
+    if cause.kind == CauseKind::Reject {
+        return Settlement::Dead { cause, ran };
+    }
     let now = Timestamp::now();
     match next_try(policy, delivery, after, now, jitter(delivery)) {
         Some(at) => Settlement::Retry { at, cause, ran },

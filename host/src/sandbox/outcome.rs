@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::version::Warm;
-use crate::backend;
+use crate::backend::{self, LogLine};
 use crate::effects::{Effects, Reads};
 
 /// One handling of one event by one version.
@@ -12,8 +12,10 @@ pub struct Handled {
     pub outcome: Outcome,
     /// What the handler was told, whatever the outcome: it must still hold, or the event is handled again.
     pub reads: Reads,
-    /// Empty unless done.
+    /// What it staged, whatever the outcome. To be committed only if done.
     pub effects: Effects,
+    /// The last lines that it logged. Empty if done.
+    pub log: Vec<LogLine>,
     pub duration: Duration,
     /// Give it back through [`super::Version::keep`] once the effects are accepted; dropped, the next event gets
     /// another instance. `None` unless done.

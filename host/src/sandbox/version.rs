@@ -113,9 +113,12 @@ impl Version {
         match (outcome, instance) {
             (Outcome::Done, Some(instance)) => {
                 let warm = Warm { store, instance, handled: handled + 1, generation, _slot: slot };
-                Handled { outcome: Outcome::Done, reads, effects, duration, instance: Some(warm) }
+                Handled { outcome: Outcome::Done, reads, effects, log: Vec::new(), duration, instance: Some(warm) }
             }
-            (outcome, _) => Handled { outcome, reads, effects: Effects::default(), duration, instance: None },
+            (outcome, _) => {
+                let log = store.data().log.take_kept();
+                Handled { outcome, reads, effects, log, duration, instance: None }
+            }
         }
     }
 
@@ -202,6 +205,7 @@ fn closed() -> Handled {
         outcome: Outcome::Store(closed),
         reads: Reads::default(),
         effects: Effects::default(),
+        log: Vec::new(),
         duration: Duration::ZERO,
         instance: None,
     }

@@ -16,11 +16,11 @@ fn adjust(key: &str, by: i64, floor: Option<i64>) -> Effects {
 }
 
 fn rejected() -> Settlement {
-    Settlement::Dead { cause: Cause { kind: CauseKind::Reject, detail: "no".into(), backtrace: None }, ran: ran() }
+    Settlement::Dead { cause: Cause::new(CauseKind::Reject, "no"), ran: ran() }
 }
 
 fn retried(at: Timestamp) -> Settlement {
-    let cause = Cause { kind: CauseKind::Retry, detail: "later".into(), backtrace: None };
+    let cause = Cause::new(CauseKind::Retry, "later");
     Settlement::Retry { at, cause, ran: ran() }
 }
 

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use super::runs::Handled;
+use crate::backend::{Cause, CauseKind, Origin};
 use crate::clock::Timestamp;
 use crate::effects::{Message, Record, Value};
 use crate::event::{Custom, EventId};
@@ -32,6 +34,8 @@ pub struct ConsumerCommit {
     pub through: Vec<(u64, u64)>,
     pub exceptions: Vec<Exception>,
     pub attempt: Option<Attempt>,
+    /// In place of an attempt, where it was done at the first one.
+    pub handled: Option<Handled>,
     /// Values as they stand after the commit.
     pub entries: Vec<(Arc<str>, Value)>,
     pub counters: Vec<(Arc<str>, i64)>,
@@ -49,6 +53,7 @@ impl ConsumerCommit {
             through: Vec::new(),
             exceptions: Vec::new(),
             attempt: None,
+            handled: None,
             entries: Vec::new(),
             counters: Vec::new(),
             messages: Vec::new(),
@@ -66,10 +71,20 @@ pub enum Exception {
         attempts: u32,
         first_at: Option<Timestamp>,
         replayed: bool,
+        /// Of a dead letter.
+        death: Option<Box<Death>>,
     },
     Remove {
         position: u64,
     },
+}
+
+/// What a dead letter is found by.
+pub struct Death {
+    pub event: EventId,
+    pub outcome: CauseKind,
+    /// In general: [`cause::in_general`](crate::backend::cause::in_general).
+    pub cause: String,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,21 +118,55 @@ impl Standing {
 pub struct Attempt {
     pub position: u64,
     pub attempt: u32,
-    /// `done`, `retry`, `reject`, `trap` or `timeout`.
-    pub outcome: &'static str,
-    pub cause: Option<String>,
-    pub backtrace: Option<String>,
+    /// `None` where it was done.
+    pub cause: Option<Cause>,
     pub version: Arc<str>,
     pub duration_us: u64,
     pub time: Timestamp,
+    pub origin: Origin,
+    /// Of an edited copy of the event.
+    pub edited: bool,
+}
+
+impl Attempt {
+    /// The first one, which was done, where no run takes it.
+    pub fn done_at_once(handled: &Handled, time: Timestamp) -> Self {
+        let Handled { position, origin, version, duration_us } = handled;
+        Self {
+            position: *position,
+            attempt: 1,
+            cause: None,
+            version: Arc::clone(version),
+            duration_us: *duration_us,
+            time,
+            origin: *origin,
+            edited: false,
+        }
+    }
 }
 
 pub struct NewEvent {
     pub id: EventId,
     pub time: Timestamp,
     pub cause: Option<EventId>,
+    pub by: Option<Causer>,
     pub depth: u8,
     pub body: NewBody,
+}
+
+impl NewEvent {
+    /// As the store marks it: 1 where it is astray, nothing where it is not.
+    pub fn astray(&self) -> Option<bool> {
+        self.by.filter(|by| by.astray).map(|_| true)
+    }
+}
+
+/// The consumer that caused an event.
+#[derive(Clone, Copy, Debug)]
+pub struct Causer {
+    pub consumer: ConsumerNumber,
+    /// The event is not about the order that its cause is about.
+    pub astray: bool,
 }
 
 pub enum NewBody {

@@ -178,7 +178,7 @@ impl EmbeddedInbox {
             attempt: item.attempts + 1,
             origin: if item.replayed { Origin::Replay } else { Origin::Live },
             first_attempt_at: item.first_attempt_at.unwrap_or(now),
-            lease: Lease { epoch: desk.epoch, stored: item.stored },
+            lease: Lease { epoch: desk.epoch, stored: item.stored, edited: false },
         }))
     }
 }

@@ -56,6 +56,7 @@ impl Embedded {
             id: EventId::generate(),
             time: Timestamp::now(),
             cause: None,
+            by: None,
             depth: 0,
             body: NewBody::OrderChanged { number, order: order.clone(), change },
         };

@@ -8,12 +8,11 @@ use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::commit::{
-    Attempt, Commit, ConsumerCommit, ConsumerNumber, Exception, NewBody, NewEvent, NewMessage, OrderNumber, StateNumber,
-};
+use super::commit::{Commit, ConsumerCommit, ConsumerNumber, NewBody, NewEvent, NewMessage, OrderNumber, StateNumber};
+use super::exceptions::{OpenRun, open_runs};
 use super::progress::Progress;
 use super::rows;
-use crate::backend::{Placed, Placement, Published};
+use crate::backend::{Origin, Placed, Placement, Published};
 use crate::clock::Timestamp;
 use crate::effects::Value;
 use crate::event::{Body, Custom, Event, EventId, Position};
@@ -26,6 +25,7 @@ pub struct Memory {
     /// Number of the last order.
     pub orders: OrderNumber,
     pub progress: HashMap<ConsumerNumber, Progress>,
+    pub runs: HashMap<(ConsumerNumber, Origin), OpenRun>,
 }
 
 impl Memory {
@@ -37,7 +37,7 @@ impl Memory {
         let progress = statement
             .query_map([], |row| Ok((row.get(0)?, rows::progress(row, 1)?)))?
             .collect::<rusqlite::Result<HashMap<_, _>>>()?;
-        Ok(Self { head: rows::unsigned(head), orders, progress })
+        Ok(Self { head: rows::unsigned(head), orders, progress, runs: open_runs(connection)? })
     }
 }
 
@@ -115,6 +115,7 @@ impl<'a> Writer<'a> {
             id: EventId::generate(),
             time: self.now,
             cause: None,
+            by: None,
             depth: 0,
             body: NewBody::OrderChanged { number, order: order.clone(), change: Change::Placed {} },
         })?;
@@ -147,7 +148,7 @@ impl<'a> Writer<'a> {
                 .prepare_cached("INSERT INTO origins (source, origin_id, event_id) VALUES (?1, ?2, ?3)")?
                 .execute(params![&*custom.source, &**origin_id, rows::id(&id)])?;
         }
-        self.event(NewEvent { id, time: self.now, cause: None, depth: 0, body: NewBody::Custom(custom) })?;
+        self.event(NewEvent { id, time: self.now, cause: None, by: None, depth: 0, body: NewBody::Custom(custom) })?;
         Ok(Published { id, repeated: false })
     }
 
@@ -165,31 +166,27 @@ impl<'a> Writer<'a> {
     pub fn event(&mut self, event: NewEvent) -> rusqlite::Result<()> {
         self.memory.head += 1;
         let position = self.memory.head;
-        let body = match event.body {
+        match &event.body {
             NewBody::OrderChanged { number, order, change } => {
-                self.order_changed(position, &event.id, event.time, event.cause, event.depth, number, &order, &change)?;
-                Body::OrderChanged { order, change }
+                self.order_changed(position, &event, *number, order, change)?;
             }
-            NewBody::Custom(custom) => {
-                self.custom(position, &event.id, event.time, event.cause, event.depth, &custom)?;
-                Body::Custom(custom)
-            }
+            NewBody::Custom(custom) => self.custom(position, &event, custom)?,
+        }
+        let NewEvent { id, time, cause, depth, body, .. } = event;
+        let body = match body {
+            NewBody::OrderChanged { order, change, .. } => Body::OrderChanged { order, change },
+            NewBody::Custom(custom) => Body::Custom(custom),
         };
-        let NewEvent { id, time, cause, depth, .. } = event;
         if let Some(position) = Position::new(position) {
             self.events.push(Arc::new(Event { id, position, time, cause, depth, body }));
         }
         Ok(())
     }
 
-    #[allow(clippy::too_many_arguments, reason = "one row")]
     fn order_changed(
         &self,
         position: u64,
-        id: &EventId,
-        time: Timestamp,
-        cause: Option<EventId>,
-        depth: u8,
+        event: &NewEvent,
         number: OrderNumber,
         order: &Order,
         change: &Change,
@@ -201,32 +198,26 @@ impl<'a> Writer<'a> {
         }
         self.connection
             .prepare_cached(
-                "INSERT INTO events (position, id, time, kind, order_number, revision, cause, depth, data)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+                "INSERT INTO events (position, id, time, kind, order_number, revision, cause, depth, data, consumer, astray)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
             )?
             .execute(params![
                 rows::signed(position),
-                rows::id(id),
-                rows::millis(time),
+                rows::id(&event.id),
+                rows::millis(event.time),
                 order.status.event_kind(),
                 number,
                 rows::signed(order.revision),
-                cause.map(|cause| rows::id(&cause)),
-                depth,
+                event.cause.map(|cause| rows::id(&cause)),
+                event.depth,
                 rows::json(change)?,
+                event.by.map(|by| by.consumer),
+                event.astray(),
             ])?;
         Ok(())
     }
 
-    fn custom(
-        &self,
-        position: u64,
-        id: &EventId,
-        time: Timestamp,
-        cause: Option<EventId>,
-        depth: u8,
-        custom: &Custom,
-    ) -> rusqlite::Result<()> {
+    fn custom(&self, position: u64, event: &NewEvent, custom: &Custom) -> rusqlite::Result<()> {
         let order_id = custom.order_id.map(|order_id| rows::id(&order_id));
         let number = match &order_id {
             Some(order_id) => rows::order_number(self.connection, order_id)?,
@@ -235,22 +226,24 @@ impl<'a> Writer<'a> {
         self.connection
             .prepare_cached(
                 "INSERT INTO events (position, id, time, kind, order_number, cause, depth, order_id, source, origin_id,
-                                     subject, data)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
+                                     subject, data, consumer, astray)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
             )?
             .execute(params![
                 rows::signed(position),
-                rows::id(id),
-                rows::millis(time),
+                rows::id(&event.id),
+                rows::millis(event.time),
                 &*custom.kind,
                 number,
-                cause.map(|cause| rows::id(&cause)),
-                depth,
+                event.cause.map(|cause| rows::id(&cause)),
+                event.depth,
                 order_id,
                 &*custom.source,
                 custom.origin_id.as_deref(),
                 &*custom.subject,
                 custom.data.get(),
+                event.by.map(|by| by.consumer),
+                event.astray(),
             ])?;
         Ok(())
     }
@@ -264,6 +257,9 @@ impl<'a> Writer<'a> {
         *self.consumers.entry(consumer).or_default() += commit.done;
         for exception in &commit.exceptions {
             self.exception(consumer, exception)?;
+        }
+        if let Some(handled) = &commit.handled {
+            self.handled(consumer, handled)?;
         }
         if let Some(attempt) = &commit.attempt {
             self.attempt(consumer, attempt)?;
@@ -282,52 +278,6 @@ impl<'a> Writer<'a> {
                 .prepare_cached("INSERT INTO records (dataset, consumer, position, row) VALUES (?1, ?2, ?3, ?4)")?
                 .execute(params![&*record.dataset, consumer, rows::signed(position), record.row])?;
         }
-        Ok(())
-    }
-
-    fn exception(&self, consumer: ConsumerNumber, exception: &Exception) -> rusqlite::Result<()> {
-        match exception {
-            Exception::Store { position, lane, standing, attempts, first_at, replayed } => self
-                .connection
-                .prepare_cached(
-                    "INSERT OR REPLACE INTO deliveries (consumer, position, lane, state, attempts, first_at, due, replayed)
-                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
-                )?
-                .execute(params![
-                    consumer,
-                    rows::signed(*position),
-                    lane,
-                    standing.as_str(),
-                    attempts,
-                    first_at.map(rows::millis),
-                    standing.due().map(rows::millis),
-                    replayed,
-                ])?,
-            Exception::Remove { position } => self
-                .connection
-                .prepare_cached("DELETE FROM deliveries WHERE consumer = ?1 AND position = ?2")?
-                .execute(params![consumer, rows::signed(*position)])?,
-        };
-        Ok(())
-    }
-
-    fn attempt(&self, consumer: ConsumerNumber, attempt: &Attempt) -> rusqlite::Result<()> {
-        self.connection
-            .prepare_cached(
-                "INSERT INTO attempts (consumer, position, attempt, outcome, cause, backtrace, version, duration, time)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
-            )?
-            .execute(params![
-                consumer,
-                rows::signed(attempt.position),
-                attempt.attempt,
-                attempt.outcome,
-                attempt.cause,
-                attempt.backtrace,
-                &*attempt.version,
-                rows::signed(attempt.duration_us),
-                rows::millis(attempt.time),
-            ])?;
         Ok(())
     }
 
@@ -376,6 +326,6 @@ impl<'a> Writer<'a> {
                 advance.execute(params![consumer, base, progress.ahead().to_string(), rows::signed(done)])?;
             }
         }
-        Ok(())
+        self.flush_runs()
     }
 }

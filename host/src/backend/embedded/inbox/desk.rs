@@ -171,7 +171,15 @@ impl Desk {
 
 pub fn waiting(position: u64, lane: &Lane) -> Exception {
     let lane = rows::lane_text(lane);
-    Exception::Store { position, lane, standing: Standing::Waiting, attempts: 0, first_at: None, replayed: false }
+    Exception::Store {
+        position,
+        lane,
+        standing: Standing::Waiting,
+        attempts: 0,
+        first_at: None,
+        replayed: false,
+        death: None,
+    }
 }
 
 #[allow(clippy::cast_precision_loss, reason = "milliseconds of this century are exact in 53 bits")]

@@ -10,15 +10,17 @@ use super::desk::{Desk, waiting};
 use super::{EmbeddedInbox, lane_of, position_of};
 use crate::backend::embedded::cache::Cache;
 use crate::backend::embedded::commit::{
-    Attempt, Commit, ConsumerCommit, Exception, NewBody, NewEvent, NewMessage, OrderNumber, Standing,
+    Attempt, Causer, Commit, ConsumerCommit, ConsumerNumber, Death, Exception, NewBody, NewEvent, NewMessage,
+    OrderNumber, Standing,
 };
 use crate::backend::embedded::orders::Orders;
 use crate::backend::embedded::queue::Job;
-use crate::backend::{Cause, CauseKind, Delivery, Finished, Origin, Ran, Settlement};
+use crate::backend::embedded::runs::Handled;
+use crate::backend::{Cause, Delivery, Finished, Origin, Ran, Settlement, cause};
 use crate::clock::Timestamp;
 use crate::effects::{Effects, Reads};
 use crate::event::EventId;
-use crate::order::Order;
+use crate::order::{Order, OrderId};
 use crate::policy::OnDead;
 
 pub fn finish(inbox: &EmbeddedInbox, delivery: Delivery, reads: &Reads, settlement: Settlement) -> Finished {
@@ -38,7 +40,7 @@ pub fn finish(inbox: &EmbeddedInbox, delivery: Delivery, reads: &Reads, settleme
             return Ok(None);
         }
         match &settlement {
-            Settlement::Done { effects, .. } => ground.decide(&delivery, effects),
+            Settlement::Done { effects, .. } => ground.decide(inbox.number, &delivery, effects),
             _ => Ok(Some(Decided::default())),
         }
     });
@@ -88,7 +90,12 @@ impl Ground<'_> {
     }
 
     /// `None` where a floor or an order's status stands against it now.
-    fn decide(&mut self, delivery: &Delivery, effects: &Effects) -> rusqlite::Result<Option<Decided>> {
+    fn decide(
+        &mut self,
+        consumer: ConsumerNumber,
+        delivery: &Delivery,
+        effects: &Effects,
+    ) -> rusqlite::Result<Option<Decided>> {
         let mut decided = Decided::default();
         let mut counters: HashMap<&Arc<str>, usize> = HashMap::new();
         for adjustment in &effects.adjustments {
@@ -108,10 +115,12 @@ impl Ground<'_> {
             }
         }
         let now = Timestamp::now();
-        let event = |body| NewEvent {
+        let about = delivery.event.order_id();
+        let event = |order: Option<OrderId>, body| NewEvent {
             id: EventId::generate(),
             time: now,
             cause: Some(delivery.event.id),
+            by: Some(Causer { consumer, astray: about.is_some() && order != about }),
             depth: delivery.event.depth.saturating_add(1),
             body,
         };
@@ -123,10 +132,12 @@ impl Ground<'_> {
             };
             let Ok(order) = order.after(change) else { return Ok(None) };
             let body = NewBody::OrderChanged { number, order: order.clone(), change: change.clone() };
-            decided.events.push(event(body));
+            decided.events.push(event(Some(*id), body));
             decided.orders.push((number, order));
         }
-        decided.events.extend(effects.events.iter().map(|custom| event(NewBody::Custom(custom.clone()))));
+        decided
+            .events
+            .extend(effects.events.iter().map(|custom| event(custom.order_id, NewBody::Custom(custom.clone()))));
         Ok(Some(decided))
     }
 }
@@ -153,7 +164,11 @@ fn commit(
                 consumer.exceptions.push(Exception::Remove { position });
             }
             if delivery.attempt > 1 || delivery.origin == Origin::Replay {
-                consumer.attempt = Some(attempt(&delivery, "done", None, ran));
+                consumer.attempt = Some(attempt(&delivery, None, ran));
+            } else {
+                let duration_us = duration_us(&ran);
+                consumer.handled =
+                    Some(Handled { position, origin: delivery.origin, version: ran.version, duration_us });
             }
             consumer.messages = messages(inbox, &delivery, &mut effects);
             consumer.entries = effects.entries;
@@ -162,12 +177,12 @@ fn commit(
         }
         Settlement::Retry { at, cause, ran } => {
             let behind = desk.lanes.retry(position, at);
-            park(&mut consumer, &delivery, Standing::Retrying(at), &behind);
-            consumer.attempt = Some(attempt(&delivery, kind(cause.kind), Some(cause), ran));
+            park(&mut consumer, &delivery, Standing::Retrying(at), None, &behind);
+            consumer.attempt = Some(attempt(&delivery, Some(cause), ran));
         }
         Settlement::Dead { cause, ran } => {
-            die(&mut desk, &mut consumer, &delivery);
-            consumer.attempt = Some(attempt(&delivery, kind(cause.kind), Some(cause), ran));
+            die(&mut desk, &mut consumer, &delivery, &cause);
+            consumer.attempt = Some(attempt(&delivery, Some(cause), ran));
         }
         Settlement::Released => {}
     }
@@ -187,7 +202,13 @@ fn commit(
     Finished::Accepted
 }
 
-fn park(consumer: &mut ConsumerCommit, delivery: &Delivery, standing: Standing, to_store: &[u64]) {
+fn park(
+    consumer: &mut ConsumerCommit,
+    delivery: &Delivery,
+    standing: Standing,
+    death: Option<Box<Death>>,
+    to_store: &[u64],
+) {
     let (lane, text) = lane_of(&delivery.event);
     let position = position_of(delivery);
     consumer.exceptions.push(Exception::Store {
@@ -197,6 +218,7 @@ fn park(consumer: &mut ConsumerCommit, delivery: &Delivery, standing: Standing, 
         attempts: delivery.attempt,
         first_at: Some(delivery.first_attempt_at),
         replayed: delivery.origin == Origin::Replay,
+        death,
     });
     for behind in to_store.iter().copied().filter(|behind| *behind != position) {
         consumer.through.push((behind, behind));
@@ -204,41 +226,37 @@ fn park(consumer: &mut ConsumerCommit, delivery: &Delivery, standing: Standing, 
     }
 }
 
-fn die(desk: &mut Desk, consumer: &mut ConsumerCommit, delivery: &Delivery) {
+fn die(desk: &mut Desk, consumer: &mut ConsumerCommit, delivery: &Delivery, cause: &Cause) {
     let position = position_of(delivery);
+    let general = cause::in_general(&cause.detail);
+    let death = Some(Box::new(Death { event: delivery.event.id, outcome: cause.kind, cause: general }));
     match desk.on_dead() {
         OnDead::Park => {
             let behind = desk.lanes.die(position);
-            park(consumer, delivery, Standing::Dead, &behind);
+            park(consumer, delivery, Standing::Dead, death, &behind);
         }
         OnDead::Skip => {
             desk.lanes.done(position);
-            park(consumer, delivery, Standing::Skipped, &[]);
+            park(consumer, delivery, Standing::Skipped, death, &[]);
         }
     }
 }
 
-fn kind(kind: CauseKind) -> &'static str {
-    match kind {
-        CauseKind::Retry => "retry",
-        CauseKind::Reject => "reject",
-        CauseKind::Trap => "trap",
-        CauseKind::Timeout => "timeout",
-    }
-}
-
-fn attempt(delivery: &Delivery, outcome: &'static str, cause: Option<Cause>, ran: Ran) -> Attempt {
-    let (cause, backtrace) = cause.map_or((None, None), |cause| (Some(cause.detail), cause.backtrace));
+fn attempt(delivery: &Delivery, cause: Option<Cause>, ran: Ran) -> Attempt {
     Attempt {
         position: position_of(delivery),
         attempt: delivery.attempt,
-        outcome,
         cause,
-        backtrace,
+        duration_us: duration_us(&ran),
         version: ran.version,
-        duration_us: u64::try_from(ran.duration.as_micros()).unwrap_or(u64::MAX),
         time: Timestamp::now(),
+        origin: delivery.origin,
+        edited: delivery.lease.edited,
     }
+}
+
+fn duration_us(ran: &Ran) -> u64 {
+    u64::try_from(ran.duration.as_micros()).unwrap_or(u64::MAX)
 }
 
 fn messages(inbox: &EmbeddedInbox, delivery: &Delivery, effects: &mut Effects) -> Vec<NewMessage> {

@@ -1,1 +1,69 @@
 -- Format 2.
+
+-- Exceptions and the timeline -------------------------------------------------------------------------------------------
+
+-- What an attempt that did not end done leaves for people to look at.
+ALTER TABLE attempts ADD COLUMN effects TEXT;                          -- JSON: what it staged; nothing of it took effect
+ALTER TABLE attempts ADD COLUMN log     TEXT;                          -- JSON: its last log lines
+ALTER TABLE attempts ADD COLUMN origin  TEXT NOT NULL DEFAULT 'live';  -- live, backfill, replay
+ALTER TABLE attempts ADD COLUMN edited  INTEGER NOT NULL DEFAULT 0;    -- of an edited copy of the event
+
+-- Why deliveries died, without what differs from letter to letter: dead letters are grouped by it.
+CREATE TABLE causes (
+    number  INTEGER PRIMARY KEY,
+    outcome TEXT NOT NULL,                   -- retry, reject, trap, timeout
+    text    TEXT NOT NULL,
+    UNIQUE (outcome, text)
+);
+
+-- Of dead letters alone.
+ALTER TABLE deliveries ADD COLUMN cause    INTEGER;
+ALTER TABLE deliveries ADD COLUMN event_id TEXT;
+ALTER TABLE deliveries ADD COLUMN died_at  INTEGER;
+
+-- Dead letters of format 1 are grouped by their very words.
+INSERT OR IGNORE INTO causes (outcome, text)
+    SELECT a.outcome, coalesce(a.cause, '') FROM deliveries AS d
+    JOIN attempts AS a ON a.number = (SELECT max(number) FROM attempts WHERE consumer = d.consumer AND position = d.position)
+    WHERE d.state IN ('dead', 'skipped');
+UPDATE deliveries SET (cause, died_at) = (
+        SELECT c.number, a.time FROM attempts AS a JOIN causes AS c ON c.outcome = a.outcome AND c.text = coalesce(a.cause, '')
+        WHERE a.consumer = deliveries.consumer AND a.position = deliveries.position ORDER BY a.number DESC LIMIT 1),
+    event_id = (SELECT id FROM events WHERE events.position = deliveries.position)
+    WHERE state IN ('dead', 'skipped');
+
+CREATE INDEX dead_letters ON deliveries (consumer, cause, position, died_at) WHERE state IN ('dead', 'skipped');
+CREATE INDEX dead_letters_by_event ON deliveries (consumer, event_id) WHERE state IN ('dead', 'skipped');
+
+-- Copies that a person edited: delivered to this consumer in place of the event, which stays as it is.
+CREATE TABLE edits (
+    consumer INTEGER NOT NULL,
+    position INTEGER NOT NULL,
+    data     TEXT    NOT NULL,               -- JSON: a custom event's data, or the content of an event's order
+    time     INTEGER NOT NULL,
+    PRIMARY KEY (consumer, position)
+) WITHOUT ROWID;
+
+-- Deliveries done at the first attempt: many in a row by one version are one row. A position done at the first attempt has
+-- a row among the attempts, or lies in exactly one run of its consumer and origin.
+CREATE TABLE runs (
+    consumer     INTEGER NOT NULL,
+    origin       TEXT    NOT NULL,           -- live, backfill
+    first        INTEGER NOT NULL,           -- positions
+    last         INTEGER NOT NULL,
+    version      TEXT    NOT NULL,
+    count        INTEGER NOT NULL,
+    duration_sum INTEGER NOT NULL,           -- µs
+    duration_max INTEGER NOT NULL,
+    began        INTEGER NOT NULL,           -- when the first of them was done, and the last
+    ended        INTEGER NOT NULL,
+    PRIMARY KEY (consumer, origin, first)
+) WITHOUT ROWID;
+
+-- Which consumer an event was caused by, and whether it left the order of the event that caused it: only then it is not
+-- found through that order.
+ALTER TABLE events ADD COLUMN consumer INTEGER;
+ALTER TABLE events ADD COLUMN astray   INTEGER;
+UPDATE events SET astray = 1 WHERE cause IS NOT NULL AND order_number IS NULL;
+CREATE INDEX events_by_cause ON events (cause) WHERE astray = 1;
+CREATE INDEX messages_by_event ON messages (position);
