@@ -28,7 +28,7 @@ pub fn open_writer(file: &Path) -> rusqlite::Result<Connection> {
     )?;
     writer.pragma_update(None, "cache_size", WRITER_CACHE_KIB)?;
     writer.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
-    migrate(&mut writer)?;
+    migrate(&mut writer, MIGRATIONS)?;
     Ok(writer)
 }
 
@@ -50,18 +50,19 @@ pub fn open_reader(file: &Path) -> rusqlite::Result<Connection> {
     Ok(reader)
 }
 
-fn migrate(writer: &mut Connection) -> rusqlite::Result<()> {
+/// Each migration is a transaction of its own: one that breaks off leaves the file in the format before it.
+fn migrate(writer: &mut Connection, migrations: &[&str]) -> rusqlite::Result<()> {
     let seen: usize = writer.query_row("PRAGMA user_version", [], |row| row.get(0))?;
-    if seen > MIGRATIONS.len() {
+    if seen > migrations.len() {
         return Err(rusqlite::Error::SqliteFailure(
             rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CANTOPEN),
             Some(format!(
                 "the store has format {seen}, and this version of fanfare knows {} at most: use a newer fanfare",
-                MIGRATIONS.len()
+                migrations.len()
             )),
         ));
     }
-    for (index, migration) in MIGRATIONS.iter().enumerate().skip(seen) {
+    for (index, migration) in migrations.iter().enumerate().skip(seen) {
         let transaction = writer.transaction()?;
         transaction.execute_batch(migration)?;
         transaction.pragma_update(None, "user_version", index + 1)?;
@@ -69,3 +70,6 @@ fn migrate(writer: &mut Connection) -> rusqlite::Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,135 @@
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use rusqlite::Connection;
+
+use super::{MIGRATIONS, migrate, open_writer};
+use crate::backend::embedded::{FILE, OpenError, Settings, open};
+use crate::backend::{Backend, OrderQuery, Placed, Placement, StateQuery, Which};
+use crate::clock::Timestamp;
+use crate::order::{Content, Customer, Line, Order};
+
+/// A store of every released format, as text: what `.dump` of the sqlite3 shell wrote of a file that the program left.
+const FIXTURES: [(usize, &str); 1] = [(1, include_str!("fixtures/1.sql"))];
+
+/// Every row of every table that the file has, by table.
+fn rows(file: &Path, tables: &[String]) -> BTreeMap<String, Vec<String>> {
+    let connection = Connection::open(file).unwrap();
+    let read = |table: &String| {
+        // Columns that a later format added are not looked at.
+        let mut statement = connection.prepare(&format!("SELECT * FROM {table} ORDER BY 1, 2")).unwrap();
+        let columns = statement.column_count();
+        let row =
+            |row: &rusqlite::Row<'_>| (0..columns).map(|index| row.get::<_, rusqlite::types::Value>(index)).collect();
+        let rows = statement.query_map([], row).unwrap();
+        let rows: Vec<Vec<_>> = rows.map(Result::unwrap).collect();
+        (table.clone(), rows.iter().map(|row| format!("{row:?}")).collect())
+    };
+    tables.iter().map(read).collect()
+}
+
+fn tables(file: &Path) -> Vec<String> {
+    let connection = Connection::open(file).unwrap();
+    let mut statement = connection.prepare("SELECT name FROM sqlite_schema WHERE type = 'table'").unwrap();
+    statement.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
+}
+
+/// A data directory with the store of the fixture.
+fn stored(fixture: &str) -> tempfile::TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    Connection::open(directory.path().join(FILE)).unwrap().execute_batch(fixture).unwrap();
+    directory
+}
+
+fn opened(directory: &Path) -> Backend {
+    open(&Settings { data_dir: directory.to_owned() }).unwrap()
+}
+
+#[tokio::test]
+async fn every_released_format_opens_with_all_that_it_held_and_goes_on() {
+    for (format, fixture) in FIXTURES {
+        let directory = stored(fixture);
+        let file = directory.path().join(FILE);
+        let tables = tables(&file);
+        let before = rows(&file, &tables);
+        drop(open_writer(&file).unwrap());
+        for (table, rows) in rows(&file, &tables) {
+            let kept: Vec<_> =
+                rows.iter().zip(&before[&table]).map(|(now, before)| starts_with_row(now, before)).collect();
+            assert_eq!((rows.len(), kept.contains(&false)), (before[&table].len(), false), "format {format}: {table}");
+        }
+        let backend = opened(directory.path());
+
+        let orders = backend.journal.orders(OrderQuery { limit: 10, ..OrderQuery::default() }).await.unwrap().items;
+        let statuses: Vec<_> = orders.iter().map(|order| (order.status.as_str(), order.revision)).collect();
+        assert_eq!(statuses, [("delivered", 4), ("rejected", 2), ("shipped", 3), ("shipped", 3)], "format {format}");
+        let known = backend.consumers.known().await.unwrap();
+        let known: Vec<_> = known.iter().map(|it| (it.name.as_str(), it.dead, it.done)).collect();
+        let expected = [
+            ("always-reject", 4, 0),
+            ("always-retry", 0, 0),
+            ("analytics", 0, 12),
+            ("inventory", 0, 7),
+            ("loyalty", 0, 3),
+        ];
+        assert_eq!(known[..5], expected, "format {format}");
+        let stock = StateQuery { prefix: "stock/".into(), after: None, limit: 10 };
+        let stock = backend.consumers.state(&"inventory".parse().unwrap(), stock).await.unwrap();
+        assert_eq!(stock.counters, [("stock/MUG".to_owned(), 1), ("stock/TEA".to_owned(), 4)]);
+        let reject = "always-reject".parse().unwrap();
+        let letters = backend.consumers.dead_letters(&reject, None, 10).await.unwrap().items;
+        assert_eq!(letters.len(), 4);
+        assert!(letters.iter().all(|letter| letter.cause.contains("told to reject")), "{letters:#?}");
+        assert_eq!(backend.consumers.retry(&reject, Which::All).await.unwrap().into_inner(), 4);
+
+        let head = backend.journal.events_after(None, 100).await.unwrap().last().unwrap().position;
+        let placed = backend.intake.place(order("S-5")).await.unwrap().into_inner();
+        assert!(matches!(placed, Placed::New(_)), "{placed:?}");
+        let again = backend.intake.place(order("S-1")).await.unwrap().into_inner();
+        assert!(matches!(again, Placed::ReferenceTaken { .. }), "a reference still stands for its order: {again:?}");
+        let next = backend.journal.events_after(Some(head), 100).await.unwrap();
+        assert_eq!(next.iter().map(|event| event.position.get()).collect::<Vec<_>>(), [head.get() + 1]);
+        backend.lifecycle.close().await;
+    }
+}
+
+/// Whether the row still begins with what it held, whatever columns were added behind.
+fn starts_with_row(now: &str, before: &str) -> bool {
+    now.starts_with(before.trim_end_matches(']'))
+}
+
+fn order(reference: &str) -> Placement {
+    let content = Content {
+        reference: Some(reference.to_owned()),
+        currency: "EUR".into(),
+        customer: Customer { id: "c-1".into(), name: None, email: None, phone: None },
+        lines: vec![Line { sku: "A".into(), title: None, quantity: 1, unit_amount: 100, discount_amount: 0 }],
+        total_amount: 100,
+        shipping_address: None,
+        metadata: BTreeMap::default(),
+    };
+    let order = Order::place(content.into(), Timestamp::now());
+    Placement { order, fingerprint: [7; 32], idempotency_key: None }
+}
+
+#[test]
+fn a_migration_that_breaks_off_leaves_the_file_as_it_was() {
+    let directory = stored(FIXTURES[0].1);
+    let file = directory.path().join(FILE);
+    let before = rows(&file, &tables(&file));
+    let broken = [MIGRATIONS[0], "CREATE TABLE half (a); DELETE FROM orders; INSERT INTO nowhere VALUES (1);"];
+    let error = migrate(&mut Connection::open(&file).unwrap(), &broken).unwrap_err();
+    assert!(error.to_string().contains("nowhere"), "{error}");
+    assert_eq!(rows(&file, &tables(&file)), before, "nothing of it is there");
+    let seen: i64 = Connection::open(&file).unwrap().query_row("PRAGMA user_version", [], |row| row.get(0)).unwrap();
+    assert_eq!(seen, 1);
+}
+
+#[test]
+fn a_store_of_a_newer_format_is_refused_and_left_alone() {
+    let directory = stored("CREATE TABLE later (a); PRAGMA user_version = 999;");
+    let refused = open(&Settings { data_dir: directory.path().to_owned() }).err().unwrap();
+    assert!(matches!(refused, OpenError::Database { .. }));
+    assert!(refused.to_string().contains("format 999") && refused.to_string().contains("newer fanfare"), "{refused}");
+    assert_eq!(tables(&directory.path().join(FILE)), ["later"]);
+}
