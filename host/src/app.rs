@@ -29,6 +29,7 @@ use crate::config::{AllowedHosts, BackendKind, Config};
 use crate::consumer::host::Host;
 use crate::consumer::{self, Directory};
 use crate::delivery::Engine;
+use crate::fault;
 use crate::sandbox::{self, Sandbox};
 use crate::sender::Sender;
 use crate::telemetry::meters;
@@ -45,6 +46,9 @@ const THREADS_END_MAX: Duration = Duration::from_secs(2);
 /// # Errors
 /// Where it cannot start, or did not end in order.
 pub fn run(config: Config, announce: impl FnOnce(SocketAddr), stop: CancellationToken) -> Result<()> {
+    if let Some(fault) = config.fault {
+        fault::arm(fault);
+    }
     let runtimes = Runtimes::start()?;
     let outcome = runtimes.http.block_on(async {
         let app = App::build(&config, runtimes.deliveries.handle()).await?;

@@ -9,6 +9,8 @@ use std::path::PathBuf;
 
 use lettre::message::Mailbox;
 
+use crate::fault::Fault;
+
 mod check;
 mod raw;
 pub mod settings;
@@ -26,6 +28,8 @@ pub struct Config {
     pub backend: BackendKind,
     pub mail: Mail,
     pub log: Log,
+    /// Where the host is to die, for tests of what a crash leaves.
+    pub fault: Option<Fault>,
 }
 
 /// The names under which requests may ask for the host.

@@ -24,6 +24,7 @@ use tokio::task::{JoinHandle, JoinSet};
 
 use crate::backend::{Delivery, Finished, Inbox, InboxPolicy, Ran, Settlement};
 use crate::event::KindPattern;
+use crate::fault::{self, Point};
 use crate::policy::{ConsumerName, Policy};
 use crate::sandbox::{Outcome, Version};
 use crate::telemetry::meters::ConsumerMeters;
@@ -78,7 +79,9 @@ impl Worker {
     /// Deliveries leased from now on go to `live`; those that run finish where they are.
     pub fn swap(&self, live: Live) {
         self.shared.inbox.configure(inbox_policy(&live));
+        fault::pass(Point::VersionSwapping);
         let old = self.shared.live.swap(Arc::new(live));
+        fault::pass(Point::VersionSwapped);
         old.version.clear();
     }
 
@@ -152,9 +155,11 @@ async fn run(shared: Arc<Shared>, delivery: Delivery, stopped: watch::Receiver<b
 
 /// Handles one delivery until it is settled.
 async fn handle(shared: &Shared, mut delivery: Delivery) {
+    fault::pass(Point::DeliveryLeased);
     let live = shared.live.load_full();
     for _ in 0..CONFLICTS_MAX {
         let handled = live.version.handle(&delivery, shared.inbox.view()).await;
+        fault::pass(Point::DeliveryHandled);
         if let Outcome::Store(error) = &handled.outcome {
             tracing::warn!(consumer = %shared.name, event = %delivery.event.id, %error, "the store did not answer; the event is handled again");
             tokio::time::sleep(STORE_PAUSE).await;

@@ -14,6 +14,7 @@ pub mod policy;
 // The ports, the adapters behind them, and what everybody is set up by and counts on.
 pub mod backend;
 pub mod config;
+pub mod fault;
 pub mod telemetry;
 
 // What handles a delivery.

@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 use crate::backend::{MessageState, Outgoing, Parcel, ParcelId, Sending};
 use crate::config::{Mail, Transport};
 use crate::effects::Message;
+use crate::fault::{self, Point};
 use crate::telemetry::meters;
 
 mod compose;
@@ -128,6 +129,7 @@ impl Round {
     }
 
     async fn send_all(&self, parcels: Vec<Parcel>) {
+        fault::pass(Point::MessageDue);
         let mut waiting = parcels.into_iter();
         let mut running = FuturesUnordered::new();
         let mut sent = Vec::new();
@@ -186,6 +188,7 @@ impl Round {
 
     /// Asks until the store takes it: forgetting what was sent would send it again.
     async fn settle(&self, sent: Vec<(ParcelId, Sending)>) {
+        fault::pass(Point::MessageSent);
         while let Err(error) = self.outgoing.settle(sent.clone()).await {
             tracing::warn!(%error, messages = sent.len(), "what was sent cannot be recorded; trying again");
             if self.stopping.is_cancelled() {
@@ -193,6 +196,7 @@ impl Round {
             }
             self.pause().await;
         }
+        fault::pass(Point::MessageSettled);
     }
 
     async fn pause(&self) {

@@ -8,6 +8,8 @@ use crate::TestHost;
 
 /// Room for the store as it is made, and for some orders.
 const DISK_BYTES: u64 = 12 << 20;
+/// A preamble for [`TestHost::prepare_process`]: a file that may not grow is an error, and not the end of the process.
+pub const TAKE_WRITE_ERRORS: &str = "trap '' XFSZ";
 
 /// The data folder of one host, on a disk of its own where this user may mount one; otherwise in a process whose
 /// files cannot grow.
@@ -30,8 +32,8 @@ impl SmallDisk {
             host.keep_data_in(folder.join("data"));
             return Self::Mounted(folder);
         }
-        // In units of 512 bytes. Without the trap, the first write beyond it would end the process.
-        host.prepare_process(&format!("trap '' XFSZ; ulimit -S -f {}", DISK_BYTES / 512));
+        // In units of 512 bytes.
+        host.prepare_process(&format!("{TAKE_WRITE_ERRORS}; ulimit -S -f {}", DISK_BYTES / 512));
         Self::Limited
     }
 
@@ -74,7 +76,11 @@ fn ballast(folder: &Path) -> PathBuf {
     folder.join("ballast")
 }
 
-fn limit_files(host: &TestHost, bytes: &str) {
+/// Lets no file of a host grow beyond `bytes` ("0", "unlimited"). Without [`TAKE_WRITE_ERRORS`] the first try ends it.
+///
+/// # Panics
+/// If it cannot.
+pub fn limit_files(host: &TestHost, bytes: &str) {
     let pid = host.pid().to_string();
     let limit = format!("--fsize={bytes}:");
     assert!(succeeds(Command::new("prlimit").args(["--pid", &pid, &limit])), "prlimit {limit}");

@@ -27,6 +27,8 @@ pub struct TestHost {
     process: Option<Process>,
     starts: u32,
     leftovers: Leftovers,
+    /// Where the next host is to die: [`crate::crash::points`].
+    fault: Option<String>,
 }
 
 struct Process {
@@ -62,6 +64,7 @@ impl TestHost {
             process: None,
             starts: 0,
             leftovers: Leftovers::None,
+            fault: None,
         }
     }
 
@@ -106,6 +109,12 @@ impl TestHost {
         self
     }
 
+    /// The point and the passing at which hosts that start from now on die.
+    pub fn die_at(&mut self, fault: Option<&str>) -> &mut Self {
+        self.fault = fault.map(str::to_owned);
+        self
+    }
+
     #[must_use]
     pub fn data(&self) -> &Path {
         &self.data
@@ -136,29 +145,62 @@ impl TestHost {
     /// # Panics
     /// If it ends or stays silent instead.
     pub fn start(&mut self) {
-        assert!(self.process.is_none(), "the host runs already");
-        self.starts += 1;
-        let mut child = self.command().spawn().expect("the program starts");
-        let address = eventually("the host listens", || {
-            if let Some(status) = child.try_wait().expect("a child") {
-                panic!("the host ended with {status}:\n{}", self.log());
-            }
-            let printed = fs::read_to_string(self.log_path("out")).unwrap_or_default();
-            let line = printed.lines().find_map(|line| line.strip_prefix(LISTENING)).map(str::to_owned);
-            line.filter(|_| printed.ends_with('\n')).ok_or_else(|| format!("it printed {printed:?}; {}", self.log()))
-        });
-        self.process = Some(Process { child, client: Client::new(address.trim()) });
+        if let Err(status) = self.start_or_end() {
+            panic!("the host ended with {status}:\n{}", self.log());
+        }
         let client = self.client();
         for name in self.consumers.names() {
             client.wait_for_consumer(&name, |consumer| consumer["state"] != "loading");
         }
     }
 
-    /// Runs the program to its end where it is expected not to serve; the [`log`](TestHost::log) says why.
-    pub fn start_in_vain(&mut self) -> ExitStatus {
+    /// Starts the host and waits until it serves.
+    ///
+    /// # Errors
+    /// How it ended, if it did instead.
+    ///
+    /// # Panics
+    /// If it does neither.
+    pub fn start_or_end(&mut self) -> Result<(), ExitStatus> {
+        self.spawn();
+        let address = eventually("the host listens", || {
+            if let Some(status) = self.ended_by_now() {
+                return Ok(Err(status));
+            }
+            let printed = fs::read_to_string(self.log_path("out")).unwrap_or_default();
+            let line = printed.lines().find_map(|line| line.strip_prefix(LISTENING)).map(str::to_owned);
+            let line = line.filter(|_| printed.ends_with('\n'));
+            line.map(Ok).ok_or_else(|| format!("it printed {printed:?}; {}", self.log()))
+        })?;
+        self.process.as_mut().expect("the host runs").client = Client::new(address.trim());
+        Ok(())
+    }
+
+    /// Starts the process and waits for nothing.
+    ///
+    /// # Panics
+    /// If one runs already.
+    pub fn spawn(&mut self) {
+        assert!(self.process.is_none(), "the host runs already");
         self.starts += 1;
         let child = self.command().spawn().expect("the program starts");
         self.process = Some(Process { child, client: Client::new("http://127.0.0.1:0") });
+    }
+
+    /// How the host ended, if it did.
+    ///
+    /// # Panics
+    /// Where no host runs.
+    pub fn ended_by_now(&mut self) -> Option<ExitStatus> {
+        let process = self.process.as_mut().expect("a host");
+        let status = process.child.try_wait().expect("a child")?;
+        self.process = None;
+        Some(status)
+    }
+
+    /// Runs the program to its end where it is expected not to serve; the [`log`](TestHost::log) says why.
+    pub fn start_in_vain(&mut self) -> ExitStatus {
+        self.spawn();
         self.ended()
     }
 
@@ -177,10 +219,7 @@ impl TestHost {
 
     /// How the host ended.
     pub fn ended(&mut self) -> ExitStatus {
-        let mut process = self.process.take().expect("the host runs");
-        eventually("the host ends", || {
-            process.child.try_wait().expect("a child").ok_or_else(|| format!("it runs on:\n{}", self.log()))
-        })
+        eventually("the host ends", || self.ended_by_now().ok_or_else(|| format!("it runs on:\n{}", self.log())))
     }
 
     /// What the host has logged since its last start.
@@ -206,6 +245,7 @@ impl TestHost {
         command.args(["serve", "--listen", "127.0.0.1:0", "--data-dir"]).arg(&self.data);
         command.arg("--consumers-dir").arg(self.consumers.folder()).args(&self.arguments);
         command.envs(self.variables.iter().map(|(name, value)| (name, value)));
+        command.envs(self.fault.iter().map(|fault| ("FANFARE_FAULT", fault)));
         // Files, not pipes: a host that nobody reads must not stop.
         let file = |kind| fs::File::create(self.log_path(kind)).expect("a file for the log");
         command.stdin(Stdio::null()).stdout(file("out")).stderr(file("log"));

@@ -7,6 +7,7 @@
 
 pub mod client;
 pub mod consumers;
+pub mod crash;
 pub mod disk;
 pub mod guests;
 pub mod host;

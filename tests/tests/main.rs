@@ -3,6 +3,7 @@
 mod bad_input;
 mod bad_plugins;
 mod command_line;
+mod crash;
 mod events;
 mod grants;
 mod import;

@@ -6,6 +6,7 @@
 mod bench;
 mod checks;
 mod command;
+mod crash;
 mod demo;
 mod guests;
 mod plugins;
@@ -24,6 +25,8 @@ Usage: cargo xtask COMMAND
   test          everything that .ci/run runs: format, tidy, clippy, docs, plugins, tests
   ci            test, and the checks of the dependencies (cargo deny, cargo machete)
   bench [ARGS]  build everything for speed and measure it over HTTP; `bench --help` says what ARGS there are
+  crash [ARGS]  kill a host under load at random, 200 times, and compare what is left with what was promised; `--power-loss`
+                takes what was not synced with it
   plugins       build the consumers in plugins/ and lay them out under the target folder
   tidy          only the rules of this repository that no compiler knows
 ";
@@ -38,6 +41,7 @@ fn main() -> ExitCode {
         ("test", []) => checks::test(&workspace),
         ("ci", []) => checks::ci(&workspace),
         ("bench", rest) => bench::run(&workspace, rest),
+        ("crash", rest) => crash::run(&workspace, rest),
         ("plugins", []) => plugins::build(&workspace),
         ("tidy", []) => tidy::check(&workspace),
         ("help" | "--help" | "-h", _) => {

@@ -13,6 +13,7 @@ use super::problem::{Error, Result};
 use super::{Shared, body, request};
 use crate::backend::{Durable, Placed, Placement};
 use crate::clock::Timestamp;
+use crate::fault::{self, Point};
 use crate::order::Order;
 use crate::order::draft::{CheckedOrder, Draft, Mode};
 use crate::telemetry::meters;
@@ -52,6 +53,7 @@ pub fn placement(checked: CheckedOrder, now: Timestamp, idempotency_key: Option<
 }
 
 fn answer(placed: Durable<Placed>, reference: Option<String>) -> Result<Response> {
+    fault::pass(Point::OrderDurable);
     match placed.into_inner() {
         Placed::New(order) => {
             meters::order_placed();

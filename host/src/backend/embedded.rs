@@ -55,6 +55,7 @@ use self::orders::Orders;
 use self::queue::Queue;
 use self::tail::{Readers, Tail};
 use super::{Backend, Error, Lifecycle, Result};
+use crate::fault::{self, Point};
 use crate::policy::ConsumerName;
 
 /// The file in the data directory that holds everything.
@@ -83,11 +84,12 @@ pub enum OpenError {
 pub fn open(settings: &Settings) -> Result<Backend, OpenError> {
     let directory = &settings.data_dir;
     let unwritable = |error| OpenError::Directory { path: directory.clone(), error };
-    fs::create_dir_all(directory).map_err(unwritable)?;
+    make(directory).map_err(unwritable)?;
     let lock = lock(directory)?;
     let file = directory.join(FILE);
     let broken = |error| OpenError::Database { path: file.clone(), error };
     let writer = schema::open_writer(&file).map_err(broken)?;
+    fault::pass(Point::StoreOpened);
     let store = Arc::new(Store::new(&file, &writer).map_err(broken)?);
     let checkpointer = Checkpointer::start(&file, Arc::clone(&store)).map_err(broken)?;
     let committer = Committer::new(Arc::clone(&store), writer, checkpointer).map_err(broken)?;
@@ -111,6 +113,21 @@ fn supervised(committer: Committer, store: Arc<Store>) -> impl FnOnce() + Send {
             store.fail("a bug stopped the thread that writes; standard error has its message");
         }
     }
+}
+
+/// Makes the directory where it is not there. Its name is synced too, and at every start, because the one that made it may
+/// have been killed before it did: a power cut would take it with everything that is synced in it.
+fn make(directory: &Path) -> std::io::Result<()> {
+    let made = directory.ancestors().skip(1).take_while(|path| !path.exists()).count();
+    fs::create_dir_all(directory)?;
+    let parents = directory.ancestors().skip(1).take(made + 1);
+    for parent in parents.map(|parent| if parent.as_os_str().is_empty() { Path::new(".") } else { parent }) {
+        // Some file systems cannot, and some directories may not be read.
+        if let Err(error) = File::open(parent).and_then(|parent| parent.sync_all()) {
+            tracing::warn!(directory = %parent.display(), %error, "not synced: a power cut may take the data directory if it is new");
+        }
+    }
+    Ok(())
 }
 
 /// The lock is the operating system's, on a file that stays: a killed host leaves none behind.

@@ -11,6 +11,7 @@ use tracing_subscriber::EnvFilter;
 use super::{
     AllowedHosts, BackendKind, Config, Error, Given, Log, LogFormat, Login, Mail, RawConfig, Smtp, Tls, Transport,
 };
+use crate::fault::{self, Fault};
 
 /// Each message on its way is a connection to the mail server; more than this is taken for abuse.
 const MAIL_CONCURRENCY_MAX: usize = 64;
@@ -33,6 +34,7 @@ pub(super) fn check(raw: RawConfig, variable: &dyn Fn(&str) -> Option<String>) -
             format: check.read("log.format", log_format).unwrap_or(LogFormat::Text),
             level: check.read("log.level", log_level).unwrap_or_else(|| Log::default().level),
         },
+        fault: check.fault(),
         data_dir,
     };
     if check.faults.is_empty() { Ok(config) } else { Err(Error(check.faults)) }
@@ -53,6 +55,12 @@ impl Check<'_> {
 
     fn understand<T>(&mut self, given: &Given, read: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
         read(&given.text).map_err(|what| self.faults.push(format!("{}: {what}", given.origin))).ok()
+    }
+
+    /// No setting: it is for tests, and neither a file nor a flag can set it.
+    fn fault(&mut self) -> Option<Fault> {
+        let text = (self.variable)(fault::VARIABLE)?;
+        text.parse().map_err(|what| self.faults.push(format!("{}: {what}", fault::VARIABLE))).ok()
     }
 
     fn listen(&mut self, insecure: bool) -> SocketAddr {

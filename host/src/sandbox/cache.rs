@@ -15,6 +15,7 @@ use wasmtime::component::Component;
 
 use super::error::Error;
 use super::plugin::Hash;
+use crate::fault::{self, Point};
 
 const DIGEST_BYTES: usize = 32;
 
@@ -61,8 +62,12 @@ impl Cache {
             let mut file = fs::File::create_new(&draft)?;
             file.write_all(&Sha256::digest(compiled))?;
             file.write_all(compiled)?;
+            fault::pass(Point::CompiledDrafted);
             file.sync_all()?;
-            fs::rename(&draft, &path)
+            fault::pass(Point::CompiledSynced);
+            fs::rename(&draft, &path)?;
+            fault::pass(Point::CompiledKept);
+            Ok(())
         })();
         if written.is_err() {
             drop(fs::remove_file(&draft));

@@ -14,6 +14,7 @@ use super::Error;
 use super::compose::safe_name;
 use super::smtp::later;
 use crate::backend::{Parcel, Sending};
+use crate::fault::{self, Point};
 
 pub(super) struct Folder {
     path: Arc<Path>,
@@ -43,6 +44,7 @@ fn put(folder: &Path, name: &str, bytes: &[u8]) -> io::Result<PathBuf> {
     let half = folder.join(format!(".{name}.tmp"));
     let whole = folder.join(format!("{name}.eml"));
     fs::write(&half, bytes)?;
+    fault::pass(Point::MailDrafted);
     fs::rename(&half, &whole)?;
     Ok(whole)
 }

@@ -16,6 +16,7 @@ use rusqlite::Connection;
 
 use super::committer::is_fatal;
 use super::{Store, schema};
+use crate::fault::{self, Point};
 
 /// How often to look.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -36,10 +37,12 @@ impl Checkpointer {
         let flag = Arc::clone(&little_is_left);
         let run = move || {
             while stopped.recv_timeout(LOOK_EVERY) == Err(RecvTimeoutError::Timeout) {
+                fault::pass(Point::LogFolding);
                 match fold(&connection) {
                     Ok(pages) => flag.store(pages >= PAGES_MIN, Ordering::Release),
                     Err(error) => failed(&store, &error),
                 }
+                fault::pass(Point::LogFolded);
             }
         };
         let thread = std::thread::Builder::new().name("checkpoint".into()).spawn(run).ok();
@@ -48,11 +51,14 @@ impl Checkpointer {
 
     /// Folds in the rest where that is little; called by the committer between batches.
     pub fn finish(&self, writer: &Connection, store: &Store) {
-        if self.little_is_left.swap(false, Ordering::AcqRel)
-            && let Err(error) = fold(writer)
-        {
+        if !self.little_is_left.swap(false, Ordering::AcqRel) {
+            return;
+        }
+        fault::pass(Point::LogFinishing);
+        if let Err(error) = fold(writer) {
             failed(store, &error);
         }
+        fault::pass(Point::LogFinished);
     }
 }
 

@@ -15,6 +15,7 @@ use super::checkpoint::Checkpointer;
 use super::queue::{Answer, Job, settle, unavailable};
 use super::writer::{Memory, Writer};
 use crate::clock::Timestamp;
+use crate::fault::{self, Point};
 use crate::telemetry::meters;
 
 /// Between two tries to write to a disk that was full.
@@ -38,12 +39,15 @@ impl Committer {
         while let Some((jobs, number)) = self.store.queue.take() {
             let began = Instant::now();
             let size = jobs.len();
+            fault::pass(Point::BatchTaken);
             match self.batch(jobs) {
                 Ok(answers) => {
                     self.store.queue.settled(number);
+                    fault::pass(Point::BatchSettled);
                     for answer in answers {
                         answer(Ok(()));
                     }
+                    fault::pass(Point::BatchAnswered);
                     meters::commit(began.elapsed(), size);
                 }
                 Err(error) => {
@@ -56,10 +60,12 @@ impl Committer {
             self.store.ring();
             self.checkpointer.finish(&self.connection, &self.store);
         }
+        fault::pass(Point::CloseDrained);
         // Leave one file behind where possible; the next start copes if not.
         if let Err(error) = self.connection.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)") {
             tracing::warn!(%error, "the write-ahead log could not be folded into the store; the next start does it");
         }
+        fault::pass(Point::CloseTruncated);
     }
 
     /// One transaction. Returns what is to be told once it is settled that it is durable.
@@ -82,6 +88,7 @@ impl Committer {
 
     fn write(&mut self, jobs: Vec<Job>, answers: &mut Vec<Answer>) -> rusqlite::Result<()> {
         self.connection.execute_batch("BEGIN IMMEDIATE")?;
+        fault::pass(Point::BatchBegun);
         let mut writer = Writer::new(&self.connection, &mut self.memory, Timestamp::now());
         let mut jobs = jobs.into_iter();
         let outcome = jobs.by_ref().try_for_each(|job| perform(&mut writer, job, answers));
@@ -91,8 +98,10 @@ impl Committer {
             return Err(error);
         }
         writer.flush()?;
+        fault::pass(Point::BatchFlushed);
         let (events, placed) = (std::mem::take(&mut writer.events), std::mem::take(&mut writer.placed));
         self.connection.execute_batch("COMMIT")?;
+        fault::pass(Point::BatchCommitted);
         self.store.orders.lock().placed(placed, self.store.queue.durable());
         self.store.tail.append(events);
         Ok(())
@@ -105,6 +114,7 @@ impl Committer {
             return false;
         }
         tracing::error!(%error, "a commit failed; nothing of it was kept, and nothing is accepted until writes succeed again");
+        fault::pass(Point::BatchRefused);
         self.store.queue.refuse(&format!("writing to the data directory failed: {error}"));
         loop {
             match self.reload() {
@@ -116,6 +126,7 @@ impl Committer {
             }
             std::thread::sleep(PROBE_EVERY);
         }
+        fault::pass(Point::BatchReloaded);
         self.store.queue.open();
         tracing::info!("writes succeed again; accepting");
         true
@@ -139,20 +150,29 @@ impl Committer {
 }
 
 fn perform(writer: &mut Writer<'_>, job: Job, answers: &mut Vec<Answer>) -> rusqlite::Result<()> {
-    match job {
+    let written = match job {
         Job::Place { placement, content, reply } => {
             answers.push(settle(writer.place(&placement, &content), reply)?);
+            Point::BatchPlaced
         }
-        Job::Publish { events, reply } => answers.push(settle(writer.publish(events), reply)?),
+        Job::Publish { events, reply } => {
+            answers.push(settle(writer.publish(events), reply)?);
+            Point::BatchPublished
+        }
         Job::Commit { commit, reply } => {
             let outcome = writer.commit(*commit);
             match reply {
                 Some(reply) => answers.push(settle(outcome, reply)?),
                 None => outcome?,
             }
+            Point::BatchHandled
         }
-        Job::Task(task) => answers.push(task(writer)?),
-    }
+        Job::Task(task) => {
+            answers.push(task(writer)?);
+            Point::BatchTasked
+        }
+    };
+    fault::pass(written);
     Ok(())
 }
 

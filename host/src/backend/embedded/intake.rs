@@ -9,6 +9,7 @@ use super::{Embedded, failed};
 use crate::backend::{Changed, Durable, Error, Intake, Placed, Placement, Published, Result};
 use crate::clock::Timestamp;
 use crate::event::{Custom, EventId};
+use crate::fault::{self, Point};
 use crate::order::{Change, OrderId};
 
 #[async_trait]
@@ -16,6 +17,7 @@ impl Intake for Embedded {
     async fn place(&self, placement: Placement) -> Result<Durable<Placed>> {
         let content = serde_json::to_string(&*placement.order.content)
             .map_err(|error| Error::Failed(error.to_string().into()))?;
+        fault::pass(Point::OrderDecided);
         self.answer(|reply| Job::Place { placement: Box::new(placement), content, reply }).await
     }
 

@@ -17,6 +17,7 @@ use crate::backend::{
     ConsumerReport, Consumers, DeadLetter, Durable, Error, Inbox, Page, Result, StatePage, StateQuery, Which,
 };
 use crate::event::{Lane, Position};
+use crate::fault::{self, Point};
 use crate::policy::{ConsumerName, Start};
 
 /// Looks at all consumers before "nothing is pending" is said although something was committed meanwhile: an event
@@ -124,6 +125,7 @@ impl Embedded {
                 Ok(letters)
             })
             .await?;
+        fault::pass(Point::LettersRedriven);
         // The lanes follow only what is durable; until then they stay parked, which hurts nothing.
         if let Some(inbox) = inbox {
             inbox.with_desk(|desk| durable.iter().for_each(|letter| letter.apply(desk, how)));

@@ -6,6 +6,8 @@ use std::path::Path;
 
 use rusqlite::{Connection, OpenFlags};
 
+use crate::fault::{self, Point};
+
 /// In order; never edited once released, only added to.
 const MIGRATIONS: &[&str] = &[include_str!("schema/1.sql"), include_str!("schema/2.sql")];
 
@@ -66,7 +68,9 @@ fn migrate(writer: &mut Connection, migrations: &[&str]) -> rusqlite::Result<()>
         let transaction = writer.transaction()?;
         transaction.execute_batch(migration)?;
         transaction.pragma_update(None, "user_version", index + 1)?;
+        fault::pass(Point::MigrationWritten);
         transaction.commit()?;
+        fault::pass(Point::MigrationCommitted);
     }
     Ok(())
 }

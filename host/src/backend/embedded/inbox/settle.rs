@@ -20,6 +20,7 @@ use crate::backend::{Cause, Delivery, Finished, Origin, Ran, Settlement, cause};
 use crate::clock::Timestamp;
 use crate::effects::{Effects, Reads};
 use crate::event::EventId;
+use crate::fault::{self, Point};
 use crate::order::{Order, OrderId};
 use crate::policy::OnDead;
 
@@ -186,12 +187,14 @@ fn commit(
         }
         Settlement::Released => {}
     }
+    fault::pass(Point::FinishDecided);
     let (entries, counters) = (consumer.entries.clone(), consumer.counters.clone());
     let commit = Box::new(Commit { consumer: Some(consumer), events: decided.events });
     let Ok(job) = inbox.store.queue.push(Job::Commit { commit, reply: None }) else {
         // The store goes back to what is durable, and this desk with it.
         return Finished::Superseded;
     };
+    fault::pass(Point::FinishPushed);
     let durable = inbox.store.queue.durable();
     desk.finished(job, durable);
     drop(desk);

@@ -1,0 +1,140 @@
+//! A host dies, and nothing that it promised is lost, repeated or out of turn.
+
+use std::collections::BTreeSet;
+
+use fanfare_tests::crash::power::{Disk, Fsync};
+use fanfare_tests::crash::random::Run;
+use fanfare_tests::crash::{self, points};
+use fanfare_tests::orders::order;
+use fanfare_tests::{TestHost, eventually};
+
+/// The points by what they are called before the dot, in the order in which the tests below reach them.
+const OPENING: [&str; 4] = ["migration", "store", "log", "close"];
+const COMMITTING: [&str; 2] = ["order", "batch"];
+const DELIVERING: [&str; 3] = ["delivery", "finish", "letters"];
+const REPLACING: [&str; 2] = ["compiled", "version"];
+const SENDING: [&str; 2] = ["message", "mail"];
+
+fn of(groups: &[&str]) -> Vec<String> {
+    let all = points::all();
+    let of = |group: &&str| all.iter().filter(|point| point.split('.').next() == Some(group)).cloned().collect();
+    groups.iter().flat_map(|group| -> Vec<String> { of(group) }).collect()
+}
+
+#[test]
+fn every_point_at_which_a_host_can_die_is_reached_by_a_test() {
+    let reached = [&OPENING[..], &COMMITTING, &DELIVERING, &REPLACING, &SENDING].into_iter().flat_map(of);
+    assert_eq!(reached.collect::<BTreeSet<_>>(), points::all().into_iter().collect());
+}
+
+#[test]
+fn a_crash_while_the_store_opens_folds_its_log_or_closes() {
+    points::crash_at_each(&of(&OPENING));
+}
+
+#[test]
+fn a_crash_at_any_step_of_a_commit() {
+    points::crash_at_each(&of(&COMMITTING));
+}
+
+#[test]
+fn a_crash_at_any_step_of_a_delivery() {
+    points::crash_at_each(&of(&DELIVERING));
+}
+
+#[test]
+fn a_crash_while_a_plugin_is_compiled_or_replaced() {
+    points::crash_at_each(&of(&REPLACING));
+}
+
+#[test]
+fn a_crash_at_any_step_of_sending() {
+    points::crash_at_each(&of(&SENDING));
+}
+
+#[test]
+fn kills_at_random_moments() {
+    let run = Run { kills: 8, seed: 1, power_loss: false };
+    let report = run.run(|_| {}).unwrap_or_else(|faults| panic!("{faults}"));
+    assert!(report.answered > 0, "{report:#?}");
+}
+
+#[test]
+fn power_cuts_at_random_moments() {
+    let run = Run { kills: 8, seed: 2, power_loss: true };
+    let report = run.run(|_| {}).unwrap_or_else(|faults| panic!("{faults}"));
+    assert!(report.answered > 0 && report.lost > 0, "the disk lost nothing that was not synced: {report:#?}");
+}
+
+#[test]
+fn a_disk_whose_fsync_does_nothing_is_found_out() {
+    assert_eq!(lost_after_a_power_cut(Fsync::Works), 0);
+    assert!(lost_after_a_power_cut(Fsync::Lies) > 0, "these tests would not see orders that were never synced");
+}
+
+/// Orders that were answered 201 and are not there after a power cut.
+fn lost_after_a_power_cut(fsync: Fsync) -> usize {
+    const ORDERS: usize = 30;
+    let mut host = crash::host();
+    let mut disk = Disk::under(&mut host);
+    disk.fsync(fsync);
+    host.start();
+    let ids = place(&host, ORDERS);
+    host.kill();
+    disk.cut_power(3);
+    if host.start_or_end().is_err() {
+        // What is left is no store at all.
+        return ORDERS;
+    }
+    ids.iter().filter(|id| host.client().get(&format!("/v1/orders/{id}")).status != 200).count()
+}
+
+#[test]
+fn a_power_cut_does_not_take_a_new_data_folder() {
+    for seed in 0..6 {
+        let mut host = TestHost::new();
+        let mut disk = Disk::under(&mut host);
+        host.leave_deliveries().start();
+        let ids = place(&host, 1);
+        host.kill();
+        disk.cut_power(seed);
+        host.start();
+        assert_eq!(host.client().order(&ids[0])["status"], "placed");
+    }
+}
+
+fn place(host: &TestHost, orders: usize) -> Vec<String> {
+    (0..orders).map(|_| host.client().placed(&order(&[("TEA", 1)]))).collect()
+}
+
+#[test]
+fn a_failed_fsync_ends_the_host_and_the_next_one_reads_what_is_on_disk() {
+    let mut host = crash::host();
+    let mut disk = Disk::under(&mut host);
+    host.start();
+    let ids = place(&host, 10);
+    let client = host.client();
+    disk.fsync(Fsync::Fails);
+    let refused = client.place(&order(&[("TEA", 1)])).problem(503);
+    assert!(refused.to_string().contains("disk I/O error"), "{refused}");
+
+    let status = host.ended();
+    assert_eq!(status.code(), Some(1), "{}", host.log());
+    let said = host.log();
+    assert!(said.contains("leaves open what is on disk") && said.contains("start the host again"), "{said}");
+
+    disk.fsync(Fsync::Works);
+    disk.cut_power(4);
+    host.start();
+    let client = host.client();
+    client.wait_until_idle();
+    for id in &ids {
+        assert_eq!(client.order(id)["status"], "rejected");
+    }
+    let there = client.orders().len();
+    assert!(there == ids.len() || there == ids.len() + 1, "{there} orders of {} and one that was refused", ids.len());
+    eventually("it takes orders", || match client.place(&order(&[("TEA", 1)])).status.as_u16() {
+        201 => Ok(()),
+        status => Err(status.to_string()),
+    });
+}
