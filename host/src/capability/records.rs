@@ -1,7 +1,10 @@
 //! Rows for analysis, checked against the columns that the plugin declared.
 
+use std::fmt;
 use std::sync::Arc;
 
+use serde::de::{Deserializer as _, MapAccess, Visitor};
+use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 use super::limits::{self, within};
@@ -33,8 +36,11 @@ impl Handling {
     }
 }
 
-/// The row as one JSON object with each column at most once.
+/// The row as one JSON object on one line, with each column at most once.
 fn fit(declared: &Dataset, row: &str) -> Result<String, String> {
+    if Plain::fits(declared, row) {
+        return Ok(row.to_owned());
+    }
     let row: Map<String, Value> =
         serde_json::from_str(row).map_err(|error| format!("the row is not a JSON object: {error}"))?;
     if let Some(unknown) = row.keys().find(|key| declared.columns.iter().all(|column| column.name != **key)) {
@@ -53,17 +59,84 @@ fn fit(declared: &Dataset, row: &str) -> Result<String, String> {
     Ok(Value::Object(row).to_string())
 }
 
+/// A look at a row that reads it in one pass and builds nothing: what guests append fits, as a rule, and is kept as it
+/// came. Where it does not hold, the whole of [`fit`] decides, and says why.
+struct Plain<'d> {
+    declared: &'d Dataset,
+    /// A bit for each column that was there.
+    seen: u64,
+}
+
+impl<'d> Plain<'d> {
+    const COLUMNS_MAX: usize = 64;
+
+    fn fits(declared: &'d Dataset, row: &str) -> bool {
+        let columns = &declared.columns;
+        if columns.len() > Self::COLUMNS_MAX || row.contains(['\n', '\r']) {
+            return false;
+        }
+        let mut deserializer = serde_json::Deserializer::from_str(row);
+        let read = deserializer.deserialize_map(Self { declared, seen: 0 });
+        let Ok(Some(seen)) = read else { return false };
+        deserializer.end().is_ok()
+            && columns.iter().zip(0..).all(|(column, bit)| column.nullable || seen >> bit & 1 == 1)
+    }
+
+    /// Whether the value fits its column and the column was not there before.
+    fn take(&mut self, name: &str, value: &RawValue) -> bool {
+        let Some(bit) = self.declared.columns.iter().position(|column| column.name == name) else { return false };
+        let new = self.seen >> bit & 1 == 0;
+        self.seen |= 1 << bit;
+        new && self.declared.columns.get(bit).is_some_and(|column| is_plainly(column, value.get()))
+    }
+}
+
+impl<'de> Visitor<'de> for Plain<'_> {
+    /// The columns that were there, if all of them fit.
+    type Value = Option<u64>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(mut self, mut row: A) -> Result<Self::Value, A::Error> {
+        let mut fits = true;
+        while let Some((name, value)) = row.next_entry::<&str, &RawValue>()? {
+            fits = fits && self.take(name, value);
+        }
+        Ok(fits.then_some(self.seen))
+    }
+}
+
+/// Whether a JSON value, as it is written, is one of the column's beyond doubt.
+fn is_plainly(column: &Column, value: &str) -> bool {
+    match column.of {
+        ColumnType::Text => value.starts_with('"'),
+        ColumnType::Boolean => matches!(value, "true" | "false"),
+        ColumnType::Int64 => value != "-0" && value.parse::<i64>().is_ok(),
+        ColumnType::Float64 => value.starts_with(|first: char| first == '-' || first.is_ascii_digit()),
+        ColumnType::Timestamp | ColumnType::Date => value
+            .strip_prefix('"')
+            .and_then(|value| value.strip_suffix('"'))
+            .is_some_and(|value| !value.contains('\\') && is_time(column.of, value)),
+    }
+}
+
 fn is(of: ColumnType, value: &Value) -> bool {
     match (of, value) {
         (ColumnType::Text, Value::String(_)) | (ColumnType::Boolean, Value::Bool(_)) => true,
         (ColumnType::Int64, value) => value.is_i64(),
         (ColumnType::Float64, value) => value.is_number(),
-        // jiff also reads a zone in brackets, which RFC 3339 does not have.
-        (ColumnType::Timestamp, Value::String(text)) => !text.contains('[') && text.parse::<jiff::Timestamp>().is_ok(),
-        (ColumnType::Date, Value::String(text)) => {
-            text.len() == "2026-11-22".len() && text.parse::<jiff::civil::Date>().is_ok()
-        }
+        (ColumnType::Timestamp | ColumnType::Date, Value::String(text)) => is_time(of, text),
         _ => false,
+    }
+}
+
+fn is_time(of: ColumnType, text: &str) -> bool {
+    match of {
+        // jiff also reads a zone in brackets, which RFC 3339 does not have.
+        ColumnType::Timestamp => !text.contains('[') && text.parse::<jiff::Timestamp>().is_ok(),
+        _ => text.len() == "2026-11-22".len() && text.parse::<jiff::civil::Date>().is_ok(),
     }
 }
 
@@ -127,6 +200,55 @@ mod tests {
             let said = misfit(row);
             assert!(said.contains(words), "{row}: {said}");
         }
+    }
+
+    #[test]
+    fn a_row_on_several_lines_becomes_one() {
+        let row = "{\"id\":\n\"a\"}";
+        assert_eq!(fit(&dataset(), row).unwrap(), r#"{"id":"a"}"#);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn what_plainly_fits_fits(row in rows()) {
+            let plainly = Plain::fits(&dataset(), &row);
+            let declared = dataset();
+            let whole = serde_json::from_str::<Map<String, Value>>(&row).is_ok_and(|row| {
+                row.keys().all(|key| declared.columns.iter().any(|column| column.name == *key))
+                    && declared.columns.iter().all(|column| match row.get(&column.name).unwrap_or(&Value::Null) {
+                        Value::Null => column.nullable,
+                        value => is(column.of, value),
+                    })
+            });
+            proptest::prop_assert!(!plainly || whole, "{row}");
+        }
+    }
+
+    /// Objects of columns and values that are right, nearly right and wrong.
+    fn rows() -> impl proptest::strategy::Strategy<Value = String> {
+        use proptest::prelude::*;
+        let names = prop::sample::select(vec!["id", "n", "x", "ok", "at", "day", "other"]);
+        let values = prop::sample::select(vec![
+            "null",
+            "true",
+            "0",
+            "-0",
+            "-3",
+            "1.5",
+            "1e3",
+            "9223372036854775808",
+            "\"a\"",
+            "\"2026-11-22\"",
+            "\"2026-11-22T10:00:00Z\"",
+            "\"2026-11-22T10:00:00Z[UTC]\"",
+            "\"\\u0032026-11-22\"",
+            "[]",
+            "{}",
+        ]);
+        prop::collection::vec((names, values), 0..7).prop_map(|columns| {
+            let columns = columns.iter().map(|(name, value)| format!("\"{name}\":{value}"));
+            format!("{{{}}}", columns.collect::<Vec<_>>().join(","))
+        })
     }
 
     #[test]
