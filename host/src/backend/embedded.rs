@@ -20,6 +20,7 @@ mod cache;
 mod checkpoint;
 mod commit;
 mod committer;
+mod contents;
 mod exceptions;
 mod inbox;
 mod intake;
@@ -29,10 +30,13 @@ mod orders;
 mod outgoing;
 mod progress;
 mod queue;
+mod readers;
+mod recent;
 mod registry;
 mod rows;
 mod runs;
 mod schema;
+mod statements;
 mod tail;
 mod writer;
 
@@ -50,10 +54,12 @@ use tokio::sync::watch;
 
 use self::checkpoint::Checkpointer;
 use self::committer::Committer;
+use self::contents::Contents;
 use self::inbox::EmbeddedInbox;
 use self::orders::Orders;
 use self::queue::Queue;
-use self::tail::{Readers, Tail};
+use self::readers::{Disk, Readers};
+use self::tail::Tail;
 use super::{Backend, Error, Lifecycle, Result};
 use crate::fault::{self, Point};
 use crate::policy::ConsumerName;
@@ -155,6 +161,7 @@ struct Store {
     queue: Queue,
     tail: Tail,
     readers: Readers,
+    contents: Arc<Contents>,
     orders: Mutex<Orders>,
     inboxes: Mutex<BTreeMap<ConsumerName, Arc<EmbeddedInbox>>>,
     /// Rung when messages may be due.
@@ -165,10 +172,12 @@ struct Store {
 impl Store {
     fn new(file: &Path, connection: &Connection) -> rusqlite::Result<Self> {
         let head: Option<i64> = connection.query_row("SELECT max(position) FROM events", [], |row| row.get(0))?;
+        let contents = Arc::new(Contents::new());
         Ok(Self {
             queue: Queue::new(),
             tail: Tail::new(rows::unsigned(head.unwrap_or(0))),
-            readers: Readers::new(file),
+            readers: Readers::new(file, Arc::clone(&contents)),
+            contents,
             orders: Mutex::new(Orders::default()),
             inboxes: Mutex::new(BTreeMap::new()),
             outgoing: tokio::sync::Notify::new(),
@@ -201,8 +210,16 @@ impl Store {
         self: &Arc<Self>,
         read: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T> {
+        self.look(move |disk| read(disk.connection()?)).await
+    }
+
+    /// As [`Store::read`], with what is known of orders besides.
+    async fn look<T: Send + 'static>(
+        self: &Arc<Self>,
+        look: impl FnOnce(&Disk<'_>) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T> {
         let store = Arc::clone(self);
-        let outcome = tokio::task::spawn_blocking(move || store.readers.read(read)).await;
+        let outcome = tokio::task::spawn_blocking(move || look(&store.readers.disk())).await;
         outcome.map_err(|error| Error::Failed(error.to_string().into()))?.map_err(|error| failed(&error))
     }
 }

@@ -3,16 +3,18 @@
 //! A value that was written and is not durable yet must stay here (*dirty*); everything else may be dropped and
 //! read again. So a handler never waits for a commit of its own consumer, and hot keys cost no disk.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{OptionalExtension, params};
 
 use super::commit::StateNumber;
+use super::readers::Disk;
+use super::recent::Recent;
 use crate::effects::Value;
 
-/// Values kept per kind and consumer before clean ones are dropped.
-const SLOTS_MAX: usize = 65_536;
+/// Values kept per kind, consumer and generation, besides those that are on their way to the disk.
+const SLOTS_MAX: usize = 32_768;
 
 /// Keys and what they hold, in key order.
 pub type Entries = Vec<(Arc<str>, Arc<[u8]>)>;
@@ -23,11 +25,11 @@ struct Slot<T> {
     job: u64,
 }
 
-pub struct Slots<T>(HashMap<Arc<str>, Slot<T>>);
+struct Slots<T>(Recent<Arc<str>, Slot<T>>);
 
 impl<T: Clone> Slots<T> {
     fn new() -> Self {
-        Self(HashMap::new())
+        Self(Recent::new(SLOTS_MAX))
     }
 
     fn get_or_read(&mut self, key: &str, read: impl FnOnce() -> rusqlite::Result<T>) -> rusqlite::Result<T> {
@@ -35,12 +37,12 @@ impl<T: Clone> Slots<T> {
             return Ok(slot.value.clone());
         }
         let value = read()?;
-        self.0.insert(key.into(), Slot { value: value.clone(), job: 0 });
+        self.0.insert(key.into(), Slot { value: value.clone(), job: 0 }, |slot| slot.job > 0);
         Ok(value)
     }
 
-    fn set(&mut self, key: Arc<str>, value: T, job: u64) {
-        self.0.insert(key, Slot { value, job });
+    fn set(&mut self, key: Arc<str>, value: T, job: u64, durable: u64) {
+        self.0.insert(key, Slot { value, job }, |slot| slot.job > durable);
     }
 
     /// Values with the prefix, after `after`, that are not durable.
@@ -52,12 +54,6 @@ impl<T: Clone> Slots<T> {
             })
             .map(|(key, slot)| (Arc::clone(key), slot.value.clone()))
             .collect()
-    }
-
-    fn trim(&mut self, durable: u64) {
-        if self.0.len() > SLOTS_MAX {
-            self.0.retain(|_, slot| slot.job > durable);
-        }
     }
 }
 
@@ -77,20 +73,22 @@ impl Cache {
         *self = Self::new(self.state);
     }
 
-    pub fn entry(&mut self, disk: &Connection, key: &str) -> rusqlite::Result<Value> {
+    pub fn entry(&mut self, disk: &Disk<'_>, key: &str) -> rusqlite::Result<Value> {
         let state = self.state;
         self.entries.get_or_read(key, || {
-            disk.prepare_cached("SELECT value FROM entries WHERE state = ?1 AND key = ?2")?
+            disk.connection()?
+                .prepare_cached("SELECT value FROM entries WHERE state = ?1 AND key = ?2")?
                 .query_row(params![state, key], |row| Ok(Arc::from(row.get_ref(0)?.as_blob()?)))
                 .optional()
         })
     }
 
     /// 0 where there is none.
-    pub fn counter(&mut self, disk: &Connection, key: &str) -> rusqlite::Result<i64> {
+    pub fn counter(&mut self, disk: &Disk<'_>, key: &str) -> rusqlite::Result<i64> {
         let state = self.state;
         self.counters.get_or_read(key, || {
             let value = disk
+                .connection()?
                 .prepare_cached("SELECT value FROM counters WHERE state = ?1 AND key = ?2")?
                 .query_row(params![state, key], |row| row.get(0))
                 .optional()?;
@@ -101,26 +99,25 @@ impl Cache {
     /// Takes over what job number `job` writes.
     pub fn apply(&mut self, entries: &[(Arc<str>, Value)], counters: &[(Arc<str>, i64)], job: u64, durable: u64) {
         for (key, value) in entries {
-            self.entries.set(Arc::clone(key), value.clone(), job);
+            self.entries.set(Arc::clone(key), value.clone(), job, durable);
         }
         for (key, value) in counters {
-            self.counters.set(Arc::clone(key), *value, job);
+            self.counters.set(Arc::clone(key), *value, job, durable);
         }
-        self.entries.trim(durable);
-        self.counters.trim(durable);
     }
 
     pub fn scan(
         &self,
-        disk: &Connection,
+        disk: &Disk<'_>,
         prefix: &str,
         after: Option<&str>,
         limit: usize,
         durable: u64,
     ) -> rusqlite::Result<Entries> {
         let dirty = self.entries.dirty(prefix, after, durable);
-        let mut statement =
-            disk.prepare_cached("SELECT key, value FROM entries WHERE state = ?1 AND key >= ?2 ORDER BY key")?;
+        let mut statement = disk
+            .connection()?
+            .prepare_cached("SELECT key, value FROM entries WHERE state = ?1 AND key >= ?2 ORDER BY key")?;
         let stored = statement.query_map(params![self.state, after.unwrap_or(prefix).max(prefix)], |row| {
             Ok((Arc::from(row.get_ref(0)?.as_str()?), Some(Arc::from(row.get_ref(1)?.as_blob()?))))
         })?;
@@ -130,15 +127,16 @@ impl Cache {
 
     pub fn scan_counts(
         &self,
-        disk: &Connection,
+        disk: &Disk<'_>,
         prefix: &str,
         after: Option<&str>,
         limit: usize,
         durable: u64,
     ) -> rusqlite::Result<Vec<(Arc<str>, i64)>> {
         let dirty = self.counters.dirty(prefix, after, durable).into_iter().map(|(key, value)| (key, Some(value)));
-        let mut statement =
-            disk.prepare_cached("SELECT key, value FROM counters WHERE state = ?1 AND key >= ?2 ORDER BY key")?;
+        let mut statement = disk
+            .connection()?
+            .prepare_cached("SELECT key, value FROM counters WHERE state = ?1 AND key >= ?2 ORDER BY key")?;
         let stored = statement.query_map(params![self.state, after.unwrap_or(prefix).max(prefix)], |row| {
             Ok((Arc::from(row.get_ref(0)?.as_str()?), Some(row.get(1)?)))
         })?;

@@ -102,6 +102,7 @@ impl Committer {
         let (events, placed) = (std::mem::take(&mut writer.events), std::mem::take(&mut writer.placed));
         self.connection.execute_batch("COMMIT")?;
         fault::pass(Point::BatchCommitted);
+        self.store.contents.placed(&placed);
         self.store.orders.lock().placed(placed, self.store.queue.durable());
         self.store.tail.append(events);
         Ok(())

@@ -15,7 +15,8 @@ pub use self::desk::Desk;
 use super::cache::Cache;
 use super::commit::{Commit, ConsumerCommit, ConsumerNumber, StateNumber};
 use super::queue::{DEPTH_OF_DELIVERIES_MAX, Job};
-use super::{Store, failed, rows, tail};
+use super::readers::Disk;
+use super::{Store, failed, rows};
 use crate::backend::{Delivery, Finished, Inbox, InboxPolicy, Lease, Origin, Result, Settlement, View};
 use crate::clock::Timestamp;
 use crate::effects::Reads;
@@ -105,11 +106,7 @@ impl EmbeddedInbox {
             if !desk.is_open() || desk.lanes.unstored() >= WINDOW || desk.cursor >= self.store.tail.head() {
                 return Ok(());
             }
-            let cursor = desk.cursor;
-            let events = match self.store.tail.after(cursor, CHUNK) {
-                Some(events) => events,
-                None => self.store.readers.read(|disk| tail::stored_after(disk, cursor, CHUNK))?,
-            };
+            let events = self.store.tail.read(&self.store.readers, desk.cursor, CHUNK)?;
             if events.is_empty() {
                 return Ok(());
             }
@@ -135,11 +132,8 @@ impl EmbeddedInbox {
     }
 
     fn event_at(&self, position: u64) -> rusqlite::Result<Option<Arc<Event>>> {
-        if let Some(events) = self.store.tail.after(position.saturating_sub(1), 1) {
-            return Ok(events.into_iter().next());
-        }
-        let stored = self.store.readers.read(|disk| tail::stored_after(disk, position.saturating_sub(1), 1))?;
-        Ok(stored.into_iter().next().filter(|event| event.position.get() == position))
+        let found = self.store.tail.read(&self.store.readers, position.saturating_sub(1), 1)?;
+        Ok(found.into_iter().next().filter(|event| event.position.get() == position))
     }
 
     fn try_lease(&self) -> rusqlite::Result<Option<Delivery>> {
@@ -224,9 +218,9 @@ struct StateView {
 }
 
 impl StateView {
-    fn with<T>(&self, read: impl FnOnce(&mut Cache, &Connection) -> rusqlite::Result<T>) -> Result<T> {
+    fn with<T>(&self, read: impl FnOnce(&mut Cache, &Disk<'_>) -> rusqlite::Result<T>) -> Result<T> {
         let mut cache = self.cache.lock();
-        self.store.readers.read(|disk| read(&mut cache, disk)).map_err(|error| failed(&error))
+        read(&mut cache, &self.store.readers.disk()).map_err(|error| failed(&error))
     }
 }
 
@@ -252,7 +246,7 @@ impl View for StateView {
 
     async fn order(&self, id: OrderId) -> Result<Option<Order>> {
         let mut orders = self.store.orders.lock();
-        let found = self.store.readers.read(|disk| orders.get(disk, id)).map_err(|error| failed(&error))?;
+        let found = orders.get(&self.store.readers.disk(), id).map_err(|error| failed(&error))?;
         Ok(found.map(|(_, order)| order))
     }
 }

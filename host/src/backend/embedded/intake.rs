@@ -48,7 +48,7 @@ impl Embedded {
     /// Decides on the order as it stands and sends the change off, under the lock of the orders.
     fn decide(&self, id: OrderId, change: Change, reply: Reply<()>) -> Result<Changed> {
         let mut orders = self.store.orders.lock();
-        let found = self.store.readers.read(|disk| orders.get(disk, id)).map_err(|error| failed(&error))?;
+        let found = orders.get(&self.store.readers.disk(), id).map_err(|error| failed(&error))?;
         let Some((number, order)) = found else { return Ok(Changed::UnknownOrder) };
         let order = match order.after(&change) {
             Ok(order) => order,

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use rusqlite::{Connection, params};
 
-use super::{Embedded, rows, tail};
+use super::readers::Disk;
+use super::tail::stored_after;
+use super::{Embedded, rows};
 use crate::backend::{
     DeliveryReport, DeliveryState, Error, Journal, MessageReport, MessageState, OrderQuery, Page, Result,
 };
@@ -18,7 +20,7 @@ const ROWS_LOOKED_AT_MAX: usize = 20_000;
 #[async_trait]
 impl Journal for Embedded {
     async fn order(&self, id: OrderId) -> Result<Option<Order>> {
-        let found = self.store.read(move |disk| rows::order_by_id(disk, id)).await?;
+        let found = self.store.look(move |disk| rows::order_by_id(disk.connection()?, disk.contents(), id)).await?;
         Ok(found.map(|(_, order)| order))
     }
 
@@ -28,19 +30,19 @@ impl Journal for Embedded {
     }
 
     async fn events_of(&self, id: OrderId) -> Result<Vec<Arc<Event>>> {
-        self.store.read(move |disk| events_of(disk, id)).await
+        self.store.look(move |disk| events_of(disk, id)).await
     }
 
     async fn deliveries_of(&self, id: OrderId) -> Result<Vec<DeliveryReport>> {
         let inboxes = self.store.inboxes();
         self.store
-            .read(move |disk| {
+            .look(move |disk| {
                 let events = events_of(disk, id)?;
                 let mut reports = Vec::new();
                 for event in &events {
                     let wants =
                         |name: &str| inboxes.iter().find(|inbox| inbox.name.as_str() == name)?.wants(event.kind());
-                    deliveries_of(disk, event, wants, &mut reports)?;
+                    deliveries_of(disk.connection()?, event, wants, &mut reports)?;
                 }
                 Ok(reports)
             })
@@ -51,7 +53,7 @@ impl Journal for Embedded {
         let after = after.map_or(0, Position::get);
         match self.store.tail.after(after, limit) {
             Some(events) => Ok(events),
-            None => self.store.read(move |disk| tail::stored_after(disk, after, limit)).await,
+            None => self.store.look(move |disk| stored_after(disk.connection()?, disk.contents(), after, limit)).await,
         }
     }
 
@@ -99,13 +101,15 @@ fn orders(disk: &Connection, query: &OrderQuery, after: Option<i64>) -> rusqlite
     Ok(Page { items, next: None })
 }
 
-fn events_of(disk: &Connection, id: OrderId) -> rusqlite::Result<Vec<Arc<Event>>> {
+fn events_of(disk: &Disk<'_>, id: OrderId) -> rusqlite::Result<Vec<Arc<Event>>> {
     let sql = format!(
         "SELECT {} FROM orders AS o JOIN events AS e ON e.order_number = o.number WHERE o.id = ?1 ORDER BY e.position",
         rows::EVENT
     );
-    let mut statement = disk.prepare_cached(&sql)?;
-    statement.query_map([rows::id(&id)], rows::event)?.collect()
+    let connection = disk.connection()?;
+    let mut statement = connection.prepare_cached(&sql)?;
+    let events = statement.query_map([rows::id(&id)], |row| rows::event(row, connection, disk.contents()))?;
+    events.collect()
 }
 
 /// One report per consumer that the event concerns.

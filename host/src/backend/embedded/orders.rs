@@ -1,15 +1,13 @@
 //! Orders as they stand with every change on its way to the disk: what a step is decided on.
 
-use std::collections::HashMap;
-
-use rusqlite::Connection;
-
 use super::commit::OrderNumber;
+use super::readers::Disk;
+use super::recent::Recent;
 use super::rows;
 use crate::order::{Order, OrderId};
 
-/// Orders kept before the durable ones are dropped.
-const SLOTS_MAX: usize = 16_384;
+/// Orders kept per generation, besides those whose change is on its way to the disk.
+const ORDERS_MAX: usize = 16_384;
 
 struct Slot {
     number: OrderNumber,
@@ -19,36 +17,39 @@ struct Slot {
 }
 
 /// Knows only orders that are durable: an id is told to nobody before.
-#[derive(Default)]
-pub struct Orders(HashMap<OrderId, Slot>);
+pub struct Orders(Recent<OrderId, Slot>);
+
+impl Default for Orders {
+    fn default() -> Self {
+        Self(Recent::new(ORDERS_MAX))
+    }
+}
 
 impl Orders {
-    pub fn get(&mut self, disk: &Connection, id: OrderId) -> rusqlite::Result<Option<(OrderNumber, Order)>> {
+    pub fn get(&mut self, disk: &Disk<'_>, id: OrderId) -> rusqlite::Result<Option<(OrderNumber, Order)>> {
         if let Some(slot) = self.0.get(&id) {
             return Ok(Some((slot.number, slot.order.clone())));
         }
-        let Some((number, order)) = rows::order_by_id(disk, id)? else { return Ok(None) };
-        self.0.insert(id, Slot { number, order: order.clone(), job: 0 });
+        let Some((number, order)) = rows::order_by_id(disk.connection()?, disk.contents(), id)? else {
+            return Ok(None);
+        };
+        // What is as it is on disk pushes nothing out that is not.
+        self.0.insert(id, Slot { number, order: order.clone(), job: 0 }, |slot| slot.job > 0);
         Ok(Some((number, order)))
     }
 
     /// Takes over an order as job number `job` leaves it.
     pub fn set(&mut self, number: OrderNumber, order: Order, job: u64, durable: u64) {
-        self.0.insert(order.id, Slot { number, order, job });
-        self.trim(durable);
+        self.0.insert(order.id, Slot { number, order, job }, |slot| slot.job > durable);
     }
 
     /// New orders, durable now: consumers are about to ask for them.
     pub fn placed(&mut self, orders: Vec<(OrderNumber, Order)>, durable: u64) {
-        self.trim(durable);
         for (number, order) in orders {
-            self.0.entry(order.id).or_insert(Slot { number, order, job: 0 });
-        }
-    }
-
-    fn trim(&mut self, durable: u64) {
-        if self.0.len() > SLOTS_MAX {
-            self.0.retain(|_, slot| slot.job > durable);
+            // A change decided meanwhile is newer.
+            if self.0.get(&order.id).is_none() {
+                self.0.insert(order.id, Slot { number, order, job: 0 }, |slot| slot.job > durable);
+            }
         }
     }
 
@@ -61,7 +62,7 @@ impl Orders {
 mod tests {
     use std::sync::Arc;
 
-    use super::{Orders, SLOTS_MAX};
+    use super::{ORDERS_MAX, Orders};
     use crate::clock::Timestamp;
     use crate::order::{Content, Customer, Order};
 
@@ -78,10 +79,10 @@ mod tests {
             metadata: std::collections::BTreeMap::new(),
         });
         let mut orders = Orders::default();
-        for _ in 0..3 * SLOTS_MAX / BATCH {
+        for _ in 0..5 * ORDERS_MAX / BATCH {
             let placed = (0..BATCH).map(|_| (1, Order::place(Arc::clone(&content), Timestamp::now())));
             orders.placed(placed.collect(), 0);
         }
-        assert!(orders.0.len() <= SLOTS_MAX + BATCH, "{}", orders.0.len());
+        assert!(orders.0.iter().count() <= 2 * ORDERS_MAX, "{}", orders.0.iter().count());
     }
 }

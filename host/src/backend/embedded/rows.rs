@@ -10,15 +10,16 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::commit::OrderNumber;
+use super::contents::{Contents, Fixed};
 use super::progress::Progress;
 use crate::backend::Error;
 use crate::clock::Timestamp;
 use crate::event::{Body, Custom, Event, Lane, Position};
 use crate::order::{Change, Content, Order, OrderId, Status};
 
-/// Columns of [`event`], from `events AS e LEFT JOIN orders AS o ON o.number = e.order_number`.
-pub const EVENT: &str = "e.position, e.id, e.time, e.cause, e.depth, e.revision, e.data, o.id, o.placed_at, o.content, \
-                         e.kind, e.source, e.origin_id, e.subject, e.order_id";
+/// Columns of [`event`], from `events AS e`.
+pub const EVENT: &str = "e.position, e.id, e.time, e.cause, e.depth, e.revision, e.data, e.order_number, e.kind, e.source, \
+                         e.origin_id, e.subject, e.order_id";
 /// Columns of [`order`].
 pub const ORDER: &str = "number, id, status, revision, placed_at, content";
 
@@ -95,20 +96,33 @@ pub fn progress(row: &Row<'_>, index: usize) -> rusqlite::Result<Progress> {
 
 /// An order as it stands, from the columns [`ORDER`].
 pub fn order(row: &Row<'_>) -> rusqlite::Result<(OrderNumber, Order)> {
+    let content = Arc::new(from_json::<Content>(row.get_ref(5)?.as_str()?)?);
+    order_with(row, content)
+}
+
+fn order_with(row: &Row<'_>, content: Arc<Content>) -> rusqlite::Result<(OrderNumber, Order)> {
     let order = Order {
         id: column(row, 1)?,
         status: column(row, 2)?,
         revision: unsigned(row.get(3)?),
         placed_at: timestamp(row, 4)?,
-        content: Arc::new(from_json::<Content>(row.get_ref(5)?.as_str()?)?),
+        content,
     };
     Ok((row.get(0)?, order))
 }
 
-pub fn order_by_id(connection: &Connection, id: OrderId) -> rusqlite::Result<Option<(OrderNumber, Order)>> {
+pub fn order_by_id(
+    connection: &Connection,
+    contents: &Contents,
+    id: OrderId,
+) -> rusqlite::Result<Option<(OrderNumber, Order)>> {
+    let known = |row: &Row<'_>| match contents.get(row.get(0)?) {
+        Some(fixed) => order_with(row, fixed.content),
+        None => order(row),
+    };
     connection
         .prepare_cached(&format!("SELECT {ORDER} FROM orders WHERE id = ?1"))?
-        .query_row([id.to_string()], order)
+        .query_row([id.to_string()], known)
         .optional()
 }
 
@@ -132,28 +146,22 @@ pub fn order_by_reference(connection: &Connection, reference: &str) -> rusqlite:
 }
 
 /// An event, from the columns [`EVENT`].
-pub fn event(row: &Row<'_>) -> rusqlite::Result<Arc<Event>> {
+pub fn event(row: &Row<'_>, connection: &Connection, contents: &Contents) -> rusqlite::Result<Arc<Event>> {
     let revision: Option<i64> = row.get(5)?;
     let data = row.get_ref(6)?.as_str()?;
     let body = match revision {
         Some(revision) => {
             let change: Change = from_json(data)?;
-            let content = Arc::new(from_json::<Content>(row.get_ref(9)?.as_str()?)?);
-            let order = Order {
-                id: column(row, 7)?,
-                status: change.status(),
-                revision: unsigned(revision),
-                placed_at: timestamp(row, 8)?,
-                content,
-            };
+            let Fixed { id, placed_at, content } = contents.get_or_read(connection, row.get(7)?)?;
+            let order = Order { id, status: change.status(), revision: unsigned(revision), placed_at, content };
             Body::OrderChanged { order, change }
         }
         None => Body::Custom(Custom {
-            kind: shared(row, 10)?,
-            source: shared(row, 11)?,
-            origin_id: row.get_ref(12)?.as_str_or_null()?.map(Into::into),
-            subject: shared(row, 13)?,
-            order_id: optional(row, 14)?,
+            kind: shared(row, 8)?,
+            source: shared(row, 9)?,
+            origin_id: row.get_ref(10)?.as_str_or_null()?.map(Into::into),
+            subject: shared(row, 11)?,
+            order_id: optional(row, 12)?,
             data: from_json::<Box<serde_json::value::RawValue>>(data)?.into(),
         }),
     };

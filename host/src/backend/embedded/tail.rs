@@ -1,27 +1,37 @@
-//! The newest events in memory, so that a consumer at the live edge reads no disk; and the readers for the rest.
+//! Events as consumers read them: the newest from memory, older ones from disk, in chunks that consumers share.
 
 use std::collections::VecDeque;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
-use rusqlite::Connection;
+use rusqlite::{Connection, params};
 
-use super::{rows, schema};
+use super::contents::Contents;
+use super::readers::Readers;
+use super::rows;
 use crate::event::Event;
 
-/// Events kept: a burst of a second, at about 2 KiB each.
-const EVENTS_MAX: usize = 8_192;
+/// Events kept: a burst of a few seconds. The content of an order is shared by its events and held by `contents`.
+const EVENTS_MAX: usize = 32_768;
+/// Events read from disk at once.
+const CHUNK: u64 = 256;
+/// Chunks kept, for consumers that are behind by about as much as each other.
+const CHUNKS_MAX: usize = 32;
+
+/// The events of one chunk that is behind for good.
+type Chunk = Arc<[Arc<Event>]>;
 
 pub struct Tail {
     events: Mutex<VecDeque<Arc<Event>>>,
+    /// By number, the one used last at the end. Held while a chunk is read, so that it is read once.
+    chunks: Mutex<VecDeque<(u64, Chunk)>>,
     head: AtomicU64,
 }
 
 impl Tail {
     pub fn new(head: u64) -> Self {
-        Self { events: Mutex::new(VecDeque::new()), head: AtomicU64::new(head) }
+        Self { events: Mutex::new(VecDeque::new()), chunks: Mutex::new(VecDeque::new()), head: AtomicU64::new(head) }
     }
 
     /// Position of the last event that is durable; 0 before the first.
@@ -34,9 +44,10 @@ impl Tail {
         let mut events = self.events.lock();
         events.extend(new);
         let surplus = events.len().saturating_sub(EVENTS_MAX);
-        events.drain(..surplus);
+        let forgotten: Vec<_> = events.drain(..surplus).collect();
         drop(events);
         self.head.store(last, Ordering::Release);
+        drop(forgotten);
     }
 
     /// At most `limit` events after `after`; `None` where the tail does not reach back that far.
@@ -44,47 +55,63 @@ impl Tail {
         let events = self.events.lock();
         let first = events.front()?.position.get();
         let skip = usize::try_from((after + 1).checked_sub(first)?).ok()?;
-        Some(events.iter().skip(skip).take(limit).cloned().collect())
-    }
-}
-
-/// Connections that see what is committed.
-pub struct Readers {
-    file: PathBuf,
-    idle: Mutex<Vec<Connection>>,
-}
-
-/// Connections kept open; more are opened and closed when more than this read at once.
-const IDLE_MAX: usize = 8;
-
-impl Readers {
-    pub fn new(file: &Path) -> Self {
-        Self { file: file.to_owned(), idle: Mutex::new(Vec::new()) }
+        Some(events.range(skip.min(events.len())..).take(limit).cloned().collect())
     }
 
-    pub fn read<T>(&self, read: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> rusqlite::Result<T> {
-        let idle = self.idle.lock().pop();
-        let connection = match idle {
-            Some(connection) => connection,
-            None => schema::open_reader(&self.file)?,
-        };
-        let value = read(&connection);
-        let mut idle = self.idle.lock();
-        if idle.len() < IDLE_MAX {
-            idle.push(connection);
+    /// At most `limit` events after `after`, from memory or from disk; none only if there are none.
+    pub fn read(&self, readers: &Readers, after: u64, limit: usize) -> rusqlite::Result<Vec<Arc<Event>>> {
+        if let Some(events) = self.after(after, limit) {
+            return Ok(events);
         }
-        value
+        let number = after / CHUNK;
+        if (number + 1) * CHUNK <= self.head() {
+            let chunk = self.chunk(readers, number)?;
+            let behind = chunk.iter().filter(|event| event.position.get() > after);
+            let events: Vec<_> = behind.take(limit).cloned().collect();
+            if !events.is_empty() {
+                return Ok(events);
+            }
+        }
+        let disk = readers.disk();
+        stored_after(disk.connection()?, disk.contents(), after, limit)
+    }
+
+    fn chunk(&self, readers: &Readers, number: u64) -> rusqlite::Result<Chunk> {
+        let mut chunks = self.chunks.lock();
+        if let Some(index) = chunks.iter().rposition(|(other, _)| *other == number)
+            && let Some(found) = chunks.remove(index)
+        {
+            let events = Arc::clone(&found.1);
+            chunks.push_back(found);
+            return Ok(events);
+        }
+        let disk = readers.disk();
+        let (after, last) = (number * CHUNK, (number + 1) * CHUNK);
+        let mut events = stored_after(disk.connection()?, disk.contents(), after, usize::try_from(CHUNK).unwrap_or(0))?;
+        events.retain(|event| event.position.get() <= last);
+        let events = Chunk::from(events);
+        if chunks.len() >= CHUNKS_MAX {
+            chunks.pop_front();
+        }
+        chunks.push_back((number, Arc::clone(&events)));
+        Ok(events)
     }
 }
 
 /// Events after `after` from the disk, oldest first.
-pub fn stored_after(connection: &Connection, after: u64, limit: usize) -> rusqlite::Result<Vec<Arc<Event>>> {
-    let sql = format!(
-        "SELECT {} FROM events AS e LEFT JOIN orders AS o ON o.number = e.order_number
-         WHERE e.position > ?1 ORDER BY e.position LIMIT ?2",
-        rows::EVENT
-    );
+pub fn stored_after(
+    connection: &Connection,
+    contents: &Contents,
+    after: u64,
+    limit: usize,
+) -> rusqlite::Result<Vec<Arc<Event>>> {
+    let sql = format!("SELECT {} FROM events AS e WHERE e.position > ?1 ORDER BY e.position LIMIT ?2", rows::EVENT);
     let mut statement = connection.prepare_cached(&sql)?;
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-    statement.query_map(rusqlite::params![rows::signed(after), limit], rows::event)?.collect()
+    let mut found = statement.query(params![rows::signed(after), limit])?;
+    let mut events = Vec::new();
+    while let Some(row) = found.next()? {
+        events.push(rows::event(row, connection, contents)?);
+    }
+    Ok(events)
 }

@@ -12,6 +12,7 @@ use super::commit::{Commit, ConsumerCommit, ConsumerNumber, NewBody, NewEvent, N
 use super::exceptions::{OpenRun, open_runs};
 use super::progress::Progress;
 use super::rows;
+use super::statements::Statements;
 use crate::backend::{Origin, Placed, Placement, Published};
 use crate::clock::Timestamp;
 use crate::effects::Value;
@@ -44,6 +45,7 @@ impl Memory {
 /// One batch.
 pub struct Writer<'a> {
     pub connection: &'a Connection,
+    statements: Statements<'a>,
     pub memory: &'a mut Memory,
     pub now: Timestamp,
     /// Events of this batch, in journal order, with the numbers of the orders they placed.
@@ -59,6 +61,7 @@ impl<'a> Writer<'a> {
     pub fn new(connection: &'a Connection, memory: &'a mut Memory, now: Timestamp) -> Self {
         Self {
             connection,
+            statements: Statements::new(connection),
             memory,
             now,
             events: Vec::new(),
@@ -86,12 +89,10 @@ impl<'a> Writer<'a> {
             return Ok(Placed::ReferenceTaken { by, same_content: fingerprint == placement.fingerprint });
         }
         let number = self.memory.orders + 1;
-        self.connection
-            .prepare_cached(
-                "INSERT INTO orders (number, id, reference, status, revision, placed_at, customer_id, content, fingerprint)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
-            )?
-            .execute(params![
+        self.statements.execute(
+            "INSERT INTO orders (number, id, reference, status, revision, placed_at, customer_id, content, fingerprint)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+            params![
                 number,
                 rows::id(&order.id),
                 order.content.reference,
@@ -101,14 +102,14 @@ impl<'a> Writer<'a> {
                 order.content.customer.id,
                 content,
                 placement.fingerprint.as_slice(),
-            ])?;
+            ],
+        )?;
         self.memory.orders = number;
         if let Some(key) = &placement.idempotency_key {
-            self.connection
-                .prepare_cached(
-                    "INSERT INTO idempotency (key, fingerprint, order_number, time) VALUES (?1, ?2, ?3, ?4)",
-                )?
-                .execute(params![key, placement.fingerprint.as_slice(), number, rows::millis(self.now)])?;
+            self.statements.execute(
+                "INSERT INTO idempotency (key, fingerprint, order_number, time) VALUES (?1, ?2, ?3, ?4)",
+                params![key, placement.fingerprint.as_slice(), number, rows::millis(self.now)],
+            )?;
         }
         self.placed.push((number, order.clone()));
         self.event(NewEvent {
@@ -122,9 +123,9 @@ impl<'a> Writer<'a> {
         Ok(Placed::New(order.clone()))
     }
 
-    fn idempotency_record(&self, key: &str) -> rusqlite::Result<Option<([u8; 32], OrderNumber)>> {
-        self.connection
-            .prepare_cached("SELECT fingerprint, order_number FROM idempotency WHERE key = ?1")?
+    fn idempotency_record(&mut self, key: &str) -> rusqlite::Result<Option<([u8; 32], OrderNumber)>> {
+        self.statements
+            .statement("SELECT fingerprint, order_number FROM idempotency WHERE key = ?1")?
             .query_row([key], |row| Ok((row.get(0)?, row.get(1)?)))
             .optional()
     }
@@ -184,7 +185,7 @@ impl<'a> Writer<'a> {
     }
 
     fn order_changed(
-        &self,
+        &mut self,
         position: u64,
         event: &NewEvent,
         number: OrderNumber,
@@ -192,16 +193,15 @@ impl<'a> Writer<'a> {
         change: &Change,
     ) -> rusqlite::Result<()> {
         if order.revision > 1 {
-            self.connection
-                .prepare_cached("UPDATE orders SET status = ?1, revision = ?2 WHERE number = ?3")?
-                .execute(params![order.status.as_str(), rows::signed(order.revision), number])?;
+            self.statements.execute(
+                "UPDATE orders SET status = ?1, revision = ?2 WHERE number = ?3",
+                params![order.status.as_str(), rows::signed(order.revision), number],
+            )?;
         }
-        self.connection
-            .prepare_cached(
-                "INSERT INTO events (position, id, time, kind, order_number, revision, cause, depth, data, consumer, astray)
+        self.statements.execute(
+"INSERT INTO events (position, id, time, kind, order_number, revision, cause, depth, data, consumer, astray)
                  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
-            )?
-            .execute(params![
+params![
                 rows::signed(position),
                 rows::id(&event.id),
                 rows::millis(event.time),
@@ -213,23 +213,22 @@ impl<'a> Writer<'a> {
                 rows::json(change)?,
                 event.by.map(|by| by.consumer),
                 event.astray(),
-            ])?;
+            ],
+)?;
         Ok(())
     }
 
-    fn custom(&self, position: u64, event: &NewEvent, custom: &Custom) -> rusqlite::Result<()> {
+    fn custom(&mut self, position: u64, event: &NewEvent, custom: &Custom) -> rusqlite::Result<()> {
         let order_id = custom.order_id.map(|order_id| rows::id(&order_id));
         let number = match &order_id {
             Some(order_id) => rows::order_number(self.connection, order_id)?,
             None => None,
         };
-        self.connection
-            .prepare_cached(
-                "INSERT INTO events (position, id, time, kind, order_number, cause, depth, order_id, source, origin_id,
+        self.statements.execute(
+            "INSERT INTO events (position, id, time, kind, order_number, cause, depth, order_id, source, origin_id,
                                      subject, data, consumer, astray)
                  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
-            )?
-            .execute(params![
+            params![
                 rows::signed(position),
                 rows::id(&event.id),
                 rows::millis(event.time),
@@ -244,7 +243,8 @@ impl<'a> Writer<'a> {
                 custom.data.get(),
                 event.by.map(|by| by.consumer),
                 event.astray(),
-            ])?;
+            ],
+        )?;
         Ok(())
     }
 
@@ -274,26 +274,26 @@ impl<'a> Writer<'a> {
             self.message(consumer, position, message)?;
         }
         for record in &commit.records {
-            self.connection
-                .prepare_cached("INSERT INTO records (dataset, consumer, position, row) VALUES (?1, ?2, ?3, ?4)")?
-                .execute(params![&*record.dataset, consumer, rows::signed(position), record.row])?;
+            self.statements.execute(
+                "INSERT INTO records (dataset, consumer, position, row) VALUES (?1, ?2, ?3, ?4)",
+                params![&*record.dataset, consumer, rows::signed(position), record.row],
+            )?;
         }
         Ok(())
     }
 
-    fn message(&self, consumer: ConsumerNumber, position: u64, new: &NewMessage) -> rusqlite::Result<()> {
-        self.connection
-            .prepare_cached(
-                "INSERT INTO messages (message_id, consumer, position, state, due, time, message)
+    fn message(&mut self, consumer: ConsumerNumber, position: u64, new: &NewMessage) -> rusqlite::Result<()> {
+        self.statements.execute(
+            "INSERT INTO messages (message_id, consumer, position, state, due, time, message)
                  VALUES (?1, ?2, ?3, 'pending', ?4, ?4, ?5)",
-            )?
-            .execute(params![
+            params![
                 new.message_id,
                 consumer,
                 rows::signed(position),
                 rows::millis(new.time),
                 rows::json(&new.message)?,
-            ])?;
+            ],
+        )?;
         Ok(())
     }
 

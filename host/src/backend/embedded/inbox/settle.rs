@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use parking_lot::MutexGuard;
-use rusqlite::Connection;
 
 use super::desk::{Desk, waiting};
 use super::{EmbeddedInbox, lane_of, position_of};
@@ -15,6 +14,7 @@ use crate::backend::embedded::commit::{
 };
 use crate::backend::embedded::orders::Orders;
 use crate::backend::embedded::queue::Job;
+use crate::backend::embedded::readers::Disk;
 use crate::backend::embedded::runs::Handled;
 use crate::backend::{Cause, Delivery, Finished, Origin, Ran, Settlement, cause};
 use crate::clock::Timestamp;
@@ -35,16 +35,10 @@ pub fn finish(inbox: &EmbeddedInbox, delivery: Delivery, reads: &Reads, settleme
         return Finished::Accepted;
     }
     let mut orders = inbox.store.orders.lock();
-    let outcome = inbox.store.readers.read(|disk| {
-        let mut ground = Ground { disk, cache: &mut cache, orders: &mut orders };
-        if !ground.holds(reads)? {
-            return Ok(None);
-        }
-        match &settlement {
-            Settlement::Done { effects, .. } => ground.decide(inbox.number, &delivery, effects),
-            _ => Ok(Some(Decided::default())),
-        }
-    });
+    let disk = inbox.store.readers.disk();
+    let mut ground = Ground { disk: &disk, cache: &mut cache, orders: &mut orders };
+    let outcome = ground.settle(inbox.number, &delivery, reads, &settlement);
+    drop(disk);
     match outcome {
         Ok(Some(decided)) => commit(inbox, &mut cache, orders, delivery, settlement, decided),
         Ok(None) => Finished::Conflict(delivery),
@@ -57,7 +51,7 @@ pub fn finish(inbox: &EmbeddedInbox, delivery: Delivery, reads: &Reads, settleme
 
 /// What a commit is decided on: the latest of everything, durable or not.
 struct Ground<'a> {
-    disk: &'a Connection,
+    disk: &'a Disk<'a>,
     cache: &'a mut Cache,
     orders: &'a mut Orders,
 }
@@ -71,6 +65,23 @@ struct Decided {
 }
 
 impl Ground<'_> {
+    /// `None` where something does not hold any more.
+    fn settle(
+        &mut self,
+        consumer: ConsumerNumber,
+        delivery: &Delivery,
+        reads: &Reads,
+        settlement: &Settlement,
+    ) -> rusqlite::Result<Option<Decided>> {
+        if !self.holds(reads)? {
+            return Ok(None);
+        }
+        match settlement {
+            Settlement::Done { effects, .. } => self.decide(consumer, delivery, effects),
+            _ => Ok(Some(Decided::default())),
+        }
+    }
+
     fn holds(&mut self, reads: &Reads) -> rusqlite::Result<bool> {
         for (key, seen) in &reads.entries {
             if self.cache.entry(self.disk, key)? != *seen {

@@ -1,0 +1,90 @@
+//! What was used lately, in two generations: when the young one is full it becomes the old one, and what nobody asked
+//! for since the last turn is forgotten. Unlike emptying a full map at once, this never forgets what is hot.
+
+use std::borrow::Borrow;
+use std::collections::HashMap;
+use std::hash::Hash;
+
+pub struct Recent<K, V> {
+    young: HashMap<K, V>,
+    old: HashMap<K, V>,
+    /// Of one generation.
+    max: usize,
+}
+
+impl<K: Hash + Eq, V> Recent<K, V> {
+    /// Keeps at most twice `max`, besides what must be kept.
+    pub fn new(max: usize) -> Self {
+        Self { young: HashMap::new(), old: HashMap::new(), max }
+    }
+
+    pub fn get<Q: Hash + Eq + ?Sized>(&mut self, key: &Q) -> Option<&V>
+    where
+        K: Borrow<Q>,
+    {
+        if !self.old.is_empty() && !self.young.contains_key(key) {
+            let (key, value) = self.old.remove_entry(key)?;
+            self.young.insert(key, value);
+        }
+        self.young.get(key)
+    }
+
+    /// Values for which `keep` holds are never forgotten.
+    pub fn insert(&mut self, key: K, value: V, keep: impl Fn(&V) -> bool) {
+        if self.young.len() >= self.max {
+            let forgotten = std::mem::replace(&mut self.old, std::mem::take(&mut self.young));
+            self.young.extend(forgotten.into_iter().filter(|(_, value)| keep(value)));
+        }
+        self.old.remove(&key);
+        self.young.insert(key, value);
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
+        self.young.iter().chain(&self.old)
+    }
+
+    pub fn clear(&mut self) {
+        self.young.clear();
+        self.old.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Recent;
+
+    #[test]
+    fn what_is_used_again_and_again_stays_and_what_is_not_goes() {
+        let mut recent = Recent::new(8);
+        recent.insert(0, "hot", |_| false);
+        for key in 1..1_000 {
+            recent.insert(key, "cold", |_| false);
+            assert_eq!(recent.get(&0), Some(&"hot"));
+            assert!(recent.iter().count() <= 8 * 2 + 1, "{key}");
+        }
+        assert_eq!(recent.get(&1), None);
+    }
+
+    #[test]
+    fn what_must_be_kept_is_kept_until_it_need_not_be() {
+        let mut recent = Recent::new(4);
+        for key in 0..100 {
+            recent.insert(key, key, |_| true);
+        }
+        assert!((0..100).all(|key| recent.get(&key) == Some(&key)));
+        for key in 100..400 {
+            recent.insert(key, key, |_| false);
+        }
+        assert!((0..100).all(|key| recent.get(&key).is_none()));
+    }
+
+    #[test]
+    fn a_key_has_its_newest_value() {
+        let mut recent = Recent::new(2);
+        for value in 0..20 {
+            recent.insert(value % 3, value, |_| false);
+            assert_eq!(recent.get(&(value % 3)), Some(&value));
+            assert_eq!(recent.iter().filter(|(key, _)| **key == value % 3).count(), 1);
+        }
+    }
+}
