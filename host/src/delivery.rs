@@ -158,7 +158,9 @@ async fn handle(shared: &Shared, mut delivery: Delivery) {
     fault::pass(Point::DeliveryLeased);
     let live = shared.live.load_full();
     for _ in 0..CONFLICTS_MAX {
+        let underway = shared.meters.begin();
         let handled = live.version.handle(&delivery, shared.inbox.view()).await;
+        drop(underway);
         fault::pass(Point::DeliveryHandled);
         if let Outcome::Store(error) = &handled.outcome {
             tracing::warn!(consumer = %shared.name, event = %delivery.event.id, %error, "the store did not answer; the event is handled again");

@@ -232,6 +232,15 @@ impl Client {
         self.all(("/v1/messages?limit=500", "messages"))
     }
 
+    /// The value of the meter that stands as `name`, labels and all, in the list; 0 where it does not.
+    #[must_use]
+    #[track_caller]
+    pub fn meter(&self, name: &str) -> f64 {
+        let meters = self.get("/metrics").expect(200).text;
+        let value = meters.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value.map_or(0.0, |value| value.parse().unwrap_or_else(|error| panic!("{name} is {value:?}: {error}")))
+    }
+
     // --------------------------------------------------------------------------------------------- parts
 
     /// Every page of a list.

@@ -13,4 +13,5 @@ mod limits;
 mod placing;
 mod retries;
 mod running;
+mod stock;
 mod store;

@@ -1,10 +1,11 @@
 //! Placing orders: what counts as the same order, and what as another.
 
-use std::sync::Barrier;
+use std::os::unix::process::ExitStatusExt;
+use std::sync::{Barrier, Mutex};
 use std::thread;
 
 use fanfare_tests::orders::{UNIT_AMOUNT, order, referenced};
-use fanfare_tests::{TestHost, json};
+use fanfare_tests::{Answer, TestHost, Value, eventually, json};
 
 #[test]
 fn a_repeat_with_the_same_key_gets_the_first_answer() {
@@ -55,32 +56,71 @@ fn a_reference_stands_for_one_order() {
     assert_eq!(client.orders().len(), 1);
 }
 
+const POSTS: usize = 1_000;
+/// In flight at any time: as many connections as any machine lets a program open.
+const TOGETHER: usize = 250;
+
 #[test]
-fn two_hundred_identical_posts_at_once_make_one_order() {
-    const POSTS: usize = 200;
-    const TOGETHER: usize = 25;
+fn a_thousand_identical_posts_at_once_make_one_order_and_one_answer() {
     let host = TestHost::with(&["inventory"]);
     let client = host.client();
     client.stock(&["TEA"], 1_000);
-    let order = referenced("R-1", &[("TEA", 1)]);
-    let start = Barrier::new(TOGETHER);
-    let ids: Vec<String> = thread::scope(|scope| {
-        let shops: Vec<_> = (0..TOGETHER)
-            .map(|_| {
-                scope.spawn(|| {
-                    start.wait();
-                    let post = |_| client.place_with_key("key-1", &order).expect(201).id();
-                    (0..POSTS / TOGETHER).map(post).collect::<Vec<_>>()
-                })
-            })
-            .collect();
-        shops.into_iter().flat_map(|shop| shop.join().expect("a shop")).collect()
-    });
-    assert_eq!(ids.len(), POSTS);
-    assert!(ids.iter().all(|id| *id == ids[0]), "{ids:?}");
+    assert_one_answer(&post_together(|order| client.place_with_key("key-1", order)));
     client.wait_until_idle();
     assert_eq!(client.orders().len(), 1);
     assert_eq!(client.counter("inventory", "stock/TEA"), 999);
+    let _ = client.place_with_key("key-1", &order(&[("TEA", 2)])).problem(422);
+}
+
+#[test]
+fn a_thousand_identical_posts_get_one_answer_across_a_crash() {
+    let mut host = TestHost::new();
+    // Durable, answered to many, and not to the rest.
+    host.die_at(Some("order.durable:300")).start();
+    let serving = Mutex::new(host.client());
+    let place = |order: &Value| {
+        eventually("a host answers", || {
+            let client = serving.lock().expect("a client").clone();
+            let headers = [("Idempotency-Key", "key-1")];
+            client.try_post("/v1/orders", &headers, order.to_string().as_bytes()).map_err(|error| error.to_string())
+        })
+    };
+    let answers = thread::scope(|scope| {
+        let answers = scope.spawn(|| post_together(place));
+        assert_eq!(host.ended().signal(), Some(9), "{}", host.log());
+        host.die_at(None).start();
+        *serving.lock().expect("a client") = host.client();
+        answers.join().expect("the shops")
+    });
+    assert_one_answer(&answers);
+    assert_eq!(host.client().orders().len(), 1);
+    let _ = host.client().place_with_key("key-1", &order(&[("TEA", 2)])).problem(422);
+    host.leave_deliveries();
+}
+
+/// What [`POSTS`] posts of one order are answered, [`TOGETHER`] at a time.
+fn post_together(place: impl Fn(&Value) -> Answer + Sync) -> Vec<Answer> {
+    let order = referenced("R-1", &[("TEA", 1)]);
+    let start = Barrier::new(TOGETHER);
+    thread::scope(|scope| {
+        let shop = || {
+            start.wait();
+            (0..POSTS / TOGETHER).map(|_| place(&order)).collect::<Vec<_>>()
+        };
+        let shops: Vec<_> = (0..TOGETHER).map(|_| scope.spawn(shop)).collect();
+        shops.into_iter().flat_map(|shop| shop.join().expect("a shop")).collect()
+    })
+}
+
+/// Byte for byte; only the header that tells a repeat may differ.
+fn assert_one_answer(answers: &[Answer]) {
+    assert_eq!(answers.len(), POSTS);
+    let (first, location) = (&answers[0].text, answers[0].header("location"));
+    assert!(location.is_some_and(|location| location.ends_with(&answers[0].id())), "{:?}", answers[0]);
+    for answer in answers {
+        assert_eq!(answer.status, 201, "{answer:#?}");
+        assert_eq!((&answer.text, answer.header("location")), (first, location));
+    }
 }
 
 #[test]

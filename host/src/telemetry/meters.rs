@@ -3,10 +3,13 @@
 //! The registry is made on first use, so that no order of start-up can leave a meter that counts into nothing.
 
 use std::collections::HashMap;
-use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use metrics::{Counter, Histogram, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+use metrics::{
+    Counter, Gauge, Histogram, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
+};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use parking_lot::RwLock;
 
@@ -32,6 +35,23 @@ pub struct ConsumerMeters {
     timeout: Counter,
     conflicts: Counter,
     seconds: Histogram,
+    overlap: Arc<Overlap>,
+}
+
+/// Handlings of one consumer that are under way, and the most that were at once.
+struct Overlap {
+    now: AtomicU32,
+    most: AtomicU32,
+    shown: Gauge,
+}
+
+/// One handling under way, until it is dropped.
+pub struct Underway<'a>(&'a Overlap);
+
+impl Drop for Underway<'_> {
+    fn drop(&mut self) {
+        self.0.now.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl ConsumerMeters {
@@ -48,7 +68,23 @@ impl ConsumerMeters {
             timeout: outcome("timeout"),
             conflicts: counter!("fanfare_conflicts_total", "consumer" => name()),
             seconds: histogram!("fanfare_handle_seconds", "consumer" => name()),
+            overlap: Arc::new(Overlap {
+                now: AtomicU32::new(0),
+                most: AtomicU32::new(0),
+                shown: gauge!("fanfare_overlapping_max", "consumer" => name()),
+            }),
         }
+    }
+
+    /// A handling begins.
+    #[must_use]
+    pub fn begin(&self) -> Underway<'_> {
+        let overlap = &*self.overlap;
+        let now = overlap.now.fetch_add(1, Ordering::Relaxed) + 1;
+        if now > overlap.most.load(Ordering::Relaxed) && now > overlap.most.fetch_max(now, Ordering::Relaxed) {
+            overlap.shown.set(now);
+        }
+        Underway(overlap)
     }
 
     /// One handling came to its outcome: done, or not for `cause`.
@@ -68,6 +104,15 @@ impl ConsumerMeters {
     pub fn conflict(&self) {
         self.conflicts.increment(1);
     }
+}
+
+/// A commit would have crossed a floor that held when the handler asked; it runs again.
+pub fn floor_conflict() {
+    static FLOORS: LazyLock<Counter> = LazyLock::new(|| {
+        LazyLock::force(&REGISTRY);
+        counter!("fanfare_floor_conflicts_total")
+    });
+    FLOORS.increment(1);
 }
 
 /// An order was placed and is durable.
@@ -160,6 +205,11 @@ fn describe() {
     describe_counter!("fanfare_orders_placed_total", "Orders placed and durable.");
     describe_counter!("fanfare_handled_total", "Handlings by consumer and outcome.");
     describe_counter!("fanfare_conflicts_total", "Handlings repeated because what they read had changed.");
+    describe_counter!(
+        "fanfare_floor_conflicts_total",
+        "Handlings repeated because a floor held no more, of all consumers."
+    );
+    describe_gauge!("fanfare_overlapping_max", "Most handlings of a consumer at once since it started.");
     describe_counter!("fanfare_messages_total", "Tries at sending an e-mail or SMS, by outcome.");
     describe_gauge!("fanfare_pending", "Events that a consumer has not done yet.");
     describe_gauge!("fanfare_dead", "Dead letters of a consumer.");
@@ -184,6 +234,10 @@ mod tests {
         meters.handled(None, Duration::from_micros(80));
         meters.handled(Some(CauseKind::Trap), Duration::from_micros(80));
         meters.conflict();
+        floor_conflict();
+        let (first, second) = (meters.begin(), meters.begin());
+        drop(first);
+        drop((second, meters.begin()));
 
         let text = render(&[ConsumerReport { name, pending: 4, dead: 1, done: 9 }]);
 
@@ -192,6 +246,8 @@ mod tests {
             "fanfare_handled_total{consumer=\"inventory\",outcome=\"done\"} 1",
             "fanfare_handled_total{consumer=\"inventory\",outcome=\"trap\"} 1",
             "fanfare_conflicts_total{consumer=\"inventory\"} 1",
+            "fanfare_floor_conflicts_total 1",
+            "fanfare_overlapping_max{consumer=\"inventory\"} 2",
             "fanfare_handle_seconds_bucket{consumer=\"inventory\",le=\"0.0001\"} 2",
             "fanfare_http_request_seconds_count{route=\"/v1/orders\",status=\"201\"} 1",
             "fanfare_commit_batch_bucket{le=\"10\"} 1",

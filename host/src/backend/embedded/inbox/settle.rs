@@ -23,6 +23,7 @@ use crate::event::EventId;
 use crate::fault::{self, Point};
 use crate::order::{Order, OrderId};
 use crate::policy::OnDead;
+use crate::telemetry::meters;
 
 pub fn finish(inbox: &EmbeddedInbox, delivery: Delivery, reads: &Reads, settlement: Settlement) -> Finished {
     let mut cache = inbox.cache.lock();
@@ -123,7 +124,10 @@ impl Ground<'_> {
             let Some((_, value)) = decided.counters.get_mut(index) else { return Ok(None) };
             match value.checked_add(adjustment.by) {
                 Some(sum) if adjustment.floor.is_none_or(|floor| sum >= floor) => *value = sum,
-                _ => return Ok(None),
+                _ => {
+                    meters::floor_conflict();
+                    return Ok(None);
+                }
             }
         }
         let now = Timestamp::now();
