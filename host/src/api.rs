@@ -31,6 +31,7 @@ mod import;
 pub mod limits;
 mod orders;
 mod page;
+mod pause;
 mod place;
 mod probes;
 pub mod problem;
@@ -96,6 +97,8 @@ pub fn router(api: Api) -> Router {
         .route("/v1/events", post(custom::publish).get(stream::stream))
         .route("/v1/consumers", get(consumers::list))
         .route("/v1/consumers/{name}", get(consumers::show))
+        .route("/v1/consumers/{name}/pause", post(pause::pause))
+        .route("/v1/consumers/{name}/resume", post(pause::resume))
         .route("/v1/consumers/{name}/state", get(consumers::state))
         .route("/v1/consumers/{name}/dead-letters", get(consumers::dead_letters))
         .route("/v1/consumers/{name}/dead-letters/retry", post(consumers::retry))

@@ -23,7 +23,7 @@ use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::backend::{Delivery, Finished, Inbox, InboxPolicy, Ran, Settlement};
-use crate::event::KindPattern;
+use crate::event::Subscriptions;
 use crate::fault::{self, Point};
 use crate::policy::{ConsumerName, Policy};
 use crate::sandbox::{Outcome, Version};
@@ -41,7 +41,14 @@ const CONFLICTS_MAX: u32 = 64;
 pub struct Live {
     pub version: Arc<Version>,
     pub policy: Arc<Policy>,
-    pub subscriptions: Vec<KindPattern>,
+    pub subscriptions: Subscriptions,
+}
+
+impl Live {
+    /// As many instances as can be at work at once.
+    fn keep_warm(&self) {
+        self.version.keep_at_most(self.policy.concurrency.get() as usize);
+    }
 }
 
 /// Starts workers, all on one runtime, apart from the one that answers HTTP.
@@ -59,6 +66,7 @@ impl Engine {
     /// Delivers to `live` until the worker is stopped.
     pub fn start(&self, name: ConsumerName, inbox: Arc<dyn Inbox>, live: Live) -> Worker {
         inbox.configure(inbox_policy(&live));
+        live.keep_warm();
         let shared =
             Arc::new(Shared { meters: ConsumerMeters::of(&name), name, inbox, live: ArcSwap::from_pointee(live) });
         let (stop, stopped) = watch::channel(false);
@@ -79,10 +87,14 @@ impl Worker {
     /// Deliveries leased from now on go to `live`; those that run finish where they are.
     pub fn swap(&self, live: Live) {
         self.shared.inbox.configure(inbox_policy(&live));
+        live.keep_warm();
+        let version = Arc::clone(&live.version);
         fault::pass(Point::VersionSwapping);
         let old = self.shared.live.swap(Arc::new(live));
         fault::pass(Point::VersionSwapped);
-        old.version.clear();
+        if !Arc::ptr_eq(&old.version, &version) {
+            old.version.clear();
+        }
     }
 
     /// Leases no more and returns when what runs has finished.

@@ -13,6 +13,11 @@ use uuid::Uuid;
 use crate::clock::Timestamp;
 use crate::order::{Change, Order, OrderId};
 
+pub mod filter;
+mod subscription;
+
+pub use subscription::{Subscription, Subscriptions, Wanted};
+
 /// A chain of causes deeper than this is refused: consumers that answer each other would loop for ever.
 pub const DEPTH_MAX: u8 = 16;
 
@@ -159,14 +164,16 @@ impl Custom {
     }
 }
 
+/// The data of an order change.
+#[derive(Serialize)]
+struct Changed<'a> {
+    order: &'a Order,
+    change: &'a Change,
+}
+
 /// The one JSON shape of events everywhere, CloudEvents 1.0 structured mode (see DESIGN, section 7).
 impl Serialize for Event {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        #[derive(Serialize)]
-        struct Changed<'a> {
-            order: &'a Order,
-            change: &'a Change,
-        }
         let mut map = serializer.serialize_map(None)?;
         map.serialize_entry("specversion", "1.0")?;
         map.serialize_entry("id", &self.id)?;

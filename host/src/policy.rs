@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
-use crate::event::KindPattern;
+use crate::event::{KindPattern, Subscriptions};
 
 pub mod parse;
 
@@ -73,7 +73,7 @@ pub struct Policy {
     pub rate: Option<Rate>,
     pub on_dead: OnDead,
     /// Replaces the plugin's own subscriptions.
-    pub subscribe: Option<Vec<KindPattern>>,
+    pub subscribe: Option<Subscriptions>,
     pub grant: Grant,
     pub settings: BTreeMap<String, String>,
     pub limits: Limits,
@@ -94,6 +94,16 @@ impl Default for Policy {
             limits: Limits::default(),
             retry: Retry::default(),
         }
+    }
+}
+
+impl Policy {
+    /// Whether a version that was linked under `other` runs under this policy as it is: what differs, if anything, is
+    /// looked at by delivery alone.
+    #[must_use]
+    pub fn links_like(&self, other: &Self) -> bool {
+        let linked = |policy: &Self| (policy.isolation, policy.grant.clone(), policy.settings.clone(), policy.limits);
+        linked(self) == linked(other)
     }
 }
 

@@ -37,7 +37,7 @@ mod trap;
 mod version;
 mod wasi;
 
-pub use description::{Column, ColumnType, Dataset, Description, Need, Subscription};
+pub use description::{Column, ColumnType, Dataset, Description, Need};
 pub use error::{DescribeFailed, Error, LoadError, NotAComponent};
 pub use outcome::{Handled, Outcome};
 pub use plugin::{Hash, LoadReport, PLUGIN_BYTES_MAX, Plugin};

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::problem::{Error, Result};
 use super::request::{Params, Segment, bounded, committing, reading};
 use super::{Shared, body, orders, page};
-use crate::backend::{ConsumerReport, DeadLetter, StateQuery, Which};
+use crate::backend::{ConsumerReport, DeadLetter, Pause, StateQuery, Which};
 use crate::consumer::status::{ConsumerStatus, State as ConsumerState};
 use crate::event::EventId;
 use crate::order::draft::FieldError;
@@ -26,6 +26,28 @@ struct ConsumerShown {
     pending: u64,
     dead: u64,
     done: u64,
+    /// Since when, and why, a person stopped it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    paused: Option<Pause>,
+}
+
+impl ConsumerShown {
+    fn new(status: ConsumerStatus) -> Self {
+        Self { status, pending: 0, dead: 0, done: 0, paused: None }
+    }
+
+    /// What keeps a consumer from running without the pause stays its state.
+    fn pause(&mut self, paused: Option<Pause>) {
+        if let Some(Pause { since, reason }) = &paused
+            && self.status.state == ConsumerState::Running
+        {
+            let why = reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+            let name = &self.status.name;
+            self.status.state = ConsumerState::Paused;
+            self.status.reason = Some(format!("since {since}{why}; `fanfare consumers resume {name}` lets it go on"));
+        }
+        self.paused = paused;
+    }
 }
 
 #[derive(Serialize)]
@@ -40,8 +62,12 @@ pub async fn list(State(shared): State<Arc<Shared>>) -> Result<Response> {
 
 /// `GET /v1/consumers/{name}`.
 pub async fn show(State(shared): State<Arc<Shared>>, Segment(name): Segment<ConsumerName>) -> Result<Response> {
-    let mut consumers = all(&shared).await?.into_iter();
-    let shown = consumers.find(|shown| shown.status.name == name).ok_or_else(|| Error::unknown_consumer(&name))?;
+    one(&shared, &name).await
+}
+
+pub(super) async fn one(shared: &Shared, name: &ConsumerName) -> Result<Response> {
+    let mut consumers = all(shared).await?.into_iter();
+    let shown = consumers.find(|shown| shown.status.name == *name).ok_or_else(|| Error::unknown_consumer(name))?;
     page::json(&shown)
 }
 
@@ -54,21 +80,21 @@ async fn all(shared: &Shared) -> Result<Vec<ConsumerShown>> {
 fn join(statuses: Vec<ConsumerStatus>, known: Vec<ConsumerReport>) -> Vec<ConsumerShown> {
     let mut shown: BTreeMap<ConsumerName, ConsumerShown> = BTreeMap::new();
     for status in statuses {
-        shown.insert(status.name.clone(), ConsumerShown { status, pending: 0, dead: 0, done: 0 });
+        shown.insert(status.name.clone(), ConsumerShown::new(status));
     }
-    for ConsumerReport { name, pending, dead, done } in known {
+    for ConsumerReport { name, pending, dead, done, paused } in known {
         let entry = shown.entry(name.clone()).or_insert_with(|| {
             let reason = "its plugin file is not there; put it back and nothing was missed";
-            let status = ConsumerStatus::bare(name, ConsumerState::Removed, Some(reason.to_owned()));
-            ConsumerShown { status, pending: 0, dead: 0, done: 0 }
+            ConsumerShown::new(ConsumerStatus::bare(name, ConsumerState::Removed, Some(reason.to_owned())))
         });
         (entry.pending, entry.dead, entry.done) = (pending, dead, done);
+        entry.pause(paused);
     }
     shown.into_values().collect()
 }
 
 /// Fails if neither the directory nor the store knows the name.
-async fn require_known(shared: &Shared, name: &ConsumerName) -> Result<()> {
+pub(super) async fn require_known(shared: &Shared, name: &ConsumerName) -> Result<()> {
     if shared.api.catalogue.list().iter().any(|status| status.name == *name) {
         return Ok(());
     }
@@ -243,17 +269,21 @@ async fn selection(shared: &Shared, name: &ConsumerName, request: Request) -> Re
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::Timestamp;
 
     #[test]
     fn directory_and_store_are_joined_by_name() {
         let name = |text: &str| text.parse::<ConsumerName>().unwrap();
         let statuses = vec![
             ConsumerStatus::bare(name("loyalty"), ConsumerState::Running, None),
+            ConsumerStatus::bare(name("shipment"), ConsumerState::Running, None),
             ConsumerStatus::bare(name("audit"), ConsumerState::Loading, None),
         ];
+        let paused = Some(Pause { since: Timestamp::from_millis(0), reason: Some("stocktaking".to_owned()) });
         let known = vec![
-            ConsumerReport { name: name("gone"), pending: 3, dead: 0, done: 9 },
-            ConsumerReport { name: name("loyalty"), pending: 1, dead: 2, done: 4 },
+            ConsumerReport { name: name("gone"), pending: 3, dead: 0, done: 9, paused: paused.clone() },
+            ConsumerReport { name: name("loyalty"), pending: 1, dead: 2, done: 4, paused: None },
+            ConsumerReport { name: name("shipment"), pending: 1, dead: 0, done: 0, paused },
         ];
         insta::assert_json_snapshot!(join(statuses, known));
     }

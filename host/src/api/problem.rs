@@ -46,6 +46,10 @@ pub enum Error {
     UnknownOrder(String),
     #[error("there is no consumer {0:?}")]
     UnknownConsumer(String),
+    #[error(
+        "the consumer {0} has not run yet, so there is nothing to pause: take its file away to keep it from running"
+    )]
+    NeverRan(ConsumerName),
     #[error("{0:?} is not the name of a data set: use letters, digits, '-', '_' and '.'")]
     UnknownDataset(String),
     #[error(transparent)]
@@ -103,6 +107,7 @@ impl Error {
             Self::UnknownOrder(_) => (S::NOT_FOUND, "/problems/unknown-order", "Unknown order"),
             Self::UnknownConsumer(_) => (S::NOT_FOUND, "/problems/unknown-consumer", "Unknown consumer"),
             Self::UnknownDataset(_) => (S::NOT_FOUND, "/problems/unknown-dataset", "Unknown data set"),
+            Self::NeverRan(_) => (S::CONFLICT, "/problems/consumer-never-ran", "Consumer never ran"),
             Self::IllegalChange(_) => (S::CONFLICT, "/problems/illegal-change", "Illegal change"),
             Self::NotFound(_) => (S::NOT_FOUND, "/problems/not-found", "Not found"),
             Self::MethodNotAllowed { .. } => {

@@ -99,6 +99,10 @@ impl Consumers for Full {
     async fn discard(&self, _: &ConsumerName, _: Which) -> Result<Durable<u64>> {
         full()
     }
+
+    async fn set_pause(&self, _: &ConsumerName, _: Option<Pause>) -> Result<Durable<bool>> {
+        full()
+    }
 }
 
 impl Catalogue for Full {

@@ -33,6 +33,13 @@ pub trait Consumers: Send + Sync {
 
     /// Gives dead letters up for good: their lanes go on behind them. Returns how many.
     async fn discard(&self, name: &ConsumerName, which: Which) -> Result<Durable<u64>>;
+
+    /// Pauses the consumer, or with `None` lets it go on. `false` where no consumer has that name.
+    ///
+    /// A paused consumer starts no delivery and passes no event by; deliveries that run finish. It stays paused through
+    /// restarts, whether its plugin is there or not. Paused once more it keeps its time, and its reason unless another
+    /// is given.
+    async fn set_pause(&self, name: &ConsumerName, pause: Option<Pause>) -> Result<Durable<bool>>;
 }
 
 #[derive(Clone, Debug)]
@@ -44,6 +51,15 @@ pub struct ConsumerReport {
     pub dead: u64,
     /// Events handled to outcome done since the consumer was first seen.
     pub done: u64,
+    pub paused: Option<Pause>,
+}
+
+/// That a person stopped a consumer, and why.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Pause {
+    pub since: Timestamp,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
 }
 
 #[derive(Clone, Debug, Default)]

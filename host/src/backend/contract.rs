@@ -1,7 +1,10 @@
 //! What every backend must pass: the promises of the ports, as functions over the ports alone.
 
 mod deliveries;
+mod hearing;
 mod intake;
+mod pausing;
+mod pressure;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,6 +12,7 @@ use std::time::Duration;
 use super::{Backend, Delivery, Finished, Inbox, InboxPolicy, Placed, Placement, Ran, Settlement};
 use crate::clock::Timestamp;
 use crate::effects::{Effects, Reads};
+use crate::event::{KindPattern, Subscriptions};
 use crate::order::{Content, Customer, Line, Order};
 use crate::policy::{ConsumerName, OnDead, Start};
 
@@ -63,8 +67,12 @@ fn name(name: &str) -> ConsumerName {
     name.parse().unwrap()
 }
 
+fn hears(kinds: &[&str]) -> Subscriptions {
+    kinds.iter().map(|kind| kind.parse::<KindPattern>().unwrap()).collect()
+}
+
 fn policy() -> InboxPolicy {
-    InboxPolicy { subscriptions: vec!["order.*".parse().unwrap()], concurrency: 8, rate: None, on_dead: OnDead::Park }
+    InboxPolicy { subscriptions: hears(&["order.*"]), concurrency: 8, rate: None, on_dead: OnDead::Park }
 }
 
 async fn inbox(backend: &Backend, consumer: &str) -> Arc<dyn Inbox> {

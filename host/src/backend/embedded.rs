@@ -26,8 +26,11 @@ mod inbox;
 mod intake;
 mod journal;
 mod lanes;
+#[cfg(test)]
+mod model;
 mod orders;
 mod outgoing;
+mod pause;
 mod progress;
 mod queue;
 mod readers;
@@ -88,6 +91,17 @@ pub enum OpenError {
 /// # Errors
 /// [`OpenError`] when the directory cannot be written, is in use, or holds a file that is no store.
 pub fn open(settings: &Settings) -> Result<Backend, OpenError> {
+    let embedded = start(settings)?;
+    Ok(Backend {
+        intake: Arc::clone(&embedded) as _,
+        journal: Arc::clone(&embedded) as _,
+        consumers: Arc::clone(&embedded) as _,
+        outgoing: Arc::clone(&embedded) as _,
+        lifecycle: embedded,
+    })
+}
+
+fn start(settings: &Settings) -> Result<Arc<Embedded>, OpenError> {
     let directory = &settings.data_dir;
     let unwritable = |error| OpenError::Directory { path: directory.clone(), error };
     make(directory).map_err(unwritable)?;
@@ -101,14 +115,7 @@ pub fn open(settings: &Settings) -> Result<Backend, OpenError> {
     let committer = Committer::new(Arc::clone(&store), writer, checkpointer).map_err(broken)?;
     let thread = std::thread::Builder::new().name("committer".into());
     let thread = thread.spawn(supervised(committer, Arc::clone(&store))).map_err(unwritable)?;
-    let embedded = Arc::new(Embedded { store, thread: Mutex::new(Some(thread)), lock });
-    Ok(Backend {
-        intake: Arc::clone(&embedded) as _,
-        journal: Arc::clone(&embedded) as _,
-        consumers: Arc::clone(&embedded) as _,
-        outgoing: Arc::clone(&embedded) as _,
-        lifecycle: embedded,
-    })
+    Ok(Arc::new(Embedded { store, thread: Mutex::new(Some(thread)), lock }))
 }
 
 /// A committer that panics closes the store: nobody can say what it left in memory, and without it every order would wait

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::Result;
 use crate::clock::Timestamp;
 use crate::effects::{Effects, Reads};
-use crate::event::{Event, KindPattern};
+use crate::event::{Event, Subscriptions};
 use crate::order::{Order, OrderId};
 use crate::policy::{OnDead, Rate};
 
@@ -18,7 +18,8 @@ use crate::policy::{OnDead, Rate};
 /// Wake-ups are hints: a caller that finds nothing leased asks again after [`Inbox::changed`].
 #[async_trait]
 pub trait Inbox: Send + Sync {
-    /// Sets what is delivered and how; takes effect for every delivery leased afterwards.
+    /// Sets what is delivered and how; takes effect for every delivery leased afterwards. What was passed by stays so,
+    /// and what was tried already, or waits behind something that was, is delivered still.
     fn configure(&self, intake: InboxPolicy);
 
     /// The next delivery that may run now, or `None` when there is none or `concurrency` are running.
@@ -42,7 +43,7 @@ pub trait Inbox: Send + Sync {
 
 #[derive(Clone, Debug)]
 pub struct InboxPolicy {
-    pub subscriptions: Vec<KindPattern>,
+    pub subscriptions: Subscriptions,
     /// Deliveries leased at the same time; 0 pauses.
     pub concurrency: u32,
     pub rate: Option<Rate>,

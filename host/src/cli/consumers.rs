@@ -1,10 +1,10 @@
 //! `fanfare consumers`: what is loaded, how far each has come, and what it keeps.
 
 use clap::{Args, Subcommand};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::Failure;
-use super::client::{Client, escaped};
+use super::client::{Client, Payload, escaped};
 use super::print::{Output, field, items, table, text, visible};
 
 #[derive(Debug, Subcommand)]
@@ -15,6 +15,15 @@ pub enum Consumers {
     Show { name: String },
     /// Show a consumer's entries and counters.
     State(State),
+    /// Start no more deliveries of a consumer; those that run finish, and nothing is passed by.
+    Pause {
+        name: String,
+        /// Why, for whoever looks.
+        #[arg(long)]
+        reason: Option<String>,
+    },
+    /// Let a consumer go on where it stood when it was paused.
+    Resume { name: String },
 }
 
 #[derive(Args, Debug)]
@@ -38,9 +47,24 @@ impl Consumers {
                 output.show(&client.get(&format!("/v1/consumers/{}", escaped(&name)), &[])?, describe);
             }
             Self::State(state) => output.show(&state.read(client)?, contents),
+            Self::Pause { name, reason } => step(client, output, &name, "pause", &json!({ "reason": reason }))?,
+            Self::Resume { name } => step(client, output, &name, "resume", &json!({}))?,
         }
         Ok(())
     }
+}
+
+fn step(client: &Client, output: &Output, name: &str, step: &str, body: &Value) -> Result<(), Failure> {
+    let path = format!("/v1/consumers/{}/{step}", escaped(name));
+    let consumer = client.post(&path, Payload::json(body.to_string().as_bytes()))?;
+    output.show(&consumer, |consumer| {
+        let [name, state, pending] = ["/name", "/state", "/pending"].map(|path| text(consumer, path));
+        match field(consumer, "paused") {
+            Value::Null => format!("{name} goes on: {state}, {pending} pending"),
+            _ => format!("{name} is paused, {pending} pending"),
+        }
+    });
+    Ok(())
 }
 
 impl State {

@@ -108,7 +108,7 @@ async fn walk<L: Loader>(report: &mut Report, bytes_max: u64, loader: &L) -> Opt
         version: description.version.to_string(),
         state_version: description.state_version,
         summary: description.summary.clone(),
-        subscriptions: description.subscriptions.iter().map(|subscription| subscription.kind.to_string()).collect(),
+        subscriptions: description.subscriptions.iter().map(ToString::to_string).collect(),
         needs: description.needs.iter().map(ToString::to_string).collect(),
     });
 

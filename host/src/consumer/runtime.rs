@@ -5,7 +5,7 @@ use std::future::Future;
 use std::sync::Arc;
 
 use crate::backend;
-use crate::event::KindPattern;
+use crate::event::Subscriptions;
 use crate::policy::{ConsumerName, Policy};
 use crate::sandbox::Description;
 
@@ -14,7 +14,7 @@ use crate::sandbox::Description;
 pub struct Live<V> {
     pub version: Arc<V>,
     pub policy: Arc<Policy>,
-    pub subscriptions: Vec<KindPattern>,
+    pub subscriptions: Subscriptions,
 }
 
 /// Why a file does not become a plugin.

@@ -17,7 +17,7 @@ use super::scan::{self, Entry, Sighting};
 use super::stage::{File, Loaded, Refused};
 use super::status::{Candidate, ConsumerStatus, State};
 use crate::clock::Timestamp;
-use crate::event::KindPattern;
+use crate::event::Subscriptions;
 use crate::policy::{ConsumerName, Policy};
 
 /// What every consumer of one directory shares.
@@ -41,8 +41,9 @@ pub struct Slot<R: Runtime> {
 
 struct Running<R: Runtime> {
     loaded: Loaded<R>,
+    version: Arc<R::Version>,
     policy: Arc<Policy>,
-    subscriptions: Vec<KindPattern>,
+    subscriptions: Subscriptions,
     since: Timestamp,
     worker: R::Worker,
 }
@@ -167,12 +168,18 @@ impl<R: Runtime> Slot<R> {
         shared: &Shared<R>,
     ) -> Result<Live<R::Version>, Refused> {
         let side_file = scan::side_file_path(&shared.dir, &self.name);
-        loaded.grant(&shared.runtime, policy, &side_file)?.link(&shared.runtime, &self.name)
+        let granted = loaded.grant(&shared.runtime, policy, &side_file)?;
+        // A version that runs keeps its warm instances where nothing is asked of it that it was not linked for.
+        let same = |running: &&Running<R>| running.loaded.hash == loaded.hash && running.policy.links_like(policy);
+        match self.running.as_ref().filter(same) {
+            Some(running) => Ok(granted.on(Arc::clone(&running.version))),
+            None => granted.link(&shared.runtime, &self.name),
+        }
     }
 
     async fn go_live(&mut self, loaded: Loaded<R>, live: Live<R::Version>, shared: &Shared<R>) -> Result<(), Refused> {
-        let Live { policy, subscriptions, .. } = &live;
-        let (policy, subscriptions) = (Arc::clone(policy), subscriptions.clone());
+        let Live { version, policy, subscriptions } = &live;
+        let (version, policy, subscriptions) = (Arc::clone(version), Arc::clone(policy), subscriptions.clone());
         let state_version = |loaded: &Loaded<R>| shared.runtime.description(&loaded.plugin).state_version;
         let same_file = |running: &Running<R>| running.loaded.hash == loaded.hash;
         if self.running.as_ref().is_some_and(|running| same_file(running) && running.policy == policy) {
@@ -192,7 +199,7 @@ impl<R: Runtime> Slot<R> {
             }
         };
         let since = since.unwrap_or_else(Timestamp::now);
-        self.running = Some(Running { loaded, policy, subscriptions, since, worker });
+        self.running = Some(Running { loaded, version, policy, subscriptions, since, worker });
         Ok(())
     }
 
@@ -252,7 +259,7 @@ impl<R: Runtime> Slot<R> {
             hash: Some(loaded.hash.to_string()),
             state_version: Some(description.state_version),
             summary: Some(description.summary.clone()),
-            subscriptions: description.subscriptions.iter().map(|subscription| subscription.kind.to_string()).collect(),
+            subscriptions: description.subscriptions.iter().map(ToString::to_string).collect(),
             needs: description.needs.iter().map(ToString::to_string).collect(),
             ..bare
         }

@@ -20,7 +20,7 @@ use sha2::{Digest as _, Sha256};
 use super::grants;
 use super::runtime::{Live, LoadError, Loader};
 use super::scan::{Entry, Stamp};
-use crate::event::KindPattern;
+use crate::event::Subscriptions;
 use crate::policy::parse::SIDE_FILE_BYTES_MAX;
 use crate::policy::{ConsumerName, Policy};
 use crate::sandbox::Description;
@@ -78,7 +78,7 @@ pub struct Loaded<L: Loader> {
 pub struct Granted<L: Loader> {
     loaded: Loaded<L>,
     policy: Arc<Policy>,
-    subscriptions: Vec<KindPattern>,
+    subscriptions: Subscriptions,
 }
 
 impl File {
@@ -158,10 +158,9 @@ impl<L: Loader> Loaded<L> {
     /// Holds the plugin's needs against the grants of `policy`.
     ///
     /// # Errors
-    /// `Ungranted` with the lines that `side_file` lacks; `Faulty` for a subscription that cannot be served.
+    /// `Ungranted` with the lines that `side_file` lacks.
     pub fn grant(&self, loader: &L, policy: &Arc<Policy>, side_file: &Path) -> Result<Granted<L>, Refused> {
         let description = loader.description(&self.plugin);
-        let subscriptions = subscriptions(description, policy)?;
         grants::check(description, policy).map_err(|missing| {
             let side_file = side_file.display();
             Refused::Ungranted(format!(
@@ -169,7 +168,11 @@ impl<L: Loader> Loaded<L> {
                 missing.lines
             ))
         })?;
-        Ok(Granted { loaded: self.clone(), policy: Arc::clone(policy), subscriptions })
+        Ok(Granted {
+            loaded: self.clone(),
+            policy: Arc::clone(policy),
+            subscriptions: subscriptions(description, policy),
+        })
     }
 }
 
@@ -180,24 +183,19 @@ impl<L: Loader> Granted<L> {
     /// `Faulty` or `Unavailable`, as the loader says.
     pub fn link(self, loader: &L, name: &ConsumerName) -> Result<Live<L::Version>, Refused> {
         let version = loader.link(&self.loaded.plugin, name, &self.policy)?;
-        Ok(Live { version, policy: self.policy, subscriptions: self.subscriptions })
+        Ok(self.on(version))
+    }
+
+    /// As [`Granted::link`], on a version that was linked before.
+    #[must_use]
+    pub fn on(self, version: Arc<L::Version>) -> Live<L::Version> {
+        Live { version, policy: self.policy, subscriptions: self.subscriptions }
     }
 }
 
-/// The kinds in force: those of the policy, or the plugin's own.
-fn subscriptions(description: &Description, policy: &Policy) -> Result<Vec<KindPattern>, Refused> {
-    if let Some(subscribe) = &policy.subscribe {
-        return Ok(subscribe.clone());
-    }
-    // Delivering everything to a plugin that asked for a part would make it handle what it was not written for.
-    if let Some(filtered) = description.subscriptions.iter().find(|subscription| subscription.filter.is_some()) {
-        let kind = &filtered.kind;
-        return Err(Refused::Faulty(format!(
-            "it subscribes to {kind} with a filter, and filters are not available yet: let it subscribe to the whole \
-             kind and pass over what it does not want"
-        )));
-    }
-    Ok(description.subscriptions.iter().map(|subscription| subscription.kind.clone()).collect())
+/// The subscriptions in force: those of the policy, or the plugin's own.
+fn subscriptions(description: &Description, policy: &Policy) -> Subscriptions {
+    policy.subscribe.clone().unwrap_or_else(|| description.subscriptions.iter().cloned().collect())
 }
 
 impl<L: Loader> Clone for Loaded<L> {

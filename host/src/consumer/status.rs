@@ -32,7 +32,7 @@ pub struct ConsumerStatus {
     pub state_version: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub summary: Option<String>,
-    /// Kinds and patterns in force: the plugin's own, or those of its policy.
+    /// In force: the plugin's own, or those of its policy. A kind or pattern each, with its filter behind it.
     pub subscriptions: Vec<String>,
     /// What the plugin asks for, one phrase each: `change-order`, `publish com.example.*`, …
     pub needs: Vec<String>,

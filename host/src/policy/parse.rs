@@ -15,7 +15,7 @@ use std::time::Duration;
 use toml::de::{DeTable, DeValue};
 
 use super::{Grant, HttpGrant, Isolation, Limits, OnDead, Policy, Retry, SecretSource};
-use crate::event::KindPattern;
+use crate::event::{Subscription, Subscriptions};
 use table::{Faults, Table};
 pub use value::url_prefix;
 
@@ -31,6 +31,8 @@ const MEMORY_BYTES_MAX: u64 = 4 << 30;
 const TIME_MAX: Duration = Duration::from_secs(3600);
 /// Delays end somewhere, so that sums of them never leave the calendar.
 const AGE_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
+
+const NOTHING_HEARD: &str = "an empty list would hear nothing: leave `subscribe` out for the plugin's own";
 
 /// Why a side file was refused: each fault with its file and line, one a line.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -95,7 +97,9 @@ fn read(mut root: Table<'_>, faults: &mut Faults<'_>) -> Policy {
         on_dead: root
             .take("on_dead", faults, |v| value::one_of(v, [("park", OnDead::Park), ("skip", OnDead::Skip)]))
             .unwrap_or(default.on_dead),
-        subscribe: root.take("subscribe", faults, subscribe),
+        subscribe: root
+            .mixed_list("subscribe", faults, NOTHING_HEARD, |v| value::pattern(v).map(Subscription::from), filtered)
+            .map(Subscriptions::from_iter),
         grant: root.table("grant", faults).map(|table| grant(table, faults)).unwrap_or_default(),
         settings: root.table("settings", faults).map(|table| settings(table, faults)).unwrap_or_default(),
         limits: root.table("limits", faults).map(|table| limits(table, faults)).unwrap_or_default(),
@@ -107,12 +111,12 @@ fn read(mut root: Table<'_>, faults: &mut Faults<'_>) -> Policy {
     policy
 }
 
-fn subscribe(value: &DeValue<'_>) -> Result<Vec<KindPattern>, String> {
-    let patterns = value::list(value, value::pattern)?;
-    if patterns.is_empty() {
-        return Err("an empty list would hear nothing: leave `subscribe` out for the plugin's own".to_owned());
-    }
-    Ok(patterns)
+/// `{ kind = "order.placed", filter = '{"order":{"currency":["USD"]}}' }`.
+fn filtered(mut table: Table<'_>, faults: &mut Faults<'_>) -> Option<Subscription> {
+    let kind = table.require("kind", faults, value::pattern);
+    let filter = table.require("filter", faults, value::filter);
+    table.finish(faults);
+    Some(Subscription { kind: kind?, filter: Some(filter?) })
 }
 
 fn grant(mut table: Table<'_>, faults: &mut Faults<'_>) -> Grant {

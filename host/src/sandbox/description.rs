@@ -6,7 +6,8 @@ use std::str::FromStr;
 use serde::Serialize;
 
 use super::contract::v0_1::handler as wit;
-use crate::event::KindPattern;
+use crate::event::filter::Filter;
+use crate::event::{KindPattern, Subscription};
 
 /// Subscriptions and needs are matched against every event and every grant, so neither may be many.
 const SUBSCRIPTIONS_MAX: usize = 64;
@@ -15,8 +16,6 @@ const COLUMNS_MAX: usize = 256;
 const METHODS_MAX: usize = 16;
 /// A summary is one line of a table.
 const SUMMARY_BYTES_MAX: usize = 500;
-/// As SNS has it, of which a filter is a policy.
-const FILTER_BYTES_MAX: usize = 256 << 10;
 const URL_BYTES_MAX: usize = 2048;
 const NAME_BYTES_MAX: usize = 64;
 
@@ -29,13 +28,6 @@ pub struct Description {
     pub summary: String,
     pub subscriptions: Vec<Subscription>,
     pub needs: Vec<Need>,
-}
-
-#[derive(Clone, Debug, PartialEq)]
-pub struct Subscription {
-    pub kind: KindPattern,
-    /// An Amazon SNS filter policy over the event's JSON body: a JSON object.
-    pub filter: Option<String>,
 }
 
 /// Something beyond its own state that the plugin asks the operator for.
@@ -136,11 +128,8 @@ impl Description {
 
 fn subscription(wit::Subscription { kind, filter }: wit::Subscription) -> Result<Subscription, Wrong> {
     let kind = KindPattern::from_str(&kind).map_err(|error| format!("subscriptions: {error}"))?;
-    if let Some(filter) = &filter {
-        at_most("bytes of a filter", filter.len(), FILTER_BYTES_MAX)?;
-        serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(filter)
-            .map_err(|error| format!("subscriptions: the filter of {kind} is not a JSON object: {error}"))?;
-    }
+    let filter = filter.map(|filter| Filter::parse(&filter)).transpose();
+    let filter = filter.map_err(|error| format!("subscriptions: the filter of {kind}: {error}"))?;
     Ok(Subscription { kind, filter })
 }
 

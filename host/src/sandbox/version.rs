@@ -1,7 +1,7 @@
 //! One version of one consumer: handles events, one instance per event or warm ones again and again.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -33,7 +33,7 @@ pub struct Version {
     isolation: Isolation,
     /// Waiting for their next event, the one used last on top: its memory is the likeliest in the CPU's caches.
     idle: Mutex<Vec<Warm>>,
-    idle_max: usize,
+    idle_max: AtomicUsize,
     /// Raised by [`Version::clear`]: instances of earlier generations are not kept.
     generation: AtomicU64,
 }
@@ -68,7 +68,7 @@ impl Version {
             limits: policy.limits,
             isolation: policy.isolation,
             idle: Mutex::default(),
-            idle_max: policy.concurrency.get() as usize,
+            idle_max: AtomicUsize::new(policy.concurrency.get() as usize),
             generation: AtomicU64::new(0),
         }
     }
@@ -132,9 +132,18 @@ impl Version {
         let Ok(slot) = Arc::clone(&self.plugin.sandbox.0.idle).try_acquire_owned() else { return };
         instance._slot = slot;
         let mut idle = self.idle.lock();
-        if idle.len() < self.idle_max {
+        if idle.len() < self.idle_max.load(Ordering::Relaxed) {
             idle.push(instance);
         }
+    }
+
+    /// At most so many instances wait for their next event.
+    pub fn keep_at_most(&self, instances: usize) {
+        self.idle_max.store(instances, Ordering::Relaxed);
+        let mut idle = self.idle.lock();
+        let surplus = idle.len().saturating_sub(instances);
+        let thrown_away: Vec<_> = idle.drain(..surplus).collect();
+        drop((idle, thrown_away));
     }
 
     /// Throws away every warm instance, those that are handling an event as soon as they come back.

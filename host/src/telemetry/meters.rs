@@ -239,7 +239,7 @@ mod tests {
         drop(first);
         drop((second, meters.begin()));
 
-        let text = render(&[ConsumerReport { name, pending: 4, dead: 1, done: 9 }]);
+        let text = render(&[ConsumerReport { name, pending: 4, dead: 1, done: 9, paused: None }]);
 
         for line in [
             "fanfare_orders_placed_total 1",

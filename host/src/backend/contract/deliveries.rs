@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Place, accept, done, inbox, lease, name, place, policy, ran, report, settled};
+use super::{Place, accept, done, hears, inbox, lease, name, place, policy, ran, report, settled};
 use crate::backend::{
     Cause, CauseKind, DeliveryState, Finished, InboxPolicy, MessageState, Settlement, StateQuery, Which,
 };
@@ -304,7 +304,7 @@ async fn concurrency_and_subscriptions_are_kept() {
     let home = Place::new();
     let backend = home.open();
     let deliveries = inbox(&backend, "alpha").await;
-    let only = InboxPolicy { concurrency: 2, subscriptions: vec!["order.confirmed".parse().unwrap()], ..policy() };
+    let only = InboxPolicy { concurrency: 2, subscriptions: hears(&["order.confirmed"]), ..policy() };
     deliveries.configure(only);
     let mut orders = Vec::new();
     for _ in 0..4 {

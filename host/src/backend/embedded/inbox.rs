@@ -1,5 +1,6 @@
 //! One consumer's deliveries: the desk where they are leased and handed back.
 
+mod ahead;
 mod desk;
 mod settle;
 
@@ -16,11 +17,11 @@ use super::cache::Cache;
 use super::commit::{Commit, ConsumerCommit, ConsumerNumber, StateNumber};
 use super::queue::{DEPTH_OF_DELIVERIES_MAX, Job};
 use super::readers::Disk;
-use super::{Store, failed, rows};
+use super::{Store, failed, pause, rows};
 use crate::backend::{Delivery, Finished, Inbox, InboxPolicy, Lease, Origin, Result, Settlement, View};
 use crate::clock::Timestamp;
 use crate::effects::Reads;
-use crate::event::{Event, Lane, Position};
+use crate::event::{Event, Lane, Position, Subscriptions};
 use crate::order::{Order, OrderId};
 use crate::policy::ConsumerName;
 
@@ -71,20 +72,31 @@ impl EmbeddedInbox {
         self.bell.notify_one();
     }
 
+    /// Follows what is durable of a pause. Of two that change it at once, the one that looks last sees what both left.
+    pub fn look_at_pause(&self) -> Result<()> {
+        let mut desk = self.desk.lock();
+        let disk = self.store.readers.disk();
+        let paused = disk.connection().and_then(|disk| pause::is_paused(disk, self.number));
+        desk.paused = paused.map_err(|error| failed(&error))?;
+        drop(desk);
+        self.ring();
+        Ok(())
+    }
+
     /// Writes down what was passed by.
     pub fn flush(&self) {
         let mut desk = self.desk.lock();
         self.write_passed(&mut desk);
     }
 
-    /// Whether events of this kind are delivered; `None` where nothing was configured yet.
-    pub fn wants(&self, kind: &str) -> Option<bool> {
-        self.desk.lock().wants(kind)
+    /// What is delivered; `None` where nothing was configured yet.
+    pub fn subscriptions(&self) -> Option<Subscriptions> {
+        self.desk.lock().subscriptions().cloned()
     }
 
     /// Deliveries that are not durably done, as far as they are known here, and whether there are events
     /// behind the last one looked at.
-    pub fn pending(&self) -> (u64, Option<u64>) {
+    fn pending(&self) -> (u64, Option<u64>) {
         let mut desk = self.desk.lock();
         if let Err(error) = self.refill(&mut desk) {
             tracing::debug!(%error, "the journal cannot be read now");

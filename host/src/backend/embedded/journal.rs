@@ -35,13 +35,16 @@ impl Journal for Embedded {
 
     async fn deliveries_of(&self, id: OrderId) -> Result<Vec<DeliveryReport>> {
         let inboxes = self.store.inboxes();
+        let heard: Vec<_> = inboxes.iter().map(|inbox| (inbox.name.clone(), inbox.subscriptions())).collect();
         self.store
             .look(move |disk| {
                 let events = events_of(disk, id)?;
                 let mut reports = Vec::new();
                 for event in &events {
-                    let wants =
-                        |name: &str| inboxes.iter().find(|inbox| inbox.name.as_str() == name)?.wants(event.kind());
+                    let wants = |name: &str| {
+                        let (_, heard) = heard.iter().find(|(consumer, _)| consumer.as_str() == name)?;
+                        heard.as_ref().map(|heard| heard.want(event))
+                    };
                     deliveries_of(disk.connection()?, event, wants, &mut reports)?;
                 }
                 Ok(reports)

@@ -194,6 +194,38 @@ impl Lanes {
         true
     }
 
+    /// Takes out what was never tried, waits for its turn in memory alone, and is not wanted any more. Returns its
+    /// positions: no row tells of them.
+    pub fn reconsider(&mut self, wanted: impl Fn(&Event) -> bool) -> Vec<u64> {
+        let mut unwanted = Vec::new();
+        for queue in self.queues.values_mut() {
+            let leased = queue.head == Head::Leased;
+            let mut index = 0;
+            queue.items.retain(|item| {
+                let runs = leased && index == 0;
+                index += 1;
+                let drop = !runs && !item.stored && item.event.as_ref().is_some_and(|event| !wanted(event));
+                if drop {
+                    unwanted.push(item.position);
+                }
+                !drop
+            });
+        }
+        self.queues.retain(|_, queue| !queue.items.is_empty());
+        self.ready.retain(|lane| self.queues.contains_key(lane));
+        self.total -= unwanted.len();
+        self.unstored -= unwanted.len();
+        unwanted
+    }
+
+    /// Lets every lane that a dead letter parks go on behind it.
+    pub fn leave_dead_behind(&mut self) {
+        let parked = self.queues.iter().filter(|(_, queue)| queue.head == Head::Dead).map(|(lane, _)| lane.clone());
+        for lane in parked.collect::<Vec<_>>() {
+            self.pop(lane);
+        }
+    }
+
     /// When the next retry is due.
     pub fn next_due(&self) -> Option<Timestamp> {
         self.timers.first().map(|(due, _)| *due)

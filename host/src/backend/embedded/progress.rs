@@ -71,6 +71,12 @@ impl Progress {
         }
     }
 
+    /// The ranges that lie behind `position`, or what of them does.
+    pub fn ranges_after(&self, position: u64) -> impl Iterator<Item = (u64, u64)> {
+        let behind = self.ahead.iter().filter(move |(_, last)| **last > position);
+        behind.map(move |(first, last)| (*first.max(&(position + 1)), *last))
+    }
+
     /// The ranges ahead of the base, as the store keeps them.
     pub fn ahead(&self) -> Ahead<'_> {
         Ahead(self)

@@ -12,9 +12,9 @@ use super::lanes::Item;
 use super::progress::Progress;
 use super::queue::{Job, Reply};
 use super::writer::Writer;
-use super::{Embedded, rows};
+use super::{Embedded, pause, rows};
 use crate::backend::{
-    ConsumerReport, Consumers, DeadLetter, Durable, Error, Inbox, Page, Result, StatePage, StateQuery, Which,
+    ConsumerReport, Consumers, DeadLetter, Durable, Error, Inbox, Page, Pause, Result, StatePage, StateQuery, Which,
 };
 use crate::event::{Lane, Position};
 use crate::fault::{self, Point};
@@ -38,8 +38,10 @@ impl Consumers for Embedded {
         let (store, owned) = (Arc::clone(&self.store), name.clone());
         let inbox = self.store.read(move |disk| EmbeddedInbox::open(store, owned, number, state, disk)).await?;
         // Of two that attach at once, the first stays: a consumer has one desk.
-        let mut inboxes = self.store.inboxes.lock();
-        Ok(Arc::clone(inboxes.entry(name.clone()).or_insert_with(|| Arc::new(inbox))) as _)
+        let inbox = Arc::clone(self.store.inboxes.lock().entry(name.clone()).or_insert_with(|| Arc::new(inbox)));
+        // It may have been paused between the look at its row and the moment when it could be found here.
+        inbox.look_at_pause()?;
+        Ok(inbox as _)
     }
 
     async fn known(&self) -> Result<Vec<ConsumerReport>> {
@@ -72,6 +74,10 @@ impl Consumers for Embedded {
     async fn discard(&self, name: &ConsumerName, which: Which) -> Result<Durable<u64>> {
         self.redrive(name, which, Redrive::Discard).await
     }
+
+    async fn set_pause(&self, name: &ConsumerName, pause: Option<Pause>) -> Result<Durable<bool>> {
+        pause::set(self, name, pause).await
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -85,20 +91,13 @@ impl Embedded {
     async fn look(&self) -> Result<Vec<ConsumerReport>> {
         let stored = self.store.read(known).await?;
         let mut reports = Vec::with_capacity(stored.len());
-        for Known { name, base, done, dead } in stored {
+        for Known { name, base, done, dead, paused } in stored {
             let inbox = self.store.inboxes.lock().get(&name).cloned();
             let pending = match inbox {
                 None => self.store.tail.head().saturating_sub(base),
-                Some(inbox) => match inbox.pending() {
-                    (pending, None) => pending,
-                    (pending, Some(cursor)) => {
-                        let kinds = self.store.read(move |disk| kinds_after(disk, cursor)).await?;
-                        let wanted = kinds.iter().filter(|(kind, _)| inbox.wants(kind) != Some(false));
-                        pending + wanted.map(|(_, events)| events).sum::<u64>()
-                    }
-                },
+                Some(inbox) => inbox.count_pending().await?,
             };
-            reports.push(ConsumerReport { name, pending, dead, done });
+            reports.push(ConsumerReport { name, pending, dead, done, paused });
         }
         Ok(reports)
     }
@@ -174,12 +173,14 @@ struct Known {
     base: u64,
     done: u64,
     dead: u64,
+    paused: Option<Pause>,
 }
 
 fn known(disk: &Connection) -> rusqlite::Result<Vec<Known>> {
     let mut statement = disk.prepare_cached(
         "SELECT name, position, done,
-                (SELECT count(*) FROM deliveries WHERE consumer = number AND state IN ('dead', 'skipped'))
+                (SELECT count(*) FROM deliveries WHERE consumer = number AND state IN ('dead', 'skipped')),
+                paused_at, pause_reason
          FROM consumers ORDER BY name",
     )?;
     let rows = statement.query_map([], |row| {
@@ -188,14 +189,9 @@ fn known(disk: &Connection) -> rusqlite::Result<Vec<Known>> {
             base: rows::unsigned(row.get(1)?),
             done: rows::unsigned(row.get(2)?),
             dead: rows::unsigned(row.get(3)?),
+            paused: pause::read(row, 4)?,
         })
     })?;
-    rows.collect()
-}
-
-fn kinds_after(disk: &Connection, cursor: u64) -> rusqlite::Result<Vec<(String, u64)>> {
-    let mut statement = disk.prepare_cached("SELECT kind, count(*) FROM events WHERE position > ?1 GROUP BY kind")?;
-    let rows = statement.query_map([rows::signed(cursor)], |row| Ok((row.get(0)?, rows::unsigned(row.get(1)?))))?;
     rows.collect()
 }
 

@@ -213,14 +213,16 @@ async fn another_state_version_starts_only_when_the_old_one_has_stopped() {
 }
 
 #[tokio::test]
-async fn a_filtered_subscription_is_refused_rather_than_served_whole() {
-    let world = World::open(&[("a.wasm", "plugin 1.0.0 filter"), ("b.wasm", "plugin 1.0.0 filter")]).await;
-    let status = world.status("a").unwrap();
-    assert_eq!(status.state, State::Failed);
-    assert!(status.reason.unwrap().contains("filters are not available yet"));
-    // An operator's own subscriptions replace the plugin's, filter and all.
-    world.put("b.toml", "subscribe = [\"order.placed\"]");
-    world.until("b runs", || world.running("b", "1.0.0")).await;
+async fn subscriptions_are_shown_with_their_filters_and_a_side_file_replaces_them() {
+    let world = World::open(&[("a.wasm", "plugin 1.0.0 filter")]).await;
+    world.until("a runs", || world.running("a", "1.0.0")).await;
+    assert_eq!(world.status("a").unwrap().subscriptions, [r#"order.* {"order":{"currency":["EUR"]}}"#]);
+    world.put("a.toml", r#"subscribe = ["order.placed", { kind = "com.a", filter = '{"n": [1]}' }]"#);
+    world
+        .until("the side file is in force", || {
+            world.status("a").unwrap().subscriptions == ["order.placed", r#"com.a {"n":[1]}"#]
+        })
+        .await;
     world.close().await;
 }
 

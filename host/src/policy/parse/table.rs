@@ -8,7 +8,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::Fault;
-use super::value::quoted;
+use super::value::{quoted, told};
 
 /// A key this near to a known one was probably meant to be it (Jaro-Winkler, 0 to 1).
 const LIKENESS_MIN: f64 = 0.75;
@@ -120,6 +120,36 @@ impl<'t> Table<'t> {
             .into_iter()
             .filter_map(|item| Self::inner(path.clone(), item, faults).and_then(|table| read(table, faults)))
             .collect()
+    }
+
+    /// The list at `key`, whose items are values or tables: those without fault. An empty one is a fault, told as
+    /// `empty`; what is absent, or no list, is `None`.
+    pub(crate) fn mixed_list<T>(
+        &mut self,
+        key: &'static str,
+        faults: &mut Faults<'_>,
+        empty: &str,
+        convert: impl Fn(&DeValue<'t>) -> Result<T, String>,
+        mut read: impl FnMut(Self, &mut Faults<'_>) -> Option<T>,
+    ) -> Option<Vec<T>> {
+        let value = self.remove(key)?;
+        let (span, path) = (value.span(), self.name(key));
+        let items = match value.into_inner() {
+            DeValue::Array(items) if items.is_empty() => {
+                faults.add(span, format!("{path}: {empty}"));
+                return None;
+            }
+            DeValue::Array(items) => items,
+            other => {
+                faults.add(span, format!("{path}: expected a list in [ ], got {}", told(&other)));
+                return None;
+            }
+        };
+        let read = |item: Spanned<DeValue<'t>>| match item.get_ref() {
+            DeValue::Table(_) => Self::inner(path.clone(), item, faults).and_then(|table| read(table, faults)),
+            value => convert(value).map_err(|message| faults.add(item.span(), format!("{path}: {message}"))).ok(),
+        };
+        Some(items.into_iter().filter_map(read).collect())
     }
 
     /// Every entry, where the keys are the operator's own.

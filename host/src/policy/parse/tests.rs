@@ -19,7 +19,7 @@ isolation = "event"
 concurrency = 3
 rate = "500/s"
 on_dead = "skip"
-subscribe = ["order.placed", "com.example.*"]
+subscribe = ["order.placed", { kind = "com.example.*", filter = '{"weight_g": [{"numeric": [">", 0]}]}' }]
 [grant]
 change_order = true
 publish = ["com.fanfare.stock.*"]
@@ -89,6 +89,10 @@ fn each_fault_names_its_line_and_what_would_be_right() {
         "subscribe = []",
         "subscribe = \"order.placed\"",
         "subscribe = [\"order..placed\"]",
+        "subscribe = [\n\"order.*\",\n{ kind = \"order.placed\" },\n]",
+        "subscribe = [\n{ kind = \"order.placed\", filter = '{\"order\":{\"currency\":\"USD\"}}' }]",
+        "subscribe = [{ kind = \"a\", filter = '{\"n\":[{\"numeric\":[\">\"]}]}', only = true }]",
+        "subscribe = [5]",
         "concurency = 8",
         "colour = \"blue\"",
         "grant = true",

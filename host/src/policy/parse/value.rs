@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use toml::de::DeValue;
 
+use crate::event::filter::Filter;
 use crate::event::{KindPattern, NotAKind};
 use crate::policy::{Rate, SecretSource, Start};
 
@@ -97,6 +98,11 @@ pub(super) fn pattern(value: &DeValue<'_>) -> Result<KindPattern, String> {
     string(value)?.parse().map_err(|error: NotAKind| error.to_string())
 }
 
+/// A filter policy of SNS, as JSON.
+pub(super) fn filter(value: &DeValue<'_>) -> Result<Filter, String> {
+    Filter::parse(string(value)?).map_err(|error| error.to_string())
+}
+
 /// A pattern over custom kinds: order kinds are the host's own.
 pub(super) fn published(value: &DeValue<'_>) -> Result<KindPattern, String> {
     let pattern = pattern(value)?;
@@ -176,7 +182,7 @@ fn is_name(text: &str) -> bool {
 }
 
 /// A wrong value as it is told in a fault.
-fn told(value: &DeValue<'_>) -> String {
+pub(super) fn told(value: &DeValue<'_>) -> String {
     match value {
         DeValue::String(text) => quoted(text),
         DeValue::Integer(number) => quoted_bare(&number.to_string()),

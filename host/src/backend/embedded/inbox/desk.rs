@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension};
 
+use super::ahead::Counts;
 use crate::backend::InboxPolicy;
 use crate::backend::embedded::commit::{ConsumerCommit, ConsumerNumber, Exception, Standing};
 use crate::backend::embedded::lanes::{Head, Item, Lanes};
 use crate::backend::embedded::progress::Progress;
-use crate::backend::embedded::rows;
+use crate::backend::embedded::{pause, rows};
 use crate::clock::Timestamp;
-use crate::event::{Event, Lane};
+use crate::event::{Event, Lane, Subscriptions};
 use crate::policy::{OnDead, Rate};
 
 /// Deliveries that a rate lets through at once after a pause.
@@ -26,6 +27,8 @@ pub struct Desk {
     /// Raised when the desk goes back to what is durable: leases of before count for nothing.
     pub epoch: u64,
     policy: Option<InboxPolicy>,
+    /// By a person; as it is on disk.
+    pub paused: bool,
     /// As it was on disk when the desk was loaded: what is done ahead of the cursor is not offered again.
     loaded: Progress,
     /// Ranges that need no delivery, not written down yet.
@@ -35,6 +38,7 @@ pub struct Desk {
     unsettled: VecDeque<u64>,
     /// Under a rate: when the next delivery would start if they came evenly, in ms since the epoch.
     paced_at_ms: f64,
+    counts: Counts,
 }
 
 impl Desk {
@@ -46,7 +50,10 @@ impl Desk {
             .unwrap_or_default();
         let policy = self.policy.take();
         let on_dead = policy.as_ref().map_or(OnDead::Park, |policy| policy.on_dead);
-        *self = Self { cursor: loaded.base(), epoch: self.epoch + 1, policy, loaded, ..Self::default() };
+        let paused = pause::is_paused(disk, consumer)?;
+        let counts = self.counts.again();
+        *self =
+            Self { cursor: loaded.base(), epoch: self.epoch + 1, policy, paused, loaded, counts, ..Self::default() };
         let mut statement = disk.prepare_cached(
             "SELECT position, lane, state, attempts, first_at, due, replayed FROM deliveries
              WHERE consumer = ?1 AND state <> 'skipped' ORDER BY position",
@@ -74,22 +81,48 @@ impl Desk {
     }
 
     pub fn configure(&mut self, policy: InboxPolicy) {
-        self.policy = Some(policy);
+        let before = self.policy.replace(policy.clone());
+        if before.is_some_and(|before| before.subscriptions != policy.subscriptions) {
+            self.counts = self.counts.again();
+            for position in self.lanes.reconsider(|event| policy.subscriptions.want(event)) {
+                self.pass(position);
+            }
+        }
+        // As if it had been so from the start: the letters stay, their lanes go on.
+        if policy.on_dead == OnDead::Skip {
+            self.lanes.leave_dead_behind();
+        }
     }
 
     /// Whether events may be looked at. A consumer that is paused or gone looks at none: the version that comes
     /// next may want what this one would pass by.
     pub fn is_open(&self) -> bool {
-        self.policy.as_ref().is_some_and(|policy| policy.concurrency > 0)
+        !self.paused && self.policy.as_ref().is_some_and(|policy| policy.concurrency > 0)
     }
 
     pub fn on_dead(&self) -> OnDead {
         self.policy.as_ref().map_or(OnDead::Park, |policy| policy.on_dead)
     }
 
-    pub fn wants(&self, kind: &str) -> Option<bool> {
-        let policy = self.policy.as_ref()?;
-        Some(policy.subscriptions.iter().any(|pattern| pattern.matches(kind)))
+    pub fn subscriptions(&self) -> Option<&Subscriptions> {
+        self.policy.as_ref().map(|policy| &policy.subscriptions)
+    }
+
+    /// Whether the event is delivered, now or before; `None` where nothing was configured yet.
+    pub fn wants(&self, event: &Event) -> Option<bool> {
+        self.subscriptions().map(|subscriptions| subscriptions.want(event))
+    }
+
+    /// What was done when the desk was loaded: its events are not offered again.
+    pub fn loaded(&self) -> &Progress {
+        &self.loaded
+    }
+
+    /// Changes what was counted ahead, and tells it as of the cursor.
+    pub fn count(&mut self, change: impl FnOnce(&mut Counts)) -> Counts {
+        change(&mut self.counts);
+        self.counts = self.counts.at(self.cursor);
+        self.counts
     }
 
     /// Looks at the event after the cursor.
@@ -99,10 +132,11 @@ impl Desk {
         if self.loaded.contains(position) {
             return;
         }
-        if self.wants(event.kind()) != Some(true) {
+        if self.wants(&event) != Some(true) {
             self.pass(position);
             return;
         }
+        self.counts.taken += 1;
         let lane = event.lane();
         if self.lanes.offer(lane.clone(), Item::new(event)) {
             self.pass(position);
@@ -131,7 +165,7 @@ impl Desk {
 
     /// Whether concurrency and rate let a delivery start.
     pub fn may_start(&self, now: Timestamp) -> bool {
-        let Some(policy) = &self.policy else { return false };
+        let Some(policy) = self.policy.as_ref().filter(|_| !self.paused) else { return false };
         let running = u32::try_from(self.lanes.leased()).unwrap_or(u32::MAX);
         running < policy.concurrency && policy.rate.is_none_or(|_| self.paced_at_ms <= millis(now) + burst_ms())
     }
@@ -190,3 +224,6 @@ fn millis(at: Timestamp) -> f64 {
 fn burst_ms() -> f64 {
     BURST.as_secs_f64() * 1_000.0
 }
+
+#[cfg(test)]
+mod tests;

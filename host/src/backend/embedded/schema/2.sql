@@ -67,3 +67,9 @@ ALTER TABLE events ADD COLUMN astray   INTEGER;
 UPDATE events SET astray = 1 WHERE cause IS NOT NULL AND order_number IS NULL;
 CREATE INDEX events_by_cause ON events (cause) WHERE astray = 1;
 CREATE INDEX messages_by_event ON messages (position);
+
+-- Pause -----------------------------------------------------------------------------------------------------------------
+
+-- When and why a person paused the consumer; no time where it is not paused.
+ALTER TABLE consumers ADD COLUMN paused_at    INTEGER;
+ALTER TABLE consumers ADD COLUMN pause_reason TEXT;

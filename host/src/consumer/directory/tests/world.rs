@@ -18,8 +18,10 @@ use crate::consumer::directory::{Directory, Settings};
 use crate::consumer::runtime::{Live, LoadError, Loader, Runtime};
 use crate::consumer::scan::{Entry, look};
 use crate::consumer::status::{Catalogue, ConsumerStatus, State};
+use crate::event::Subscription;
+use crate::event::filter::Filter;
 use crate::policy::{ConsumerName, Policy};
-use crate::sandbox::{Description, Need, Subscription};
+use crate::sandbox::{Description, Need};
 
 pub const PLUGIN_BYTES_MAX: u64 = 4096;
 
@@ -288,7 +290,7 @@ fn description(text: &str) -> Option<Description> {
         match word {
             "state" => description.state_version = words.next()?.parse().ok()?,
             "needs" => description.needs = words.next().map(|_| Need::ChangeOrder).into_iter().collect(),
-            "filter" => description.subscriptions[0].filter = Some("{}".to_owned()),
+            "filter" => description.subscriptions[0].filter = Filter::parse(r#"{"order":{"currency":["EUR"]}}"#).ok(),
             _ => return None,
         }
     }

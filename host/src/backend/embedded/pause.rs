@@ -1,0 +1,47 @@
+//! Consumers that a person paused. The row is the truth; the desk follows it.
+
+use rusqlite::{Connection, OptionalExtension, Row, params};
+
+use super::commit::ConsumerNumber;
+use super::{Embedded, rows};
+use crate::backend::{Durable, Pause, Result};
+use crate::policy::ConsumerName;
+
+pub async fn set(embedded: &Embedded, name: &ConsumerName, pause: Option<Pause>) -> Result<Durable<bool>> {
+    let owned = name.clone();
+    let found = embedded.task(move |writer| write(writer.connection, &owned, pause.as_ref())).await?;
+    let inbox = embedded.store.inboxes.lock().get(name).cloned();
+    if let Some(inbox) = inbox {
+        inbox.look_at_pause()?;
+    }
+    Ok(found)
+}
+
+fn write(disk: &Connection, name: &ConsumerName, pause: Option<&Pause>) -> rusqlite::Result<bool> {
+    let rows = match pause {
+        Some(Pause { since, reason }) => disk
+            .prepare_cached(
+                "UPDATE consumers SET paused_at = coalesce(paused_at, ?2), pause_reason = coalesce(?3, pause_reason)
+                 WHERE name = ?1",
+            )?
+            .execute(params![name.as_str(), rows::millis(*since), reason])?,
+        None => disk
+            .prepare_cached("UPDATE consumers SET paused_at = NULL, pause_reason = NULL WHERE name = ?1")?
+            .execute([name.as_str()])?,
+    };
+    Ok(rows > 0)
+}
+
+/// Time and reason, in two columns from `index` on.
+pub fn read(row: &Row<'_>, index: usize) -> rusqlite::Result<Option<Pause>> {
+    let Some(since) = rows::optional_timestamp(row, index)? else { return Ok(None) };
+    Ok(Some(Pause { since, reason: row.get(index + 1)? }))
+}
+
+pub fn is_paused(disk: &Connection, consumer: ConsumerNumber) -> rusqlite::Result<bool> {
+    let paused = disk
+        .prepare_cached("SELECT paused_at IS NOT NULL FROM consumers WHERE number = ?1")?
+        .query_row([consumer], |row| row.get(0))
+        .optional()?;
+    Ok(paused.unwrap_or(false))
+}
