@@ -26,7 +26,7 @@ use crate::backend::{Delivery, Finished, Inbox, InboxPolicy, Ran, Settlement};
 use crate::event::Subscriptions;
 use crate::fault::{self, Point};
 use crate::policy::{ConsumerName, Policy};
-use crate::sandbox::{Outcome, Version};
+use crate::sandbox::{Handled, Outcome, Version};
 use crate::telemetry::meters::ConsumerMeters;
 
 /// Deliveries that a runner ends before it lets other tasks of its thread run.
@@ -122,6 +122,7 @@ fn inbox_policy(live: &Live) -> InboxPolicy {
         concurrency: live.policy.concurrency.get(),
         rate: live.policy.rate,
         on_dead: live.policy.on_dead,
+        state_bytes_max: live.policy.limits.state_bytes,
     }
 }
 
@@ -179,18 +180,9 @@ async fn handle(shared: &Shared, mut delivery: Delivery) {
             tokio::time::sleep(STORE_PAUSE).await;
             return release(shared, delivery);
         }
-        let ran = Ran { version: live.version.label(), duration: handled.duration };
-        let settlement =
-            retry::settle(&live.policy.retry, &delivery, handled.outcome, handled.effects, handled.log, ran);
-        shared.meters.handled(settlement.cause().map(|cause| cause.kind), handled.duration);
-        match shared.inbox.finish(delivery, &handled.reads, settlement) {
-            Finished::Accepted => {
-                if let Some(instance) = handled.instance {
-                    live.version.keep(instance);
-                }
-                return;
-            }
-            Finished::Conflict(again) => {
+        match finish(shared, &live, delivery, handled) {
+            Finished::Accepted => return,
+            Finished::Conflict(again) | Finished::Full { delivery: again, .. } => {
                 shared.meters.conflict();
                 delivery = again;
                 tokio::task::yield_now().await;
@@ -201,10 +193,40 @@ async fn handle(shared: &Shared, mut delivery: Delivery) {
     release(shared, delivery);
 }
 
+/// Hands back what was handled, and keeps the instance if it was done. Where the consumer's state has no room for it, it
+/// is the fault of its guest, as any other limit that is used up.
+fn finish(shared: &Shared, live: &Live, delivery: Delivery, handled: Handled) -> Finished {
+    let Handled { outcome, reads, effects, log, duration, instance } = handled;
+    let end = |delivery: Delivery, outcome, effects, log| {
+        let ran = Ran { version: live.version.label(), duration };
+        let settlement = retry::settle(&live.policy.retry, &delivery, outcome, effects, log, ran);
+        shared.meters.handled(settlement.cause().map(|cause| cause.kind), duration);
+        shared.inbox.finish(delivery, &reads, settlement)
+    };
+    match end(delivery, outcome, effects, log) {
+        Finished::Accepted => {
+            if let Some(instance) = instance {
+                live.version.keep(instance);
+            }
+            Finished::Accepted
+        }
+        Finished::Full { delivery, effects, bytes } => {
+            let (name, max) = (&shared.name, live.policy.limits.state_bytes);
+            let message = format!(
+                "its state would hold {bytes} bytes, and limits.state allows {max}; raise it in {name}.toml, or let the \
+                 plugin delete what it no longer needs"
+            );
+            let outcome = Outcome::Trap { kind: "limit".to_owned(), message, backtrace: None };
+            end(delivery, outcome, *effects, Vec::new())
+        }
+        finished => finished,
+    }
+}
+
 fn release(shared: &Shared, delivery: Delivery) {
     match shared.inbox.finish(delivery, &crate::effects::Reads::default(), Settlement::Released) {
         Finished::Accepted | Finished::Superseded => {}
-        Finished::Conflict(delivery) => {
+        Finished::Conflict(delivery) | Finished::Full { delivery, .. } => {
             tracing::error!(consumer = %shared.name, event = %delivery.event.id, "a release cannot conflict; the event waits for a restart");
         }
     }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use fanfare_tests::orders::order;
+use fanfare_tests::orders::{event, order};
 use fanfare_tests::{Client, TestHost, Value, eventually, json};
 
 /// From the moment when a side file is saved.
@@ -95,6 +95,53 @@ fn a_policy_that_skips_lets_lanes_go_on_within_a_second() {
     host.consumers.set_policy("always-reject", "subscribe = [\"order.*\"]\non_dead = \"skip\"\n");
     client.wait_for_consumer_within(SECOND, "always-reject", |consumer| consumer["dead"] == 2);
     assert_eq!(states(&client, &id), ["dead", "dead"]);
+}
+
+#[test]
+fn a_state_that_is_full_ends_in_a_dead_letter_and_goes_on_where_there_is_room() {
+    /// Five values of 1,000 bytes with their keys, and the counter.
+    const ROOM: &str = "[retry]\nmax_attempts = 1\n[limits]\nstate = \"6KiB\"\n";
+    let mut host = TestHost::new();
+    host.consumers.add("hoarder");
+    host.consumers.set_policy("hoarder", ROOM);
+    host.leave_deliveries().start();
+    let client = host.client();
+    place(&client, 7);
+    client.wait_for_consumer("hoarder", |consumer| consumer["dead"] == 2 && consumer["pending"] == 2);
+    assert_eq!((client.counter("hoarder", "handled"), client.entries("hoarder", "kept/").len()), (5, 5));
+    let cause = client.dead_letters("hoarder")[0]["cause"].to_string();
+    for words in ["limits.state", "6144", "hoarder.toml"] {
+        assert!(cause.contains(words), "no {words}: {cause}");
+    }
+
+    // A crash changes nothing of what is counted.
+    host.kill();
+    host.start();
+    let client = host.client();
+    place(&client, 1);
+    client.wait_for_consumer("hoarder", |consumer| consumer["dead"] == 3);
+
+    // More room, within a second; and the letters are done.
+    host.consumers
+        .set_policy("hoarder", "subscribe = [\"order.placed\", \"com.example.*\"]\n[limits]\nstate = \"1MiB\"\n");
+    client.wait_for_consumer_within(SECOND, "hoarder", |consumer| consumer["subscriptions"][1] == "com.example.*");
+    let _ = client.post("/v1/consumers/hoarder/dead-letters/retry", &json!({"all": true})).expect(200);
+    client.wait_until_idle();
+    assert_eq!(client.entries("hoarder", "kept/").len(), 8);
+
+    // Less than it holds refuses what makes it more, and lets it let go.
+    host.consumers.set_policy("hoarder", ROOM);
+    eventually("the limit is lowered", || {
+        place(&client, 1);
+        let dead = client.consumer("hoarder").unwrap_or_default()["dead"].clone();
+        if dead.as_u64() > Some(0) { Ok(()) } else { Err(format!("{dead} dead")) }
+    });
+    let _ = client.publish(&event("1", "com.example.let-go", "all", json!({}))).expect(202);
+    eventually("it let go", || {
+        let kept = client.entries("hoarder", "kept/").len();
+        if kept == 0 { Ok(()) } else { Err(format!("{kept} kept")) }
+    });
+    let _ = client.post("/v1/consumers/hoarder/dead-letters/discard", &json!({"all": true})).expect(200);
 }
 
 #[track_caller]

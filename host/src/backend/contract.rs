@@ -5,6 +5,7 @@ mod hearing;
 mod intake;
 mod pausing;
 mod pressure;
+mod room;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -72,7 +73,13 @@ fn hears(kinds: &[&str]) -> Subscriptions {
 }
 
 fn policy() -> InboxPolicy {
-    InboxPolicy { subscriptions: hears(&["order.*"]), concurrency: 8, rate: None, on_dead: OnDead::Park }
+    InboxPolicy {
+        subscriptions: hears(&["order.*"]),
+        concurrency: 8,
+        rate: None,
+        on_dead: OnDead::Park,
+        state_bytes_max: 1 << 30,
+    }
 }
 
 async fn inbox(backend: &Backend, consumer: &str) -> Arc<dyn Inbox> {

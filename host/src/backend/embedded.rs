@@ -39,6 +39,7 @@ mod registry;
 mod rows;
 mod runs;
 mod schema;
+mod size;
 mod statements;
 mod tail;
 mod writer;

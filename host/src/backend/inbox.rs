@@ -48,6 +48,8 @@ pub struct InboxPolicy {
     pub concurrency: u32,
     pub rate: Option<Rate>,
     pub on_dead: OnDead,
+    /// What all keys and values of the consumer may weigh.
+    pub state_bytes_max: u64,
 }
 
 /// One event for one consumer, leased. Hand it back through [`Inbox::finish`]; dropped, it is delivered again
@@ -198,6 +200,9 @@ pub enum Finished {
     Accepted,
     /// A read or a floor does not hold any more.
     Conflict(Delivery),
+    /// The consumer's state would weigh more than [`InboxPolicy::state_bytes_max`], and more than it does. Nothing was
+    /// kept: settle it otherwise.
+    Full { delivery: Delivery, effects: Box<Effects>, bytes: u64 },
     /// The store went back to what is durable; the delivery will be leased again. Instances that saw
     /// undone results must be thrown away.
     Superseded,

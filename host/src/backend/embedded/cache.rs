@@ -6,11 +6,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use rusqlite::{OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension, params};
 
 use super::commit::StateNumber;
 use super::readers::Disk;
 use super::recent::Recent;
+use super::size;
 use crate::effects::Value;
 
 /// Values kept per kind, consumer and generation, besides those that are on their way to the disk.
@@ -60,17 +61,21 @@ impl<T: Clone> Slots<T> {
 pub struct Cache {
     state: StateNumber,
     entries: Slots<Value>,
-    counters: Slots<i64>,
+    /// `None` where there is no such counter.
+    counters: Slots<Option<i64>>,
+    /// Of all keys and values, durable or not.
+    bytes: u64,
 }
 
 impl Cache {
     pub fn new(state: StateNumber) -> Self {
-        Self { state, entries: Slots::new(), counters: Slots::new() }
+        Self { state, entries: Slots::new(), counters: Slots::new(), bytes: 0 }
     }
 
     /// Forgets everything: what was not durable is undone.
-    pub fn clear(&mut self) {
-        *self = Self::new(self.state);
+    pub fn reload(&mut self, disk: &Connection) -> rusqlite::Result<()> {
+        *self = Self { bytes: size::read(disk, self.state)?, ..Self::new(self.state) };
+        Ok(())
     }
 
     pub fn entry(&mut self, disk: &Disk<'_>, key: &str) -> rusqlite::Result<Value> {
@@ -85,24 +90,57 @@ impl Cache {
 
     /// 0 where there is none.
     pub fn counter(&mut self, disk: &Disk<'_>, key: &str) -> rusqlite::Result<i64> {
+        Ok(self.counter_if_any(disk, key)?.unwrap_or(0))
+    }
+
+    fn counter_if_any(&mut self, disk: &Disk<'_>, key: &str) -> rusqlite::Result<Option<i64>> {
         let state = self.state;
         self.counters.get_or_read(key, || {
-            let value = disk
-                .connection()?
+            disk.connection()?
                 .prepare_cached("SELECT value FROM counters WHERE state = ?1 AND key = ?2")?
                 .query_row(params![state, key], |row| row.get(0))
-                .optional()?;
-            Ok(value.unwrap_or(0))
+                .optional()
         })
     }
 
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// What all keys and values will weigh with these written.
+    pub fn bytes_with(
+        &mut self,
+        disk: &Disk<'_>,
+        entries: &[(Arc<str>, Value)],
+        counters: &[(Arc<str>, i64)],
+    ) -> rusqlite::Result<u64> {
+        let (mut more, mut less) = (0, 0);
+        for (key, value) in entries {
+            // Whoever read it before has it in memory already.
+            less += self.entry(disk, key)?.map_or(0, |value| size::of_entry(key, &value));
+            more += value.as_ref().map_or(0, |value| size::of_entry(key, value));
+        }
+        for (key, _) in counters {
+            more += self.counter_if_any(disk, key)?.map_or_else(|| size::of_counter(key), |_| 0);
+        }
+        Ok((self.bytes + more).saturating_sub(less))
+    }
+
     /// Takes over what job number `job` writes.
-    pub fn apply(&mut self, entries: &[(Arc<str>, Value)], counters: &[(Arc<str>, i64)], job: u64, durable: u64) {
+    pub fn apply(
+        &mut self,
+        entries: &[(Arc<str>, Value)],
+        counters: &[(Arc<str>, i64)],
+        bytes: u64,
+        job: u64,
+        durable: u64,
+    ) {
+        self.bytes = bytes;
         for (key, value) in entries {
             self.entries.set(Arc::clone(key), value.clone(), job, durable);
         }
         for (key, value) in counters {
-            self.counters.set(Arc::clone(key), *value, job, durable);
+            self.counters.set(Arc::clone(key), Some(*value), job, durable);
         }
     }
 
@@ -133,14 +171,14 @@ impl Cache {
         limit: usize,
         durable: u64,
     ) -> rusqlite::Result<Vec<(Arc<str>, i64)>> {
-        let dirty = self.counters.dirty(prefix, after, durable).into_iter().map(|(key, value)| (key, Some(value)));
+        let dirty = self.counters.dirty(prefix, after, durable);
         let mut statement = disk
             .connection()?
             .prepare_cached("SELECT key, value FROM counters WHERE state = ?1 AND key >= ?2 ORDER BY key")?;
         let stored = statement.query_map(params![self.state, after.unwrap_or(prefix).max(prefix)], |row| {
             Ok((Arc::from(row.get_ref(0)?.as_str()?), Some(row.get(1)?)))
         })?;
-        let found = merge(stored, dirty.collect(), prefix, after, limit)?;
+        let found = merge(stored, dirty, prefix, after, limit)?;
         Ok(found.into_iter().filter_map(|(key, value)| Some((key, value?))).collect())
     }
 }

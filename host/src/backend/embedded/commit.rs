@@ -39,6 +39,8 @@ pub struct ConsumerCommit {
     /// Values as they stand after the commit.
     pub entries: Vec<(Arc<str>, Value)>,
     pub counters: Vec<(Arc<str>, i64)>,
+    /// What all keys and values weigh after the commit, where that changed.
+    pub bytes: Option<u64>,
     pub messages: Vec<NewMessage>,
     pub records: Vec<Record>,
 }
@@ -56,6 +58,7 @@ impl ConsumerCommit {
             handled: None,
             entries: Vec::new(),
             counters: Vec::new(),
+            bytes: None,
             messages: Vec::new(),
             records: Vec::new(),
         }

@@ -64,7 +64,7 @@ impl EmbeddedInbox {
     /// Goes back to what is durable. Deliveries leased before count for nothing.
     pub fn reload(&self, disk: &Connection) -> rusqlite::Result<()> {
         let mut cache = self.cache.lock();
-        cache.clear();
+        cache.reload(disk)?;
         self.desk.lock().reload(disk, self.number)
     }
 

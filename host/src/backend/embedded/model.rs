@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
+use rusqlite::Connection;
 use serde_json::value::RawValue;
 use tempfile::TempDir;
 
@@ -97,6 +98,7 @@ async fn open(folder: &TempDir) -> (Arc<Embedded>, Arc<dyn Inbox>) {
         concurrency: 6,
         rate: None,
         on_dead: OnDead::Park,
+        state_bytes_max: 1 << 20,
     });
     (store, inbox)
 }
@@ -248,6 +250,7 @@ impl World {
         };
         match self.inbox.finish(delivery, &reads, settlement) {
             Finished::Accepted | Finished::Superseded => {}
+            Finished::Full { bytes, .. } => panic!("{bytes} bytes are within the limit"),
             // On a fresh view nothing can have changed: this is the only thread.
             Finished::Conflict(again) => {
                 let Held { delivery, reads, effects } = self.handle(again).await;
@@ -297,6 +300,13 @@ impl World {
         let taken = counters.get("taken").copied().unwrap_or(0);
         assert_eq!(counters.get("stock").copied().unwrap_or(0), -taken);
         assert!(taken <= STOCK, "{taken} taken of {STOCK}");
+        let bytes = "SELECT (SELECT bytes FROM state_sizes), (SELECT sum(octet_length(key) + octet_length(value)) FROM entries),
+                            (SELECT sum(octet_length(key) + 8) FROM counters)";
+        let read =
+            move |disk: &Connection| disk.query_row(bytes, [], |row| Ok([row.get(0)?, row.get(1)?, row.get(2)?]));
+        let [counted, entries, counters]: [Option<u64>; 3] = self.store().store.read(read).await.unwrap();
+        assert_eq!(counted.unwrap_or(0), entries.unwrap_or(0) + counters.unwrap_or(0), "bytes of all keys and values");
+
         let report = self.store().known().await.unwrap().remove(0);
         assert_eq!(report.done, seen.len() as u64);
         assert_eq!(report.pending, (events.len() - seen.len() - self.discarded.len()) as u64);
@@ -325,7 +335,7 @@ impl World {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { max_shrink_iters: 200, ..ProptestConfig::with_cases(200) })]
+    #![proptest_config(ProptestConfig { max_shrink_iters: 200, ..ProptestConfig::with_cases(128) })]
 
     #[test]
     fn what_is_durable_is_what_a_map_says(steps in prop::collection::vec(step(), 1..60)) {

@@ -11,8 +11,8 @@ use rusqlite::{Connection, OptionalExtension, params};
 use super::commit::{Commit, ConsumerCommit, ConsumerNumber, NewBody, NewEvent, NewMessage, OrderNumber, StateNumber};
 use super::exceptions::{OpenRun, open_runs};
 use super::progress::Progress;
-use super::rows;
 use super::statements::Statements;
+use super::{rows, size};
 use crate::backend::{Origin, Placed, Placement, Published};
 use crate::clock::Timestamp;
 use crate::effects::Value;
@@ -53,6 +53,7 @@ pub struct Writer<'a> {
     pub placed: Vec<(OrderNumber, Order)>,
     entries: HashMap<(StateNumber, Arc<str>), Value>,
     counters: HashMap<(StateNumber, Arc<str>), i64>,
+    sizes: HashMap<StateNumber, u64>,
     /// Events done per consumer.
     consumers: HashMap<ConsumerNumber, u64>,
 }
@@ -68,6 +69,7 @@ impl<'a> Writer<'a> {
             placed: Vec::new(),
             entries: HashMap::new(),
             counters: HashMap::new(),
+            sizes: HashMap::new(),
             consumers: HashMap::new(),
         }
     }
@@ -270,6 +272,9 @@ params![
         for (key, value) in commit.counters {
             self.counters.insert((state, key), value);
         }
+        if let Some(bytes) = commit.bytes {
+            self.sizes.insert(state, bytes);
+        }
         for message in &commit.messages {
             self.message(consumer, position, message)?;
         }
@@ -317,6 +322,7 @@ params![
         for ((state, key), value) in self.counters.drain() {
             count.execute(params![state, &*key, value])?;
         }
+        size::write(self.connection, &mut self.sizes)?;
         let mut advance = self
             .connection
             .prepare_cached("UPDATE consumers SET position = ?2, ahead = ?3, done = done + ?4 WHERE number = ?1")?;

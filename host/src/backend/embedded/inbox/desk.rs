@@ -104,6 +104,10 @@ impl Desk {
         self.policy.as_ref().map_or(OnDead::Park, |policy| policy.on_dead)
     }
 
+    pub fn state_bytes_max(&self) -> u64 {
+        self.policy.as_ref().map_or(u64::MAX, |policy| policy.state_bytes_max)
+    }
+
     pub fn subscriptions(&self) -> Option<&Subscriptions> {
         self.policy.as_ref().map(|policy| &policy.subscriptions)
     }

@@ -27,7 +27,11 @@ use crate::telemetry::meters;
 
 pub fn finish(inbox: &EmbeddedInbox, delivery: Delivery, reads: &Reads, settlement: Settlement) -> Finished {
     let mut cache = inbox.cache.lock();
-    if inbox.desk.lock().epoch != delivery.lease.epoch {
+    let (epoch, bytes_max) = {
+        let desk = inbox.desk.lock();
+        (desk.epoch, desk.state_bytes_max())
+    };
+    if epoch != delivery.lease.epoch {
         return Finished::Superseded;
     }
     if matches!(settlement, Settlement::Released) {
@@ -41,6 +45,14 @@ pub fn finish(inbox: &EmbeddedInbox, delivery: Delivery, reads: &Reads, settleme
     let outcome = ground.settle(inbox.number, &delivery, reads, &settlement);
     drop(disk);
     match outcome {
+        // What grows no further is taken, however large it is: a limit that was lowered must let a consumer shrink.
+        Ok(Some(Decided { bytes: Some(bytes), .. })) if bytes > bytes_max && bytes > cache.bytes() => {
+            let effects = match settlement {
+                Settlement::Done { effects, .. } => Box::new(effects),
+                _ => Box::default(),
+            };
+            Finished::Full { delivery, effects, bytes }
+        }
         Ok(Some(decided)) => commit(inbox, &mut cache, orders, delivery, settlement, decided),
         Ok(None) => Finished::Conflict(delivery),
         Err(error) => {
@@ -61,6 +73,8 @@ struct Ground<'a> {
 #[derive(Default)]
 struct Decided {
     counters: Vec<(Arc<str>, i64)>,
+    /// What the consumer's state weighs then, if anything of it is written.
+    bytes: Option<u64>,
     orders: Vec<(OrderNumber, Order)>,
     events: Vec<NewEvent>,
 }
@@ -154,6 +168,9 @@ impl Ground<'_> {
         decided
             .events
             .extend(effects.events.iter().map(|custom| event(custom.order_id, NewBody::Custom(custom.clone()))));
+        if !effects.entries.is_empty() || !decided.counters.is_empty() {
+            decided.bytes = Some(self.cache.bytes_with(self.disk, &effects.entries, &decided.counters)?);
+        }
         Ok(Some(decided))
     }
 }
@@ -204,6 +221,8 @@ fn commit(
     }
     fault::pass(Point::FinishDecided);
     let (entries, counters) = (consumer.entries.clone(), consumer.counters.clone());
+    let bytes = decided.bytes.unwrap_or(cache.bytes());
+    consumer.bytes = (bytes != cache.bytes()).then_some(bytes);
     let commit = Box::new(Commit { consumer: Some(consumer), events: decided.events });
     let Ok(job) = inbox.store.queue.push(Job::Commit { commit, reply: None }) else {
         // The store goes back to what is durable, and this desk with it.
@@ -216,7 +235,7 @@ fn commit(
     for (number, order) in decided.orders {
         orders.set(number, order, job, durable);
     }
-    cache.apply(&entries, &counters, job, durable);
+    cache.apply(&entries, &counters, bytes, job, durable);
     Finished::Accepted
 }
 

@@ -73,3 +73,16 @@ CREATE INDEX messages_by_event ON messages (position);
 -- When and why a person paused the consumer; no time where it is not paused.
 ALTER TABLE consumers ADD COLUMN paused_at    INTEGER;
 ALTER TABLE consumers ADD COLUMN pause_reason TEXT;
+
+-- Sizes -----------------------------------------------------------------------------------------------------------------
+
+-- Bytes of all keys and values of a state; a counter's value counts for 8.
+CREATE TABLE state_sizes (
+    state INTEGER PRIMARY KEY,
+    bytes INTEGER NOT NULL
+);
+INSERT INTO state_sizes (state, bytes)
+    SELECT c.state,
+           (SELECT coalesce(sum(octet_length(key) + octet_length(value)), 0) FROM entries WHERE entries.state = c.state) +
+           (SELECT coalesce(sum(octet_length(key) + 8), 0) FROM counters WHERE counters.state = c.state)
+    FROM consumers AS c GROUP BY c.state;

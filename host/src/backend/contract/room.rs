@@ -1,0 +1,74 @@
+//! A consumer keeps no more than its policy allows.
+
+use super::{Place, accept, done, inbox, lease, place, policy, report, settled};
+use crate::backend::{Backend, Finished, InboxPolicy};
+use crate::effects::{Adjustment, Effects, Reads, Value};
+
+fn set(key: &str, bytes: usize) -> Effects {
+    let value: Value = Some(vec![b'x'; bytes].into());
+    Effects { entries: vec![(key.into(), value)], ..Effects::default() }
+}
+
+fn delete(key: &str) -> Effects {
+    Effects { entries: vec![(key.into(), None)], ..Effects::default() }
+}
+
+fn count(key: &str, by: i64) -> Effects {
+    Effects { adjustments: vec![Adjustment { key: key.into(), by, floor: None }], ..Effects::default() }
+}
+
+/// What the state would weigh, where there is no room for it.
+async fn handle(backend: &Backend, inbox: &std::sync::Arc<dyn crate::backend::Inbox>, effects: Effects) -> Option<u64> {
+    place(backend).await;
+    match inbox.finish(lease(inbox).await, &Reads::default(), done(effects)) {
+        Finished::Accepted => None,
+        Finished::Full { delivery, effects, bytes } => {
+            assert!(!effects.is_empty(), "what was staged comes back");
+            accept(inbox, delivery, done(Effects::default()));
+            Some(bytes)
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_state_grows_to_its_limit_and_not_beyond() {
+    let home = Place::new();
+    let backend = home.open();
+    let deliveries = inbox(&backend, "alpha").await;
+    deliveries.configure(InboxPolicy { state_bytes_max: 100, ..policy() });
+    assert_eq!(handle(&backend, &deliveries, set("key", 90)).await, None, "93 bytes");
+    assert_eq!(handle(&backend, &deliveries, set("a", 10)).await, Some(104));
+    // Over itself, it counts once; what is not durable yet counts too.
+    assert_eq!(handle(&backend, &deliveries, set("key", 97)).await, None, "100 bytes");
+    assert_eq!(handle(&backend, &deliveries, set("key", 98)).await, Some(101));
+    assert_eq!(handle(&backend, &deliveries, count("n", 5)).await, Some(109), "a counter is its key and 8 bytes");
+    assert_eq!(handle(&backend, &deliveries, delete("key")).await, None);
+    assert_eq!(handle(&backend, &deliveries, count("n", 5)).await, None, "9 bytes");
+    assert_eq!(handle(&backend, &deliveries, count("n", -5)).await, None, "at nothing it is a counter still");
+    assert_eq!(handle(&backend, &deliveries, set("key", 89)).await, Some(101));
+    let report = settled(&backend, "alpha").await;
+    assert_eq!((report.pending, report.dead), (0, 0));
+}
+
+#[tokio::test]
+async fn what_a_state_weighs_is_known_after_a_restart_and_a_lower_limit_lets_it_shrink() {
+    let home = Place::new();
+    let backend = home.open();
+    let deliveries = inbox(&backend, "alpha").await;
+    for key in ["a", "b", "c"] {
+        assert_eq!(handle(&backend, &deliveries, set(key, 99)).await, None);
+    }
+    settled(&backend, "alpha").await;
+    drop(deliveries);
+
+    let backend = home.reopen(backend).await;
+    let deliveries = inbox(&backend, "alpha").await;
+    deliveries.configure(InboxPolicy { state_bytes_max: 50, ..policy() });
+    assert_eq!(handle(&backend, &deliveries, count("n", 1)).await, Some(309));
+    assert_eq!(handle(&backend, &deliveries, set("a", 98)).await, None, "less than before");
+    assert_eq!(handle(&backend, &deliveries, delete("a")).await, None);
+    assert_eq!(handle(&backend, &deliveries, Effects::default()).await, None, "nothing is written");
+    assert_eq!(handle(&backend, &deliveries, set("a", 1)).await, Some(202));
+    assert_eq!(report(&backend, "alpha").await.dead, 0);
+}
