@@ -4,7 +4,6 @@
 //! entry. What is timed in the sandbox is [`Version::handle_event`]: the event goes in, outcome and effects come out. The store
 //! is a map in memory; effects are put into it between the events, outside the time.
 
-use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -12,17 +11,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use async_trait::async_trait;
-use fanfare::backend::{self, Origin, View};
+use fanfare::backend::{Origin, View};
 use fanfare::clock::Timestamp;
-use fanfare::effects::Effects;
 use fanfare::event::{Body, Event, EventId, Position};
-use fanfare::order::{Change, Content, Customer, Line, Order, OrderId};
+use fanfare::order::{Change, Content, Customer, Line, Order};
 use fanfare::policy::{Grant, Isolation, Policy};
 use fanfare::sandbox::{Handled, Outcome, Sandbox, Settings, Version};
-use parking_lot::Mutex;
 
 use crate::report;
+use crate::tables::Tables;
 
 /// Batches of events; the median of the batches counts.
 const BATCHES: usize = 21;
@@ -57,7 +54,7 @@ async fn sandboxed(plugin: &[u8], isolation: Isolation) -> Result<f64> {
     let grant = Grant { change_order: true, publish: vec!["com.fanfare.stock.low".parse()?], ..Grant::default() };
     let policy = Policy { isolation, grant, ..Policy::default() };
     let version = plugin.link(&"inventory".parse()?, &policy)?;
-    let tables = Arc::new(Tables::stocked());
+    let tables = Arc::new(Tables::stocked(LINES.map(|(sku, _, _)| sku), STOCK));
 
     let mut batches = Vec::with_capacity(BATCHES);
     for _ in 0..BATCHES {
@@ -72,7 +69,7 @@ async fn sandboxed(plugin: &[u8], isolation: Isolation) -> Result<f64> {
 
 async fn handle(version: &Version, tables: &Arc<Tables>) -> Result<Duration> {
     let order = order();
-    tables.0.lock().orders.insert(order.id, order.clone());
+    tables.know(order.clone());
     let event = Arc::new(placed(order));
     let view: Arc<dyn View> = Arc::clone(tables) as _;
     let started = Instant::now();
@@ -132,85 +129,4 @@ fn placed(order: Order) -> Event {
         depth: 0,
         body: Body::OrderChanged { order, change: Change::Placed {} },
     }
-}
-
-/// A store of one consumer, in memory.
-struct Tables(Mutex<Maps>);
-
-#[derive(Default)]
-struct Maps {
-    entries: HashMap<Arc<str>, Arc<[u8]>>,
-    counters: HashMap<Arc<str>, i64>,
-    orders: HashMap<OrderId, Order>,
-}
-
-impl Tables {
-    fn stocked() -> Self {
-        let counters = LINES.iter().map(|(sku, _, _)| (format!("stock/{sku}").into(), STOCK)).collect();
-        Self(Mutex::new(Maps { counters, ..Maps::default() }))
-    }
-
-    fn apply(&self, effects: Effects) {
-        let mut maps = self.0.lock();
-        for (key, value) in effects.entries {
-            match value {
-                Some(value) => maps.entries.insert(key, value),
-                None => maps.entries.remove(&key),
-            };
-        }
-        for adjustment in effects.adjustments {
-            *maps.counters.entry(adjustment.key).or_default() += adjustment.by;
-        }
-        for (id, change) in effects.order_changes {
-            if let Some(order) = maps.orders.get_mut(&id)
-                && let Ok(after) = order.after(&change)
-            {
-                *order = after;
-            }
-        }
-    }
-}
-
-#[async_trait]
-impl View for Tables {
-    async fn get(&self, key: &str) -> backend::Result<Option<Arc<[u8]>>> {
-        Ok(self.0.lock().entries.get(key).cloned())
-    }
-
-    async fn count(&self, key: &str) -> backend::Result<i64> {
-        Ok(self.0.lock().counters.get(key).copied().unwrap_or_default())
-    }
-
-    async fn scan(
-        &self,
-        prefix: &str,
-        after: Option<&str>,
-        limit: usize,
-    ) -> backend::Result<Vec<(Arc<str>, Arc<[u8]>)>> {
-        let maps = self.0.lock();
-        let found = maps.entries.iter().map(|(key, value)| (Arc::clone(key), Arc::clone(value)));
-        Ok(page(found.collect(), prefix, after, limit))
-    }
-
-    async fn scan_counts(
-        &self,
-        prefix: &str,
-        after: Option<&str>,
-        limit: usize,
-    ) -> backend::Result<Vec<(Arc<str>, i64)>> {
-        let maps = self.0.lock();
-        let found = maps.counters.iter().map(|(key, value)| (Arc::clone(key), *value));
-        Ok(page(found.collect(), prefix, after, limit))
-    }
-
-    async fn order(&self, id: OrderId) -> backend::Result<Option<Order>> {
-        Ok(self.0.lock().orders.get(&id).cloned())
-    }
-}
-
-fn page<T>(mut all: Vec<(Arc<str>, T)>, prefix: &str, after: Option<&str>, limit: usize) -> Vec<(Arc<str>, T)> {
-    all.retain(|(key, _)| key.starts_with(prefix) && after.is_none_or(|after| &**key > after));
-    all.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
-    all.truncate(limit);
-    all
 }

@@ -26,6 +26,7 @@ mod machine;
 mod mode;
 mod report;
 mod startup;
+mod tables;
 mod wire;
 mod workload;
 
