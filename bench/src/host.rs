@@ -1,4 +1,4 @@
-//! One host: the real program, in a process of its own.
+//! One host, or the baseline in its place: the real program, in a process of its own.
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -11,6 +11,7 @@ use clap::ValueEnum;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::api::{Api, Consumer};
+use crate::mode::Mode;
 
 /// Compiling five plugins on a slow machine that does other things too.
 const START_TIME_MAX: Duration = Duration::from_secs(120);
@@ -21,6 +22,10 @@ const LOOK_EVERY: Duration = Duration::from_millis(2);
 
 /// Lines of the host's log that an error shows.
 const LOG_LINES_SHOWN: usize = 20;
+
+// In the folder of a host.
+const DATA: &str = "data";
+const LOG: &str = "host.log";
 
 /// What becomes of e-mails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -42,18 +47,48 @@ impl Mail {
 
 pub struct Host {
     pub address: SocketAddr,
+    pub kind: Kind,
     child: Child,
-    log: PathBuf,
+    folder: PathBuf,
     started: Instant,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Fanfare,
+    /// Everything that an order means is on disk with its answer.
+    Native,
 }
 
 impl Host {
     /// Starts `program` on the plugins in `consumers`, with all that it stores in `folder`.
     pub fn start(program: &Path, consumers: &Path, folder: &Path, mail: Mail) -> Result<Self> {
+        Self::spawn(Kind::Fanfare, program, folder, |command, address| {
+            command.arg("serve").arg("--listen").arg(address.to_string());
+            command.arg("--data-dir").arg(folder.join(DATA)).arg("--consumers-dir").arg(consumers);
+            command.env("FANFARE_MAIL_TRANSPORT", mail.as_str());
+        })
+    }
+
+    /// Starts the baseline of a mode, which is this very program.
+    pub fn start_native(mode: &Mode, folder: &Path) -> Result<Self> {
+        let own = std::env::current_exe().context("cannot tell where this program is")?;
+        Self::spawn(Kind::Native, &own, folder, |command, address| {
+            command.args(["native", "--mode", mode.name]).arg("--listen").arg(address.to_string());
+            command.arg("--data-dir").arg(folder.join(DATA));
+        })
+    }
+
+    fn spawn(
+        kind: Kind,
+        program: &Path,
+        folder: &Path,
+        arguments: impl FnOnce(&mut Command, SocketAddr),
+    ) -> Result<Self> {
         // The port is free when this returns; nobody else on the machine is asking for ports all the time.
         let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
-        let log = folder.join("host.log");
         fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+        let log = folder.join(LOG);
         let file = fs::File::create(&log).with_context(|| format!("cannot create {}", log.display()))?;
 
         let mut command = Command::new(program);
@@ -62,13 +97,16 @@ impl Host {
                 command.env_remove(name);
             }
         }
-        command.arg("serve").arg("--listen").arg(address.to_string());
-        command.arg("--data-dir").arg(folder.join("data")).arg("--consumers-dir").arg(consumers);
-        command.env("FANFARE_MAIL_TRANSPORT", mail.as_str());
+        arguments(&mut command, address);
         command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
         let started = Instant::now();
         let child = command.spawn().with_context(|| format!("cannot start {}", program.display()))?;
-        Ok(Self { address, child, log, started })
+        Ok(Self { address, kind, child, folder: folder.to_owned(), started })
+    }
+
+    /// The file that holds everything.
+    pub fn store(&self) -> PathBuf {
+        self.folder.join(DATA).join(fanfare::backend::embedded::FILE)
     }
 
     pub fn pid(&self) -> u32 {
@@ -96,6 +134,9 @@ impl Host {
             Ok(true) => {}
             Ok(false) => return Ok(Some("/readyz says that it is not ready".to_owned())),
             Err(error) => return Ok(Some(format!("{error:#}"))),
+        }
+        if self.kind == Kind::Native {
+            return Ok(None);
         }
         let consumers = api.consumers().await?;
         let refused = |consumer: &&Consumer| !matches!(consumer.state.as_str(), "running" | "loading");
@@ -127,10 +168,11 @@ impl Host {
 
     /// The end of the host's log, and where all of it is.
     pub fn log_shown(&self) -> String {
-        let log = fs::read_to_string(&self.log).unwrap_or_default();
+        let file = self.folder.join(LOG);
+        let log = fs::read_to_string(&file).unwrap_or_default();
         let lines: Vec<_> = log.lines().collect();
         let last = lines.get(lines.len().saturating_sub(LOG_LINES_SHOWN)..).unwrap_or_default();
-        format!("{}\n(all of it: {})", last.join("\n"), self.log.display())
+        format!("{}\n(all of it: {})", last.join("\n"), file.display())
     }
 }
 

@@ -10,20 +10,28 @@
 //!   sends its next order as soon as the last is answered.
 //! - **end to end**: those orders over the time from the first submission until no consumer has anything pending.
 //! - **CPU**: of the host's process, over that same time. The load generator shares the machine; its own share is shown.
+//! - **native**: the same load into the baseline ([`native`]), right before the host: the same HTTP front and the same rows in
+//!   the same tables, with the consumers' work as plain Rust in the transaction that places the order. No queue, no sandbox:
+//!   what Fanfare costs is the ratio of the two.
+//! - **half**: the host of `fanout` at half of the rate that it just reached end to end ([`half`]): ack, and the time from
+//!   the answer until all five deliveries of an order were done.
 //! - **memory**: VmRSS when every consumer runs and no event was handled yet, and the largest seen under load.
 //! - **handling**: one event of inventory (three lines, all in stock) in the sandbox, in process, without a store; and
 //!   the same code as native Rust.
 //! - **start-up**: from starting the program until it is ready with the five that ship all running.
 //!
 //! **Invariant**: a figure is printed only if every order was handled by every consumer exactly once and every unit of
-//! stock is accounted for.
+//! stock is accounted for; the baseline's only if, besides, it does what the guests do, effect by effect.
 
 mod api;
+mod books;
+mod half;
 mod handling;
 mod host;
 mod load;
 mod machine;
 mod mode;
+mod native;
 mod report;
 mod startup;
 mod tables;
@@ -35,15 +43,21 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
-use clap::{Parser, ValueEnum};
+use clap::{Parser, Subcommand, ValueEnum};
 
 use host::Mail;
 use report::Report;
 
+/// The host's: the baseline is to have it too.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Measures a Fanfare host. Run it by `cargo xtask bench`, which builds what it needs.
 #[derive(Debug, Parser)]
-#[command(name = "fanfare-bench", args_override_self = true)]
+#[command(name = "fanfare-bench", args_override_self = true, args_conflicts_with_subcommands = true)]
 pub struct Arguments {
+    #[command(subcommand)]
+    role: Option<Role>,
     /// Length of the load in each mode, without a warm-up of a fifth of it.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=3600))]
     seconds: u64,
@@ -64,6 +78,9 @@ pub struct Arguments {
     /// The example `native` of plugins/inventory, built: runs the plugin's code without a sandbox.
     #[arg(long)]
     native: Option<PathBuf>,
+    /// Leave the baseline out. With `--mail folder` it is left out anyway: it sends nothing.
+    #[arg(long)]
+    without_native: bool,
     /// Folder for the stores, on the disk to be measured; by default in the target folder.
     #[arg(long)]
     data: Option<PathBuf>,
@@ -72,11 +89,20 @@ pub struct Arguments {
     json: bool,
 }
 
+/// What else this program is.
+#[derive(Debug, Subcommand)]
+enum Role {
+    #[command(hide = true)]
+    Native(native::Arguments),
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Modes {
     Fanout,
     Journey,
-    /// Both, and handling and start-up besides.
+    /// `fanout`, and then half of its load.
+    Half,
+    /// All of them, and handling and start-up besides.
     All,
 }
 
@@ -93,6 +119,12 @@ pub struct Places {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    if let Some(Role::Native(arguments)) = &arguments.role {
+        return match native::run(arguments) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => failed(&error),
+        };
+    }
     match Places::find(&arguments).and_then(|places| {
         let result = measure(&arguments, &places);
         // A failed run leaves the host's log behind, which its error names.
@@ -105,11 +137,13 @@ fn main() -> ExitCode {
             report.print(arguments.json);
             ExitCode::SUCCESS
         }
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
+        Err(error) => failed(&error),
     }
+}
+
+fn failed(error: &anyhow::Error) -> ExitCode {
+    eprintln!("error: {error:#}");
+    ExitCode::FAILURE
 }
 
 fn measure(arguments: &Arguments, places: &Places) -> Result<Report> {
@@ -122,11 +156,12 @@ fn measure(arguments: &Arguments, places: &Places) -> Result<Report> {
         eprintln!("measuring the handling of one event");
         report.handling = Some(runtime.block_on(handling::measure(&places.shipped, arguments.native.as_deref()))?);
     }
+    let half = matches!(arguments.mode, Modes::Half | Modes::All);
     if arguments.mode != Modes::Journey {
-        report.fanout = Some(runtime.block_on(mode::measure(&mode::FANOUT, arguments, places))?);
+        report.fanout = Some(runtime.block_on(mode::measure(&mode::FANOUT, half, arguments, places))?);
     }
-    if arguments.mode != Modes::Fanout {
-        report.journey = Some(runtime.block_on(mode::measure(&mode::JOURNEY, arguments, places))?);
+    if matches!(arguments.mode, Modes::Journey | Modes::All) {
+        report.journey = Some(runtime.block_on(mode::measure(&mode::JOURNEY, false, arguments, places))?);
     }
     Ok(report)
 }

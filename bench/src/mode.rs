@@ -4,17 +4,19 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use tokio::task::JoinHandle;
 
 use crate::api::{Api, Consumer};
-use crate::host::Host;
-use crate::load::{Load, Tickets};
+use crate::books::Books;
+use crate::half::{self, Half};
+use crate::host::{Host, Kind, Mail};
+use crate::load::{self, Load, Pace, Tickets};
 use crate::workload::{self, SKUS, Workload};
-use crate::{Arguments, Places, machine};
+use crate::{Arguments, Places, machine, native};
 
 /// Units of each SKU: more than any run takes, so that every order is in stock.
-const STOCK: i64 = 1_000_000_000;
+pub const STOCK: i64 = 1_000_000_000;
 
 /// Between two looks at what is pending, at least and at most.
 const LOOK_EVERY_MIN: Duration = Duration::from_millis(5);
@@ -29,18 +31,23 @@ const DRAIN_TIME_MAX: Duration = Duration::from_secs(600);
 const MEMORY_EVERY: Duration = Duration::from_millis(100);
 
 /// A set of consumers, and what one order means to each.
+#[derive(Debug)]
 pub struct Mode {
     pub name: &'static str,
-    shipped: bool,
+    /// Whether they are the ones that ship, and not those of plugins/bench.
+    pub shipped: bool,
+    /// Of an order, its placement included.
+    pub events: u64,
     /// By name, with deliveries an order.
-    consumers: [(&'static str, u64); 5],
+    pub consumers: [(&'static str, u64); 5],
     /// The one that holds the counters `stock/{sku}`.
-    stock: &'static str,
+    pub stock: &'static str,
 }
 
 pub const FANOUT: Mode = Mode {
     name: "fanout",
     shipped: false,
+    events: 1,
     consumers: [
         ("bench-message", 1),
         ("bench-points", 1),
@@ -55,6 +62,7 @@ pub const FANOUT: Mode = Mode {
 pub const JOURNEY: Mode = Mode {
     name: "journey",
     shipped: true,
+    events: 3,
     consumers: [("analytics", 3), ("inventory", 1), ("loyalty", 1), ("notification", 3), ("shipment", 1)],
     stock: "inventory",
 };
@@ -65,6 +73,7 @@ pub struct Figures {
     pub end_to_end_per_s: f64,
     pub ack_p50_ms: f64,
     pub ack_p99_ms: f64,
+    pub ack_p999_ms: f64,
     /// From the last answer until nothing was pending.
     pub drain_s: f64,
     pub cpu_s_per_1000: f64,
@@ -72,6 +81,15 @@ pub struct Figures {
     pub client_cpu_s_per_1000: f64,
     pub rss_idle_mib: f64,
     pub rss_load_mib: f64,
+    /// That an order left in the store; nothing where its tables are not those that the baseline knows.
+    pub rows_per_order: Option<f64>,
+}
+
+/// All of one mode.
+pub struct Measured {
+    pub host: Figures,
+    pub native: Option<Figures>,
+    pub half: Option<Half>,
 }
 
 impl Mode {
@@ -80,62 +98,129 @@ impl Mode {
         self.consumers.map(|(name, _)| name)
     }
 
+    /// # Errors
+    /// That there is no such mode.
+    pub fn named(name: &str) -> Result<&'static Self, String> {
+        [&FANOUT, &JOURNEY].into_iter().find(|mode| mode.name == name).ok_or_else(|| format!("{name} is no mode"))
+    }
+
     fn deliveries_per_order(&self) -> u64 {
         self.consumers.iter().map(|(_, deliveries)| deliveries).sum()
     }
 }
 
-pub async fn measure(mode: &'static Mode, arguments: &Arguments, places: &Places) -> Result<Figures> {
+/// The baseline first, then the host.
+pub async fn measure(mode: &'static Mode, half: bool, arguments: &Arguments, places: &Places) -> Result<Measured> {
     let consumers = if mode.shipped { &places.shipped } else { &places.guests };
-    let mut host = Host::start(&places.program, consumers, &places.scratch.join(mode.name), arguments.mail)?;
-    match run(mode, arguments, &mut host).await {
-        Ok(figures) => host.stop().await.map(|()| figures),
-        Err(error) => Err(error.context(format!("{} failed; the host's log:\n{}", mode.name, host.log_shown()))),
+    let native = if arguments.without_native || arguments.mail != Mail::Off {
+        None
+    } else {
+        native::agree::check(mode, consumers).await.context("the baseline does not do what the guests do")?;
+        let folder = places.scratch.join(format!("{}-native", mode.name));
+        Some(of(mode, false, arguments, Host::start_native(mode, &folder)?).await?.0)
+    };
+    let folder = places.scratch.join(mode.name);
+    let host = Host::start(&places.program, consumers, &folder, arguments.mail)?;
+    let (host, half) = of(mode, half, arguments, host).await?;
+    Ok(Measured { host, native, half })
+}
+
+async fn of(mode: &'static Mode, half: bool, arguments: &Arguments, mut host: Host) -> Result<(Figures, Option<Half>)> {
+    let what = if host.kind == Kind::Native { "the baseline" } else { "the host" };
+    match run(mode, half, arguments, &mut host).await {
+        Ok((mut figures, half, tickets, workload)) => {
+            let (kind, store) = (host.kind, host.store());
+            host.stop().await?;
+            let books = Books::open(&store)?;
+            if kind == Kind::Native {
+                books.verify(mode, &workload, tickets)?;
+            }
+            figures.rows_per_order = books.rows_per_order();
+            Ok((figures, half))
+        }
+        Err(error) => Err(error.context(format!("{} failed; the log of {what}:\n{}", mode.name, host.log_shown()))),
     }
 }
 
-async fn run(mode: &'static Mode, arguments: &Arguments, host: &mut Host) -> Result<Figures> {
+async fn run(
+    mode: &'static Mode,
+    half: bool,
+    arguments: &Arguments,
+    host: &mut Host,
+) -> Result<(Figures, Option<Half>, u64, Arc<Workload>)> {
     host.ready(&mode.names()).await?;
     let rss_idle_mib = machine::resident_mib(host.pid())?;
-    let api = Api::new(host.address);
-    let skus: Vec<_> = (0..SKUS).map(workload::sku).collect();
-    api.receive_stock(&skus, STOCK).await?;
-    drain(api).await?;
-    let stocked = api.consumers().await?;
+    let stocked = stock_up(host).await?;
 
     let workload = Arc::new(Workload::generate(&host.address.to_string())?);
     let tickets = Arc::new(Tickets::default());
     let seconds = Duration::from_secs(arguments.seconds);
-    let load = |duration| Load::run(host.address, &workload, &tickets, arguments.connections, duration);
-    eprintln!("{}: warming up", mode.name);
-    load(seconds / 5).await?;
-    drain(api).await?;
+    let load =
+        |duration| Load::run(host.address, &workload, &tickets, arguments.connections, Pace::AsAnswered, duration);
+    let name = if host.kind == Kind::Native { format!("{}, native", mode.name) } else { mode.name.to_owned() };
+    eprintln!("{name}: warming up");
+    quiet(host, &load(seconds / 5).await?).await?;
 
-    eprintln!("{}: {} s of load on {} connections", mode.name, arguments.seconds, arguments.connections);
+    eprintln!("{name}: {} s of load on {} connections", arguments.seconds, arguments.connections);
     let memory = watch_memory(host.pid());
     let (host_cpu, own_cpu) = (machine::cpu_seconds(host.pid())?, machine::cpu_seconds(std::process::id())?);
     let load = load(seconds).await?;
     let own_cpu = machine::cpu_seconds(std::process::id())? - own_cpu;
-    let quiet = drain(api).await?;
+    let quiet = quiet(host, &load).await?;
     let host_cpu = machine::cpu_seconds(host.pid())? - host_cpu;
     let rss_load_mib = memory.stop().await?;
 
-    verify(mode, api, &workload, tickets.handed_out(), &stocked).await?;
     let all = quiet.duration_since(load.started);
-    #[allow(clippy::cast_precision_loss, reason = "orders of a run are far below 2^52")]
-    let orders = load.orders as f64;
-    Ok(Figures {
+    let orders = load::count(load.orders);
+    let figures = Figures {
         orders: load.orders,
         accepted_per_s: orders / load.duration.as_secs_f64(),
         end_to_end_per_s: orders / all.as_secs_f64(),
         ack_p50_ms: load.answered_within_ms(0.5),
         ack_p99_ms: load.answered_within_ms(0.99),
+        ack_p999_ms: load.answered_within_ms(0.999),
         drain_s: all.saturating_sub(load.duration).as_secs_f64(),
         cpu_s_per_1000: host_cpu / orders * 1e3,
         client_cpu_s_per_1000: own_cpu / orders * 1e3,
         rss_idle_mib,
         rss_load_mib,
-    })
+        rows_per_order: None,
+    };
+    let half = if half {
+        let rate = figures.end_to_end_per_s / 2.0;
+        eprintln!("{name}: {} s of load at half of that, {rate:.0} orders/s", arguments.seconds);
+        let half = half::measure(mode, host.address, &workload, &tickets, arguments, rate).await?;
+        drain(Api::new(host.address)).await?;
+        Some(half)
+    } else {
+        None
+    };
+    if host.kind == Kind::Fanfare {
+        verify(mode, Api::new(host.address), &workload, tickets.handed_out(), &stocked).await?;
+    }
+    Ok((figures, half, tickets.handed_out(), workload))
+}
+
+/// Brings the stock in, and waits until it is there. Returns how many events each consumer had handled by then; the
+/// baseline brings its own.
+async fn stock_up(host: &Host) -> Result<Vec<Consumer>> {
+    if host.kind == Kind::Native {
+        return Ok(Vec::new());
+    }
+    let api = Api::new(host.address);
+    let skus: Vec<_> = (0..SKUS).map(workload::sku).collect();
+    api.receive_stock(&skus, STOCK).await?;
+    drain(api).await?;
+    api.consumers().await
+}
+
+/// Since when everything is handled that an order of the load means.
+async fn quiet(host: &Host, load: &Load) -> Result<Instant> {
+    match host.kind {
+        Kind::Fanfare => drain(Api::new(host.address)).await,
+        // It answers no earlier.
+        Kind::Native => Ok(load.started + load.duration),
+    }
 }
 
 /// Waits until no consumer has anything pending. Returns since when.

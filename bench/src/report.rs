@@ -1,18 +1,21 @@
 //! The figures, for people and for programs.
 
+use std::fmt;
+
 use serde_json::{Map, Value, json};
 
+use crate::half::Half;
 use crate::handling::Handling;
 use crate::host::Mail;
-use crate::mode::Figures;
+use crate::mode::{Figures, Measured};
 use crate::startup::Startup;
 
 pub struct Report {
     connections: u16,
     seconds: u64,
     mail: Mail,
-    pub fanout: Option<Figures>,
-    pub journey: Option<Figures>,
+    pub fanout: Option<Measured>,
+    pub journey: Option<Measured>,
     pub handling: Option<Handling>,
     pub startup: Option<Startup>,
 }
@@ -37,26 +40,10 @@ impl Report {
             cores(),
             self.mail.as_str(),
         );
-        let (fanout, journey) = (self.fanout.as_ref(), self.journey.as_ref());
-        if fanout.is_some() || journey.is_some() {
-            table.push_str(&format!("{:<34}{:>12}{:>12}\n", "", "fanout", "journey"));
+        table.push_str(&self.loads());
+        if let Some(half) = self.fanout.as_ref().and_then(|fanout| fanout.half.as_ref()) {
+            table.push_str(&half.to_string());
         }
-        let mut row = |name: &str, decimals: usize, of: fn(&Figures) -> f64| {
-            let cell =
-                |figures: Option<&Figures>| figures.map_or(String::new(), |one| format!("{:.decimals$}", of(one)));
-            if fanout.is_some() || journey.is_some() {
-                table.push_str(&format!("{name:<34}{:>12}{:>12}\n", cell(fanout), cell(journey)));
-            }
-        };
-        row("orders accepted /s", 0, |one| one.accepted_per_s);
-        row("orders end to end /s", 0, |one| one.end_to_end_per_s);
-        row("answer, median ms", 2, |one| one.ack_p50_ms);
-        row("answer, 99 % within ms", 2, |one| one.ack_p99_ms);
-        row("until nothing was pending s", 2, |one| one.drain_s);
-        row("host's CPU s /1,000 orders", 3, |one| one.cpu_s_per_1000);
-        row("load generator's CPU s /1,000", 3, |one| one.client_cpu_s_per_1000);
-        row("memory at rest MiB", 1, |one| one.rss_idle_mib);
-        row("memory under load MiB", 1, |one| one.rss_load_mib);
         if let Some(Handling { warm_us, fresh_us, native_us }) = &self.handling {
             table.push_str(&format!("\none event of inventory: {warm_us:.1} µs warm, {fresh_us:.1} µs fresh"));
             table.push_str(&native_us.map_or("\n".to_owned(), |micros| format!(", {micros:.1} µs native\n")));
@@ -67,18 +54,60 @@ impl Report {
         table
     }
 
-    /// Every key is always there; what was not measured is null. `native_end_to_end_per_s` is the same job without a
-    /// sandbox, which nothing does yet.
+    /// The modes side by side, each beside its baseline.
+    fn loads(&self) -> String {
+        let modes: Vec<_> = [("fanout", &self.fanout), ("journey", &self.journey)]
+            .into_iter()
+            .filter_map(|(name, measured)| Some((name, measured.as_ref()?)))
+            .collect();
+        if modes.is_empty() {
+            return String::new();
+        }
+        let mut table = format!("{:<34}", "");
+        for (name, _) in &modes {
+            table.push_str(&format!("{name:>12}{:>12}{:>8}", "native", "ratio"));
+        }
+        table.push('\n');
+        let mut row = |name: &str, decimals: usize, of: fn(&Figures) -> f64| {
+            table.push_str(&format!("{name:<34}"));
+            for (_, Measured { host, native, .. }) in &modes {
+                let native = native.as_ref().map(of);
+                let shown = native.map_or(String::new(), |native| format!("{native:.decimals$}"));
+                let ratio = native.map_or(String::new(), |native| format!("{:.2}", of(host) / native));
+                table.push_str(&format!("{:>12.decimals$}{shown:>12}{ratio:>8}", of(host)));
+            }
+            table.push('\n');
+        };
+        row("orders accepted /s", 0, |one| one.accepted_per_s);
+        row("orders end to end /s", 0, |one| one.end_to_end_per_s);
+        row("answer, median ms", 2, |one| one.ack_p50_ms);
+        row("answer, 99 % within ms", 2, |one| one.ack_p99_ms);
+        row("answer, 99.9 % within ms", 2, |one| one.ack_p999_ms);
+        row("until nothing was pending s", 2, |one| one.drain_s);
+        row("its CPU s /1,000 orders", 3, |one| one.cpu_s_per_1000);
+        row("load generator's CPU s /1,000", 3, |one| one.client_cpu_s_per_1000);
+        row("memory at rest MiB", 1, |one| one.rss_idle_mib);
+        row("memory under load MiB", 1, |one| one.rss_load_mib);
+        row("rows an order left in the store", 2, |one| one.rows_per_order.unwrap_or(f64::NAN));
+        table
+    }
+
+    /// Every key is always there; what was not measured is null.
     fn object(&self) -> Map<String, Value> {
         let mut object = Map::new();
-        object.extend(figures("", self.fanout.as_ref()));
-        object.extend(figures("journey_", self.journey.as_ref()));
+        for (prefix, measured) in [("", &self.fanout), ("journey_", &self.journey)] {
+            let host = measured.as_ref().map(|one| &one.host);
+            let native = measured.as_ref().and_then(|one| one.native.as_ref());
+            object.extend(figures(prefix, host));
+            object.extend(figures(&format!("{prefix}native_"), native));
+            object.extend(ratios(prefix, host.zip(native)));
+        }
+        object.extend(halves(self.fanout.as_ref().and_then(|one| one.half.as_ref())));
         let (handling, startup) = (self.handling.as_ref(), self.startup.as_ref());
         let rest = [
             ("handle_warm_us", json!(handling.map(|one| rounded(one.warm_us)))),
             ("handle_fresh_us", json!(handling.map(|one| rounded(one.fresh_us)))),
             ("native_handle_us", json!(handling.and_then(|one| one.native_us).map(rounded))),
-            ("native_end_to_end_per_s", Value::Null),
             ("start_cold_ms", json!(startup.map(|one| rounded(one.cold_ms)))),
             ("start_cached_ms", json!(startup.map(|one| rounded(one.cached_ms)))),
             ("seconds", json!(self.seconds)),
@@ -99,13 +128,48 @@ fn figures(prefix: &str, figures: Option<&Figures>) -> Vec<(String, Value)> {
         ("end_to_end_per_s", number(|one| one.end_to_end_per_s)),
         ("ack_p50_ms", number(|one| one.ack_p50_ms)),
         ("ack_p99_ms", number(|one| one.ack_p99_ms)),
+        ("ack_p999_ms", number(|one| one.ack_p999_ms)),
         ("drain_s", number(|one| one.drain_s)),
         ("cpu_s_per_1000", number(|one| one.cpu_s_per_1000)),
         ("client_cpu_s_per_1000", number(|one| one.client_cpu_s_per_1000)),
         ("rss_idle_mib", number(|one| one.rss_idle_mib)),
         ("rss_load_mib", number(|one| one.rss_load_mib)),
+        ("rows_per_order", json!(figures.and_then(|one| one.rows_per_order).map(rounded))),
     ];
     all.into_iter().map(|(name, value)| (format!("{prefix}{name}"), value)).collect()
+}
+
+/// The host over its baseline.
+fn ratios(prefix: &str, both: Option<(&Figures, &Figures)>) -> [(String, Value); 2] {
+    let ratio = |of: fn(&Figures) -> f64| json!(both.map(|(host, native)| rounded(of(host) / of(native))));
+    [
+        (format!("{prefix}end_to_end_over_native"), ratio(|one| one.end_to_end_per_s)),
+        (format!("{prefix}cpu_over_native"), ratio(|one| one.cpu_s_per_1000)),
+    ]
+}
+
+fn halves(half: Option<&Half>) -> [(String, Value); 7] {
+    let number = |of: fn(&Half) -> f64| json!(half.map(|one| rounded(of(one))));
+    let all = [
+        ("half_orders_per_s", number(|one| one.orders_per_s)),
+        ("half_ack_p50_ms", number(|one| one.ack_p50_ms)),
+        ("half_ack_p99_ms", number(|one| one.ack_p99_ms)),
+        ("half_ack_p999_ms", number(|one| one.ack_p999_ms)),
+        ("half_done_p50_ms", number(|one| one.done_p50_ms)),
+        ("half_done_p99_ms", number(|one| one.done_p99_ms)),
+        ("half_followed", json!(half.map(|one| one.followed))),
+    ];
+    all.map(|(name, value)| (name.to_owned(), value))
+}
+
+impl fmt::Display for Half {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { orders_per_s, ack_p50_ms, ack_p99_ms, done_p50_ms, done_p99_ms, followed, .. } = self;
+        writeln!(f, "\nfanout at half of its rate, {orders_per_s:.0} orders/s, in ms: {:>6} {:>8}", "median", "99 %")?;
+        writeln!(f, "{:<46} {ack_p50_ms:>12.2} {ack_p99_ms:>8.2}", "answer")?;
+        let done = format!("all five done after the answer, of {followed} orders");
+        writeln!(f, "{done:<46} {done_p50_ms:>12.2} {done_p99_ms:>8.2}")
+    }
 }
 
 /// The middle one, or the upper of the two in the middle.
@@ -146,6 +210,9 @@ mod tests {
             "handle_fresh_us",
             "native_handle_us",
             "native_end_to_end_per_s",
+            "end_to_end_over_native",
+            "journey_end_to_end_over_native",
+            "half_done_p99_ms",
             "journey_end_to_end_per_s",
             "start_cold_ms",
             "start_cached_ms",

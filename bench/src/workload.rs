@@ -65,6 +65,13 @@ impl Workload {
         Ok(())
     }
 
+    /// The body of that request alone.
+    pub fn body(&self, ticket: u64) -> Result<&[u8]> {
+        let Content { request, ticket, .. } = self.content(ticket)?;
+        // The ticket is the last of the head, and two line ends stand between head and body.
+        request.get(ticket.end + b"\r\n\r\n".len()..).context("a request without a body")
+    }
+
     /// Units that the orders with tickets from 0 to `tickets` ask for, by SKU.
     pub fn units(&self, tickets: u64) -> Result<Vec<i64>> {
         let mut units = vec![0; SKUS];
