@@ -18,7 +18,7 @@ use futures::future::BoxFuture;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use crate::backend::{Consumers, Intake, Journal};
+use crate::backend::{Consumers, DeadLetters, Intake, Journal, Timelines};
 use crate::consumer::status::Catalogue;
 use crate::telemetry::meters;
 
@@ -26,6 +26,7 @@ mod body;
 mod cloudevents;
 mod consumers;
 mod custom;
+mod dead_letters;
 mod exports;
 mod import;
 pub mod limits;
@@ -38,6 +39,7 @@ pub mod problem;
 mod request;
 mod serve;
 mod stream;
+mod timeline;
 
 pub use serve::serve;
 
@@ -46,7 +48,9 @@ pub use serve::serve;
 pub struct Api {
     pub intake: Arc<dyn Intake>,
     pub journal: Arc<dyn Journal>,
+    pub timelines: Arc<dyn Timelines>,
     pub consumers: Arc<dyn Consumers>,
+    pub dead_letters: Arc<dyn DeadLetters>,
     pub catalogue: Arc<dyn Catalogue>,
     /// The body of `GET /metrics`, in the text format of Prometheus.
     pub metrics: Arc<dyn Fn() -> BoxFuture<'static, String> + Send + Sync>,
@@ -92,6 +96,7 @@ pub fn router(api: Api) -> Router {
         .route("/v1/orders", post(place::place).get(orders::list))
         .route("/v1/orders:import", post(import::import))
         .route("/v1/orders/{id}", get(orders::show))
+        .route("/v1/orders/{id}/timeline", get(timeline::show))
         .route("/v1/orders/{id}/cancel", post(orders::cancel))
         .route("/v1/orders/{id}/deliver", post(orders::deliver))
         .route("/v1/events", post(custom::publish).get(stream::stream))
@@ -100,9 +105,10 @@ pub fn router(api: Api) -> Router {
         .route("/v1/consumers/{name}/pause", post(pause::pause))
         .route("/v1/consumers/{name}/resume", post(pause::resume))
         .route("/v1/consumers/{name}/state", get(consumers::state))
-        .route("/v1/consumers/{name}/dead-letters", get(consumers::dead_letters))
-        .route("/v1/consumers/{name}/dead-letters/retry", post(consumers::retry))
-        .route("/v1/consumers/{name}/dead-letters/discard", post(consumers::discard))
+        .route("/v1/consumers/{name}/dead-letters", get(dead_letters::list))
+        .route("/v1/consumers/{name}/dead-letters/{event_id}", get(dead_letters::show))
+        .route("/v1/consumers/{name}/dead-letters/retry", post(dead_letters::retry))
+        .route("/v1/consumers/{name}/dead-letters/discard", post(dead_letters::discard))
         .route("/v1/messages", get(exports::messages))
         .route("/v1/records/{dataset}", get(exports::records))
         .route("/healthz", get(probes::health))

@@ -163,7 +163,9 @@ fn api(config: &Config, address: SocketAddr, backend: &Backend, directory: &Dire
     Api {
         intake: Arc::clone(&backend.intake),
         journal: Arc::clone(&backend.journal),
+        timelines: Arc::clone(&backend.timelines),
         consumers: Arc::clone(&backend.consumers),
+        dead_letters: Arc::clone(&backend.dead_letters),
         catalogue: directory.catalogue(),
         metrics: Arc::new(metrics),
         hosts,

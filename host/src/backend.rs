@@ -13,11 +13,13 @@ pub mod cause;
 mod consumers;
 #[cfg(test)]
 mod contract;
+mod dead_letters;
 pub mod embedded;
 mod inbox;
 mod intake;
 mod journal;
 mod outgoing;
+mod timeline;
 
 use std::ops::Deref;
 use std::sync::Arc;
@@ -25,10 +27,12 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 pub use self::consumers::*;
+pub use self::dead_letters::*;
 pub use self::inbox::*;
 pub use self::intake::*;
 pub use self::journal::*;
 pub use self::outgoing::*;
+pub use self::timeline::*;
 
 /// Proof that a value is on disk: only a backend's commit makes one, and only from one can a 201 be built.
 #[derive(Clone, Debug)]
@@ -38,6 +42,12 @@ pub struct Durable<T>(T);
 impl<T> Durable<T> {
     /// For adapters, after their commit.
     pub(in crate::backend) fn assert(value: T) -> Self {
+        Self(value)
+    }
+
+    /// For tests of what follows from a commit.
+    #[cfg(test)]
+    pub(crate) fn asserted(value: T) -> Self {
         Self(value)
     }
 
@@ -90,7 +100,9 @@ pub trait Lifecycle: Send + Sync {
 pub struct Backend {
     pub intake: Arc<dyn Intake>,
     pub journal: Arc<dyn Journal>,
+    pub timelines: Arc<dyn Timelines>,
     pub consumers: Arc<dyn Consumers>,
+    pub dead_letters: Arc<dyn DeadLetters>,
     pub outgoing: Arc<dyn Outgoing>,
     pub lifecycle: Arc<dyn Lifecycle>,
 }

@@ -19,6 +19,7 @@ mod plugin;
 mod print;
 mod records;
 mod serve;
+mod timeline;
 
 use client::Client;
 pub use failure::Failure;

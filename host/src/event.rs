@@ -1,5 +1,7 @@
 //! Events: immutable facts with an id. Pure: no async, no IO.
 
+pub mod edit;
+
 use std::fmt;
 use std::num::NonZeroU64;
 use std::str::FromStr;

@@ -128,6 +128,27 @@ pub struct Rate {
     pub per_second: NonZeroU32,
 }
 
+impl fmt::Display for Rate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/s", self.per_second)
+    }
+}
+
+/// Why a text is not a [`Rate`].
+#[derive(Debug, thiserror::Error)]
+#[error("expected a rate such as \"500/s\", got {0:?}")]
+pub struct NotARate(String);
+
+impl FromStr for Rate {
+    type Err = NotARate;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let digits = text.strip_suffix("/s").filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()));
+        let per_second = digits.and_then(|digits| digits.parse().ok());
+        per_second.map(|per_second| Self { per_second }).ok_or_else(|| NotARate(text.to_owned()))
+    }
+}
+
 /// What becomes of the lane of a dead letter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnDead {

@@ -133,7 +133,7 @@ fn is_json(media_type: &str) -> bool {
 }
 
 /// How deep arrays and objects nest in a text that is JSON.
-fn nesting(json: &str) -> usize {
+pub fn nesting(json: &str) -> usize {
     let (mut depth, mut deepest) = (0_usize, 0);
     let (mut in_string, mut escaped) = (false, false);
     for byte in json.bytes() {

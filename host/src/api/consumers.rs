@@ -1,20 +1,18 @@
-//! Consumers as people see them: where each stands, its state, and its dead letters.
+//! Consumers as people see them: where each stands, and its state.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use axum::extract::{Request, State};
+use axum::extract::State;
 use axum::response::Response;
 use base64::Engine as _;
 use serde::{Deserialize, Serialize};
 
 use super::problem::{Error, Result};
-use super::request::{Params, Segment, bounded, committing, reading};
-use super::{Shared, body, orders, page};
-use crate::backend::{ConsumerReport, DeadLetter, Pause, StateQuery, Which};
+use super::request::{Params, Segment, bounded, reading};
+use super::{Shared, page};
+use crate::backend::{ConsumerReport, Pause, StateQuery};
 use crate::consumer::status::{ConsumerStatus, State as ConsumerState};
-use crate::event::EventId;
-use crate::order::draft::FieldError;
 use crate::policy::ConsumerName;
 
 /// What the directory and the store know of one consumer.
@@ -163,109 +161,6 @@ fn shown(value: Vec<u8>) -> Value {
     }
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct DeadLetterParams {
-    after: Option<String>,
-    limit: Option<usize>,
-}
-
-#[derive(Serialize)]
-struct DeadLetterList {
-    dead_letters: Vec<DeadLetter>,
-    /// How often each cause stands on this page, most frequent first.
-    causes: Vec<CauseCount>,
-    next: Option<String>,
-}
-
-#[derive(Debug, PartialEq, Eq, Serialize)]
-struct CauseCount {
-    cause: String,
-    count: usize,
-}
-
-/// `GET /v1/consumers/{name}/dead-letters`: oldest first.
-pub async fn dead_letters(
-    State(shared): State<Arc<Shared>>,
-    Segment(name): Segment<ConsumerName>,
-    Params(params): Params<DeadLetterParams>,
-) -> Result<Response> {
-    require_known(&shared, &name).await?;
-    let (after, limit) = (bounded("after", params.after)?, page::limit(params.limit)?);
-    let found = reading(shared.api.consumers.dead_letters(&name, after, limit)).await?;
-    let causes = count_causes(&found.items);
-    page::json(&DeadLetterList { dead_letters: found.items, causes, next: found.next })
-}
-
-fn count_causes(letters: &[DeadLetter]) -> Vec<CauseCount> {
-    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
-    for letter in letters {
-        *counts.entry(&letter.cause).or_default() += 1;
-    }
-    let mut counts: Vec<_> =
-        counts.into_iter().map(|(cause, count)| CauseCount { cause: cause.to_owned(), count }).collect();
-    counts.sort_by_key(|cause| std::cmp::Reverse(cause.count));
-    counts
-}
-
-/// Which dead letters are meant: exactly one of the three.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Selection {
-    event_id: Option<EventId>,
-    cause: Option<String>,
-    all: Option<bool>,
-}
-
-impl Selection {
-    fn which(self) -> Result<Which> {
-        match (self.event_id, self.cause, self.all) {
-            (Some(id), None, None) => Ok(Which::Event(id)),
-            (None, Some(cause), None) => Ok(Which::Cause(cause)),
-            (None, None, Some(true)) => Ok(Which::All),
-            _ => {
-                let detail = r#"must hold exactly one of "event_id", "cause" and "all": true"#;
-                Err(Error::InvalidBody(vec![FieldError { field: "body".to_owned(), detail: detail.into() }]))
-            }
-        }
-    }
-}
-
-#[derive(Serialize)]
-struct Count {
-    count: u64,
-}
-
-/// `POST /v1/consumers/{name}/dead-letters/retry`.
-pub async fn retry(
-    State(shared): State<Arc<Shared>>,
-    Segment(name): Segment<ConsumerName>,
-    request: Request,
-) -> Result<Response> {
-    let which = selection(&shared, &name, request).await?;
-    let count = committing(shared.api.consumers.retry(&name, which)).await?.into_inner();
-    page::json(&Count { count })
-}
-
-/// `POST /v1/consumers/{name}/dead-letters/discard`.
-pub async fn discard(
-    State(shared): State<Arc<Shared>>,
-    Segment(name): Segment<ConsumerName>,
-    request: Request,
-) -> Result<Response> {
-    let which = selection(&shared, &name, request).await?;
-    let count = committing(shared.api.consumers.discard(&name, which)).await?.into_inner();
-    page::json(&Count { count })
-}
-
-async fn selection(shared: &Shared, name: &ConsumerName, request: Request) -> Result<Which> {
-    let bytes = orders::command(request).await?;
-    let selection: Selection = body::parse(&bytes, Error::InvalidBody)?;
-    let which = selection.which()?;
-    require_known(shared, name).await?;
-    Ok(which)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -292,14 +187,5 @@ mod tests {
     fn values_that_are_no_text_are_shown_in_base64() {
         assert_eq!(serde_json::to_string(&shown(b"{\"a\":1}".to_vec())).unwrap(), r#""{\"a\":1}""#);
         assert_eq!(serde_json::to_string(&shown(vec![0xff, 0])).unwrap(), r#"{"base64":"/wA="}"#);
-    }
-
-    #[test]
-    fn a_selection_is_exactly_one() {
-        for bad in ["{}", r#"{"all":false}"#, r#"{"all":true,"cause":"x"}"#] {
-            assert!(serde_json::from_str::<Selection>(bad).unwrap().which().is_err(), "{bad}");
-        }
-        let cause = serde_json::from_str::<Selection>(r#"{"cause":"x"}"#).unwrap().which().unwrap();
-        assert!(matches!(cause, Which::Cause(cause) if cause == "x"));
     }
 }

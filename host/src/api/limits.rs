@@ -64,9 +64,25 @@ pub const STREAM_BATCH: usize = 256;
 /// Rows read from the store at once for an export.
 pub const EXPORT_BATCH: usize = 1000;
 
+/// Dead letters that one transaction redrives: orders wait no longer than for this.
+pub const REDRIVE_BATCH: usize = 500;
+
+/// Under a rate, letters are redriven this often.
+pub const REDRIVE_PACE: Duration = Duration::from_millis(100);
+
+/// How long one request redrives before it says how to go on: well within what clients wait for.
+pub const REDRIVE_TIME_MAX: Duration = Duration::from_secs(2);
+
+/// Causes of dead letters in one answer.
+pub const CAUSES_MAX: usize = 100;
+
 /// Page sizes: what is answered without `limit`, and what `limit` may ask for.
 pub const PAGE_DEFAULT: usize = 50;
 pub const PAGE_MAX: usize = 1000;
+
+/// Events of an order in one answer about its timeline, and how many there may be: around each, all attempts are told.
+pub const TIMELINE_EVENTS_DEFAULT: usize = 50;
+pub const TIMELINE_EVENTS_MAX: usize = 200;
 
 /// Longest cursor, prefix or filter in a query.
 pub const QUERY_TEXT_BYTES_MAX: usize = 1024;

@@ -50,6 +50,8 @@ pub enum Error {
         "the consumer {0} has not run yet, so there is nothing to pause: take its file away to keep it from running"
     )]
     NeverRan(ConsumerName),
+    #[error("event {event:?} is no dead letter of {consumer}: GET /v1/consumers/{consumer}/dead-letters lists them")]
+    UnknownDeadLetter { event: String, consumer: ConsumerName },
     #[error("{0:?} is not the name of a data set: use letters, digits, '-', '_' and '.'")]
     UnknownDataset(String),
     #[error(transparent)]
@@ -106,6 +108,7 @@ impl Error {
             Self::ReferenceExists { .. } => (S::CONFLICT, "/problems/reference-exists", "Reference exists"),
             Self::UnknownOrder(_) => (S::NOT_FOUND, "/problems/unknown-order", "Unknown order"),
             Self::UnknownConsumer(_) => (S::NOT_FOUND, "/problems/unknown-consumer", "Unknown consumer"),
+            Self::UnknownDeadLetter { .. } => (S::NOT_FOUND, "/problems/unknown-dead-letter", "Unknown dead letter"),
             Self::UnknownDataset(_) => (S::NOT_FOUND, "/problems/unknown-dataset", "Unknown data set"),
             Self::NeverRan(_) => (S::CONFLICT, "/problems/consumer-never-ran", "Consumer never ran"),
             Self::IllegalChange(_) => (S::CONFLICT, "/problems/illegal-change", "Illegal change"),

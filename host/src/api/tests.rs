@@ -11,7 +11,7 @@ use tower::ServiceExt as _;
 use super::*;
 use crate::backend::*;
 use crate::consumer::status::ConsumerStatus;
-use crate::event::{Custom, Event, Position};
+use crate::event::{self, Custom, Event, EventId, Position};
 use crate::order::{Change, Order, OrderId};
 use crate::policy::{ConsumerName, Start};
 
@@ -75,6 +75,13 @@ impl Journal for Full {
 }
 
 #[async_trait]
+impl Timelines for Full {
+    async fn timeline(&self, _: OrderId, _: Option<String>, _: usize) -> Result<Page<Moment>> {
+        full()
+    }
+}
+
+#[async_trait]
 impl Consumers for Full {
     async fn attach(&self, _: &ConsumerName, _: Start) -> Result<Arc<dyn Inbox>> {
         full()
@@ -88,19 +95,34 @@ impl Consumers for Full {
         full()
     }
 
-    async fn dead_letters(&self, _: &ConsumerName, _: Option<String>, _: usize) -> Result<Page<DeadLetter>> {
-        full()
-    }
-
-    async fn retry(&self, _: &ConsumerName, _: Which) -> Result<Durable<u64>> {
-        full()
-    }
-
-    async fn discard(&self, _: &ConsumerName, _: Which) -> Result<Durable<u64>> {
-        full()
-    }
-
     async fn set_pause(&self, _: &ConsumerName, _: Option<Pause>) -> Result<Durable<bool>> {
+        full()
+    }
+}
+
+#[async_trait]
+impl DeadLetters for Full {
+    async fn list(&self, _: &ConsumerName, _: LetterQuery) -> Result<Page<DeadLetter>> {
+        full()
+    }
+
+    async fn causes(&self, _: &ConsumerName, _: usize) -> Result<Vec<CauseCount>> {
+        full()
+    }
+
+    async fn show(&self, _: &ConsumerName, _: EventId) -> Result<Option<LetterShown>> {
+        full()
+    }
+
+    async fn retry(&self, _: &ConsumerName, _: Selection) -> Result<Durable<Redriven>> {
+        full()
+    }
+
+    async fn retry_edited(&self, _: &ConsumerName, _: EventId, _: event::Body) -> Result<Durable<bool>> {
+        full()
+    }
+
+    async fn discard(&self, _: &ConsumerName, _: Selection) -> Result<Durable<Redriven>> {
         full()
     }
 }
@@ -116,7 +138,9 @@ pub(super) fn full_store() -> Api {
     Api {
         intake: store.clone(),
         journal: store.clone(),
+        timelines: store.clone(),
         consumers: store.clone(),
+        dead_letters: store.clone(),
         catalogue: store,
         metrics: Arc::new(|| Box::pin(std::future::ready(String::new()))),
         hosts: Hosts::Any,

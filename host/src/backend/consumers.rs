@@ -5,10 +5,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use serde::Serialize;
 
-use super::{Durable, Inbox, Page, Result};
+use super::{Durable, Inbox, Result};
 use crate::clock::Timestamp;
-use crate::event::{EventId, Position};
-use crate::order::OrderId;
 use crate::policy::{ConsumerName, Start};
 
 /// The consumers that the store knows, present or not, and their inboxes.
@@ -23,16 +21,6 @@ pub trait Consumers: Send + Sync {
 
     /// State of a consumer as it is durable: entries and counters whose key starts with `prefix`.
     async fn state(&self, name: &ConsumerName, query: StateQuery) -> Result<StatePage>;
-
-    /// Dead letters of a consumer, oldest first.
-    async fn dead_letters(&self, name: &ConsumerName, after: Option<String>, limit: usize) -> Result<Page<DeadLetter>>;
-
-    /// Makes dead letters deliverable again, with their attempts counted from zero, and frees their lanes.
-    /// Returns how many.
-    async fn retry(&self, name: &ConsumerName, which: Which) -> Result<Durable<u64>>;
-
-    /// Gives dead letters up for good: their lanes go on behind them. Returns how many.
-    async fn discard(&self, name: &ConsumerName, which: Which) -> Result<Durable<u64>>;
 
     /// Pauses the consumer, or with `None` lets it go on. `false` where no consumer has that name.
     ///
@@ -74,29 +62,4 @@ pub struct StatePage {
     pub entries: Vec<(String, Vec<u8>)>,
     pub counters: Vec<(String, i64)>,
     pub next: Option<String>,
-}
-
-#[derive(Clone, Debug, Serialize)]
-pub struct DeadLetter {
-    pub event_id: EventId,
-    pub position: Position,
-    #[serde(rename = "type")]
-    pub kind: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub order_id: Option<OrderId>,
-    pub attempts: u32,
-    pub cause: String,
-    pub version: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub backtrace: Option<String>,
-    pub time: Timestamp,
-}
-
-/// A selection of dead letters.
-#[derive(Clone, Debug)]
-pub enum Which {
-    All,
-    Event(EventId),
-    /// Those with this very cause.
-    Cause(String),
 }

@@ -1,11 +1,13 @@
 //! What every backend must pass: the promises of the ports, as functions over the ports alone.
 
+mod dead_letters;
 mod deliveries;
 mod hearing;
 mod intake;
 mod pausing;
 mod pressure;
 mod room;
+mod timeline;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,6 +31,11 @@ impl Place {
 
     fn open(&self) -> Backend {
         super::embedded::open(&super::embedded::Settings { data_dir: self.directory.path().to_owned() }).unwrap()
+    }
+
+    /// How many rows a table has.
+    fn rows(&self, table: &str) -> u64 {
+        super::embedded::rows_of(&self.directory.path().join(super::embedded::FILE), table)
     }
 
     async fn reopen(&self, backend: Backend) -> Backend {

@@ -21,6 +21,7 @@ mod checkpoint;
 mod commit;
 mod committer;
 mod contents;
+mod dead_letters;
 mod exceptions;
 mod inbox;
 mod intake;
@@ -42,6 +43,7 @@ mod schema;
 mod size;
 mod statements;
 mod tail;
+mod timeline;
 mod writer;
 
 use std::collections::BTreeMap;
@@ -96,7 +98,9 @@ pub fn open(settings: &Settings) -> Result<Backend, OpenError> {
     Ok(Backend {
         intake: Arc::clone(&embedded) as _,
         journal: Arc::clone(&embedded) as _,
+        timelines: Arc::clone(&embedded) as _,
         consumers: Arc::clone(&embedded) as _,
+        dead_letters: Arc::clone(&embedded) as _,
         outgoing: Arc::clone(&embedded) as _,
         lifecycle: embedded,
     })
@@ -230,6 +234,13 @@ impl Store {
         let outcome = tokio::task::spawn_blocking(move || look(&store.readers.disk())).await;
         outcome.map_err(|error| Error::Failed(error.to_string().into()))?.map_err(|error| failed(&error))
     }
+}
+
+/// For tests of how much room is taken.
+#[cfg(test)]
+pub(in crate::backend) fn rows_of(file: &Path, table: &str) -> u64 {
+    let disk = schema::open_reader(file).unwrap();
+    disk.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get(0)).map(rows::unsigned).unwrap()
 }
 
 fn failed(error: &rusqlite::Error) -> Error {

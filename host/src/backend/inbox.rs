@@ -1,5 +1,6 @@
 //! The deliveries of one consumer.
 
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -169,6 +170,20 @@ pub enum Level {
     Info,
     Warn,
     Error,
+}
+
+/// Why a text is no [`CauseKind`].
+#[derive(Debug, thiserror::Error)]
+#[error("{0:?} is not an outcome of a dead letter: use retry, reject, trap or timeout")]
+pub struct NotAnOutcome(String);
+
+impl FromStr for CauseKind {
+    type Err = NotAnOutcome;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let all = [Self::Retry, Self::Reject, Self::Trap, Self::Timeout];
+        all.into_iter().find(|kind| kind.as_str() == text).ok_or_else(|| NotAnOutcome(text.to_owned()))
+    }
 }
 
 /// Which outcome it was.

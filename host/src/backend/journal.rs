@@ -78,6 +78,8 @@ pub enum DeliveryState {
     /// Behind a dead letter or a retry of its lane.
     Waiting,
     Dead,
+    /// It was a dead letter, and a person gave it up.
+    Discarded,
     Done,
 }
 

@@ -1,25 +1,63 @@
 //! `fanfare dead-letters`: what could not be handled.
 
-use clap::{Args, Subcommand};
+use std::io::{self, IsTerminal};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Subcommand, ValueEnum};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::client::{Client, Payload, escaped};
-use super::print::{Output, items, text};
+use super::import::read_input;
+use super::print::{Output, field, items, set, table, text, visible};
 use super::{Failure, print};
+use crate::policy::Rate;
+
+/// An event's data is at most 256 KiB; a file much larger is another file.
+const DATA_BYTES_MAX: u64 = 1 << 20;
 
 #[derive(Debug, Subcommand)]
 pub enum DeadLetters {
-    /// List a consumer's dead letters, oldest first.
-    List {
+    /// Show what a consumer's dead letters died of, and list them in journal order.
+    List(List),
+    /// Show one: its event, and what each attempt staged, logged and ended with.
+    Show {
         consumer: String,
-        /// `next` of the page before.
-        #[arg(long)]
-        after: Option<String>,
+        /// Id of the event.
+        event: String,
     },
     /// Deliver dead letters again; their lanes go on.
-    Retry(Which),
+    Retry {
+        #[command(flatten)]
+        which: Which,
+        /// With --event: the data of the copy that this consumer gets in place of the event, as `show --json` has it under
+        /// event.data; a file, or - for standard input. Of an order, its content may be changed. The event itself stays as
+        /// it is.
+        #[arg(long, value_name = "FILE", requires = "event")]
+        data: Option<PathBuf>,
+    },
     /// Give dead letters up for good; their lanes go on behind them.
-    Discard(Which),
+    Discard {
+        #[command(flatten)]
+        which: Which,
+    },
+}
+
+#[derive(Args, Debug)]
+pub struct List {
+    consumer: String,
+    /// Only those that died of this.
+    #[arg(long)]
+    cause: Option<String>,
+    #[arg(long, value_enum, requires = "cause")]
+    outcome: Option<Outcome>,
+    /// `next` of the page before.
+    #[arg(long)]
+    after: Option<String>,
+    #[arg(long)]
+    limit: Option<u32>,
 }
 
 #[derive(Args, Debug)]
@@ -31,44 +69,212 @@ pub struct Which {
     /// The one of this event.
     #[arg(long, value_name = "ID", group = "which")]
     event: Option<String>,
-    /// Those with this very cause.
+    /// Those that died of this, as `list` shows it: ids and numbers do not matter.
     #[arg(long, group = "which")]
     cause: Option<String>,
+    /// Of those, the ones with this outcome.
+    #[arg(long, value_enum, requires = "cause")]
+    outcome: Option<Outcome>,
+    /// At most so many a second, such as 500/s.
+    #[arg(long, value_name = "N/s")]
+    rate: Option<Rate>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Outcome {
+    Retry,
+    Reject,
+    Trap,
+    Timeout,
+}
+
+impl Outcome {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Retry => "retry",
+            Self::Reject => "reject",
+            Self::Trap => "trap",
+            Self::Timeout => "timeout",
+        }
+    }
 }
 
 impl DeadLetters {
     pub fn run(self, client: &Client, output: &Output) -> Result<(), Failure> {
         match self {
-            Self::List { consumer, after } => {
-                let query: Vec<_> = after.iter().map(|after| ("after", after.as_str())).collect();
-                let page = client.get(&format!("/v1/consumers/{}/dead-letters", escaped(&consumer)), &query)?;
-                output.show(&page, overview);
-                Ok(())
+            Self::List(list) => output.show(&list.read(client)?, overview),
+            Self::Show { consumer, event } => {
+                let path = format!("{}/{}", letters(&consumer), escaped(&event));
+                output.show(&client.get(&path, &[])?, describe);
             }
-            Self::Retry(which) => which.run(client, output, "retry"),
-            Self::Discard(which) => which.run(client, output, "discard"),
+            Self::Retry { which, data } => {
+                let data = data.map(|file| read_data(&file)).transpose()?;
+                which.run(client, output, "retry", "retried", data)?;
+            }
+            Self::Discard { which } => which.run(client, output, "discard", "discarded", None)?,
         }
-    }
-}
-
-impl Which {
-    fn run(&self, client: &Client, output: &Output, step: &str) -> Result<(), Failure> {
-        let body = match (&self.event, &self.cause) {
-            (Some(event), _) => json!({ "event_id": event }),
-            (_, Some(cause)) => json!({ "cause": cause }),
-            (None, None) => json!({ "all": true }),
-        };
-        let path = format!("/v1/consumers/{}/dead-letters/{step}", escaped(&self.consumer));
-        let answer = client.post(&path, Payload::json(body.to_string().as_bytes()))?;
-        output.show(&answer, |answer| format!("{step}: {} dead letters", text(answer, "/count")));
         Ok(())
     }
 }
 
+fn letters(consumer: &str) -> String {
+    format!("/v1/consumers/{}/dead-letters", escaped(consumer))
+}
+
+fn read_data(file: &std::path::Path) -> Result<Box<RawValue>, Failure> {
+    let bytes = read_input(file, DATA_BYTES_MAX)?;
+    serde_json::from_slice(&bytes).map_err(|error| Failure::Usage(format!("{}: not JSON: {error}", file.display())))
+}
+
+impl List {
+    fn read(&self, client: &Client) -> Result<Value, Failure> {
+        let limit = self.limit.map(|limit| limit.to_string());
+        let asked = [
+            ("cause", self.cause.as_deref()),
+            ("outcome", self.outcome.map(Outcome::as_str)),
+            ("after", self.after.as_deref()),
+            ("limit", limit.as_deref()),
+        ];
+        let query: Vec<_> = asked.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
+        client.get(&letters(&self.consumer), &query)
+    }
+}
+
+impl Which {
+    /// The host does a part in each request and says where to go on.
+    fn run(
+        &self,
+        client: &Client,
+        output: &Output,
+        step: &str,
+        done: &str,
+        data: Option<Box<RawValue>>,
+    ) -> Result<(), Failure> {
+        let mut body = match (&self.event, &self.cause) {
+            (Some(event), _) => json!({ "event_id": event }),
+            (_, Some(cause)) => json!({ "cause": cause, "outcome": self.outcome.map(Outcome::as_str) }),
+            (None, None) => json!({ "all": true }),
+        };
+        set(&mut body, "rate", self.rate.map_or(Value::Null, |rate| rate.to_string().into()));
+        if let Some(data) = data {
+            set(&mut body, "data", json!(data));
+        }
+        let path = format!("{}/{step}", letters(&self.consumer));
+        let bar = self.progress(client, output)?;
+        let mut count = 0;
+        loop {
+            let answer = client.post(&path, Payload::json(body.to_string().as_bytes()));
+            let answer = answer.inspect_err(|_| bar.abandon()).map_err(|failure| stopped(failure, count, done))?;
+            count += answer.get("count").and_then(Value::as_u64).unwrap_or(0);
+            bar.set_position(count);
+            match field(&answer, "next") {
+                Value::Null => break,
+                next => set(&mut body, "after", next.clone()),
+            }
+        }
+        bar.finish_and_clear();
+        let what = if count == 1 { "dead letter" } else { "dead letters" };
+        output.show(&json!({ "count": count }), |_| format!("{done}: {count} {what}"));
+        Ok(())
+    }
+
+    /// For people who watch, how many there are in all.
+    fn progress(&self, client: &Client, output: &Output) -> Result<ProgressBar, Failure> {
+        if output.is_json() || !io::stderr().is_terminal() || self.event.is_some() {
+            return Ok(ProgressBar::hidden());
+        }
+        let list = client.get(&letters(&self.consumer), &[("limit", "1")])?;
+        let meant = |cause: &&Value| match &self.cause {
+            Some(named) => text(cause, "/cause") == *named,
+            None => true,
+        };
+        let counts = items(&list, "/causes").iter().filter(meant);
+        let total = counts.filter_map(|cause| cause.get("count").and_then(Value::as_u64)).sum();
+        let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
+        if let Ok(style) = ProgressStyle::with_template("{bar:40} {pos}/{len} {per_sec} ({eta} left)") {
+            bar.set_style(style);
+        }
+        bar.enable_steady_tick(Duration::from_millis(200));
+        Ok(bar)
+    }
+}
+
+fn stopped(failure: Failure, count: u64, done: &str) -> Failure {
+    if count == 0 {
+        return failure;
+    }
+    let resume = format!("{count} were {done} before; the others stay dead: run the same command again to go on");
+    match failure {
+        Failure::Unavailable(what) => Failure::Unavailable(format!("{what}\n{resume}")),
+        Failure::Failed(what) => Failure::Failed(format!("{what}\n{resume}")),
+        other => other,
+    }
+}
+
 fn overview(page: &Value) -> String {
+    let cause = |cause: &Value| ["/count", "/outcome", "/first_at", "/last_at", "/cause"].map(|path| text(cause, path));
+    let causes = items(page, "/causes");
     let row = |letter: &Value| {
-        ["/event_id", "/type", "/order_id", "/attempts", "/cause", "/time"].map(|path| text(letter, path))
+        ["/event_id", "/type", "/order_id", "/outcome", "/attempts", "/cause", "/time"].map(|path| text(letter, path))
     };
-    let columns = ["event", "type", "order", "attempts", "cause", "time"];
-    print::page(page, columns, items(page, "/dead_letters").iter().map(row))
+    let columns = ["event", "type", "order", "outcome", "attempts", "cause", "time"];
+    let listed = print::page(page, columns, items(page, "/dead_letters").iter().map(row));
+    if causes.is_empty() {
+        return listed;
+    }
+    let causes = table(["count", "outcome", "first", "last", "cause"], causes.iter().map(cause));
+    format!("{causes}\n\n{listed}")
+}
+
+fn describe(letter: &Value) -> String {
+    let mut shown = String::new();
+    for (name, path) in [
+        ("event", "/event_id"),
+        ("type", "/type"),
+        ("order", "/order_id"),
+        ("outcome", "/outcome"),
+        ("cause", "/cause"),
+        ("version", "/version"),
+        ("died", "/time"),
+    ] {
+        let value = text(letter, path);
+        if !value.is_empty() {
+            shown.push_str(&format!("{name:<10} {}\n", visible(&value)));
+        }
+    }
+    let parks = field(letter, "parks") == &Value::Bool(true);
+    shown.push_str(&format!("{:<10} {}\n", "its lane", if parks { "waits behind it" } else { "went on" }));
+    shown.push_str(&format!("{:<10} {}\n", "data", visible(&text(letter, "/event/data"))));
+    if letter.get("edited").is_some() {
+        shown.push_str(&format!("{:<10} {}\n", "edited", visible(&text(letter, "/edited/data"))));
+    }
+    for attempt in items(letter, "/history") {
+        shown.push('\n');
+        shown.push_str(&attempt_shown(attempt));
+    }
+    shown.trim_end().to_owned()
+}
+
+/// One attempt, with what it leaves.
+pub fn attempt_shown(attempt: &Value) -> String {
+    let [number, outcome, time, version, duration] =
+        ["/attempt", "/outcome", "/time", "/version", "/duration_us"].map(|path| visible(&text(attempt, path)));
+    let mut shown = format!("attempt {number}: {outcome} at {time} by {version} in {duration} µs");
+    if text(attempt, "/origin") == "replay" {
+        shown.push_str(", retried by a person");
+    }
+    if field(attempt, "edited") == &Value::Bool(true) {
+        shown.push_str(", edited copy");
+    }
+    shown.push('\n');
+    for (name, path) in [("cause", "/cause"), ("effects", "/effects"), ("backtrace", "/backtrace")] {
+        let value = text(attempt, path);
+        if !value.is_empty() {
+            shown.push_str(&format!("  {name:<9} {}\n", visible(value.trim_end()).replace('\n', "\n            ")));
+        }
+    }
+    for line in items(attempt, "/log") {
+        shown.push_str(&format!("  log {:<5} {}\n", text(line, "/level"), visible(&text(line, "/text"))));
+    }
+    shown
 }

@@ -21,6 +21,13 @@ pub enum Orders {
     Import(Import),
     /// Show an order and what each consumer did with it.
     Get { id: String },
+    /// Show everything that happened to an order, in order of time.
+    Timeline {
+        id: String,
+        /// `next` of the page before.
+        #[arg(long)]
+        after: Option<String>,
+    },
     /// List orders, newest first.
     List(List),
     /// Cancel an order that is placed or confirmed.
@@ -67,6 +74,7 @@ impl Orders {
                 output.show(&order, describe);
                 Ok(())
             }
+            Self::Timeline { id, after } => super::timeline::run(client, output, &id, after.as_deref()),
             Self::List(list) => list.run(client, output),
             Self::Cancel { id, reason } => change(client, output, &id, "cancel", &json!({ "reason": reason })),
             Self::Deliver { id } => change(client, output, &id, "deliver", &json!({})),

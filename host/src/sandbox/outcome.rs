@@ -45,6 +45,8 @@ pub enum Outcome {
     Timeout {
         what: &'static str,
         limit: Duration,
+        /// Where it was stopped, if the CPU was what it used up.
+        backtrace: Option<String>,
     },
     /// The store could not answer a read. Not an attempt.
     Store(backend::Error),

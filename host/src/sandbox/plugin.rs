@@ -199,7 +199,7 @@ async fn describe(sandbox: &Sandbox, contract: &Contract) -> Result<Description,
     let timeout = |what, limit| LoadError::DescribeFailed(DescribeFailed::Timeout { what, limit });
     let described = described.map_err(|_| timeout("time", DESCRIBE_TIME_MAX))?;
     described.map_err(|error| match trap::outcome(&error, store.data()) {
-        Outcome::Timeout { what, limit } => timeout(what, limit),
+        Outcome::Timeout { what, limit, .. } => timeout(what, limit),
         Outcome::Trap { kind, message, backtrace } => {
             LoadError::DescribeFailed(DescribeFailed::Trap { kind, message, backtrace })
         }

@@ -78,7 +78,7 @@ async fn what_a_guest_was_told_is_reported_whatever_the_outcome() {
 async fn a_guest_that_never_ends_is_stopped_by_its_cpu_budget() {
     let limits = Limits { cpu: Duration::from_millis(20), ..Limits::default() };
     let handled = handle_with(guest(SPIN), &Policy { limits, ..Policy::default() }, Memory::default()).await;
-    let Outcome::Timeout { what, limit } = handled.outcome else { panic!("{:?}", handled.outcome) };
+    let Outcome::Timeout { what, limit, .. } = handled.outcome else { panic!("{:?}", handled.outcome) };
     assert_eq!((what, limit), ("cpu", limits.cpu));
 }
 
@@ -107,7 +107,7 @@ async fn a_guest_that_waits_is_stopped_by_the_clock() {
     let bytes = importing(GET, &format!("{GET_KEY} {DONE}"));
     let memory = Memory { silent: true, ..Memory::default() };
     let handled = handle_with(bytes, &Policy { limits, ..Policy::default() }, memory).await;
-    let Outcome::Timeout { what, limit } = handled.outcome else { panic!("{:?}", handled.outcome) };
+    let Outcome::Timeout { what, limit, .. } = handled.outcome else { panic!("{:?}", handled.outcome) };
     assert_eq!((what, limit), ("time", limits.time));
     assert!(handled.instance.is_none());
 }

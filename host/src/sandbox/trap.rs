@@ -16,16 +16,22 @@ pub fn outcome(error: &wasmtime::Error, state: &State) -> Outcome {
     let (kind, message) = match (error.downcast_ref::<Stop>(), error.downcast_ref::<Trap>()) {
         (Some(Stop::Store(store)), _) => return Outcome::Store(store.clone()),
         (Some(Stop::Overstep { kind, message }), _) => ((*kind).to_owned(), message.clone()),
-        (None, Some(Trap::Interrupt)) => return Outcome::Timeout { what: "cpu", limit: state.cpu.limit() },
+        (None, Some(Trap::Interrupt)) => {
+            return Outcome::Timeout { what: "cpu", limit: state.cpu.limit(), backtrace: backtrace(error) };
+        }
         (None, Some(trap)) => (kebab_case(&format!("{trap:?}")), words(trap, state)),
         (None, None) => match error.downcast_ref::<I32Exit>() {
             Some(exit) => ("exit".to_owned(), format!("the guest ended itself with exit status {}", exit.0)),
             None => ("host-call".to_owned(), format!("{:#}", without_backtrace(error))),
         },
     };
-    let backtrace =
-        error.downcast_ref::<WasmBacktrace>().map(|backtrace| bounded(backtrace.to_string(), BACKTRACE_BYTES_MAX));
-    Outcome::Trap { kind, message: bounded(message, MESSAGE_BYTES_MAX), backtrace }
+    Outcome::Trap { kind, message: bounded(message, MESSAGE_BYTES_MAX), backtrace: backtrace(error) }
+}
+
+/// Where the guest was.
+fn backtrace(error: &wasmtime::Error) -> Option<String> {
+    let backtrace = error.downcast_ref::<WasmBacktrace>()?;
+    Some(bounded(backtrace.to_string(), BACKTRACE_BYTES_MAX))
 }
 
 /// A panic is an `unreachable` for WebAssembly; what the guest said about it went to stderr.

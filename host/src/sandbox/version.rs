@@ -194,7 +194,7 @@ impl Version {
                 Outcome::Reject { reason: bounded(reason, trap::MESSAGE_BYTES_MAX) }
             }
             Ended::Called(Err(error)) => trap::outcome(&error, state),
-            Ended::OutOfTime => Outcome::Timeout { what: "time", limit: self.limits.time },
+            Ended::OutOfTime => Outcome::Timeout { what: "time", limit: self.limits.time, backtrace: None },
         }
     }
 }

@@ -20,7 +20,14 @@ impl Host {
     fn start() -> Self {
         let data = tempfile::tempdir().unwrap();
         let store = embedded::open(&embedded::Settings { data_dir: data.path().to_owned() }).unwrap();
-        let api = Api { intake: store.intake, journal: store.journal, consumers: store.consumers, ..full_store() };
+        let api = Api {
+            intake: store.intake,
+            journal: store.journal,
+            timelines: store.timelines,
+            consumers: store.consumers,
+            dead_letters: store.dead_letters,
+            ..full_store()
+        };
         Self { router: router(api.clone()), api, _data: data }
     }
 

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use super::{Place, accept, done, hears, inbox, lease, name, place, policy, ran, report, settled};
 use crate::backend::{
-    Cause, CauseKind, DeliveryState, Finished, InboxPolicy, MessageState, Settlement, StateQuery, Which,
+    Cause, CauseKey, CauseKind, DeliveryState, Finished, InboxPolicy, LetterQuery, MessageState, Redriven, Settlement,
+    StateQuery, Which,
 };
 use crate::clock::Timestamp;
 use crate::effects::{Adjustment, Effects, Message, Reads, Record};
@@ -22,6 +23,10 @@ fn rejected() -> Settlement {
 fn retried(at: Timestamp) -> Settlement {
     let cause = Cause::new(CauseKind::Retry, "later");
     Settlement::Retry { at, cause, ran: ran() }
+}
+
+async fn retry(backend: &crate::backend::Backend, which: Which) -> u64 {
+    backend.dead_letters.retry(&name("alpha"), which.first(10)).await.unwrap().into_inner().count
 }
 
 async fn counter(backend: &crate::backend::Backend, consumer: &str, key: &str) -> i64 {
@@ -203,20 +208,21 @@ async fn a_dead_letter_parks_its_lane_until_it_is_retried() {
     let backend = home.reopen(backend).await;
     let deliveries = inbox(&backend, "alpha").await;
     assert!(deliveries.lease().is_none());
-    let letters = backend.consumers.dead_letters(&name("alpha"), None, 10).await.unwrap().items;
+    let query = LetterQuery { limit: 10, ..LetterQuery::default() };
+    let letters = backend.dead_letters.list(&name("alpha"), query).await.unwrap().items;
     assert_eq!((letters.len(), letters[0].event_id, letters[0].cause.as_str()), (1, event, "no"));
-    let other = Which::Cause("another".into());
-    assert_eq!(backend.consumers.retry(&name("alpha"), other).await.unwrap().into_inner(), 0);
-    let cause = Which::Cause("no".into());
-    assert_eq!(backend.consumers.retry(&name("alpha"), cause).await.unwrap().into_inner(), 1);
+    let of = |text: &str| Which::Cause(CauseKey { outcome: None, text: text.into() });
+    assert_eq!(retry(&backend, of("another")).await, 0);
+    assert_eq!(retry(&backend, of("no")).await, 1);
     let again = lease(&deliveries).await;
     assert_eq!((again.event.id, again.attempt), (event, 1));
     accept(&deliveries, again, rejected());
     while report(&backend, "alpha").await.dead != 1 {
         tokio::task::yield_now().await;
     }
-    let discarded = backend.consumers.discard(&name("alpha"), Which::Event(event)).await.unwrap().into_inner();
-    assert_eq!(discarded, 1);
+    let selection = Which::Event(event).first(10);
+    let discarded = backend.dead_letters.discard(&name("alpha"), selection).await.unwrap().into_inner();
+    assert_eq!(discarded, Redriven { count: 1, next: None });
     let next = lease(&deliveries).await;
     assert_eq!(next.event.kind(), "order.confirmed");
     accept(&deliveries, next, done(Effects::default()));
@@ -242,7 +248,7 @@ async fn a_consumer_that_skips_goes_on_and_keeps_its_dead_letters() {
     let backend = home.reopen(backend).await;
     let deliveries = inbox(&backend, "alpha").await;
     assert_eq!(report(&backend, "alpha").await.dead, 1);
-    assert_eq!(backend.consumers.retry(&name("alpha"), Which::All).await.unwrap().into_inner(), 1);
+    assert_eq!(retry(&backend, Which::All).await, 1);
     let again = lease(&deliveries).await;
     assert_eq!(again.event.kind(), "order.placed");
     accept(&deliveries, again, done(Effects::default()));

@@ -152,7 +152,7 @@ async fn lanes_that_stood_behind_dead_letters_go_on_once_the_policy_skips() {
     }
     // The letter is there still, and can be retried.
     assert_eq!(report(&backend, "alpha").await.dead, 1);
-    assert_eq!(backend.consumers.retry(&name("alpha"), Which::All).await.unwrap().into_inner(), 1);
+    assert_eq!(backend.dead_letters.retry(&name("alpha"), Which::All.first(10)).await.unwrap().into_inner().count, 1);
     accept(&deliveries, lease(&deliveries).await, done(Effects::default()));
     let report = settled(&backend, "alpha").await;
     assert_eq!((report.pending, report.dead), (0, 0));

@@ -15,6 +15,7 @@ use tokio::sync::Notify;
 pub use self::desk::Desk;
 use super::cache::Cache;
 use super::commit::{Commit, ConsumerCommit, ConsumerNumber, StateNumber};
+use super::dead_letters::{as_edited, edited_copy};
 use super::queue::{DEPTH_OF_DELIVERIES_MAX, Job};
 use super::readers::Disk;
 use super::{Store, failed, pause, rows};
@@ -148,6 +149,11 @@ impl EmbeddedInbox {
         Ok(found.into_iter().next().filter(|event| event.position.get() == position))
     }
 
+    fn edited(&self, event: &Event) -> rusqlite::Result<Option<Arc<Event>>> {
+        let copy = edited_copy(self.store.readers.disk().connection()?, self.number, event.position.get())?;
+        copy.map(|copy| as_edited(event, copy)).transpose()
+    }
+
     fn try_lease(&self) -> rusqlite::Result<Option<Delivery>> {
         if self.store.queue.depth() >= DEPTH_OF_DELIVERIES_MAX || self.store.queue.refusing().is_some() {
             return Ok(None);
@@ -178,13 +184,17 @@ impl EmbeddedInbox {
                 }
             },
         };
+        // Only what a person retried can have been edited.
+        let copy = if item.replayed { self.edited(&event) } else { Ok(None) };
+        let copy = copy.inspect_err(|_| desk.lanes.release(item.position))?;
+        let edited = copy.is_some();
         desk.started(now);
         Ok(Some(Delivery {
-            event,
+            event: copy.unwrap_or(event),
             attempt: item.attempts + 1,
             origin: if item.replayed { Origin::Replay } else { Origin::Live },
             first_attempt_at: item.first_attempt_at.unwrap_or(now),
-            lease: Lease { epoch: desk.epoch, stored: item.stored, edited: false },
+            lease: Lease { epoch: desk.epoch, stored: item.stored, edited },
         }))
     }
 }

@@ -8,9 +8,7 @@ use rusqlite::{Connection, params};
 use super::readers::Disk;
 use super::tail::stored_after;
 use super::{Embedded, rows};
-use crate::backend::{
-    DeliveryReport, DeliveryState, Error, Journal, MessageReport, MessageState, OrderQuery, Page, Result,
-};
+use crate::backend::{DeliveryReport, DeliveryState, Error, Journal, MessageReport, OrderQuery, Page, Result};
 use crate::event::{Event, Position};
 use crate::order::{Order, OrderId};
 
@@ -138,6 +136,8 @@ fn deliveries_of(
             Some(_) => DeliveryState::Dead,
             // Without a row it was done, or never concerned the consumer, which its subscriptions say.
             None if wants(name) != Some(true) => continue,
+            // What was given up ended with an attempt that had failed.
+            None if row.get::<_, Option<String>>(6)?.is_some() => DeliveryState::Discarded,
             None if rows::progress(row, 1)?.contains(position) => DeliveryState::Done,
             None => DeliveryState::Pending,
         };
@@ -170,12 +170,7 @@ fn messages(disk: &Connection, after: Option<i64>, limit: usize) -> rusqlite::Re
             id: row.get(1)?,
             consumer: rows::parse(row.get_ref(2)?.as_str()?)?,
             order_id: row.get_ref(3)?.as_str_or_null()?.map(rows::parse).transpose()?,
-            state: match row.get_ref(4)?.as_str()? {
-                "sent" => MessageState::Sent,
-                "failed" => MessageState::Failed,
-                "unknown" => MessageState::Unknown,
-                _ => MessageState::Pending,
-            },
+            state: rows::message_state(row, 4)?,
             attempts: row.get(5)?,
             last_error: row.get(6)?,
             time: rows::timestamp(row, 7)?,

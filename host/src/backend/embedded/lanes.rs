@@ -116,7 +116,8 @@ impl Lanes {
             return;
         }
         if head.parks() {
-            self.ready.retain(|ready| *ready != lane);
+            // The lane that was offered just now.
+            self.ready.pop_back();
         }
         if let Some(queue) = self.queues.get_mut(&lane) {
             queue.head = head;
@@ -224,6 +225,11 @@ impl Lanes {
         for lane in parked.collect::<Vec<_>>() {
             self.pop(lane);
         }
+    }
+
+    /// Whether the delivery stands in its lane.
+    pub fn holds(&self, lane: &Lane, position: u64) -> bool {
+        self.queues.get(lane).is_some_and(|queue| queue.items.iter().any(|item| item.position == position))
     }
 
     /// When the next retry is due.

@@ -15,8 +15,8 @@ use tempfile::TempDir;
 
 use super::{Embedded, Settings, start};
 use crate::backend::{
-    Cause, CauseKind, Consumers as _, Delivery, Error, Finished, Inbox, InboxPolicy, Intake as _, Journal as _,
-    Lifecycle as _, Pause, Placed, Placement, Ran, Result, Settlement, StateQuery, Which,
+    Cause, CauseKind, Consumers as _, DeadLetters as _, Delivery, Error, Finished, Inbox, InboxPolicy, Intake as _,
+    Journal as _, LetterQuery, Lifecycle as _, Pause, Placed, Placement, Ran, Result, Settlement, StateQuery, Which,
 };
 use crate::clock::Timestamp;
 use crate::effects::{Adjustment, Effects, Reads};
@@ -169,13 +169,16 @@ impl World {
             }
             Step::Retry => {
                 self.durable().await;
-                let _ = self.insist(async |store| store.retry(&name(), Which::All).await).await.into_inner();
+                let _ =
+                    self.insist(async |store| store.retry(&name(), Which::All.first(1_000)).await).await.into_inner();
             }
             Step::Discard => {
                 self.durable().await;
-                let letters = self.store().dead_letters(&name(), None, 1_000).await.unwrap().items;
+                let query = LetterQuery { limit: 1_000, ..LetterQuery::default() };
+                let letters = self.store().list(&name(), query).await.unwrap().items;
                 self.discarded.extend(letters.iter().map(|letter| letter.position.get()));
-                let _ = self.insist(async |store| store.discard(&name(), Which::All).await).await.into_inner();
+                let _ =
+                    self.insist(async |store| store.discard(&name(), Which::All.first(1_000)).await).await.into_inner();
             }
             Step::Compare => self.compare().await,
         }
@@ -319,7 +322,7 @@ impl World {
         self.reopen().await;
         let deadline = Instant::now() + PATIENCE;
         loop {
-            let _ = self.insist(async |store| store.retry(&name(), Which::All).await).await.into_inner();
+            let _ = self.insist(async |store| store.retry(&name(), Which::All.first(1_000)).await).await.into_inner();
             while let Some(delivery) = self.inbox.lease() {
                 let held = self.handle(delivery).await;
                 self.end(held, How::Done).await;

@@ -1,4 +1,4 @@
-//! The consumers that the store knows, their state, and their dead letters.
+//! The consumers that the store knows, and their state.
 
 use std::sync::Arc;
 
@@ -7,17 +7,12 @@ use rusqlite::{Connection, OptionalExtension, params};
 use tokio::sync::oneshot;
 
 use super::commit::{ConsumerNumber, StateNumber};
-use super::inbox::{Desk, EmbeddedInbox};
-use super::lanes::Item;
+use super::inbox::EmbeddedInbox;
 use super::progress::Progress;
 use super::queue::{Job, Reply};
 use super::writer::Writer;
 use super::{Embedded, pause, rows};
-use crate::backend::{
-    ConsumerReport, Consumers, DeadLetter, Durable, Error, Inbox, Page, Pause, Result, StatePage, StateQuery, Which,
-};
-use crate::event::{Lane, Position};
-use crate::fault::{self, Point};
+use crate::backend::{ConsumerReport, Consumers, Durable, Error, Inbox, Pause, Result, StatePage, StateQuery};
 use crate::policy::{ConsumerName, Start};
 
 /// Looks at all consumers before "nothing is pending" is said although something was committed meanwhile: an event
@@ -61,29 +56,9 @@ impl Consumers for Embedded {
         self.store.read(move |disk| state(disk, &name, &query)).await
     }
 
-    async fn dead_letters(&self, name: &ConsumerName, after: Option<String>, limit: usize) -> Result<Page<DeadLetter>> {
-        let after = rows::cursor(after.as_deref())?;
-        let name = name.clone();
-        self.store.read(move |disk| dead_letters(disk, &name, after, limit)).await
-    }
-
-    async fn retry(&self, name: &ConsumerName, which: Which) -> Result<Durable<u64>> {
-        self.redrive(name, which, Redrive::Retry).await
-    }
-
-    async fn discard(&self, name: &ConsumerName, which: Which) -> Result<Durable<u64>> {
-        self.redrive(name, which, Redrive::Discard).await
-    }
-
     async fn set_pause(&self, name: &ConsumerName, pause: Option<Pause>) -> Result<Durable<bool>> {
         pause::set(self, name, pause).await
     }
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Redrive {
-    Retry,
-    Discard,
 }
 
 impl Embedded {
@@ -110,26 +85,6 @@ impl Embedded {
         let (reply, answer): (Reply<T>, _) = oneshot::channel();
         self.store.queue.push(Job::task(task, reply))?;
         answer.await.map_err(|_| Error::Unavailable("the host is shutting down".into()))?
-    }
-
-    async fn redrive(&self, name: &ConsumerName, which: Which, how: Redrive) -> Result<Durable<u64>> {
-        let inbox = self.store.inboxes.lock().get(name).cloned();
-        let name = name.clone();
-        let durable = self
-            .task(move |writer| {
-                let letters = matching(writer.connection, &name, &which)?;
-                for letter in &letters {
-                    letter.write(writer.connection, how)?;
-                }
-                Ok(letters)
-            })
-            .await?;
-        fault::pass(Point::LettersRedriven);
-        // The lanes follow only what is durable; until then they stay parked, which hurts nothing.
-        if let Some(inbox) = inbox {
-            inbox.with_desk(|desk| durable.iter().for_each(|letter| letter.apply(desk, how)));
-        }
-        Ok(durable.map(|letters| u64::try_from(letters.len()).unwrap_or(u64::MAX)))
     }
 }
 
@@ -179,7 +134,8 @@ struct Known {
 fn known(disk: &Connection) -> rusqlite::Result<Vec<Known>> {
     let mut statement = disk.prepare_cached(
         "SELECT name, position, done,
-                (SELECT count(*) FROM deliveries WHERE consumer = number AND state IN ('dead', 'skipped')),
+                (SELECT count(*) FROM deliveries INDEXED BY dead_letters
+                 WHERE consumer = number AND state IN ('dead', 'skipped')),
                 paused_at, pause_reason
          FROM consumers ORDER BY name",
     )?;
@@ -235,110 +191,4 @@ fn page(mut entries: Vec<(String, Vec<u8>)>, mut counters: Vec<(String, i64)>, l
         counters.retain(|(key, _)| key <= next);
     }
     StatePage { entries, counters, next }
-}
-
-const LETTER: &str = "
-    SELECT d.position, e.id, e.kind, coalesce(e.order_id, o.id), d.attempts, coalesce(a.cause, ''), coalesce(a.version, ''),
-           a.backtrace, coalesce(a.time, e.time), d.lane
-    FROM consumers AS c
-    JOIN deliveries AS d ON d.consumer = c.number AND d.state IN ('dead', 'skipped')
-    JOIN events AS e ON e.position = d.position
-    LEFT JOIN orders AS o ON o.number = e.order_number
-    LEFT JOIN attempts AS a ON a.number =
-        (SELECT max(number) FROM attempts WHERE consumer = c.number AND position = d.position)
-    WHERE c.name = ?1";
-
-fn letter(row: &rusqlite::Row<'_>) -> rusqlite::Result<DeadLetter> {
-    Ok(DeadLetter {
-        position: Position::new(rows::unsigned(row.get(0)?)).unwrap_or(Position::FIRST),
-        event_id: rows::parse(row.get_ref(1)?.as_str()?)?,
-        kind: row.get(2)?,
-        order_id: row.get_ref(3)?.as_str_or_null()?.map(rows::parse).transpose()?,
-        attempts: row.get(4)?,
-        cause: row.get(5)?,
-        version: row.get(6)?,
-        backtrace: row.get(7)?,
-        time: rows::timestamp(row, 8)?,
-    })
-}
-
-fn dead_letters(
-    disk: &Connection,
-    name: &ConsumerName,
-    after: Option<i64>,
-    limit: usize,
-) -> rusqlite::Result<Page<DeadLetter>> {
-    let after = after.unwrap_or(0);
-    let mut statement = disk.prepare_cached(&format!("{LETTER} AND d.position > ?2 ORDER BY d.position LIMIT ?3"))?;
-    let fetch = i64::try_from(limit.saturating_add(1)).unwrap_or(i64::MAX);
-    let items = statement.query_map(params![name.as_str(), after, fetch], letter)?;
-    Ok(rows::page(items.collect::<rusqlite::Result<Vec<_>>>()?, limit, |letter| letter.position.to_string()))
-}
-
-/// A dead letter to be retried or given up.
-struct Letter {
-    consumer: ConsumerNumber,
-    position: u64,
-    lane: Lane,
-}
-
-fn matching(disk: &Connection, name: &ConsumerName, which: &Which) -> rusqlite::Result<Vec<Letter>> {
-    let consumer: Option<ConsumerNumber> = disk
-        .prepare_cached("SELECT number FROM consumers WHERE name = ?1")?
-        .query_row([name.as_str()], |row| row.get(0))
-        .optional()?;
-    let Some(consumer) = consumer else { return Ok(Vec::new()) };
-    let mut statement = disk.prepare_cached(&format!("{LETTER} ORDER BY d.position"))?;
-    let mut found = statement.query([name.as_str()])?;
-    let mut letters = Vec::new();
-    while let Some(row) = found.next()? {
-        let dead = letter(row)?;
-        let wanted = match which {
-            Which::All => true,
-            Which::Event(id) => dead.event_id == *id,
-            Which::Cause(cause) => dead.cause == *cause,
-        };
-        if wanted {
-            let lane = rows::lane(row.get_ref(9)?.as_str()?)?;
-            letters.push(Letter { consumer, position: dead.position.get(), lane });
-        }
-    }
-    Ok(letters)
-}
-
-impl Letter {
-    fn write(&self, disk: &Connection, how: Redrive) -> rusqlite::Result<()> {
-        let key = params![self.consumer, rows::signed(self.position)];
-        match how {
-            Redrive::Retry => disk
-                .prepare_cached(
-                    "UPDATE deliveries SET state = 'waiting', attempts = 0, first_at = NULL, due = NULL, replayed = 1
-                     WHERE consumer = ?1 AND position = ?2",
-                )?
-                .execute(key)?,
-            Redrive::Discard => {
-                disk.prepare_cached("DELETE FROM deliveries WHERE consumer = ?1 AND position = ?2")?.execute(key)?
-            }
-        };
-        Ok(())
-    }
-
-    fn apply(&self, desk: &mut Desk, how: Redrive) {
-        match how {
-            // A letter whose lane went on without it is in no lane: it comes behind what is there now.
-            Redrive::Retry if !desk.lanes.revive(&self.lane, self.position) => {
-                let item = Item {
-                    position: self.position,
-                    event: None,
-                    attempts: 0,
-                    first_attempt_at: None,
-                    stored: true,
-                    replayed: true,
-                };
-                desk.lanes.offer(self.lane.clone(), item);
-            }
-            Redrive::Retry => {}
-            Redrive::Discard => drop(desk.lanes.discard(&self.lane, self.position)),
-        }
-    }
 }

@@ -9,17 +9,20 @@ use rusqlite::{Connection, OptionalExtension, Row};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::commit::OrderNumber;
+use super::commit::{ConsumerNumber, OrderNumber};
 use super::contents::{Contents, Fixed};
 use super::progress::Progress;
-use crate::backend::Error;
+use crate::backend::{CauseKind, Error, MessageState, Origin};
 use crate::clock::Timestamp;
 use crate::event::{Body, Custom, Event, Lane, Position};
 use crate::order::{Change, Content, Order, OrderId, Status};
+use crate::policy::ConsumerName;
 
 /// Columns of [`event`], from `events AS e`.
 pub const EVENT: &str = "e.position, e.id, e.time, e.cause, e.depth, e.revision, e.data, e.order_number, e.kind, e.source, \
                          e.origin_id, e.subject, e.order_id";
+/// Where columns behind [`EVENT`] begin.
+pub const EVENT_COLUMNS: usize = 13;
 /// Columns of [`order`].
 pub const ORDER: &str = "number, id, status, revision, placed_at, content";
 
@@ -182,6 +185,40 @@ pub fn page<T>(mut items: Vec<T>, limit: usize, cursor: impl Fn(&T) -> String) -
     items.truncate(limit);
     let next = if more { items.last().map(cursor) } else { None };
     crate::backend::Page { items, next }
+}
+
+/// As [`Origin::as_str`] writes it.
+pub fn origin(text: &str) -> Origin {
+    match text {
+        "replay" => Origin::Replay,
+        "backfill" => Origin::Backfill,
+        _ => Origin::Live,
+    }
+}
+
+/// As [`CauseKind::as_str`] writes it; `done` is `None`.
+pub fn outcome(row: &Row<'_>, index: usize) -> rusqlite::Result<Option<CauseKind>> {
+    Ok(row.get_ref(index)?.as_str()?.parse().ok())
+}
+
+pub fn message_state(row: &Row<'_>, index: usize) -> rusqlite::Result<MessageState> {
+    Ok(match row.get_ref(index)?.as_str()? {
+        "sent" => MessageState::Sent,
+        "failed" => MessageState::Failed,
+        "unknown" => MessageState::Unknown,
+        _ => MessageState::Pending,
+    })
+}
+
+pub fn position(row: &Row<'_>, index: usize) -> rusqlite::Result<Position> {
+    Ok(Position::new(unsigned(row.get(index)?)).unwrap_or(Position::FIRST))
+}
+
+pub fn consumer(connection: &Connection, name: &ConsumerName) -> rusqlite::Result<Option<ConsumerNumber>> {
+    connection
+        .prepare_cached("SELECT number FROM consumers WHERE name = ?1")?
+        .query_row([name.as_str()], |row| row.get(0))
+        .optional()
 }
 
 /// `order:…` or `subject:…`, so that a subject that looks like an order's id is still another lane.

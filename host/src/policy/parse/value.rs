@@ -49,10 +49,7 @@ pub(super) fn count(value: &DeValue<'_>, max: u32) -> Result<NonZeroU32, String>
 pub(super) fn rate(value: &DeValue<'_>) -> Result<Rate, String> {
     value
         .as_str()
-        .and_then(|text| text.strip_suffix("/s"))
-        .and_then(digits)
-        .and_then(|number| NonZeroU32::new(u32::try_from(number).ok()?))
-        .map(|per_second| Rate { per_second })
+        .and_then(|text| text.parse().ok())
         .ok_or_else(|| format!("expected a rate such as \"500/s\", got {}", told(value)))
 }
 

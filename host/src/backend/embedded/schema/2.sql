@@ -35,13 +35,15 @@ UPDATE deliveries SET (cause, died_at) = (
 CREATE INDEX dead_letters ON deliveries (consumer, cause, position, died_at) WHERE state IN ('dead', 'skipped');
 CREATE INDEX dead_letters_by_event ON deliveries (consumer, event_id) WHERE state IN ('dead', 'skipped');
 
--- Copies that a person edited: delivered to this consumer in place of the event, which stays as it is.
-CREATE TABLE edits (
+-- What a person did with a dead letter, but for retrying it as it was.
+CREATE TABLE interventions (
     consumer INTEGER NOT NULL,
     position INTEGER NOT NULL,
-    data     TEXT    NOT NULL,               -- JSON: a custom event's data, or the content of an event's order
+    what     TEXT    NOT NULL,               -- edited, discarded
+    data     TEXT,                           -- JSON, of the copy that is delivered in place of the event: the data of a
+                                             -- custom event, or the content of the order
     time     INTEGER NOT NULL,
-    PRIMARY KEY (consumer, position)
+    PRIMARY KEY (consumer, position, what)
 ) WITHOUT ROWID;
 
 -- Deliveries done at the first attempt: many in a row by one version are one row. A position done at the first attempt has

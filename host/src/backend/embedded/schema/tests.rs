@@ -5,7 +5,7 @@ use rusqlite::Connection;
 
 use super::{MIGRATIONS, migrate, open_writer};
 use crate::backend::embedded::{FILE, OpenError, Settings, open};
-use crate::backend::{Backend, OrderQuery, Placed, Placement, StateQuery, Which};
+use crate::backend::{Backend, CauseKey, CauseKind, LetterQuery, OrderQuery, Placed, Placement, StateQuery, Which};
 use crate::clock::Timestamp;
 use crate::order::{Content, Customer, Line, Order};
 
@@ -77,10 +77,14 @@ async fn every_released_format_opens_with_all_that_it_held_and_goes_on() {
         let stock = backend.consumers.state(&"inventory".parse().unwrap(), stock).await.unwrap();
         assert_eq!(stock.counters, [("stock/MUG".to_owned(), 1), ("stock/TEA".to_owned(), 4)]);
         let reject = "always-reject".parse().unwrap();
-        let letters = backend.consumers.dead_letters(&reject, None, 10).await.unwrap().items;
+        let query = LetterQuery { limit: 10, ..LetterQuery::default() };
+        let letters = backend.dead_letters.list(&reject, query).await.unwrap().items;
         assert_eq!(letters.len(), 4);
         assert!(letters.iter().all(|letter| letter.cause.contains("told to reject")), "{letters:#?}");
-        assert_eq!(backend.consumers.retry(&reject, Which::All).await.unwrap().into_inner(), 4);
+        let causes = backend.dead_letters.causes(&reject, 10).await.unwrap();
+        assert!(matches!(&causes[..], [it] if it.count == 4 && it.outcome == CauseKind::Reject), "{causes:#?}");
+        let cause = Which::Cause(CauseKey { outcome: None, text: causes[0].cause.clone() });
+        assert_eq!(backend.dead_letters.retry(&reject, cause.first(10)).await.unwrap().into_inner().count, 4);
 
         let head = backend.journal.events_after(None, 100).await.unwrap().last().unwrap().position;
         let placed = backend.intake.place(order("S-5")).await.unwrap().into_inner();

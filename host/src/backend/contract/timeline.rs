@@ -1,0 +1,191 @@
+//! What happened to an order is told in full, and kept in little room.
+
+use std::time::Duration;
+
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+use super::{Place, accept, done, inbox, lease, name, place, policy, settled};
+use crate::backend::{Backend, Cause, CauseKind, DeliveryState, InboxPolicy, Moment, Ran, Settlement, What, Which};
+use crate::clock::Timestamp;
+use crate::effects::{Effects, Message};
+use crate::event::Custom;
+use crate::order::{Change, OrderId};
+use crate::policy::Start;
+
+fn ran(version: &str) -> Ran {
+    Ran { version: version.into(), duration: Duration::from_micros(10) }
+}
+
+fn by(version: &str, effects: Effects) -> Settlement {
+    Settlement::Done { effects, ran: ran(version) }
+}
+
+fn retried(version: &str) -> Settlement {
+    Settlement::Retry { at: Timestamp::now(), cause: Cause::new(CauseKind::Retry, "later"), ran: ran(version) }
+}
+
+async fn timeline(backend: &Backend, order: OrderId) -> Vec<Moment> {
+    let page = backend.timelines.timeline(order, None, 50).await.unwrap();
+    assert_eq!(page.next, None);
+    assert!(page.items.is_sorted_by_key(|moment| moment.what.time()), "{:#?}", page.items);
+    page.items
+}
+
+/// The moments in a word or two each.
+fn told(moments: &[Moment]) -> Vec<String> {
+    let word = |moment: &Moment| {
+        let who = moment.consumer.as_ref().map_or("somebody", |name| name.as_str());
+        match &moment.what {
+            What::Event { .. } => format!("{} by {who}", moment.kind),
+            What::Attempt { attempt, run } => {
+                let outcome = attempt.outcome.map_or("done", CauseKind::as_str);
+                let run = run.as_ref().map(|run| format!(" as one of {}", run.count)).unwrap_or_default();
+                format!("{who}: {outcome} at {} by {}{run}", attempt.attempt, attempt.version)
+            }
+            What::Message { to, .. } => format!("{who}: message to {to}"),
+            What::Edited { .. } => format!("{who}: edited"),
+            What::Discarded { .. } => format!("{who}: discarded"),
+            // Whether it is known to wait already is a matter of time.
+            What::Open { state: DeliveryState::Waiting, .. } => format!("{who}: Pending"),
+            What::Open { state, .. } => format!("{who}: {state:?}"),
+        }
+    };
+    moments.iter().map(word).collect()
+}
+
+#[tokio::test]
+async fn an_order_tells_every_attempt_and_what_was_caused() {
+    let home = Place::new();
+    let backend = home.open();
+    let (alpha, beta) = (inbox(&backend, "alpha").await, inbox(&backend, "beta").await);
+    let order = place(&backend).await;
+    accept(&alpha, lease(&alpha).await, retried("1"));
+    drop((alpha, beta));
+
+    let backend = home.reopen(backend).await;
+    let (alpha, beta) = (inbox(&backend, "alpha").await, inbox(&backend, "beta").await);
+    let low = Custom {
+        kind: "com.example.low".into(),
+        source: "/fanfare/consumers/alpha".into(),
+        origin_id: None,
+        subject: "TEA".into(),
+        order_id: None,
+        data: RawValue::from_string("{}".to_owned()).unwrap().into(),
+    };
+    let message = Message::Sms { to: "+49".into(), text: "confirmed".into() };
+    let effects = Effects {
+        order_changes: vec![(order.id, Change::Confirmed {})],
+        events: vec![low],
+        messages: vec![message],
+        ..Effects::default()
+    };
+    accept(&alpha, lease(&alpha).await, by("2", effects));
+    accept(&beta, lease(&beta).await, by("1", Effects::default()));
+    let confirmed = lease(&alpha).await;
+    accept(&alpha, confirmed, by("2", Effects::default()));
+    settled(&backend, "alpha").await;
+
+    let moments = timeline(&backend, order.id).await;
+    let mut words = told(&moments);
+    // Beta's delivery of the second event was not leased yet.
+    assert_eq!(words.pop().as_deref(), Some("beta: Pending"), "{words:#?}");
+    assert_eq!(words[..2], ["order.placed by somebody", "alpha: retry at 1 by 1"]);
+    words.sort();
+    let mut expected = [
+        "order.placed by somebody",
+        "alpha: retry at 1 by 1",
+        "alpha: done at 2 by 2",
+        "order.confirmed by alpha",
+        "com.example.low by alpha",
+        "alpha: message to +49",
+        "alpha: done at 1 by 2 as one of 1",
+        "beta: done at 1 by 1 as one of 1",
+    ];
+    expected.sort_unstable();
+    assert_eq!(words, expected);
+    let placed = moments.iter().find(|moment| matches!(moment.what, What::Event { cause: None, .. })).unwrap();
+    let caused =
+        moments.iter().filter(|it| matches!(it.what, What::Event { cause, .. } if cause == Some(placed.event_id)));
+    assert_eq!(caused.count(), 2);
+    assert_eq!(timeline(&backend, OrderId::generate()).await.len(), 0);
+}
+
+#[tokio::test]
+async fn a_thousand_successes_in_a_row_are_a_handful_of_rows() {
+    const ORDERS: usize = 1_000;
+    let home = Place::new();
+    let mut backend = home.open();
+    let mut orders = Vec::new();
+    for half in ["1", "2"] {
+        for _ in 0..ORDERS / 2 {
+            orders.push(place(&backend).await.id);
+        }
+        let deliveries = inbox(&backend, "alpha").await;
+        // Out of order, eight at a time.
+        for _ in 0..ORDERS / 2 / 8 {
+            let mut leased = Vec::new();
+            for _ in 0..8 {
+                leased.push(lease(&deliveries).await);
+            }
+            for delivery in leased.into_iter().rev() {
+                accept(&deliveries, delivery, by(half, Effects::default()));
+            }
+        }
+        while let Some(delivery) = deliveries.lease() {
+            accept(&deliveries, delivery, by(half, Effects::default()));
+        }
+        settled(&backend, "alpha").await;
+        drop(deliveries);
+        backend = home.reopen(backend).await;
+    }
+    assert_eq!(home.rows("runs") + home.rows("attempts"), 2);
+    let _deliveries = inbox(&backend, "alpha").await;
+    for (index, order) in orders.iter().enumerate().step_by(97) {
+        let version = if index < ORDERS / 2 { "1" } else { "2" };
+        let words = told(&timeline(&backend, *order).await);
+        assert_eq!(
+            words,
+            ["order.placed by somebody".to_owned(), format!("alpha: done at 1 by {version} as one of 500")]
+        );
+    }
+}
+
+#[tokio::test]
+async fn what_a_person_did_and_what_is_open_is_told() {
+    let home = Place::new();
+    let backend = home.open();
+    let deliveries = inbox(&backend, "alpha").await;
+    let paused = backend.consumers.attach(&name("paused"), Start::Beginning).await.unwrap();
+    paused.configure(InboxPolicy { concurrency: 0, ..policy() });
+    let order = place(&backend).await;
+    let dead = || Settlement::Dead { cause: Cause::new(CauseKind::Reject, "no"), ran: ran("1") };
+    accept(&deliveries, lease(&deliveries).await, dead());
+    backend.intake.change(order.id, Change::Confirmed {}).await.unwrap().into_inner();
+    while super::report(&backend, "alpha").await.dead != 1 {
+        tokio::task::yield_now().await;
+    }
+    let words = told(&timeline(&backend, order.id).await);
+    let open = ["alpha: Dead", "paused: Pending", "alpha: Pending", "paused: Pending"];
+    assert_eq!(words[..3], ["order.placed by somebody", "alpha: reject at 1 by 1", "order.confirmed by somebody"]);
+    assert_eq!(words[3..], open);
+
+    backend.dead_letters.retry(&name("alpha"), Which::All.first(1)).await.unwrap().into_inner();
+    accept(&deliveries, lease(&deliveries).await, dead());
+    while super::report(&backend, "alpha").await.dead != 1 {
+        tokio::task::yield_now().await;
+    }
+    backend.dead_letters.discard(&name("alpha"), Which::All.first(1)).await.unwrap().into_inner();
+    accept(&deliveries, lease(&deliveries).await, done(Effects::default()));
+    settled(&backend, "alpha").await;
+    let moments = timeline(&backend, order.id).await;
+    let words = told(&moments);
+    assert_eq!(words[3..5], ["alpha: reject at 1 by 1", "alpha: discarded"], "{words:#?}");
+    let replayed = serde_json::to_value(&moments[3]).unwrap();
+    assert_eq!((&replayed["what"], &replayed["origin"]), (&Value::from("attempt"), &Value::from("replay")));
+
+    let first = backend.timelines.timeline(order.id, None, 1).await.unwrap();
+    assert!(first.items.iter().all(|moment| moment.kind == "order.placed"));
+    let rest = backend.timelines.timeline(order.id, first.next, 1).await.unwrap();
+    assert!(rest.items.iter().all(|moment| moment.kind == "order.confirmed") && rest.next.is_none());
+}
