@@ -36,26 +36,28 @@ pub fn settle(
         return Settlement::Dead { cause, ran };
     }
     let now = Timestamp::now();
-    match next_try(policy, delivery, after, now, jitter(delivery)) {
+    let tried = Tried { attempts: delivery.attempt, first_at: delivery.first_attempt_at };
+    match next_try(policy, tried, after, now, jitter(delivery)) {
         Some(at) => Settlement::Retry { at, cause, ran },
         None => Settlement::Dead { cause, ran },
     }
 }
 
+/// How often a delivery was tried, the attempt that just ended included.
+#[derive(Clone, Copy)]
+struct Tried {
+    attempts: u32,
+    first_at: Timestamp,
+}
+
 /// When to try again after the attempt that just ended, or `None` to give up. `after` is the guest's own wish,
 /// `jitter` from 0 to 1.
-fn next_try(
-    policy: &Retry,
-    delivery: &Delivery,
-    after: Option<Duration>,
-    now: Timestamp,
-    jitter: f64,
-) -> Option<Timestamp> {
-    if delivery.attempt >= policy.max_attempts.get() {
+fn next_try(policy: &Retry, tried: Tried, after: Option<Duration>, now: Timestamp, jitter: f64) -> Option<Timestamp> {
+    if tried.attempts >= policy.max_attempts.get() {
         return None;
     }
-    let at = now.plus(after.unwrap_or_else(|| backoff(policy, delivery.attempt, jitter)));
-    (at.since(delivery.first_attempt_at) <= policy.max_age).then_some(at)
+    let at = now.plus(after.unwrap_or_else(|| backoff(policy, tried.attempts, jitter)));
+    (at.since(tried.first_at) <= policy.max_age).then_some(at)
 }
 
 /// Exponential, from half to the whole of `base` × 2^(attempt − 1), at most `cap`: spread, so that what failed
@@ -76,6 +78,8 @@ fn jitter(delivery: &Delivery) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroU32;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -93,6 +97,40 @@ mod tests {
     }
 
     proptest! {
+        /// A delivery that fails until it is given up: neither too early nor too late, and never in a hurry.
+        #[test]
+        fn a_delivery_that_always_fails_is_given_up_by_attempts_or_by_age(
+            base_ms in 1_u64..5_000,
+            cap_ms in 1_u64..20_000,
+            max_attempts in 1_u32..40,
+            max_age_ms in 1_u64..100_000,
+            attempts in prop::collection::vec((0.0_f64..1.0, 0_u64..2_000, prop::option::weighted(0.2, 0_u64..30_000)), 40),
+        ) {
+            let (max_attempts, max_age) = (NonZeroU32::new(max_attempts).unwrap(), Duration::from_millis(max_age_ms));
+            let policy = Retry { max_attempts, max_age, ..policy(base_ms, cap_ms) };
+            let first_at = Timestamp::from_millis(1_000_000);
+            let mut at = first_at;
+            for (tried, (jitter, took_ms, wish)) in (1_u32..).zip(attempts) {
+                let wish = wish.map(Duration::from_millis);
+                let now = at.plus(Duration::from_millis(took_ms));
+                let longest = wish.unwrap_or(policy.base.saturating_mul(1 << tried.min(20)).min(policy.cap));
+                match next_try(&policy, Tried { attempts: tried, first_at }, wish, now, jitter) {
+                    Some(next) => {
+                        prop_assert!(tried < max_attempts.get() && next.since(first_at) <= max_age);
+                        prop_assert!(next >= now && next.since(now) <= longest);
+                        prop_assert!(wish.is_none_or(|wish| next.since(now) == wish), "the guest's own wish");
+                        at = next;
+                    }
+                    None => {
+                        let too_old = now.plus(longest).since(first_at) > max_age;
+                        prop_assert!(tried == max_attempts.get() || too_old, "given up after {tried}");
+                        return Ok(());
+                    }
+                }
+            }
+            prop_assert!(false, "never given up");
+        }
+
         #[test]
         fn backoff_stays_between_half_of_base_and_cap(base in 1_u64..10_000, cap in 1_u64..100_000, attempt in 1_u32..200, jitter in 0.0_f64..1.0) {
             let policy = policy(base, cap);

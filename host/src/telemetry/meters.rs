@@ -173,6 +173,8 @@ pub fn render(consumers: &[ConsumerReport]) -> String {
     for report in consumers {
         gauge!("fanfare_pending", "consumer" => report.name.to_string()).set(approximate(report.pending));
         gauge!("fanfare_dead", "consumer" => report.name.to_string()).set(approximate(report.dead));
+        let paused = u64::from(report.paused.is_some());
+        gauge!("fanfare_paused", "consumer" => report.name.to_string()).set(approximate(paused));
     }
     REGISTRY.render()
 }
@@ -213,6 +215,7 @@ fn describe() {
     describe_counter!("fanfare_messages_total", "Tries at sending an e-mail or SMS, by outcome.");
     describe_gauge!("fanfare_pending", "Events that a consumer has not done yet.");
     describe_gauge!("fanfare_dead", "Dead letters of a consumer.");
+    describe_gauge!("fanfare_paused", "1 while a person has paused the consumer, else 0.");
     describe_histogram!("fanfare_handle_seconds", "Time that one handling took.");
     describe_histogram!("fanfare_http_request_seconds", "Time that one request took, by route and status.");
     describe_histogram!("fanfare_commit_seconds", "Time from the start of a transaction until it was on disk.");
@@ -254,6 +257,7 @@ mod tests {
             "fanfare_messages_total{outcome=\"sent\"} 1",
             "fanfare_pending{consumer=\"inventory\"} 4",
             "fanfare_dead{consumer=\"inventory\"} 1",
+            "fanfare_paused{consumer=\"inventory\"} 0",
         ] {
             assert!(text.contains(line), "{line} is missing in\n{text}");
         }
