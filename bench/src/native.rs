@@ -36,6 +36,7 @@ use anyhow::{Context, Result, anyhow};
 use fanfare::order::Line;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
 
 use crate::mode::Mode;
 use staged::Stage;
@@ -59,8 +60,11 @@ pub struct Arguments {
 pub fn run(arguments: &Arguments) -> Result<()> {
     let Arguments { mode, listen, data_dir } = arguments;
     let queue = Arc::default();
-    let writer = store::start(mode, data_dir, Arc::clone(&queue))?;
+    // As long as the orders that wait for an answer, which the connections bound.
+    let (settled, settling) = mpsc::unbounded_channel();
+    let writer = store::start(mode, data_dir, Arc::clone(&queue), settled)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().thread_name("http").enable_all().build()?;
+    runtime.spawn(store::answer(settling));
     runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;
         let listener = TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen}"))?;

@@ -10,6 +10,7 @@ use anyhow::{Context, Result};
 use fanfare::order::Order;
 use parking_lot::{Condvar, Mutex};
 use rusqlite::{Connection, params};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::sync::oneshot;
 
 use super::checkpoint::Checkpointer;
@@ -91,15 +92,34 @@ impl Queue {
     }
 }
 
+/// The orders of a batch that is on disk, with what became of each.
+pub type Settled = Vec<(Job, Placed)>;
+
+/// Answers whoever waits: on the threads that took the orders, where waking up is cheaper than from the one that writes, and
+/// where what is thrown away with each order was allocated.
+pub async fn answer(mut settled: UnboundedReceiver<Settled>) {
+    while let Some(batch) = settled.recv().await {
+        for (Job { reply, .. }, placed) in batch {
+            // Whoever asked may be gone.
+            drop(reply.send(placed));
+        }
+    }
+}
+
 /// Makes the store in `folder` and starts the thread that writes it; it ends when the queue is closed and empty.
-pub fn start(mode: &'static Mode, folder: &Path, queue: Arc<Queue>) -> Result<JoinHandle<Result<()>>> {
+pub fn start(
+    mode: &'static Mode,
+    folder: &Path,
+    queue: Arc<Queue>,
+    settled: UnboundedSender<Settled>,
+) -> Result<JoinHandle<Result<()>>> {
     fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
     let file = folder.join(fanfare::backend::embedded::FILE);
     let connection = open(&file).with_context(|| format!("cannot make {}", file.display()))?;
     let counters = stock_up(mode, &connection)?;
     let checkpointer = Checkpointer::start(&file)?;
     let write = move || {
-        let written = write(mode, &connection, counters, &checkpointer, &queue)
+        let written = write(mode, &connection, counters, &checkpointer, &queue, &settled)
             .inspect_err(|error| eprintln!("nothing is written any more: {error:#}"));
         // Whoever waits learns it.
         queue.close();
@@ -157,24 +177,23 @@ fn write(
     mut counters: Counters,
     checkpointer: &Checkpointer,
     queue: &Queue,
+    settled: &UnboundedSender<Settled>,
 ) -> Result<()> {
     let mut rows = Rows::prepare(connection)?;
     let (mut begin, mut commit) = (connection.prepare("BEGIN IMMEDIATE")?, connection.prepare("COMMIT")?);
-    let mut answers = Vec::new();
     while let Some(jobs) = queue.take() {
         begin.execute([])?;
         let mut orders = 0;
+        let mut batch = Vec::with_capacity(jobs.len());
         for mut job in jobs {
             let placed = rows.place(&mut job, &mut counters)?;
             orders += u64::from(matches!(placed, Placed::New));
-            answers.push((job.reply, placed));
+            batch.push((job, placed));
         }
         rows.end_batch(mode, orders, &mut counters)?;
         commit.execute([])?;
-        for (reply, placed) in answers.drain(..) {
-            // Whoever asked may be gone.
-            drop(reply.send(placed));
-        }
+        // Nobody waits any more where nobody answers.
+        drop(settled.send(batch));
         checkpointer.finish(connection)?;
     }
     Ok(())

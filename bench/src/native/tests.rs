@@ -1,7 +1,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 use super::store::{self, Placed, Queue};
 use super::{front, stage};
@@ -23,7 +23,9 @@ fn send(mode: &Mode, queue: &Queue, workload: &Workload, ticket: u64) -> (String
 async fn rows_of_one_order(mode: &'static Mode, folder: &Path) -> f64 {
     let workload = Workload::generate("test.example").unwrap();
     let queue = Arc::new(Queue::default());
-    let writer = store::start(mode, folder, Arc::clone(&queue)).unwrap();
+    let (settled, settling) = mpsc::unbounded_channel();
+    let writer = store::start(mode, folder, Arc::clone(&queue), settled).unwrap();
+    let answering = tokio::spawn(store::answer(settling));
     let (id, first) = send(mode, &queue, &workload, 0);
     let (_, again) = send(mode, &queue, &workload, 0);
     let (_, other) = send(mode, &queue, &workload, 1);
@@ -32,6 +34,7 @@ async fn rows_of_one_order(mode: &'static Mode, folder: &Path) -> f64 {
     assert!(matches!(other.await.unwrap(), Placed::KeyReused));
     queue.close();
     writer.join().unwrap().unwrap();
+    answering.await.unwrap();
 
     let books = Books::open(&folder.join(fanfare::backend::embedded::FILE)).unwrap();
     books.verify(mode, &workload, 1).unwrap();
