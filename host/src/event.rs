@@ -18,7 +18,7 @@ use crate::order::{Change, Order, OrderId};
 pub mod filter;
 mod subscription;
 
-pub use subscription::{Subscription, Subscriptions, Wanted};
+pub use subscription::{Subscription, Subscriptions};
 
 /// A chain of causes deeper than this is refused: consumers that answer each other would loop for ever.
 pub const DEPTH_MAX: u8 = 16;

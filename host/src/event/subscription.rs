@@ -33,15 +33,6 @@ impl fmt::Display for Subscription {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Subscriptions(Arc<[Subscription]>);
 
-/// What a kind alone says about its events.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wanted {
-    All,
-    /// Those that a filter lets through.
-    Some,
-    None,
-}
-
 impl Subscriptions {
     #[must_use]
     pub fn want(&self, event: &Event) -> bool {
@@ -54,14 +45,16 @@ impl Subscriptions {
         })
     }
 
-    /// How many events of `kind` are wanted.
+    /// Whether the kind of an event is not all that counts.
     #[must_use]
-    pub fn of_kind(&self, kind: &str) -> Wanted {
-        let of_kind = self.0.iter().filter(|subscription| subscription.kind.matches(kind));
-        of_kind.fold(Wanted::None, |wanted, subscription| match (wanted, &subscription.filter) {
-            (Wanted::All, _) | (_, None) => Wanted::All,
-            _ => Wanted::Some,
-        })
+    pub fn filter(&self) -> bool {
+        self.0.iter().any(|subscription| subscription.filter.is_some())
+    }
+
+    /// Whether events of `kind` are wanted, all or those that a filter lets through.
+    #[must_use]
+    pub fn hear(&self, kind: &str) -> bool {
+        self.0.iter().any(|subscription| subscription.kind.matches(kind))
     }
 
     pub fn iter(&self) -> impl Iterator<Item = &Subscription> {

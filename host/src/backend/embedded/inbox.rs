@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use rusqlite::Connection;
 use tokio::sync::Notify;
 
+use self::ahead::Counts;
 pub use self::desk::Desk;
 use super::cache::Cache;
 use super::commit::{Commit, ConsumerCommit, ConsumerNumber, StateNumber};
@@ -95,15 +96,16 @@ impl EmbeddedInbox {
         self.desk.lock().subscriptions().cloned()
     }
 
-    /// Deliveries that are not durably done, as far as they are known here, and whether there are events
-    /// behind the last one looked at.
-    fn pending(&self) -> (u64, Option<u64>) {
+    /// Deliveries that are not durably done, as far as they are known here; and where there are events behind the last
+    /// one looked at, its position and what was counted until then.
+    fn pending(&self) -> (u64, Option<(u64, Counts)>) {
         let mut desk = self.desk.lock();
         if let Err(error) = self.refill(&mut desk) {
             tracing::debug!(%error, "the journal cannot be read now");
         }
         let pending = desk.pending(self.store.queue.durable());
-        (pending, (desk.cursor < self.store.tail.head()).then_some(desk.cursor))
+        let counts = desk.count(|_| {});
+        (pending, (desk.cursor < self.store.tail.head()).then_some((desk.cursor, counts)))
     }
 
     /// Changes the lanes of dead letters; see [`settle`].

@@ -1,7 +1,7 @@
 //! How many events that nobody looked at yet are wanted: behind the cursor, up to the last that is durable.
 //!
-//! Kinds are counted by the store. A filter has to look at the events themselves; what it found is kept, so that each
-//! is counted once while its consumer stands still or comes nearer:
+//! Kinds are counted by the store; a filter has to look at the events themselves. What was counted is kept, so that each
+//! event is counted once while its consumer stands still or comes nearer:
 //!
 //! ```text
 //!    taken so far ──► cursor ─────► upto ─────────► head
@@ -14,9 +14,13 @@ use rusqlite::Connection;
 
 use super::{CHUNK, EmbeddedInbox};
 use crate::backend::Result;
+use crate::backend::embedded::progress::Progress;
 use crate::backend::embedded::readers::Disk;
 use crate::backend::embedded::{rows, tail};
-use crate::event::{Subscriptions, Wanted};
+use crate::event::Subscriptions;
+
+/// Positions whose kinds are counted in one go: a look at a million is kept in pieces.
+const SPAN: u64 = 65_536;
 
 /// Since the desk was loaded, or its subscriptions changed.
 #[derive(Clone, Copy, Debug, Default)]
@@ -52,58 +56,65 @@ impl Counts {
 impl EmbeddedInbox {
     /// Deliveries that are not durably done, and events not looked at yet that will be some.
     pub async fn count_pending(self: &Arc<Self>) -> Result<u64> {
-        match self.pending() {
-            (pending, None) => Ok(pending),
-            (pending, Some(cursor)) => {
-                let inbox = Arc::clone(self);
-                Ok(pending + self.store.look(move |disk| inbox.ahead(disk, cursor)).await?)
+        loop {
+            let (pending, behind) = self.pending();
+            let Some((cursor, then)) = behind else { return Ok(pending) };
+            let inbox = Arc::clone(self);
+            if let Some(ahead) = self.store.look(move |disk| inbox.ahead(disk, cursor, then)).await? {
+                return Ok(pending + ahead);
             }
         }
     }
 
-    fn ahead(&self, disk: &Disk<'_>, cursor: u64) -> rusqlite::Result<u64> {
-        let (subscriptions, done): (_, Vec<_>) = {
-            let desk = self.desk.lock();
-            (desk.subscriptions().cloned(), desk.loaded().ranges_after(cursor).collect())
+    /// As of `then`, when the cursor was at `cursor`: what was taken since is among the deliveries that were not known
+    /// then. `None` where what was counted counts for nothing any more.
+    fn ahead(&self, disk: &Disk<'_>, cursor: u64, then: Counts) -> rusqlite::Result<Option<u64>> {
+        let (subscriptions, done, mut counts) = {
+            let mut desk = self.desk.lock();
+            (desk.subscriptions().cloned(), desk.loaded().clone(), desk.count(|_| {}))
         };
         let Some(subscriptions) = subscriptions else {
-            let done: u64 = done.iter().map(|(first, last)| last - first + 1).sum();
-            return Ok(self.store.tail.head().saturating_sub(cursor + done));
+            let done: u64 = done.ranges_after(cursor).map(|(first, last)| last - first + 1).sum();
+            return Ok(Some(self.store.tail.head().saturating_sub(cursor + done)));
         };
-        let kinds = kinds_in(disk.connection()?, cursor + 1, u64::MAX)?;
-        if kinds.iter().any(|(kind, _)| subscriptions.of_kind(kind) == Wanted::Some) {
-            return self.count_one_by_one(disk, &subscriptions);
+        while counts.round == then.round && counts.upto < self.store.tail.head() {
+            let from = counts.upto;
+            let (last, wanted) = self.survey(disk, &subscriptions, &done, from)?;
+            counts = self.desk.lock().count(|counts| counts.add(then.round, from, last, wanted));
         }
-        let wanted = |kinds: Vec<(String, u64)>| -> u64 {
-            let wanted = kinds.into_iter().filter(|(kind, _)| subscriptions.of_kind(kind) == Wanted::All);
-            wanted.map(|(_, events)| events).sum()
-        };
-        // What is done ahead of the cursor, or has a row of its own, is not to be counted here.
-        let mut ahead = wanted(kinds);
-        for (first, last) in done {
-            ahead = ahead.saturating_sub(wanted(kinds_in(disk.connection()?, first, last)?));
-        }
-        Ok(ahead)
+        Ok((counts.round == then.round).then(|| counts.wanted.saturating_sub(then.taken)))
     }
 
-    fn count_one_by_one(&self, disk: &Disk<'_>, subscriptions: &Subscriptions) -> rusqlite::Result<u64> {
-        let (mut counts, done) = {
-            let mut desk = self.desk.lock();
-            (desk.count(|_| {}), desk.loaded().clone())
-        };
-        let round = counts.round;
-        while counts.round == round && counts.upto < self.store.tail.head() {
+    /// Looks at some events behind `from`: up to which, and how many of them are wanted.
+    fn survey(
+        &self,
+        disk: &Disk<'_>,
+        subscriptions: &Subscriptions,
+        done: &Progress,
+        from: u64,
+    ) -> rusqlite::Result<(u64, u64)> {
+        let count = |events: usize| u64::try_from(events).unwrap_or(u64::MAX);
+        if subscriptions.filter() {
             // Not through the chunks that consumers share: nobody else reads these now.
-            let events = match self.store.tail.after(counts.upto, CHUNK) {
+            let events = match self.store.tail.after(from, CHUNK) {
                 Some(events) => events,
-                None => tail::stored_after(disk.connection()?, disk.contents(), counts.upto, CHUNK)?,
+                None => tail::stored_after(disk.connection()?, disk.contents(), from, CHUNK)?,
             };
-            let Some(last) = events.last().map(|event| event.position.get()) else { break };
-            let wanted = events.iter().filter(|it| !done.contains(it.position.get()) && subscriptions.want(it)).count();
-            let (from, wanted) = (counts.upto, u64::try_from(wanted).unwrap_or(u64::MAX));
-            counts = self.desk.lock().count(|counts| counts.add(round, from, last, wanted));
+            let last = events.last().map_or(self.store.tail.head(), |event| event.position.get());
+            let wanted = events.iter().filter(|it| !done.contains(it.position.get()) && subscriptions.want(it));
+            return Ok((last, count(wanted.count())));
         }
-        Ok(counts.wanted.saturating_sub(counts.taken))
+        let last = self.store.tail.head().min(from + SPAN);
+        let wanted = |first, last| -> rusqlite::Result<u64> {
+            let kinds = kinds_in(disk.connection()?, first, last)?;
+            Ok(kinds.iter().filter(|(kind, _)| subscriptions.hear(kind)).map(|(_, events)| events).sum())
+        };
+        // What is done ahead of the cursor, or has a row of its own, is not to be counted here.
+        let mut ahead = wanted(from + 1, last)?;
+        for (first, end) in done.ranges_after(from).take_while(|(first, _)| *first <= last) {
+            ahead = ahead.saturating_sub(wanted(first, end.min(last))?);
+        }
+        Ok((last, ahead))
     }
 }
 
