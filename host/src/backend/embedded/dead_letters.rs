@@ -3,6 +3,7 @@
 //! A redrive changes rows in the writer's transaction, and the lanes once that is durable. A lane that went back to what
 //! is durable in between has the change already.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -72,9 +73,21 @@ enum Redrive {
     Discard,
 }
 
+/// What the lane of a redriven letter does.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Then {
+    Again,
+    Edited,
+    GoOn,
+}
+
 impl Embedded {
     async fn redrive(&self, name: &ConsumerName, selection: Selection, how: Redrive) -> Result<Durable<Redriven>> {
-        let revive = !matches!(how, Redrive::Discard);
+        let then = match how {
+            Redrive::Retry => Then::Again,
+            Redrive::Edited(_) => Then::Edited,
+            Redrive::Discard => Then::GoOn,
+        };
         let (limit, owned) = (selection.limit, name.clone());
         let durable = self
             .task(move |writer| {
@@ -89,7 +102,7 @@ impl Embedded {
         // The lanes follow only what is durable; until then they stay parked, which hurts nothing.
         let inbox = self.store.inboxes.lock().get(name).cloned();
         if let Some(inbox) = inbox {
-            inbox.with_desk(|desk| durable.iter().for_each(|letter| letter.apply(desk, revive)));
+            inbox.with_desk(|desk| durable.iter().for_each(|letter| letter.apply(desk, then)));
         }
         Ok(durable.map(|letters| Redriven {
             count: u64::try_from(letters.len()).unwrap_or(u64::MAX),
@@ -136,8 +149,11 @@ impl Letter {
         Ok(())
     }
 
-    fn apply(&self, desk: &mut Desk, revive: bool) {
-        if !revive {
+    fn apply(&self, desk: &mut Desk, then: Then) {
+        if then == Then::Edited {
+            desk.edited.insert(self.position);
+        }
+        if then == Then::GoOn {
             desk.lanes.discard(&self.lane, self.position);
         } else if !desk.lanes.revive(&self.lane, self.position) && !desk.lanes.holds(&self.lane, self.position) {
             // A letter whose lane went on without it is in no lane: it comes behind what is there now.
@@ -304,6 +320,15 @@ pub fn edited_copy(disk: &Connection, consumer: ConsumerNumber, position: u64) -
         Ok(EditedCopy { data: rows::from_json(row.get_ref(0)?.as_str()?)?, time: rows::timestamp(row, 1)? })
     })
     .optional()
+}
+
+/// Every event that a person edited a copy of.
+pub fn edited_positions(disk: &Connection, consumer: ConsumerNumber) -> rusqlite::Result<HashSet<u64>> {
+    disk.prepare_cached(
+        "SELECT position FROM interventions INDEXED BY edited_copies WHERE consumer = ?1 AND what = 'edited'",
+    )?
+    .query_map([consumer], |row| row.get(0).map(rows::unsigned))?
+    .collect()
 }
 
 /// The event as the consumer gets it.

@@ -187,7 +187,7 @@ impl EmbeddedInbox {
             },
         };
         // Only what a person retried can have been edited.
-        let copy = if item.replayed { self.edited(&event) } else { Ok(None) };
+        let copy = if item.replayed && desk.edited.contains(&item.position) { self.edited(&event) } else { Ok(None) };
         let copy = copy.inspect_err(|_| desk.lanes.release(item.position))?;
         let edited = copy.is_some();
         desk.started(now);

@@ -1,6 +1,6 @@
 //! What an inbox knows in memory: the lanes, how far it has looked, and what is still to be written down.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::backend::InboxPolicy;
 use crate::backend::embedded::commit::{ConsumerCommit, ConsumerNumber, Exception, Standing};
 use crate::backend::embedded::lanes::{Head, Item, Lanes};
 use crate::backend::embedded::progress::Progress;
-use crate::backend::embedded::{pause, rows};
+use crate::backend::embedded::{dead_letters, pause, rows};
 use crate::clock::Timestamp;
 use crate::event::{Event, Lane, Subscriptions};
 use crate::policy::{OnDead, Rate};
@@ -34,6 +34,8 @@ pub struct Desk {
     /// Ranges that need no delivery, not written down yet.
     passed: Vec<(u64, u64)>,
     exceptions: Vec<Exception>,
+    /// Positions of events that a person edited a copy of: few, and looked for at every delivery that is retried.
+    pub edited: HashSet<u64>,
     /// Jobs that finished a delivery and are not durable yet, oldest first.
     unsettled: VecDeque<u64>,
     /// Under a rate: when the next delivery would start if they came evenly, in ms since the epoch.
@@ -77,6 +79,7 @@ impl Desk {
             };
             self.lanes.restore(lane, item, head);
         }
+        self.edited = dead_letters::edited_positions(disk, consumer)?;
         Ok(())
     }
 

@@ -45,6 +45,7 @@ CREATE TABLE interventions (
     time     INTEGER NOT NULL,
     PRIMARY KEY (consumer, position, what)
 ) WITHOUT ROWID;
+CREATE INDEX edited_copies ON interventions (consumer, position) WHERE what = 'edited';
 
 -- Deliveries done at the first attempt: many in a row by one version are one row. A position done at the first attempt has
 -- a row among the attempts, or lies in exactly one run of its consumer and origin.
