@@ -190,6 +190,8 @@ pub struct Limits {
     /// Sum over all linear memories of an instance.
     pub memory_bytes: usize,
     pub cpu: Duration,
+    /// What it may use in the long run while other consumers are at work, in thousandths of a core.
+    pub share_permille: u32,
     /// Wall clock, around the whole call.
     pub time: Duration,
     /// All keys and values of the consumer.
@@ -201,6 +203,7 @@ impl Default for Limits {
         Self {
             memory_bytes: 64 << 20,
             cpu: Duration::from_millis(50),
+            share_permille: 500,
             time: Duration::from_secs(5),
             state_bytes: 1 << 30,
         }

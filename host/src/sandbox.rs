@@ -14,7 +14,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 use wasmtime::Engine;
 use wasmtime::component::Linker;
 
@@ -29,7 +29,9 @@ mod event;
 mod fixture;
 mod limiter;
 mod outcome;
+mod places;
 mod plugin;
+mod share;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -71,8 +73,9 @@ struct Shared {
     linker: Linker<state::State>,
     cache: Option<cache::Cache>,
     /// Places for running and for idle instances; together they are the engine's pool.
-    running: Arc<Semaphore>,
+    running: Arc<places::Places>,
     idle: Arc<Semaphore>,
+    everybody: Arc<share::Everybody>,
     compiling: Semaphore,
 }
 
@@ -82,20 +85,15 @@ impl Sandbox {
     pub fn new(settings: Settings) -> Result<Self, Error> {
         let instances = settings.instances_max.clamp(1, 1 << 12);
         let engine = engine::engine(instances.saturating_mul(2))?;
-        let places = || Arc::new(Semaphore::new(instances as usize));
         Ok(Self(Arc::new(Shared {
             ticker: cpu::Ticker::start(engine.clone()).map_err(|cause| Error::Engine(cause.to_string()))?,
             linker: engine::linker(&engine)?,
             cache: settings.cache_dir.map(|dir| cache::Cache::open(&dir, &engine)).transpose()?,
-            running: places(),
-            idle: places(),
+            running: places::Places::new(instances as usize),
+            idle: Arc::new(Semaphore::new(instances as usize)),
+            everybody: Arc::default(),
             compiling: Semaphore::new(COMPILING_MAX),
             engine,
         })))
-    }
-
-    /// A place for an instance to run.
-    async fn slot(&self) -> Result<OwnedSemaphorePermit, AcquireError> {
-        Arc::clone(&self.0.running).acquire_owned().await
     }
 }

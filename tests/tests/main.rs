@@ -19,4 +19,5 @@ mod retries;
 mod running;
 mod stock;
 mod store;
+mod stuck;
 mod timeline;

@@ -162,6 +162,7 @@ fn limits(mut table: Table<'_>, faults: &mut Faults<'_>) -> Limits {
     let limits = Limits {
         memory_bytes: memory.and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(default.memory_bytes),
         cpu: table.take("cpu", faults, |v| value::duration(v, TIME_MAX)).unwrap_or(default.cpu),
+        share_permille: table.take("share", faults, value::cores).unwrap_or(default.share_permille),
         time: table.take("time", faults, |v| value::duration(v, TIME_MAX)).unwrap_or(default.time),
         state_bytes: table.take("state", faults, |v| value::size(v, u64::MAX)).unwrap_or(default.state_bytes),
     };

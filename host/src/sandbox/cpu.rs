@@ -14,7 +14,7 @@ use std::time::Duration;
 use wasmtime::Engine;
 
 /// How often a running guest is interrupted for a look at its budget, and for other tasks of the thread.
-const TICK: Duration = Duration::from_millis(1);
+pub const TICK: Duration = Duration::from_millis(1);
 /// Going to sleep and waking up costs more than some idle ticks.
 const IDLE_TICKS_MAX: u32 = 200;
 
@@ -26,6 +26,10 @@ pub struct CpuMeter {
     /// Thread CPU time when measuring began or was last counted.
     mark_ns: AtomicU64,
     measuring: AtomicBool,
+    /// Of what was spent, what the consumer's share was charged, or more, where a tick was paid for in advance.
+    charged_ns: AtomicU64,
+    /// Wall time of this handling that it waited for the consumer's share.
+    waited_ns: AtomicU64,
 }
 
 impl CpuMeter {
@@ -33,6 +37,32 @@ impl CpuMeter {
         self.limit_ns.store(nanos(limit), Ordering::Relaxed);
         self.spent_ns.store(0, Ordering::Relaxed);
         self.measuring.store(false, Ordering::Relaxed);
+        self.charged_ns.store(0, Ordering::Relaxed);
+        self.waited_ns.store(0, Ordering::Relaxed);
+    }
+
+    pub fn is_measuring(&self) -> bool {
+        self.measuring.load(Ordering::Relaxed)
+    }
+
+    /// What was spent and not charged yet; from now on it is.
+    pub fn uncharged(&self) -> Duration {
+        let spent = self.spent_ns.load(Ordering::Relaxed);
+        let charged = self.charged_ns.fetch_max(spent, Ordering::Relaxed);
+        Duration::from_nanos(spent.saturating_sub(charged))
+    }
+
+    pub fn prepaid(&self, paid: Duration) {
+        self.charged_ns.fetch_add(nanos(paid), Ordering::Relaxed);
+    }
+
+    /// Waited for its share, for so long in all.
+    pub fn wait(&self, waited: Duration) {
+        self.waited_ns.fetch_add(nanos(waited), Ordering::Relaxed);
+    }
+
+    pub fn waited(&self) -> Duration {
+        Duration::from_nanos(self.waited_ns.load(Ordering::Relaxed))
     }
 
     pub fn limit(&self) -> Duration {
@@ -59,7 +89,7 @@ impl CpuMeter {
                 self.mark_ns.store(nanos(thread_cpu()), Ordering::Relaxed);
             }
             let polled = future.as_mut().poll(context);
-            if polled.is_pending() && self.measuring.load(Ordering::Relaxed) {
+            if self.measuring.load(Ordering::Relaxed) {
                 self.count();
             }
             polled

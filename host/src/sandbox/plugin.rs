@@ -191,11 +191,11 @@ fn exports(component: &Component, engine: &Engine) -> Vec<String> {
 
 /// Asks the plugin what it is, in a sandbox without any capability.
 async fn describe(sandbox: &Sandbox, contract: &Contract) -> Result<Description, LoadError> {
-    let slot = sandbox.slot().await.map_err(|closed| LoadError::Host(closed.to_string()))?;
+    let place = sandbox.0.running.join().place().await;
     let mut store = State::store(&sandbox.0.engine, GuestLog::new(None), DESCRIBE_MEMORY_BYTES_MAX);
     let ticking = sandbox.0.ticker.run();
     let described = tokio::time::timeout(DESCRIBE_TIME_MAX, call_describe(&mut store, contract)).await;
-    drop((ticking, slot));
+    drop((ticking, place));
     let timeout = |what, limit| LoadError::DescribeFailed(DescribeFailed::Timeout { what, limit });
     let described = described.map_err(|_| timeout("time", DESCRIBE_TIME_MAX))?;
     described.map_err(|error| match trap::outcome(&error, store.data()) {

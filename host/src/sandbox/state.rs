@@ -8,6 +8,7 @@ use wasmtime_wasi::{WasiCtxView, WasiView};
 
 use super::cpu::CpuMeter;
 use super::limiter::Limiter;
+use super::share::Share;
 use super::wasi::Wasi;
 use crate::capability::v0_1::Imports;
 use crate::capability::{GuestLog, Handling};
@@ -20,6 +21,8 @@ pub struct State {
     pub handling: Option<Handling>,
     pub log: Arc<GuestLog>,
     pub cpu: Arc<CpuMeter>,
+    /// Of the consumer that it runs for; `None` while a plugin describes itself.
+    pub share: Option<Arc<Share>>,
     limiter: Limiter,
     wasi: Wasi,
 }
@@ -31,6 +34,7 @@ impl State {
             handling: None,
             log: Arc::new(log),
             cpu: Arc::default(),
+            share: None,
             limiter: Limiter::new(memory_bytes_max),
             wasi: Wasi::default(),
         };
@@ -38,11 +42,11 @@ impl State {
         store.limiter(|state| &mut state.limiter);
         store.set_hostcall_fuel(HOSTCALL_BYTES_MAX);
         store.epoch_deadline_callback(|store| {
-            if store.data().cpu.is_spent() {
+            let State { cpu, share, .. } = store.data();
+            if cpu.is_spent() {
                 return Ok(UpdateDeadline::Interrupt);
             }
-            // Other tasks of this thread get their turn at every tick.
-            Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now())))
+            Ok(UpdateDeadline::YieldCustom(1, Box::pin(give_way(Arc::clone(cpu), share.clone()))))
         });
         store
     }
@@ -50,6 +54,14 @@ impl State {
     /// What the imports of the contract work on.
     pub fn imports(&mut self) -> Imports<'_> {
         Imports { handling: self.handling.as_mut(), log: &self.log }
+    }
+}
+
+/// At every tick, other tasks of this thread get their turn, and other consumers theirs.
+async fn give_way(cpu: Arc<CpuMeter>, share: Option<Arc<Share>>) {
+    tokio::task::yield_now().await;
+    if let Some(share) = share {
+        share.turn_of(&cpu).await;
     }
 }
 

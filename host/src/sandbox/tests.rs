@@ -102,6 +102,16 @@ async fn a_guest_that_computes_lets_other_tasks_run() {
 }
 
 #[tokio::test]
+async fn a_guest_that_computes_is_stopped_by_the_clock_too() {
+    let limits = Limits { cpu: Duration::from_secs(60), time: Duration::from_millis(50), ..Limits::default() };
+    let policy = Policy { limits, ..Policy::default() };
+    let spinning = handle_with(guest(SPIN), &policy, Memory::default());
+    let handled = tokio::time::timeout(Duration::from_secs(30), spinning).await.expect("an end");
+    let Outcome::Timeout { what, limit, .. } = handled.outcome else { panic!("{:?}", handled.outcome) };
+    assert_eq!((what, limit), ("time", limits.time));
+}
+
+#[tokio::test]
 async fn a_guest_that_waits_is_stopped_by_the_clock() {
     let limits = Limits { time: Duration::from_millis(20), ..Limits::default() };
     let bytes = importing(GET, &format!("{GET_KEY} {DONE}"));

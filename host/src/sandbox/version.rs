@@ -1,5 +1,6 @@
 //! One version of one consumer: handles events, one instance per event or warm ones again and again.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -9,14 +10,16 @@ use tokio::sync::OwnedSemaphorePermit;
 use wasmtime::Store;
 
 use super::contract::{Contract, v0_1};
+use super::cpu::CpuMeter;
 use super::event::Parts;
 use super::outcome::{Handled, Outcome};
+use super::places::{Member, Place};
 use super::plugin::Plugin;
+use super::share::Share;
 use super::state::{self, State};
 use super::trap::{self, bounded};
 use crate::backend::{Delivery, Origin, View};
 use crate::capability::{GuestLog, Handling, Rights};
-use crate::effects::{Effects, Reads};
 use crate::event::Event;
 use crate::policy::{ConsumerName, Isolation, Limits, Policy};
 
@@ -34,6 +37,9 @@ pub struct Version {
     /// Waiting for their next event, the one used last on top: its memory is the likeliest in the CPU's caches.
     idle: Mutex<Vec<Warm>>,
     idle_max: AtomicUsize,
+    /// What gives its instances places to run.
+    member: Arc<Member>,
+    share: Arc<Share>,
     /// Raised by [`Version::clear`]: instances of earlier generations are not kept.
     generation: AtomicU64,
 }
@@ -45,7 +51,13 @@ pub struct Warm {
     handled: u32,
     generation: u64,
     /// Its place among the running or the idle instances of the process.
-    _slot: OwnedSemaphorePermit,
+    _slot: Slot,
+}
+
+#[allow(dead_code, reason = "held for what it takes up")]
+enum Slot {
+    Running(Place),
+    Idle(OwnedSemaphorePermit),
 }
 
 enum Instance {
@@ -69,6 +81,8 @@ impl Version {
             isolation: policy.isolation,
             idle: Mutex::default(),
             idle_max: AtomicUsize::new(policy.concurrency.get() as usize),
+            member: plugin.sandbox.0.running.join(),
+            share: Arc::new(Share::new(Arc::clone(&plugin.sandbox.0.everybody), policy.limits.share_permille)),
             generation: AtomicU64::new(0),
         }
     }
@@ -92,8 +106,9 @@ impl Version {
     /// Handles `event` without a delivery, as a trial does.
     pub async fn handle_event(&self, event: &Arc<Event>, attempt: u32, origin: Origin, view: Arc<dyn View>) -> Handled {
         let sandbox = &self.plugin.sandbox;
-        // Waiting for a place is not the guest's time.
-        let Ok(slot) = sandbox.slot().await else { return closed() };
+        // Waiting for a turn or a place is not the guest's time.
+        self.share.turn().await;
+        let slot = Slot::Running(self.member.place().await);
         let started = Instant::now();
         let ticking = sandbox.0.ticker.run();
         let generation = self.generation.load(Ordering::Acquire);
@@ -110,6 +125,7 @@ impl Version {
         let outcome = self.outcome(ended, store.data());
         let (reads, effects) = store.data_mut().handling.take().map(Handling::finish).unwrap_or_default();
         let duration = started.elapsed();
+        self.share.handled(&store.data().cpu, duration);
         match (outcome, instance) {
             (Outcome::Done, Some(instance)) => {
                 let warm = Warm { store, instance, handled: handled + 1, generation, _slot: slot };
@@ -130,7 +146,7 @@ impl Version {
         }
         // Idle instances have places of their own, so that they never keep others from running.
         let Ok(slot) = Arc::clone(&self.plugin.sandbox.0.idle).try_acquire_owned() else { return };
-        instance._slot = slot;
+        instance._slot = Slot::Idle(slot);
         let mut idle = self.idle.lock();
         if idle.len() < self.idle_max.load(Ordering::Relaxed) {
             idle.push(instance);
@@ -155,7 +171,9 @@ impl Version {
 
     fn store(&self) -> Store<State> {
         let log = GuestLog::new(Some(self.rights.consumer().clone()));
-        State::store(&self.plugin.sandbox.0.engine, log, self.limits.memory_bytes)
+        let mut store = State::store(&self.plugin.sandbox.0.engine, log, self.limits.memory_bytes);
+        store.data_mut().share = Some(Arc::clone(&self.share));
+        store
     }
 
     /// Calls the guest within its limits, in a fresh instance if there is none.
@@ -176,10 +194,8 @@ impl Version {
             };
             guest.fanfare_consumer_handler().call_handle(store, parts.event(attempt, origin)).await
         });
-        match tokio::time::timeout(self.limits.time, call).await {
-            Ok(called) => Ended::Called(called),
-            Err(_) => Ended::OutOfTime,
-        }
+        let called = within(self.limits.time, &meter, call).await;
+        called.map_or(Ended::OutOfTime, Ended::Called)
     }
 
     fn outcome(&self, ended: Ended, state: &State) -> Outcome {
@@ -199,23 +215,25 @@ impl Version {
     }
 }
 
+/// What `call` returns, unless it takes longer than `time`. What it waits for its consumer's share is not its own time.
+async fn within<T>(time: Duration, meter: &CpuMeter, call: impl Future<Output = T>) -> Option<T> {
+    let mut call = pin!(call);
+    let (mut left, mut waited) = (time, Duration::ZERO);
+    // Timers are no finer than a millisecond: less than that would be waited for again and again.
+    while left >= Duration::from_millis(1) {
+        if let Ok(called) = tokio::time::timeout(left, call.as_mut()).await {
+            return Some(called);
+        }
+        left = meter.waited().saturating_sub(waited);
+        waited += left;
+    }
+    None
+}
+
 impl Instance {
     async fn fresh(contract: &Contract, store: &mut Store<State>) -> wasmtime::Result<Self> {
         match contract {
             Contract::V0_1(linked) => linked.instantiate_async(store).await.map(Self::V0_1),
         }
-    }
-}
-
-/// The sandbox is going away with the process; the event was not touched.
-fn closed() -> Handled {
-    let closed = crate::backend::Error::Unavailable("the host is stopping".into());
-    Handled {
-        outcome: Outcome::Store(closed),
-        reads: Reads::default(),
-        effects: Effects::default(),
-        log: Vec::new(),
-        duration: Duration::ZERO,
-        instance: None,
     }
 }

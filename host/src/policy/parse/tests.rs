@@ -33,6 +33,7 @@ low_stock = "10"
 [limits]
 memory = "128MiB"
 cpu = "100ms"
+share = 0.25
 time = "10s"
 state = "2GiB"
 [retry]
@@ -116,6 +117,10 @@ fn each_fault_names_its_line_and_what_would_be_right() {
         "[limits]\nmemory = 64",
         "[limits]\nstate = \"99999999999GiB\"",
         "[limits]\ncpu = \"0ms\"",
+        "[limits]\nshare = 0",
+        "[limits]\nshare = 0.001",
+        "[limits]\nshare = nan",
+        "[limits]\nshare = \"50%\"",
         "[limits]\ntime = \"2h\"",
         "[limits]\ntime = \"5 s\"",
         "[limits]\nfuel = 5",

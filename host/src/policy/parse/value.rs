@@ -14,6 +14,8 @@ use crate::policy::{Rate, SecretSource, Start};
 const QUOTED_CHARS_MAX: usize = 100;
 const NAME_BYTES_MAX: usize = 64;
 const URL_BYTES_MAX: usize = 2048;
+/// No machine has more for one consumer.
+const CORES_MAX: u16 = 1024;
 const METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
 
 pub(super) fn string<'v>(value: &'v DeValue<'_>) -> Result<&'v str, String> {
@@ -138,6 +140,21 @@ pub(super) fn secret_source(value: &DeValue<'_>) -> Result<SecretSource, String>
         Some(("file", path)) if !path.is_empty() && !path.contains('\0') => Ok(SecretSource::File(PathBuf::from(path))),
         _ => Err("expected where the secret is found: \"env:NAME\" or \"file:PATH\"".to_owned()),
     }
+}
+
+/// A part of one core, or some: thousandths.
+pub(super) fn cores(value: &DeValue<'_>) -> Result<u32, String> {
+    let wrong = || format!("expected a number of cores from 0.01 to {CORES_MAX}, such as 0.5, got {}", told(value));
+    let cores: f64 = match value {
+        DeValue::Float(number) => number.as_str().parse().map_err(|_| wrong())?,
+        DeValue::Integer(number) => number.as_str().parse().map_err(|_| wrong())?,
+        _ => return Err(wrong()),
+    };
+    if !(0.01..=f64::from(CORES_MAX)).contains(&cores) {
+        return Err(wrong());
+    }
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 10 and a few thousand")]
+    Ok((cores * 1_000.0).round() as u32)
 }
 
 /// Checks the beginning of URLs that may be called, and writes scheme and host in lower case.

@@ -188,6 +188,7 @@ fn commit(
     let mut consumer = ConsumerCommit::new(inbox.number, inbox.state, position);
     let mut desk = inbox.desk.lock();
     desk.take_passed(&mut consumer);
+    let held = desk.lanes.total();
     consumer.through.push((position, position));
     match settlement {
         Settlement::Done { mut effects, ran } => {
@@ -230,7 +231,10 @@ fn commit(
     };
     fault::pass(Point::FinishPushed);
     let durable = inbox.store.queue.durable();
-    desk.finished(job, durable);
+    // One that is tried again, or is dead, is still in its lane.
+    if desk.lanes.total() < held {
+        desk.finished(job, durable);
+    }
     drop(desk);
     for (number, order) in decided.orders {
         orders.set(number, order, job, durable);
