@@ -75,6 +75,7 @@ impl App {
         let listener = listen(config.listen).await?;
         let address = listener.local_addr()?;
         let backend = open_backend(config)?;
+        backend.upkeep.retain(config.retention);
         let sandbox = Sandbox::new(sandbox::Settings {
             cache_dir: Some(config.data_dir.join(COMPILED_DIR)),
             ..sandbox::Settings::default()

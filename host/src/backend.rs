@@ -20,6 +20,7 @@ mod intake;
 mod journal;
 mod outgoing;
 mod timeline;
+mod upkeep;
 
 use std::ops::Deref;
 use std::sync::Arc;
@@ -33,6 +34,7 @@ pub use self::intake::*;
 pub use self::journal::*;
 pub use self::outgoing::*;
 pub use self::timeline::*;
+pub use self::upkeep::*;
 
 /// Proof that a value is on disk: only a backend's commit makes one, and only from one can a 201 be built.
 #[derive(Clone, Debug)]
@@ -105,4 +107,5 @@ pub struct Backend {
     pub dead_letters: Arc<dyn DeadLetters>,
     pub outgoing: Arc<dyn Outgoing>,
     pub lifecycle: Arc<dyn Lifecycle>,
+    pub upkeep: Arc<dyn Upkeep>,
 }

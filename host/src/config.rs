@@ -9,10 +9,12 @@ use std::path::PathBuf;
 
 use lettre::message::Mailbox;
 
+use crate::backend::Retention;
 use crate::fault::Fault;
 
 mod check;
 mod raw;
+mod retention;
 pub mod settings;
 
 pub use raw::{Given, Origin, RawConfig};
@@ -27,6 +29,7 @@ pub struct Config {
     pub consumers_dir: PathBuf,
     pub backend: BackendKind,
     pub mail: Mail,
+    pub retention: Retention,
     pub log: Log,
     /// Where the host is to die, for tests of what a crash leaves.
     pub fault: Option<Fault>,

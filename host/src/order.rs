@@ -75,6 +75,12 @@ impl Status {
         }
     }
 
+    /// Whether no change is legal any more.
+    #[must_use]
+    pub fn is_final(self) -> bool {
+        matches!(self, Self::Rejected | Self::Delivered | Self::Cancelled)
+    }
+
     /// The kind of the event that brings an order here: `order.placed` and so on.
     #[must_use]
     pub fn event_kind(self) -> &'static str {

@@ -56,6 +56,11 @@ impl Client {
     }
 
     #[track_caller]
+    pub fn delete(&self, path: &str) -> Answer {
+        Answer::read(self.agent.delete(self.url(path)).call()).expect("an answer")
+    }
+
+    #[track_caller]
     pub fn post(&self, path: &str, body: &Value) -> Answer {
         self.try_post(path, &[], body.to_string().as_bytes()).expect("an answer")
     }

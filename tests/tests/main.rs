@@ -15,6 +15,7 @@ mod limits;
 mod live;
 mod pause;
 mod placing;
+mod retention;
 mod retries;
 mod running;
 mod stock;

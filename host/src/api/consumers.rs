@@ -4,14 +4,15 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::extract::State;
+use axum::http::StatusCode;
 use axum::response::Response;
 use base64::Engine as _;
 use serde::{Deserialize, Serialize};
 
 use super::problem::{Error, Result};
-use super::request::{Params, Segment, bounded, reading};
+use super::request::{Params, Segment, bounded, committing, reading};
 use super::{Shared, page};
-use crate::backend::{ConsumerReport, Pause, StateQuery};
+use crate::backend::{ConsumerReport, Forgotten, Held, Pause, StateQuery};
 use crate::consumer::status::{ConsumerStatus, State as ConsumerState};
 use crate::policy::ConsumerName;
 
@@ -27,11 +28,14 @@ struct ConsumerShown {
     /// Since when, and why, a person stopped it.
     #[serde(skip_serializing_if = "Option::is_none")]
     paused: Option<Pause>,
+    /// What it keeps in the journal that is old enough to go.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    holds_back: Option<Held>,
 }
 
 impl ConsumerShown {
     fn new(status: ConsumerStatus) -> Self {
-        Self { status, pending: 0, dead: 0, done: 0, paused: None }
+        Self { status, pending: 0, dead: 0, done: 0, paused: None, holds_back: None }
     }
 
     /// What keeps a consumer from running without the pause stays its state.
@@ -80,12 +84,12 @@ fn join(statuses: Vec<ConsumerStatus>, known: Vec<ConsumerReport>) -> Vec<Consum
     for status in statuses {
         shown.insert(status.name.clone(), ConsumerShown::new(status));
     }
-    for ConsumerReport { name, pending, dead, done, paused } in known {
+    for ConsumerReport { name, pending, dead, done, paused, held } in known {
         let entry = shown.entry(name.clone()).or_insert_with(|| {
             let reason = "its plugin file is not there; put it back and nothing was missed";
             ConsumerShown::new(ConsumerStatus::bare(name, ConsumerState::Removed, Some(reason.to_owned())))
         });
-        (entry.pending, entry.dead, entry.done) = (pending, dead, done);
+        (entry.pending, entry.dead, entry.done, entry.holds_back) = (pending, dead, done, held);
         entry.pause(paused);
     }
     shown.into_values().collect()
@@ -98,6 +102,21 @@ pub(super) async fn require_known(shared: &Shared, name: &ConsumerName) -> Resul
     }
     let known = reading(shared.api.consumers.known()).await?;
     if known.iter().any(|report| report.name == *name) { Ok(()) } else { Err(Error::unknown_consumer(name)) }
+}
+
+/// `DELETE /v1/consumers/{name}`: only of a consumer whose plugin file is gone.
+pub async fn forget(State(shared): State<Arc<Shared>>, Segment(name): Segment<ConsumerName>) -> Result<StatusCode> {
+    let there = shared.api.catalogue.list().into_iter().find(|status| status.name == name);
+    if there.as_ref().is_some_and(|status| status.state != ConsumerState::Removed) {
+        return Err(Error::ConsumerInUse(name));
+    }
+    match committing(shared.api.consumers.forget(&name)).await?.into_inner() {
+        Forgotten::InUse => return Err(Error::ConsumerInUse(name)),
+        Forgotten::Unknown if there.is_none() => return Err(Error::unknown_consumer(&name)),
+        // One that never ran is known to the directory alone.
+        Forgotten::Done | Forgotten::Unknown => shared.api.catalogue.forget(&name),
+    }
+    Ok(StatusCode::NO_CONTENT)
 }
 
 #[derive(Deserialize)]
@@ -164,6 +183,7 @@ fn shown(value: Vec<u8>) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::HeldBy;
     use crate::clock::Timestamp;
 
     #[test]
@@ -175,10 +195,12 @@ mod tests {
             ConsumerStatus::bare(name("audit"), ConsumerState::Loading, None),
         ];
         let paused = Some(Pause { since: Timestamp::from_millis(0), reason: Some("stocktaking".to_owned()) });
+        let since = Timestamp::from_millis(1_795_341_600_000);
+        let held = Some(Held { by: name("gone"), reason: HeldBy::Position, events: 3, since });
         let known = vec![
-            ConsumerReport { name: name("gone"), pending: 3, dead: 0, done: 9, paused: paused.clone() },
-            ConsumerReport { name: name("loyalty"), pending: 1, dead: 2, done: 4, paused: None },
-            ConsumerReport { name: name("shipment"), pending: 1, dead: 0, done: 0, paused },
+            ConsumerReport { name: name("gone"), pending: 3, dead: 0, done: 9, paused: paused.clone(), held },
+            ConsumerReport { name: name("loyalty"), pending: 1, dead: 2, done: 4, paused: None, held: None },
+            ConsumerReport { name: name("shipment"), pending: 1, dead: 0, done: 0, paused, held: None },
         ];
         insta::assert_json_snapshot!(join(statuses, known));
     }

@@ -52,6 +52,8 @@ pub enum Error {
     NeverRan(ConsumerName),
     #[error("event {event:?} is no dead letter of {consumer}: GET /v1/consumers/{consumer}/dead-letters lists them")]
     UnknownDeadLetter { event: String, consumer: ConsumerName },
+    #[error("the consumer {0} is there: remove {0}.wasm first, wait until its state is `removed`, and repeat")]
+    ConsumerInUse(ConsumerName),
     #[error("{0:?} is not the name of a data set: use letters, digits, '-', '_' and '.'")]
     UnknownDataset(String),
     #[error(transparent)]
@@ -109,6 +111,7 @@ impl Error {
             Self::UnknownOrder(_) => (S::NOT_FOUND, "/problems/unknown-order", "Unknown order"),
             Self::UnknownConsumer(_) => (S::NOT_FOUND, "/problems/unknown-consumer", "Unknown consumer"),
             Self::UnknownDeadLetter { .. } => (S::NOT_FOUND, "/problems/unknown-dead-letter", "Unknown dead letter"),
+            Self::ConsumerInUse(_) => (S::CONFLICT, "/problems/consumer-in-use", "Consumer in use"),
             Self::UnknownDataset(_) => (S::NOT_FOUND, "/problems/unknown-dataset", "Unknown data set"),
             Self::NeverRan(_) => (S::CONFLICT, "/problems/consumer-never-ran", "Consumer never ran"),
             Self::IllegalChange(_) => (S::CONFLICT, "/problems/illegal-change", "Illegal change"),

@@ -3,6 +3,8 @@
 //! The id of each is its position in the journal, so a stream that broke off goes on where it stood: browsers send
 //! `Last-Event-ID` by themselves. Without it, `?after=POSITION` says where to begin (0 for the first event), and
 //! without that only new events are sent. `?type=order.*` narrows by kind.
+//!
+//! Where events between have left the journal by age, an event of the name `gap` says so: `{"after":12,"before":345}`.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -121,11 +123,10 @@ impl Follower {
                     return None;
                 }
             };
-            let text: String = events
-                .iter()
-                .filter(|event| self.kinds.as_ref().is_none_or(|kinds| kinds.matches(event.kind())))
-                .filter_map(|event| frame(event))
-                .collect();
+            let wanted =
+                events.iter().filter(|event| self.kinds.as_ref().is_none_or(|kinds| kinds.matches(event.kind())));
+            let text: String =
+                gap(self.after, &events).into_iter().chain(wanted.filter_map(|event| frame(event))).collect();
             let caught_up = events.is_empty();
             if let Some(last) = events.last() {
                 self.after = Some(last.position);
@@ -144,6 +145,12 @@ impl Follower {
             }
         }
     }
+}
+
+/// Positions are without gaps, so what is missing before the first event is not there any more.
+fn gap(after: Option<Position>, events: &[Arc<Event>]) -> Option<String> {
+    let (after, before) = (after.map_or(0, Position::get), events.first()?.position.get());
+    (after + 1 < before).then(|| format!("event: gap\ndata: {{\"after\":{after},\"before\":{before}}}\n\n"))
 }
 
 fn frame(event: &Event) -> Option<String> {

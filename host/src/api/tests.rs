@@ -95,6 +95,10 @@ impl Consumers for Full {
         full()
     }
 
+    async fn forget(&self, _: &ConsumerName) -> Result<Durable<Forgotten>> {
+        full()
+    }
+
     async fn set_pause(&self, _: &ConsumerName, _: Option<Pause>) -> Result<Durable<bool>> {
         full()
     }
@@ -131,6 +135,8 @@ impl Catalogue for Full {
     fn list(&self) -> Vec<ConsumerStatus> {
         Vec::new()
     }
+
+    fn forget(&self, _: &ConsumerName) {}
 }
 
 pub(super) fn full_store() -> Api {

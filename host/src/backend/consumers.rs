@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use serde::Serialize;
 
-use super::{Durable, Inbox, Result};
+use super::{Durable, Held, Inbox, Result};
 use crate::clock::Timestamp;
 use crate::policy::{ConsumerName, Start};
 
@@ -21,6 +21,10 @@ pub trait Consumers: Send + Sync {
 
     /// State of a consumer as it is durable: entries and counters whose key starts with `prefix`.
     async fn state(&self, name: &ConsumerName, query: StateQuery) -> Result<StatePage>;
+
+    /// Forgets a consumer: its position, its state and its dead letters are gone for good. Messages and records that
+    /// were committed stay. A consumer of this name that comes later is a new one.
+    async fn forget(&self, name: &ConsumerName) -> Result<Durable<Forgotten>>;
 
     /// Pauses the consumer, or with `None` lets it go on. `false` where no consumer has that name.
     ///
@@ -40,6 +44,8 @@ pub struct ConsumerReport {
     /// Events handled to outcome done since the consumer was first seen.
     pub done: u64,
     pub paused: Option<Pause>,
+    /// Events that are old enough to go and stay for this consumer alone.
+    pub held: Option<Held>,
 }
 
 /// That a person stopped a consumer, and why.
@@ -48,6 +54,15 @@ pub struct Pause {
     pub since: Timestamp,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Forgotten {
+    Done,
+    /// Nobody of this name is known.
+    Unknown,
+    /// It runs, or has not ended yet.
+    InUse,
 }
 
 #[derive(Clone, Debug, Default)]

@@ -6,6 +6,7 @@ mod hearing;
 mod intake;
 mod pausing;
 mod pressure;
+mod retention;
 mod room;
 mod timeline;
 

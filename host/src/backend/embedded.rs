@@ -23,6 +23,7 @@ mod committer;
 mod contents;
 mod dead_letters;
 mod exceptions;
+mod forget;
 mod inbox;
 mod intake;
 mod journal;
@@ -44,6 +45,7 @@ mod size;
 mod statements;
 mod tail;
 mod timeline;
+mod upkeep;
 mod writer;
 
 use std::collections::BTreeMap;
@@ -66,7 +68,8 @@ use self::orders::Orders;
 use self::queue::Queue;
 use self::readers::{Disk, Readers};
 use self::tail::Tail;
-use super::{Backend, Error, Lifecycle, Result};
+use self::upkeep::Upkeeper;
+use super::{Backend, Error, Held, Lifecycle, Result};
 use crate::fault::{self, Point};
 use crate::policy::ConsumerName;
 
@@ -102,6 +105,7 @@ pub fn open(settings: &Settings) -> Result<Backend, OpenError> {
         consumers: Arc::clone(&embedded) as _,
         dead_letters: Arc::clone(&embedded) as _,
         outgoing: Arc::clone(&embedded) as _,
+        upkeep: Arc::clone(&embedded) as _,
         lifecycle: embedded,
     })
 }
@@ -120,7 +124,7 @@ fn start(settings: &Settings) -> Result<Arc<Embedded>, OpenError> {
     let committer = Committer::new(Arc::clone(&store), writer, checkpointer).map_err(broken)?;
     let thread = std::thread::Builder::new().name("committer".into());
     let thread = thread.spawn(supervised(committer, Arc::clone(&store))).map_err(unwritable)?;
-    Ok(Arc::new(Embedded { store, thread: Mutex::new(Some(thread)), lock }))
+    Ok(Arc::new(Embedded { store, thread: Mutex::new(Some(thread)), upkeep: Mutex::new(None), lock }))
 }
 
 /// A committer that panics closes the store: nobody can say what it left in memory, and without it every order would wait
@@ -164,6 +168,7 @@ fn lock(directory: &Path) -> Result<File, OpenError> {
 struct Embedded {
     store: Arc<Store>,
     thread: Mutex<Option<JoinHandle<()>>>,
+    upkeep: Mutex<Option<Upkeeper>>,
     #[allow(dead_code, reason = "held until the store is closed, so that no second host opens the directory")]
     lock: File,
 }
@@ -179,6 +184,8 @@ struct Store {
     /// Rung when messages may be due.
     outgoing: tokio::sync::Notify,
     failed: watch::Sender<Option<Arc<str>>>,
+    /// Who keeps events that are old enough to go.
+    held: Mutex<Option<Held>>,
 }
 
 impl Store {
@@ -194,6 +201,7 @@ impl Store {
             inboxes: Mutex::new(BTreeMap::new()),
             outgoing: tokio::sync::Notify::new(),
             failed: watch::Sender::new(None),
+            held: Mutex::new(None),
         })
     }
 
@@ -207,6 +215,21 @@ impl Store {
             inbox.ring();
         }
         self.outgoing.notify_one();
+    }
+
+    /// Remembers who keeps old events, and says it when that changes.
+    fn note_held(&self, held: Option<Held>) {
+        let mut known = self.held.lock();
+        let by = |held: &Option<Held>| held.as_ref().map(|held| (held.by.clone(), held.reason));
+        if by(&known) != by(&held) {
+            match &held {
+                Some(Held { by, reason, events, since }) => tracing::warn!(
+                    consumer = %by, events, %since, "events that are old enough to go stay for this consumer: {}", reason.advice()
+                ),
+                None => tracing::info!("nothing keeps old events any more"),
+            }
+        }
+        *known = held;
     }
 
     /// Closes the store for good: it can no longer be said what is on disk.
@@ -256,6 +279,11 @@ impl Lifecycle for Embedded {
     }
 
     async fn close(&self) {
+        let upkeep = self.upkeep.lock().take();
+        // It may be waiting for a commit, which the queue still takes.
+        if let Err(error) = tokio::task::spawn_blocking(move || drop(upkeep)).await {
+            tracing::error!(%error, "the upkeep of the store did not end in order");
+        }
         self.store.inboxes().iter().for_each(|inbox| inbox.flush());
         self.store.queue.close("the host is shutting down");
         let thread = self.thread.lock().take();

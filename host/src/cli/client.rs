@@ -105,6 +105,15 @@ impl Client {
         Ok(lines(self.send(path, payload)?))
     }
 
+    /// Deletes what is at `path`.
+    ///
+    /// # Errors
+    /// As the host or the way to it says.
+    pub fn delete(&self, path: &str) -> Result<(), Failure> {
+        let answer = self.agent.delete(self.url(path)).call().map_err(|error| self.lost(&error))?;
+        checked(answer).map(drop)
+    }
+
     fn fetch(&self, path: &str, query: &[(&str, &str)]) -> Result<Response<Body>, Failure> {
         let request = self.agent.get(self.url(path)).query_pairs(query.iter().copied());
         checked(request.call().map_err(|error| self.lost(&error))?)

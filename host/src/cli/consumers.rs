@@ -1,5 +1,7 @@
 //! `fanfare consumers`: what is loaded, how far each has come, and what it keeps.
 
+use std::io::{IsTerminal as _, Write as _};
+
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
@@ -24,6 +26,13 @@ pub enum Consumers {
     },
     /// Let a consumer go on where it stood when it was paused.
     Resume { name: String },
+    /// Forget a consumer whose plugin file is removed: its position, its state and its dead letters go for good.
+    Forget {
+        name: String,
+        /// Do not ask.
+        #[arg(long)]
+        yes: bool,
+    },
 }
 
 #[derive(Args, Debug)]
@@ -46,6 +55,7 @@ impl Consumers {
             Self::Show { name } => {
                 output.show(&client.get(&format!("/v1/consumers/{}", escaped(&name)), &[])?, describe);
             }
+            Self::Forget { name, yes } => forget(&name, yes, client, output)?,
             Self::State(state) => output.show(&state.read(client)?, contents),
             Self::Pause { name, reason } => step(client, output, &name, "pause", &json!({ "reason": reason }))?,
             Self::Resume { name } => step(client, output, &name, "resume", &json!({}))?,
@@ -65,6 +75,36 @@ fn step(client: &Client, output: &Output, name: &str, step: &str, body: &Value) 
         }
     });
     Ok(())
+}
+
+fn forget(name: &str, yes: bool, client: &Client, output: &Output) -> Result<(), Failure> {
+    let path = format!("/v1/consumers/{}", escaped(name));
+    if !yes {
+        // A name that is not known is refused before anybody is asked.
+        let consumer = client.get(&path, &[])?;
+        confirm(&format!(
+            "{name} has handled {} events and has {} to do; its position, its state and its dead letters go for good.",
+            text(&consumer, "/done"),
+            text(&consumer, "/pending")
+        ))?;
+    }
+    client.delete(&path)?;
+    output.show(&json!({ "forgotten": name }), |_| format!("{name} is forgotten"));
+    Ok(())
+}
+
+/// Asks a person; whoever is none must say `--yes`.
+fn confirm(what: &str) -> Result<(), Failure> {
+    let (stdin, mut stderr) = (std::io::stdin(), std::io::stderr());
+    if !stdin.is_terminal() {
+        return Err(Failure::Usage(format!("{what} Repeat with --yes if that is meant")));
+    }
+    let mut answer = String::new();
+    let asked = write!(stderr, "{what} Go on? [y/N] ").and_then(|()| stdin.read_line(&mut answer));
+    match asked {
+        Ok(_) if matches!(answer.trim(), "y" | "Y" | "yes") => Ok(()),
+        _ => Err(Failure::Failed("nothing was changed".to_owned())),
+    }
 }
 
 impl State {
@@ -99,10 +139,12 @@ fn describe(consumer: &Value) -> String {
         "pending",
         "dead",
         "done",
+        "holds_back",
     ];
     let mut shown = Vec::new();
     for name in fields {
         let value = match field(consumer, name) {
+            Value::Object(_) if name == "holds_back" => held(consumer),
             Value::Array(items) => items.iter().map(|item| text(item, "")).collect::<Vec<_>>().join(", "),
             value => text(value, ""),
         };
@@ -111,6 +153,12 @@ fn describe(consumer: &Value) -> String {
         }
     }
     shown.join("\n")
+}
+
+fn held(consumer: &Value) -> String {
+    let [events, since, reason] =
+        ["events", "since", "reason"].map(|name| text(consumer, &format!("/holds_back/{name}")));
+    format!("{events} events since {since} that are old enough to go, because of its {reason}")
 }
 
 fn contents(state: &Value) -> String {

@@ -30,6 +30,7 @@ pub(super) fn check(raw: RawConfig, variable: &dyn Fn(&str) -> Option<String>) -
         consumers_dir: check.read("consumers_dir", folder).unwrap_or_else(|| "consumers".into()),
         backend: check.read("backend", backend).unwrap_or(BackendKind::Embedded),
         mail: check.mail(&data_dir, insecure),
+        retention: check.retention(),
         log: Log {
             format: check.read("log.format", log_format).unwrap_or(LogFormat::Text),
             level: check.read("log.level", log_level).unwrap_or_else(|| Log::default().level),
@@ -40,10 +41,10 @@ pub(super) fn check(raw: RawConfig, variable: &dyn Fn(&str) -> Option<String>) -
     if check.faults.is_empty() { Ok(config) } else { Err(Error(check.faults)) }
 }
 
-struct Check<'a> {
-    raw: RawConfig,
+pub(super) struct Check<'a> {
+    pub(super) raw: RawConfig,
     variable: &'a dyn Fn(&str) -> Option<String>,
-    faults: Vec<String>,
+    pub(super) faults: Vec<String>,
 }
 
 impl Check<'_> {
@@ -53,7 +54,7 @@ impl Check<'_> {
         self.understand(&given, read)
     }
 
-    fn understand<T>(&mut self, given: &Given, read: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
+    pub(super) fn understand<T>(&mut self, given: &Given, read: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
         read(&given.text).map_err(|what| self.faults.push(format!("{}: {what}", given.origin))).ok()
     }
 

@@ -22,7 +22,7 @@ impl Setting {
     }
 }
 
-pub const SETTINGS: [Setting; 18] = [
+pub const SETTINGS: [Setting; 25] = [
     Setting { key: "listen", help: "address and port; port 0 takes a free one [127.0.0.1:8080]" },
     Setting { key: "insecure", help: "allow what others could reach or overhear [false]" },
     Setting {
@@ -42,6 +42,13 @@ pub const SETTINGS: [Setting; 18] = [
     Setting { key: "mail.password", help: "where the password is found: env:NAME or file:PATH" },
     Setting { key: "mail.concurrency", help: "messages on their way at the same time, 1 to 64 [4]" },
     Setting { key: "mail.rate", help: "messages a second, such as 50/s [no bound]" },
+    Setting { key: "retention.events", help: "how long events stay in the journal, such as 90d [forever]" },
+    Setting { key: "retention.orders", help: "orders at their end, from their last event on [forever]" },
+    Setting { key: "retention.open_orders", help: "orders that can still change [forever]" },
+    Setting { key: "retention.attempts", help: "attempts of deliveries that have ended [90d]" },
+    Setting { key: "retention.messages", help: "messages that are not pending [90d]" },
+    Setting { key: "retention.records", help: "rows of data sets [forever]" },
+    Setting { key: "retention.idempotency", help: "how long a repeat of an order or event is known [7d]" },
     Setting { key: "log.format", help: "text or json [text]" },
     Setting { key: "log.level", help: "a level, or directives such as info,fanfare=debug [info]" },
 ];
@@ -51,7 +58,7 @@ pub const SETTINGS: [Setting; 18] = [
 pub fn help() -> String {
     let mut text = String::from("Settings (file, then variable, then flag; paths start from the working directory):\n");
     for setting in SETTINGS {
-        text.push_str(&format!("  {:<17} {:<26} {}\n", setting.key, setting.variable(), setting.help));
+        text.push_str(&format!("  {:<21} {:<29} {}\n", setting.key, setting.variable(), setting.help));
     }
     text
 }

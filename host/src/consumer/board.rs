@@ -71,6 +71,14 @@ impl Catalogue for Board {
     fn list(&self) -> Vec<ConsumerStatus> {
         self.shown.load().values().cloned().collect()
     }
+
+    fn forget(&self, name: &ConsumerName) {
+        self.write(|table| {
+            if table.get(name).is_some_and(|status| status.state == State::Removed) {
+                table.remove(name);
+            }
+        });
+    }
 }
 
 fn differs(before: &ConsumerStatus, after: &ConsumerStatus) -> bool {

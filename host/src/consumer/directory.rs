@@ -270,6 +270,10 @@ impl<R: Runtime> Catalogue for Shared<R> {
     fn list(&self) -> Vec<super::status::ConsumerStatus> {
         self.board.list()
     }
+
+    fn forget(&self, name: &ConsumerName) {
+        self.board.forget(name);
+    }
 }
 
 impl Told {

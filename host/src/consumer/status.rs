@@ -12,6 +12,9 @@ pub trait Catalogue: Send + Sync {
     /// Every consumer whose plugin file is there, or was there since the host started; by name, each once.
     /// Answers from memory: it is asked on every request for the list.
     fn list(&self) -> Vec<ConsumerStatus>;
+
+    /// Tells no more of a consumer that is removed.
+    fn forget(&self, name: &ConsumerName);
 }
 
 /// One consumer as it stands now. What only `describe` knows is absent until a version was loaded.

@@ -175,6 +175,8 @@ pub fn render(consumers: &[ConsumerReport]) -> String {
         gauge!("fanfare_dead", "consumer" => report.name.to_string()).set(approximate(report.dead));
         let paused = u64::from(report.paused.is_some());
         gauge!("fanfare_paused", "consumer" => report.name.to_string()).set(approximate(paused));
+        let held = report.held.as_ref().map_or(0, |held| held.events);
+        gauge!("fanfare_retention_held", "consumer" => report.name.to_string()).set(approximate(held));
     }
     REGISTRY.render()
 }
@@ -216,6 +218,7 @@ fn describe() {
     describe_gauge!("fanfare_pending", "Events that a consumer has not done yet.");
     describe_gauge!("fanfare_dead", "Dead letters of a consumer.");
     describe_gauge!("fanfare_paused", "1 while a person has paused the consumer, else 0.");
+    describe_gauge!("fanfare_retention_held", "Events old enough to go that stay for a consumer.");
     describe_histogram!("fanfare_handle_seconds", "Time that one handling took.");
     describe_histogram!("fanfare_http_request_seconds", "Time that one request took, by route and status.");
     describe_histogram!("fanfare_commit_seconds", "Time from the start of a transaction until it was on disk.");
@@ -242,7 +245,7 @@ mod tests {
         drop(first);
         drop((second, meters.begin()));
 
-        let text = render(&[ConsumerReport { name, pending: 4, dead: 1, done: 9, paused: None }]);
+        let text = render(&[ConsumerReport { name, pending: 4, dead: 1, done: 9, paused: None, held: None }]);
 
         for line in [
             "fanfare_orders_placed_total 1",

@@ -157,9 +157,10 @@ fn deliveries_of(
 fn messages(disk: &Connection, after: Option<i64>, limit: usize) -> rusqlite::Result<Page<MessageReport>> {
     let before = after.unwrap_or(i64::MAX);
     let mut statement = disk.prepare_cached(
-        "SELECT m.number, m.message_id, c.name, coalesce(e.order_id, o.id), m.state, m.attempts, m.error, m.time, m.message
+        "SELECT m.number, m.message_id, coalesce(c.name, f.name), coalesce(e.order_id, o.id), m.state, m.attempts, m.error, m.time, m.message
          FROM messages AS m
-         JOIN consumers AS c ON c.number = m.consumer
+         LEFT JOIN consumers AS c ON c.number = m.consumer
+         LEFT JOIN forgotten AS f ON f.number = m.consumer
          LEFT JOIN events AS e ON e.position = m.position
          LEFT JOIN orders AS o ON o.number = e.order_number
          WHERE m.number < ?1 ORDER BY m.number DESC LIMIT ?2",

@@ -1,5 +1,7 @@
 //! Orders as they stand with every change on its way to the disk: what a step is decided on.
 
+use std::collections::HashMap;
+
 use super::commit::OrderNumber;
 use super::readers::Disk;
 use super::recent::Recent;
@@ -17,44 +19,70 @@ struct Slot {
 }
 
 /// Knows only orders that are durable: an id is told to nobody before.
-pub struct Orders(Recent<OrderId, Slot>);
+pub struct Orders {
+    slots: Recent<OrderId, Slot>,
+    /// Orders that job number … deletes, until it is durable: nobody may decide on what is still on disk.
+    leaving: HashMap<OrderId, u64>,
+}
 
 impl Default for Orders {
     fn default() -> Self {
-        Self(Recent::new(ORDERS_MAX))
+        Self { slots: Recent::new(ORDERS_MAX), leaving: HashMap::new() }
     }
 }
 
 impl Orders {
     pub fn get(&mut self, disk: &Disk<'_>, id: OrderId) -> rusqlite::Result<Option<(OrderNumber, Order)>> {
-        if let Some(slot) = self.0.get(&id) {
+        if self.leaving.contains_key(&id) {
+            return Ok(None);
+        }
+        if let Some(slot) = self.slots.get(&id) {
             return Ok(Some((slot.number, slot.order.clone())));
         }
         let Some((number, order)) = rows::order_by_id(disk.connection()?, disk.contents(), id)? else {
             return Ok(None);
         };
         // What is as it is on disk pushes nothing out that is not.
-        self.0.insert(id, Slot { number, order: order.clone(), job: 0 }, |slot| slot.job > 0);
+        self.slots.insert(id, Slot { number, order: order.clone(), job: 0 }, |slot| slot.job > 0);
         Ok(Some((number, order)))
     }
 
     /// Takes over an order as job number `job` leaves it.
     pub fn set(&mut self, number: OrderNumber, order: Order, job: u64, durable: u64) {
-        self.0.insert(order.id, Slot { number, order, job }, |slot| slot.job > durable);
+        self.slots.insert(order.id, Slot { number, order, job }, |slot| slot.job > durable);
     }
 
     /// New orders, durable now: consumers are about to ask for them.
     pub fn placed(&mut self, orders: Vec<(OrderNumber, Order)>, durable: u64) {
         for (number, order) in orders {
             // A change decided meanwhile is newer.
-            if self.0.get(&order.id).is_none() {
-                self.0.insert(order.id, Slot { number, order, job: 0 }, |slot| slot.job > durable);
+            if self.slots.get(&order.id).is_none() {
+                self.slots.insert(order.id, Slot { number, order, job: 0 }, |slot| slot.job > durable);
             }
         }
     }
 
+    /// Whether a change is on its way to the disk.
+    pub fn is_changing(&mut self, id: OrderId, durable: u64) -> bool {
+        self.slots.get(&id).is_some_and(|slot| slot.job > durable)
+    }
+
+    /// Job number `job` deletes these orders.
+    pub fn let_go(&mut self, ids: impl Iterator<Item = OrderId>, job: u64) {
+        for id in ids {
+            self.slots.remove(&id);
+            self.leaving.insert(id, job);
+        }
+    }
+
+    /// The deletions up to this job are durable: the disk says what is left.
+    pub fn gone(&mut self, durable: u64) {
+        self.leaving.retain(|_, job| *job > durable);
+    }
+
     pub fn clear(&mut self) {
-        self.0.clear();
+        self.slots.clear();
+        self.leaving.clear();
     }
 }
 
@@ -83,6 +111,6 @@ mod tests {
             let placed = (0..BATCH).map(|_| (1, Order::place(Arc::clone(&content), Timestamp::now())));
             orders.placed(placed.collect(), 0);
         }
-        assert!(orders.0.iter().count() <= 2 * ORDERS_MAX, "{}", orders.0.iter().count());
+        assert!(orders.slots.iter().count() <= 2 * ORDERS_MAX, "{}", orders.slots.iter().count());
     }
 }

@@ -11,8 +11,11 @@ use super::inbox::EmbeddedInbox;
 use super::progress::Progress;
 use super::queue::{Job, Reply};
 use super::writer::Writer;
-use super::{Embedded, pause, rows};
-use crate::backend::{ConsumerReport, Consumers, Durable, Error, Inbox, Pause, Result, StatePage, StateQuery};
+use super::{Embedded, forget, pause, rows, upkeep};
+use crate::backend::{
+    ConsumerReport, Consumers, Durable, Error, Forgotten, Inbox, Pause, Result, StatePage, StateQuery,
+};
+use crate::clock::Timestamp;
 use crate::policy::{ConsumerName, Start};
 
 /// Looks at all consumers before "nothing is pending" is said although something was committed meanwhile: an event
@@ -56,6 +59,10 @@ impl Consumers for Embedded {
         self.store.read(move |disk| state(disk, &name, &query)).await
     }
 
+    async fn forget(&self, name: &ConsumerName) -> Result<Durable<Forgotten>> {
+        forget::forget(self, name).await
+    }
+
     async fn set_pause(&self, name: &ConsumerName, pause: Option<Pause>) -> Result<Durable<bool>> {
         pause::set(self, name, pause).await
     }
@@ -65,6 +72,7 @@ impl Embedded {
     /// Looks at one consumer after another.
     async fn look(&self) -> Result<Vec<ConsumerReport>> {
         let stored = self.store.read(known).await?;
+        let held = self.store.held.lock().clone();
         let mut reports = Vec::with_capacity(stored.len());
         for Known { name, base, done, dead, paused } in stored {
             let inbox = self.store.inboxes.lock().get(&name).cloned();
@@ -72,7 +80,8 @@ impl Embedded {
                 None => self.store.tail.head().saturating_sub(base),
                 Some(inbox) => inbox.count_pending().await?,
             };
-            reports.push(ConsumerReport { name, pending, dead, done, paused });
+            let held = held.clone().filter(|held| held.by == name);
+            reports.push(ConsumerReport { name, pending, dead, done, paused, held });
         }
         Ok(reports)
     }
@@ -103,18 +112,10 @@ fn find_or_add(
     }
     let base = match start {
         Start::Now => writer.memory.head,
-        Start::Beginning => 0,
-        Start::At(time) => {
-            let before: Option<i64> = writer.connection.query_row(
-                "SELECT max(position) FROM events WHERE time < ?1",
-                [rows::millis(time)],
-                |row| row.get(0),
-            )?;
-            rows::unsigned(before.unwrap_or(0))
-        }
+        Start::Beginning => upkeep::last_before(writer.connection, Timestamp::default())?,
+        Start::At(time) => upkeep::last_before(writer.connection, time)?,
     };
-    let number: ConsumerNumber =
-        writer.connection.query_row("SELECT coalesce(max(number), 0) + 1 FROM consumers", [], |row| row.get(0))?;
+    let number: ConsumerNumber = writer.connection.query_row(NEXT_NUMBER, [], |row| row.get(0))?;
     writer.connection.execute(
         "INSERT INTO consumers (number, name, position, state) VALUES (?1, ?2, ?3, ?1)",
         params![number, name.as_str(), rows::signed(base)],
@@ -122,6 +123,10 @@ fn find_or_add(
     writer.memory.progress.insert(number, Progress::up_to(base));
     Ok((number, number))
 }
+
+/// Never one that a consumer had before: what that one left may still be there.
+const NEXT_NUMBER: &str = "SELECT max(coalesce((SELECT max(number) FROM consumers), 0),
+                                      coalesce((SELECT max(number) FROM forgotten), 0)) + 1";
 
 struct Known {
     name: ConsumerName,

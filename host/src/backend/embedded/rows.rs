@@ -130,11 +130,12 @@ pub fn order_by_id(
 }
 
 /// The order as it was on the day it was placed.
-pub fn order_as_placed(connection: &Connection, number: OrderNumber) -> rusqlite::Result<Order> {
-    let (_, order) = connection
+pub fn order_as_placed(connection: &Connection, number: OrderNumber) -> rusqlite::Result<Option<Order>> {
+    let found = connection
         .prepare_cached(&format!("SELECT {ORDER} FROM orders WHERE number = ?1"))?
-        .query_row([number], order)?;
-    Ok(Order { status: Status::Placed, revision: 1, ..order })
+        .query_row([number], order)
+        .optional()?;
+    Ok(found.map(|(_, order)| Order { status: Status::Placed, revision: 1, ..order }))
 }
 
 pub fn order_number(connection: &Connection, id: &str) -> rusqlite::Result<Option<OrderNumber>> {

@@ -50,6 +50,13 @@ impl Tail {
         drop(forgotten);
     }
 
+    /// Events up to this position have left the journal.
+    pub fn let_go(&self, position: u64) {
+        let mut events = self.events.lock();
+        let gone = events.iter().take_while(|event| event.position.get() <= position).count();
+        events.drain(..gone);
+    }
+
     /// At most `limit` events after `after`; `None` where the tail does not reach back that far.
     pub fn after(&self, after: u64, limit: usize) -> Option<Vec<Arc<Event>>> {
         let events = self.events.lock();

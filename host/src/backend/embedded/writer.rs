@@ -81,8 +81,10 @@ impl<'a> Writer<'a> {
             if fingerprint != placement.fingerprint {
                 return Ok(Placed::KeyReused);
             }
-            let order = rows::order_as_placed(self.connection, number)?;
-            return Ok(Placed::Repeated(order));
+            // Retention lets no key outlive its order; if one did, it would stand for nothing.
+            if let Some(order) = rows::order_as_placed(self.connection, number)? {
+                return Ok(Placed::Repeated(order));
+            }
         }
         let order = &placement.order;
         if let Some(reference) = &order.content.reference
@@ -109,7 +111,7 @@ impl<'a> Writer<'a> {
         self.memory.orders = number;
         if let Some(key) = &placement.idempotency_key {
             self.statements.execute(
-                "INSERT INTO idempotency (key, fingerprint, order_number, time) VALUES (?1, ?2, ?3, ?4)",
+                "INSERT OR REPLACE INTO idempotency (key, fingerprint, order_number, time) VALUES (?1, ?2, ?3, ?4)",
                 params![key, placement.fingerprint.as_slice(), number, rows::millis(self.now)],
             )?;
         }
@@ -278,10 +280,11 @@ params![
         for message in &commit.messages {
             self.message(consumer, position, message)?;
         }
+        let now = rows::millis(self.now);
         for record in &commit.records {
             self.statements.execute(
-                "INSERT INTO records (dataset, consumer, position, row) VALUES (?1, ?2, ?3, ?4)",
-                params![&*record.dataset, consumer, rows::signed(position), record.row],
+                "INSERT INTO records (dataset, consumer, position, row, time) VALUES (?1, ?2, ?3, ?4, ?5)",
+                params![&*record.dataset, consumer, rows::signed(position), record.row, now],
             )?;
         }
         Ok(())

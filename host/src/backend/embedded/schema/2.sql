@@ -89,3 +89,23 @@ INSERT INTO state_sizes (state, bytes)
            (SELECT coalesce(sum(octet_length(key) + octet_length(value)), 0) FROM entries WHERE entries.state = c.state) +
            (SELECT coalesce(sum(octet_length(key) + 8), 0) FROM counters WHERE counters.state = c.state)
     FROM consumers AS c GROUP BY c.state;
+
+-- Retention ---------------------------------------------------------------------------------------------------------------
+
+-- Orders whose events have all left the journal, and when the last of them was recorded.
+CREATE TABLE idle_orders (
+    number INTEGER PRIMARY KEY,
+    since  INTEGER NOT NULL                  -- ms since the epoch
+);
+
+-- Consumers that were forgotten. Their numbers are given to no other, and their rows go piece by piece until `cleared`.
+CREATE TABLE forgotten (
+    number  INTEGER PRIMARY KEY,
+    name    TEXT    NOT NULL,
+    state   INTEGER NOT NULL,
+    cleared INTEGER NOT NULL DEFAULT 0
+);
+
+-- When a row was recorded; of those of format 1 it is not known, so they count from today.
+ALTER TABLE records ADD COLUMN time INTEGER NOT NULL DEFAULT 0;
+UPDATE records SET time = CAST(unixepoch('subsec') * 1000 AS INTEGER);
