@@ -18,11 +18,13 @@ use futures::future::BoxFuture;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use crate::backend::{Consumers, DeadLetters, Intake, Journal, Timelines};
+use crate::backend::{Consumers, DeadLetters, Intake, Journal, Timelines, Upkeep};
 use crate::consumer::status::Catalogue;
 use crate::telemetry::meters;
 
+mod backup;
 mod body;
+mod check;
 mod cloudevents;
 mod consumers;
 mod custom;
@@ -51,6 +53,7 @@ pub struct Api {
     pub timelines: Arc<dyn Timelines>,
     pub consumers: Arc<dyn Consumers>,
     pub dead_letters: Arc<dyn DeadLetters>,
+    pub upkeep: Arc<dyn Upkeep>,
     pub catalogue: Arc<dyn Catalogue>,
     /// The body of `GET /metrics`, in the text format of Prometheus.
     pub metrics: Arc<dyn Fn() -> BoxFuture<'static, String> + Send + Sync>,
@@ -81,6 +84,8 @@ struct Shared {
     api: Api,
     keys: place::KeysInUse,
     imports: Arc<Semaphore>,
+    backups: Arc<Semaphore>,
+    checks: Arc<Semaphore>,
     streams: Arc<Semaphore>,
 }
 
@@ -90,6 +95,8 @@ pub fn router(api: Api) -> Router {
         api,
         keys: place::KeysInUse::default(),
         imports: Arc::new(Semaphore::new(limits::IMPORTS_MAX)),
+        backups: Arc::new(Semaphore::new(limits::BACKUPS_MAX)),
+        checks: Arc::new(Semaphore::new(limits::CHECKS_MAX)),
         streams: Arc::new(Semaphore::new(limits::STREAMS_MAX)),
     });
     Router::new()
@@ -111,6 +118,8 @@ pub fn router(api: Api) -> Router {
         .route("/v1/consumers/{name}/dead-letters/discard", post(dead_letters::discard))
         .route("/v1/messages", get(exports::messages))
         .route("/v1/records/{dataset}", get(exports::records))
+        .route("/v1/backup", post(backup::backup))
+        .route("/v1/check", get(check::check))
         .route("/healthz", get(probes::health))
         .route("/readyz", get(probes::ready))
         .route("/metrics", get(probes::metrics))

@@ -167,6 +167,7 @@ fn api(config: &Config, address: SocketAddr, backend: &Backend, directory: &Dire
         timelines: Arc::clone(&backend.timelines),
         consumers: Arc::clone(&backend.consumers),
         dead_letters: Arc::clone(&backend.dead_letters),
+        upkeep: Arc::clone(&backend.upkeep),
         catalogue: directory.catalogue(),
         metrics: Arc::new(metrics),
         hosts,

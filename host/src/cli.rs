@@ -6,6 +6,8 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
+mod backup;
+mod check;
 pub mod client;
 mod consumers;
 mod dead_letters;
@@ -78,6 +80,9 @@ enum Command {
     /// Take out the rows that consumers recorded.
     #[command(subcommand)]
     Records(records::Records),
+    Backup(backup::Backup),
+    Restore(backup::Restore),
+    Check(check::Check),
     /// Work with plugin files.
     #[command(subcommand)]
     Plugin(plugin::Plugin),
@@ -109,6 +114,9 @@ fn run(target: &Target, command: Command, output: &Output) -> Result<(), Failure
         Command::DeadLetters(dead_letters) => dead_letters.run(&client()?, output),
         Command::Messages(messages) => messages.run(&client()?, output),
         Command::Records(records) => records.run(&client()?, output),
+        Command::Backup(backup) => backup.run(client, output),
+        Command::Restore(restore) => restore.run(output),
+        Command::Check(check) => check.run(client, output),
         Command::Plugin(plugin) => plugin.run(output),
     }
 }

@@ -1,5 +1,6 @@
 //! What Fanfare promises, one story each, told with the real program.
 
+mod backup;
 mod bad_input;
 mod bad_plugins;
 mod command_line;

@@ -49,6 +49,12 @@ pub const IMPORT_PAUSE_MAX: Duration = Duration::from_secs(30);
 /// Imports at once, per host: each may keep [`IMPORT_IN_FLIGHT_MAX`] orders of the full size in memory.
 pub const IMPORTS_MAX: usize = 8;
 
+/// Backups at once, per host: each brings another copy of the store onto its disk.
+pub const BACKUPS_MAX: usize = 1;
+
+/// Checks at once, per host: each reads the whole store.
+pub const CHECKS_MAX: usize = 1;
+
 /// Event streams at once, per host: each polls the journal.
 pub const STREAMS_MAX: usize = 64;
 

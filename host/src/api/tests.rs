@@ -105,6 +105,19 @@ impl Consumers for Full {
 }
 
 #[async_trait]
+impl Upkeep for Full {
+    fn retain(&self, _: Retention) {}
+
+    async fn check(&self, _: CheckPlace) -> Result<Checked> {
+        full()
+    }
+
+    async fn backup(&self, _: tokio::sync::watch::Sender<Copied>) -> Result<Snapshot> {
+        full()
+    }
+}
+
+#[async_trait]
 impl DeadLetters for Full {
     async fn list(&self, _: &ConsumerName, _: LetterQuery) -> Result<Page<DeadLetter>> {
         full()
@@ -147,6 +160,7 @@ pub(super) fn full_store() -> Api {
         timelines: store.clone(),
         consumers: store.clone(),
         dead_letters: store.clone(),
+        upkeep: store.clone(),
         catalogue: store,
         metrics: Arc::new(|| Box::pin(std::future::ready(String::new()))),
         hosts: Hosts::Any,

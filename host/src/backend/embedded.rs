@@ -16,7 +16,9 @@
 //! - What is not durable lives only in caches marked with its job's number, and in the queue. When a batch fails,
 //!   both are thrown away together.
 
+mod backup;
 mod cache;
+mod check;
 mod checkpoint;
 mod commit;
 mod committer;
@@ -38,6 +40,7 @@ mod queue;
 mod readers;
 mod recent;
 mod registry;
+mod restore;
 mod rows;
 mod runs;
 mod schema;
@@ -72,6 +75,9 @@ use self::upkeep::Upkeeper;
 use super::{Backend, Error, Held, Lifecycle, Result};
 use crate::fault::{self, Point};
 use crate::policy::ConsumerName;
+
+pub use self::check::check_directory;
+pub use self::restore::{RestoreError, copy, restore, verify};
 
 /// The file in the data directory that holds everything.
 pub const FILE: &str = "fanfare.sqlite";
@@ -115,6 +121,7 @@ fn start(settings: &Settings) -> Result<Arc<Embedded>, OpenError> {
     let unwritable = |error| OpenError::Directory { path: directory.clone(), error };
     make(directory).map_err(unwritable)?;
     let lock = lock(directory)?;
+    backup::delete_leftovers(directory).map_err(unwritable)?;
     let file = directory.join(FILE);
     let broken = |error| OpenError::Database { path: file.clone(), error };
     let writer = schema::open_writer(&file).map_err(broken)?;
@@ -124,7 +131,14 @@ fn start(settings: &Settings) -> Result<Arc<Embedded>, OpenError> {
     let committer = Committer::new(Arc::clone(&store), writer, checkpointer).map_err(broken)?;
     let thread = std::thread::Builder::new().name("committer".into());
     let thread = thread.spawn(supervised(committer, Arc::clone(&store))).map_err(unwritable)?;
-    Ok(Arc::new(Embedded { store, thread: Mutex::new(Some(thread)), upkeep: Mutex::new(None), lock }))
+    Ok(Arc::new(Embedded {
+        store,
+        thread: Mutex::new(Some(thread)),
+        upkeep: Mutex::new(None),
+        directory: directory.clone(),
+        backing_up: tokio::sync::Mutex::default(),
+        lock,
+    }))
 }
 
 /// A committer that panics closes the store: nobody can say what it left in memory, and without it every order would wait
@@ -169,6 +183,9 @@ struct Embedded {
     store: Arc<Store>,
     thread: Mutex<Option<JoinHandle<()>>>,
     upkeep: Mutex<Option<Upkeeper>>,
+    directory: PathBuf,
+    /// Held while a copy is made.
+    backing_up: tokio::sync::Mutex<()>,
     #[allow(dead_code, reason = "held until the store is closed, so that no second host opens the directory")]
     lock: File,
 }
@@ -186,6 +203,8 @@ struct Store {
     failed: watch::Sender<Option<Arc<str>>>,
     /// Who keeps events that are old enough to go.
     held: Mutex<Option<Held>>,
+    /// A copy that was asked for; the committer takes it up.
+    backup: Mutex<Option<backup::Order>>,
 }
 
 impl Store {
@@ -202,6 +221,7 @@ impl Store {
             outgoing: tokio::sync::Notify::new(),
             failed: watch::Sender::new(None),
             held: Mutex::new(None),
+            backup: Mutex::new(None),
         })
     }
 

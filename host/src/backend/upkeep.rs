@@ -1,19 +1,97 @@
-//! What a store does for itself beside its work: it lets go of what is old.
+//! What a store does for itself beside its work: it lets go of what is old, is copied, and is looked through.
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use serde::Serialize;
+use tokio::sync::watch;
+
+use super::Result;
 
 use crate::clock::Timestamp;
 use crate::policy::ConsumerName;
 
 /// Keeps a store fit for use, for as long as it is open.
+#[async_trait]
 pub trait Upkeep: Send + Sync {
     /// Begins to let go of what is older than `retention` says, in steps so small that nothing waits for them.
     ///
     /// What a known consumer has still to do, or keeps as a dead letter, stays, however old it is: its event and all that
     /// follow it in the journal, and their orders. The newest event and the newest order always stay.
     fn retain(&self, retention: Retention);
+
+    /// Makes a copy of the store as it is at one moment, while it is used, and tells how far it is. What was durable when
+    /// this was called is in it. One at a time; given up, it ends.
+    async fn backup(&self, told: watch::Sender<Copied>) -> Result<Snapshot>;
+
+    /// Looks through a piece of the store, from `place` on: the default is its beginning. What it finds disagrees with
+    /// itself at one moment, while the store is used.
+    async fn check(&self, place: CheckPlace) -> Result<Checked>;
+}
+
+/// One step of a walk through the store.
+#[derive(Debug, Default, Serialize)]
+pub struct Checked {
+    /// What was looked at.
+    pub rule: &'static str,
+    /// How much of it.
+    pub rows: u64,
+    pub findings: Vec<Finding>,
+    /// Hand it in to go on; `None` at the end.
+    #[serde(skip)]
+    pub next: Option<CheckPlace>,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct CheckPlace {
+    pub(in crate::backend) rule: usize,
+    /// The last row looked at.
+    pub(in crate::backend) cursor: (i64, i64, String),
+}
+
+/// Something that is not as it must be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    #[serde(skip)]
+    pub rule: &'static str,
+    pub place: String,
+    pub fault: String,
+}
+
+/// How far a copy is.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Copied {
+    pub pages: u64,
+    pub of: u64,
+    /// Of the log that commits go to before they go into the store: before the copy, and at most since.
+    pub wal_bytes_before: u64,
+    pub wal_bytes_max: u64,
+}
+
+/// A copy of the store, complete and on disk. The file is deleted when this is dropped.
+#[derive(Debug)]
+pub struct Snapshot {
+    path: PathBuf,
+}
+
+impl Snapshot {
+    /// For adapters: the file need not be there yet.
+    pub(in crate::backend) fn at(path: PathBuf) -> Self {
+        Self { path }
+    }
+
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for Snapshot {
+    fn drop(&mut self) {
+        // It may not have been made; and the next start deletes what could not be deleted.
+        drop(std::fs::remove_file(&self.path));
+    }
 }
 
 /// How long what is finished is kept. It goes some time after it may, never before.

@@ -93,6 +93,15 @@ impl Client {
         json(self.send(path, payload)?)
     }
 
+    /// Sends `payload` and returns the answer as it comes, of any length.
+    ///
+    /// # Errors
+    /// As the host or the way to it says.
+    pub fn stream(&self, path: &str, payload: Payload<'_>) -> Result<impl BufRead + use<>, Failure> {
+        let body = self.send(path, payload)?.into_body();
+        Ok(BufReader::new(body.into_with_config().limit(u64::MAX).reader()))
+    }
+
     /// Sends `payload` and returns the lines answered.
     ///
     /// # Errors

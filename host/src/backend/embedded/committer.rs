@@ -8,6 +8,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use rusqlite::{Connection, ErrorCode};
 
 use super::Store;
@@ -24,41 +25,26 @@ const PROBE_EVERY: Duration = Duration::from_millis(250);
 pub struct Committer {
     store: Arc<Store>,
     connection: Connection,
-    memory: Memory,
+    memory: Mutex<Memory>,
     checkpointer: Checkpointer,
 }
 
 impl Committer {
     pub fn new(store: Arc<Store>, connection: Connection, checkpointer: Checkpointer) -> rusqlite::Result<Self> {
-        let memory = Memory::load(&connection)?;
+        let memory = Mutex::new(Memory::load(&connection)?);
         Ok(Self { store, connection, memory, checkpointer })
     }
 
     /// Runs until the queue is closed and empty.
-    pub fn run(mut self) {
-        while let Some((jobs, number)) = self.store.queue.take() {
-            let began = Instant::now();
-            let size = jobs.len();
-            fault::pass(Point::BatchTaken);
-            match self.batch(jobs) {
-                Ok(answers) => {
-                    self.store.queue.settled(number);
-                    fault::pass(Point::BatchSettled);
-                    for answer in answers {
-                        answer(Ok(()));
-                    }
-                    fault::pass(Point::BatchAnswered);
-                    meters::commit(began.elapsed(), size);
-                }
-                Err(error) => {
-                    self.store.queue.settled(number);
-                    if !self.recover(&error) {
-                        return;
-                    }
-                }
+    pub fn run(self) {
+        while self.serve() {
+            let order = self.store.backup.lock().take();
+            if let Some(order) = order {
+                order.make(&self.connection, || self.serve());
             }
-            self.store.ring();
-            self.checkpointer.finish(&self.connection, &self.store);
+        }
+        if self.store.failed.borrow().is_some() {
+            return;
         }
         fault::pass(Point::CloseDrained);
         // Leave one file behind where possible; the next start copes if not.
@@ -68,8 +54,36 @@ impl Committer {
         fault::pass(Point::CloseTruncated);
     }
 
+    /// Commits what waits, once there is anything. Returns whether there will be more.
+    fn serve(&self) -> bool {
+        let Some((jobs, number)) = self.store.queue.take() else { return false };
+        let began = Instant::now();
+        let size = jobs.len();
+        fault::pass(Point::BatchTaken);
+        match self.batch(jobs) {
+            Ok(answers) => {
+                self.store.queue.settled(number);
+                fault::pass(Point::BatchSettled);
+                for answer in answers {
+                    answer(Ok(()));
+                }
+                fault::pass(Point::BatchAnswered);
+                meters::commit(began.elapsed(), size);
+            }
+            Err(error) => {
+                self.store.queue.settled(number);
+                if !self.recover(&error) {
+                    return false;
+                }
+            }
+        }
+        self.store.ring();
+        self.checkpointer.finish(&self.connection, &self.store);
+        true
+    }
+
     /// One transaction. Returns what is to be told once it is settled that it is durable.
-    fn batch(&mut self, jobs: Vec<Job>) -> rusqlite::Result<Vec<Answer>> {
+    fn batch(&self, jobs: Vec<Job>) -> rusqlite::Result<Vec<Answer>> {
         let mut answers: Vec<Answer> = Vec::new();
         let outcome = self.write(jobs, &mut answers);
         if let Err(error) = &outcome {
@@ -86,10 +100,11 @@ impl Committer {
         outcome.map(|()| answers)
     }
 
-    fn write(&mut self, jobs: Vec<Job>, answers: &mut Vec<Answer>) -> rusqlite::Result<()> {
+    fn write(&self, jobs: Vec<Job>, answers: &mut Vec<Answer>) -> rusqlite::Result<()> {
         self.connection.execute_batch("BEGIN IMMEDIATE")?;
         fault::pass(Point::BatchBegun);
-        let mut writer = Writer::new(&self.connection, &mut self.memory, Timestamp::now());
+        let mut memory = self.memory.lock();
+        let mut writer = Writer::new(&self.connection, &mut memory, Timestamp::now());
         let mut jobs = jobs.into_iter();
         let outcome = jobs.by_ref().try_for_each(|job| perform(&mut writer, job, answers));
         if let Err(error) = outcome {
@@ -109,7 +124,7 @@ impl Committer {
     }
 
     /// Returns whether the store goes on.
-    fn recover(&mut self, error: &rusqlite::Error) -> bool {
+    fn recover(&self, error: &rusqlite::Error) -> bool {
         if is_fatal(error) {
             self.store.fail(&format!("a write failed in a way that leaves open what is on disk: {error}"));
             return false;
@@ -134,7 +149,7 @@ impl Committer {
     }
 
     /// Goes back to what is durable, if a write succeeds.
-    fn reload(&mut self) -> rusqlite::Result<()> {
+    fn reload(&self) -> rusqlite::Result<()> {
         self.connection
             .execute_batch(
                 "BEGIN IMMEDIATE;
@@ -144,7 +159,7 @@ impl Committer {
              COMMIT;",
             )
             .inspect_err(|_| drop(self.connection.execute_batch("ROLLBACK")))?;
-        self.memory = Memory::load(&self.connection)?;
+        *self.memory.lock() = Memory::load(&self.connection)?;
         self.store.orders.lock().clear();
         self.store.inboxes().into_iter().try_for_each(|inbox| inbox.reload(&self.connection))
     }

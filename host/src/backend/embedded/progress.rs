@@ -45,6 +45,11 @@ impl Progress {
         self.base
     }
 
+    /// The last position that is done.
+    pub fn newest(&self) -> u64 {
+        self.ahead.last_key_value().map_or(self.base, |(_, last)| *last)
+    }
+
     pub fn contains(&self, position: u64) -> bool {
         position <= self.base || self.ahead.range(..=position).next_back().is_some_and(|(_, last)| position <= *last)
     }

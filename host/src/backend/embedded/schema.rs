@@ -26,12 +26,31 @@ pub fn open_writer(file: &Path) -> rusqlite::Result<Connection> {
          PRAGMA journal_mode = WAL;
          PRAGMA synchronous = FULL;
          PRAGMA wal_autocheckpoint = 0;
+         PRAGMA journal_size_limit = 67108864;
          PRAGMA temp_store = MEMORY;",
     )?;
     writer.pragma_update(None, "cache_size", WRITER_CACHE_KIB)?;
     writer.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
     migrate(&mut writer, MIGRATIONS)?;
     Ok(writer)
+}
+
+/// Whether this is a store of a format that can be opened; else what it is.
+pub fn recognise(file: &Connection) -> Result<(), String> {
+    let ask = || {
+        let format: usize = file.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+        let sql =
+            "SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name IN ('orders', 'events', 'consumers')";
+        let tables: usize = file.query_row(sql, [], |row| row.get(0))?;
+        Ok((format, tables))
+    };
+    match ask().map_err(|error: rusqlite::Error| error.to_string())? {
+        (_, tables) if tables < 3 => Err("it has no table of orders, events or consumers".to_owned()),
+        (format, _) if format > MIGRATIONS.len() => {
+            Err(format!("it has format {format}, and this version of fanfare knows {} at most", MIGRATIONS.len()))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// A connection beside the writer that only folds the write-ahead log in.

@@ -21,16 +21,17 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use async_trait::async_trait;
 use rusqlite::Connection;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use super::queue::Job;
 use super::writer::Writer;
-use super::{Embedded, Store, failed};
-use crate::backend::{Durable, Error, Keep, Result, Retention, Upkeep};
+use super::{Embedded, Store, backup, check, failed};
+use crate::backend::{CheckPlace, Checked, Copied, Durable, Error, Keep, Result, Retention, Snapshot, Upkeep};
 use crate::clock::Timestamp;
 
-pub use self::journal::last_before;
+pub use self::journal::{first_kept, last_before};
 
 /// Between two rounds, unless what is kept for the shortest time asks for more.
 const LOOK_EVERY_MAX: Duration = Duration::from_secs(60);
@@ -84,12 +85,21 @@ impl Drop for Upkeeper {
     }
 }
 
+#[async_trait]
 impl Upkeep for Embedded {
     fn retain(&self, retention: Retention) {
         match Upkeeper::start(Arc::clone(&self.store), retention) {
             Ok(upkeeper) => drop(self.upkeep.lock().replace(upkeeper)),
             Err(error) => tracing::error!(%error, "nothing is let go: the thread for it cannot be started"),
         }
+    }
+
+    async fn backup(&self, told: watch::Sender<Copied>) -> Result<Snapshot> {
+        backup::backup(self, told).await
+    }
+
+    async fn check(&self, place: CheckPlace) -> Result<Checked> {
+        check::check(self, place).await
     }
 }
 

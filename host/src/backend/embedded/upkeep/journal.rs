@@ -33,7 +33,7 @@ pub fn trim(worker: &mut Worker) -> Step<()> {
 }
 
 /// Position of the oldest event that is kept; that of the next event where there is none.
-fn first_kept(disk: &Connection) -> rusqlite::Result<u64> {
+pub fn first_kept(disk: &Connection) -> rusqlite::Result<u64> {
     let first: Option<i64> =
         disk.prepare_cached("SELECT min(position) FROM events")?.query_row([], |row| row.get(0))?;
     Ok(rows::unsigned(first.unwrap_or(1)))

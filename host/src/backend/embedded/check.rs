@@ -1,0 +1,257 @@
+//! Does what stands in the store agree with itself? A rule is a walk over one table, a page at a time; each page is looked
+//! at in a read of its own, so a walk through a large store holds nothing up, and what it compares is of one moment.
+
+use std::path::Path;
+
+use rusqlite::{Connection, params};
+
+use super::progress::Progress;
+use super::{Embedded, FILE, OpenError, RestoreError, lock, rows, schema, upkeep};
+use crate::backend::{CheckPlace, Checked, Finding, Result};
+
+/// Rows looked at in one read.
+const PAGE: i64 = 1_000;
+/// Faults of one page that SQLite itself tells of.
+const FAULTS_MAX: usize = 20;
+
+/// In order; a [`CheckPlace`] names one by its index.
+const RULES: [(&str, Look); 12] = [
+    ("pages", Look::With(pages)),
+    ("events", Look::Walk(EVENTS)),
+    ("orders", Look::Walk(ORDERS)),
+    ("idle orders", Look::Walk(IDLE_ORDERS)),
+    ("consumers", Look::With(consumers)),
+    ("deliveries", Look::Walk(DELIVERIES)),
+    ("attempts", Look::Walk(ATTEMPTS)),
+    ("runs", Look::Walk(RUNS)),
+    ("messages", Look::Walk(MESSAGES)),
+    ("records", Look::Walk(RECORDS)),
+    ("state", Look::Walk(STATE)),
+    ("idempotency keys", Look::Walk(KEYS)),
+];
+
+/// How a rule is looked at.
+#[derive(Clone, Copy)]
+enum Look {
+    /// A statement over one page behind the cursor (?1, ?2, ?3), at most ?4 rows: the cursor of each row, what the row is,
+    /// and what is wrong with it or NULL.
+    Walk(&'static str),
+    With(fn(&Connection, &Cursor) -> rusqlite::Result<Page>),
+}
+
+/// The last row looked at, by the key of its table.
+type Cursor = (i64, i64, String);
+
+#[derive(Default)]
+struct Page {
+    rows: u64,
+    faults: Vec<(String, String)>,
+    next: Option<Cursor>,
+}
+
+const EVENTS: &str = "
+    SELECT e.position, 0, '', 'event ' || e.position, CASE
+        WHEN e.revision IS NOT NULL AND o.number IS NULL THEN 'its order is missing'
+        WHEN e.position > (SELECT min(position) FROM events)
+             AND NOT EXISTS (SELECT 1 FROM events AS b WHERE b.position = e.position - 1) THEN 'the event before it is missing'
+        WHEN NOT json_valid(e.data) THEN 'its data is no JSON' END
+    FROM events AS e LEFT JOIN orders AS o ON o.number = e.order_number
+    WHERE e.position > ?1 AND ?2 = ?2 AND ?3 = ?3 ORDER BY e.position LIMIT ?4";
+
+const ORDERS: &str = "
+    SELECT number, 0, '', 'order ' || id, CASE
+        WHEN NOT json_valid(content) THEN 'its content is no JSON'
+        WHEN events = 0 AND NOT EXISTS (SELECT 1 FROM idle_orders AS i WHERE i.number = o.number)
+            THEN 'it has no event, and none that left the journal'
+        WHEN newest <> revision THEN 'its revision is ' || revision || ', that of its last change ' || newest
+        WHEN events <> newest - oldest + 1 THEN 'a change between its revisions ' || oldest || ' and ' || newest || ' is missing'
+        WHEN oldest > 1 AND (SELECT min(position) FROM events) = 1 THEN 'its changes before revision ' || oldest || ' are missing'
+        WHEN kind <> 'order.' || status THEN 'it is ' || status || ', and its last change is ' || kind END
+    FROM (SELECT number, id, status, revision, content,
+              (SELECT count(*) FROM events AS e WHERE e.order_number = number AND e.revision IS NOT NULL) AS events,
+              (SELECT min(e.revision) FROM events AS e WHERE e.order_number = number) AS oldest,
+              (SELECT max(e.revision) FROM events AS e WHERE e.order_number = number) AS newest,
+              (SELECT e.kind FROM events AS e WHERE e.order_number = number AND e.revision IS NOT NULL
+               ORDER BY e.revision DESC LIMIT 1) AS kind
+          FROM orders WHERE number > ?1 AND ?2 = ?2 AND ?3 = ?3 ORDER BY number LIMIT ?4) AS o";
+
+const IDLE_ORDERS: &str = "
+    SELECT i.number, 0, '', 'order number ' || i.number, CASE WHEN o.number IS NULL THEN 'it is to age out, and is missing' END
+    FROM idle_orders AS i LEFT JOIN orders AS o ON o.number = i.number
+    WHERE i.number > ?1 AND ?2 = ?2 AND ?3 = ?3 ORDER BY i.number LIMIT ?4";
+
+const DELIVERIES: &str = "
+    SELECT d.consumer, d.position, '', 'delivery of event ' || d.position || ' to ' || coalesce(c.name, d.consumer), CASE
+        WHEN c.number IS NULL THEN 'its consumer is not known'
+        WHEN e.position IS NULL THEN 'its event is missing'
+        WHEN d.state NOT IN ('retrying', 'waiting', 'dead', 'skipped') THEN 'its state ' || d.state || ' is not known'
+        WHEN d.state = 'retrying' AND d.due IS NULL THEN 'it is to be retried, and never due'
+        WHEN d.position > c.position AND c.ahead = '' THEN 'its consumer has not come to it'
+        WHEN d.lane <> CASE WHEN e.revision IS NOT NULL THEN 'order:' || o.id
+                            WHEN e.order_id IS NOT NULL THEN 'order:' || e.order_id
+                            ELSE 'subject:' || e.subject END THEN 'it is in the lane ' || d.lane || ', which is not its event''s' END
+    FROM deliveries AS d LEFT JOIN consumers AS c ON c.number = d.consumer
+    LEFT JOIN events AS e ON e.position = d.position LEFT JOIN orders AS o ON o.number = e.order_number
+    WHERE (d.consumer, d.position) > (?1, ?2) AND ?3 = ?3
+    AND d.consumer NOT IN (SELECT number FROM forgotten WHERE cleared = 0) ORDER BY d.consumer, d.position LIMIT ?4";
+
+const ATTEMPTS: &str = "
+    SELECT a.number, 0, '', 'attempt ' || a.attempt || ' at event ' || a.position, CASE
+        WHEN a.consumer NOT IN (SELECT number FROM consumers) THEN 'its consumer ' || a.consumer || ' is not known'
+        WHEN NOT EXISTS (SELECT 1 FROM events AS e WHERE e.position = a.position) THEN 'its event is missing' END
+    FROM attempts AS a
+    WHERE a.number > ?1 AND ?2 = ?2 AND ?3 = ?3
+    AND a.consumer NOT IN (SELECT number FROM forgotten WHERE cleared = 0) ORDER BY a.number LIMIT ?4";
+
+const RUNS: &str = "
+    SELECT r.consumer, r.first, r.origin, 'run ' || r.first || '-' || r.last || ' (' || r.origin || ')', CASE
+        WHEN r.consumer NOT IN (SELECT number FROM consumers) THEN 'its consumer ' || r.consumer || ' is not known'
+        WHEN r.last > (SELECT max(position) FROM events) THEN 'it ends after the newest event'
+        WHEN r.last < r.first OR r.count < 1 THEN 'there is nothing in it' END
+    FROM runs AS r
+    WHERE (r.consumer, r.origin, r.first) > (?1, ?3, ?2)
+    AND r.consumer NOT IN (SELECT number FROM forgotten WHERE cleared = 0) ORDER BY r.consumer, r.origin, r.first LIMIT ?4";
+
+const MESSAGES: &str = "
+    SELECT m.number, 0, '', 'message ' || m.message_id, CASE
+        WHEN m.consumer NOT IN (SELECT number FROM consumers UNION ALL SELECT number FROM forgotten)
+            THEN 'its consumer ' || m.consumer || ' is not known'
+        WHEN m.state NOT IN ('pending', 'sent', 'failed', 'unknown') THEN 'its state ' || m.state || ' is not known'
+        WHEN m.position > (SELECT max(position) FROM events) THEN 'its event is missing' END
+    FROM messages AS m WHERE m.number > ?1 AND ?2 = ?2 AND ?3 = ?3 ORDER BY m.number LIMIT ?4";
+
+const RECORDS: &str = "
+    SELECT r.number, 0, '', 'row ' || r.number || ' of ' || r.dataset, CASE
+        WHEN r.consumer NOT IN (SELECT number FROM consumers UNION ALL SELECT number FROM forgotten)
+            THEN 'its consumer ' || r.consumer || ' is not known'
+        WHEN r.position > (SELECT max(position) FROM events) THEN 'its event is missing' END
+    FROM records AS r WHERE r.number > ?1 AND ?2 = ?2 AND ?3 = ?3 ORDER BY r.number LIMIT ?4";
+
+/// One row for each state, whatever is in it.
+const STATE: &str = "
+    WITH RECURSIVE states (state) AS (
+        SELECT min(state) FROM (SELECT min(state) AS state FROM entries UNION ALL SELECT min(state) FROM counters)
+        UNION ALL
+        SELECT (SELECT min(state) FROM (SELECT min(state) AS state FROM entries WHERE state > states.state
+                                        UNION ALL SELECT min(state) FROM counters WHERE state > states.state))
+        FROM states WHERE states.state IS NOT NULL)
+    SELECT state, 0, '', 'state ' || state, CASE
+        WHEN state NOT IN (SELECT state FROM consumers UNION ALL SELECT state FROM forgotten WHERE cleared = 0)
+            THEN 'no consumer has it' END
+    FROM states WHERE state > ?1 AND ?2 = ?2 AND ?3 = ?3 ORDER BY state LIMIT ?4";
+
+const KEYS: &str = "
+    SELECT 0, 0, k.key, 'idempotency key ' || k.key, CASE WHEN o.number IS NULL THEN 'its order is missing' END
+    FROM idempotency AS k LEFT JOIN orders AS o ON o.number = k.order_number
+    WHERE k.key > ?3 AND ?1 = ?1 AND ?2 = ?2 ORDER BY k.key LIMIT ?4";
+
+pub async fn check(embedded: &Embedded, place: CheckPlace) -> Result<Checked> {
+    embedded.store.read(move |disk| step(disk, place)).await
+}
+
+/// Checks the store of a directory in which no host runs, and tells of each step.
+///
+/// # Errors
+/// [`RestoreError`] where there is none, a host runs, or it cannot be read.
+pub fn check_directory(directory: &Path, mut tell: impl FnMut(Checked)) -> Result<(), RestoreError> {
+    let path = directory.join(FILE);
+    if let Err(error) = std::fs::metadata(&path) {
+        return Err(RestoreError::Unreadable { path, error });
+    }
+    let _held = lock(directory)?;
+    let broken = |error| OpenError::Database { path: path.clone(), error };
+    // As the host does at its start: what the write-ahead log holds belongs to the store, and an older format is brought up.
+    let store = schema::open_writer(&path).map_err(broken)?;
+    let mut place = Some(CheckPlace::default());
+    while let Some(at) = place {
+        let mut checked = step(&store, at).map_err(broken)?;
+        place = checked.next.take();
+        tell(checked);
+    }
+    Ok(())
+}
+
+fn step(disk: &Connection, place: CheckPlace) -> rusqlite::Result<Checked> {
+    let CheckPlace { rule, cursor } = place;
+    let Some((name, look)) = RULES.get(rule).copied() else { return Ok(Checked::default()) };
+    let moment = disk.unchecked_transaction()?;
+    let looked = match look {
+        Look::Walk(sql) => walk(disk, sql, &cursor),
+        Look::With(look) => look(disk, &cursor),
+    };
+    drop(moment);
+    let page = looked.or_else(|error| match error.sqlite_error_code() {
+        // What cannot be read is what is looked for; the other rules may tell more.
+        Some(rusqlite::ErrorCode::DatabaseCorrupt | rusqlite::ErrorCode::NotADatabase) => {
+            Ok(Page { faults: vec![("the file".to_owned(), error.to_string())], ..Page::default() })
+        }
+        _ => Err(error),
+    })?;
+    let findings = page.faults.into_iter().map(|(place, fault)| Finding { rule: name, place, fault }).collect();
+    let next = match page.next {
+        Some(cursor) => Some(CheckPlace { rule, cursor }),
+        None if rule + 1 < RULES.len() => Some(CheckPlace { rule: rule + 1, cursor: Cursor::default() }),
+        None => None,
+    };
+    Ok(Checked { rule: name, rows: page.rows, findings, next })
+}
+
+fn walk(disk: &Connection, sql: &str, after: &Cursor) -> rusqlite::Result<Page> {
+    let mut statement = disk.prepare_cached(sql)?;
+    let mut found = statement.query(params![after.0, after.1, after.2, PAGE])?;
+    let (mut page, mut last) = (Page::default(), None);
+    while let Some(row) = found.next()? {
+        page.rows += 1;
+        if let Some(fault) = row.get::<_, Option<String>>(4)? {
+            page.faults.push((row.get(3)?, fault));
+        }
+        last = Some((row.get(0)?, row.get(1)?, row.get(2)?));
+    }
+    page.next = last.filter(|_| page.rows >= PAGE.unsigned_abs());
+    Ok(page)
+}
+
+/// SQLite's own look at one table and its indexes.
+fn pages(disk: &Connection, after: &Cursor) -> rusqlite::Result<Page> {
+    let sql = "SELECT name FROM sqlite_schema WHERE type = 'table' AND name > ?1 ORDER BY name LIMIT 1";
+    let table = disk.prepare_cached(sql)?.query_map([&after.2], |row| row.get::<_, String>(0))?.next().transpose()?;
+    let Some(table) = table else { return Ok(Page::default()) };
+    let mut page = Page { rows: 1, next: Some((0, 0, table.clone())), ..Page::default() };
+    disk.pragma(None, "quick_check", &table, |row| {
+        let line: String = row.get(0)?;
+        if line != "ok" && page.faults.len() < FAULTS_MAX {
+            page.faults.push((format!("table {table}"), line));
+        }
+        Ok(())
+    })?;
+    Ok(page)
+}
+
+fn consumers(disk: &Connection, _after: &Cursor) -> rusqlite::Result<Page> {
+    let newest: Option<i64> = disk.query_row("SELECT max(position) FROM events", [], |row| row.get(0))?;
+    let (newest, oldest) = (rows::unsigned(newest.unwrap_or(0)), upkeep::first_kept(disk)?);
+    let mut page = Page::default();
+    let mut statement = disk.prepare_cached("SELECT name, position, ahead FROM consumers")?;
+    let mut found = statement.query([])?;
+    while let Some(row) = found.next()? {
+        page.rows += 1;
+        let (position, ahead): (i64, String) = (row.get(1)?, row.get(2)?);
+        let position = rows::unsigned(position);
+        let fault = match Progress::restore(position, &ahead) {
+            Err(error) => Some(format!("what is done ahead of its position cannot be read: {error}")),
+            Ok(progress) if progress.newest() > newest => {
+                Some(format!("it is at position {}, and the newest event is {newest}", progress.newest()))
+            }
+            Ok(_) if position + 1 < oldest => {
+                Some(format!("it is at position {position}, and the oldest event is {oldest}"))
+            }
+            Ok(_) => None,
+        };
+        let name: String = row.get(0)?;
+        page.faults.extend(fault.map(|fault| (format!("consumer {name}"), fault)));
+    }
+    Ok(page)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,140 @@
+use std::path::Path;
+
+use rusqlite::Connection;
+
+use super::{RULES, check_directory};
+use crate::backend::Finding;
+use crate::backend::embedded::{FILE, schema};
+
+/// A directory with a store of several orders, consumers, dead letters and messages, brought up to today's format.
+fn healthy() -> tempfile::TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join(FILE);
+    Connection::open(&file).unwrap().execute_batch(include_str!("../schema/fixtures/1.sql")).unwrap();
+    drop(schema::open_writer(&file).unwrap());
+    directory
+}
+
+fn findings(directory: &Path) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    check_directory(directory, |step| findings.extend(step.findings)).unwrap();
+    findings
+}
+
+#[test]
+fn a_store_that_is_well_has_no_findings_and_every_rule_is_looked_at() {
+    let directory = healthy();
+    let mut rows = std::collections::BTreeMap::new();
+    check_directory(directory.path(), |step| {
+        assert_eq!(step.findings, []);
+        *rows.entry(step.rule).or_insert(0) += step.rows;
+    })
+    .unwrap();
+    assert_eq!(rows.len(), RULES.len());
+    let (orders, events, deliveries, keys) =
+        (rows["orders"], rows["events"], rows["deliveries"], rows["idempotency keys"]);
+    assert_eq!((orders, events, deliveries, keys), (4, 15, 8, 4));
+}
+
+/// What breaks a store, and what is found then.
+const BROKEN: [(&str, &str, &str); 24] = [
+    ("DELETE FROM events WHERE position = 5", "events", "event 6: the event before it is missing"),
+    ("UPDATE events SET order_number = 77 WHERE position = 3", "events", "event 3: its order is missing"),
+    ("UPDATE events SET data = '{' WHERE position = 3", "events", "event 3: its data is no JSON"),
+    ("UPDATE orders SET revision = 9 WHERE number = 1", "orders", "its revision is 9, that of its last change 3"),
+    (
+        "UPDATE orders SET status = 'delivered' WHERE number = 1",
+        "orders",
+        "it is delivered, and its last change is order.shipped",
+    ),
+    (
+        "DELETE FROM events WHERE order_number = 4 AND revision = 2",
+        "orders",
+        "a change between its revisions 1 and 4 is missing",
+    ),
+    (
+        "DELETE FROM events WHERE order_number = 4 AND revision = 1",
+        "orders",
+        "its changes before revision 2 are missing",
+    ),
+    ("DELETE FROM events WHERE order_number = 4", "orders", "it has no event, and none that left the journal"),
+    ("UPDATE orders SET content = '{' WHERE number = 2", "orders", "its content is no JSON"),
+    ("INSERT INTO idle_orders VALUES (99, 1)", "idle orders", "order number 99: it is to age out, and is missing"),
+    (
+        "UPDATE consumers SET position = 999 WHERE name = 'loyalty'",
+        "consumers",
+        "consumer loyalty: it is at position 999, and the newest event is 15",
+    ),
+    (
+        "UPDATE consumers SET ahead = 'x' WHERE name = 'loyalty'",
+        "consumers",
+        "consumer loyalty: what is done ahead of its position cannot be read",
+    ),
+    (
+        "UPDATE deliveries SET consumer = 99 WHERE position = 3 AND state = 'dead'",
+        "deliveries",
+        "delivery of event 3 to 99: its consumer is not known",
+    ),
+    (
+        "UPDATE deliveries SET position = 99 WHERE position = 3 AND state = 'dead'",
+        "deliveries",
+        "delivery of event 99 to always-reject: its event is missing",
+    ),
+    (
+        "UPDATE deliveries SET lane = 'order:x' WHERE position = 3 AND state = 'dead'",
+        "deliveries",
+        "it is in the lane order:x, which is not its event's",
+    ),
+    ("UPDATE deliveries SET due = NULL WHERE state = 'retrying'", "deliveries", "it is to be retried, and never due"),
+    ("UPDATE deliveries SET state = 'lost' WHERE state = 'dead'", "deliveries", "its state lost is not known"),
+    ("UPDATE attempts SET consumer = 99", "attempts", "its consumer 99 is not known"),
+    ("UPDATE attempts SET position = 99", "attempts", "its event is missing"),
+    ("UPDATE messages SET state = 'lost'", "messages", "its state lost is not known"),
+    ("UPDATE records SET consumer = 99 WHERE number = 1", "records", "its consumer 99 is not known"),
+    ("UPDATE counters SET state = 99 WHERE key = 'stock/TEA'", "state", "state 99: no consumer has it"),
+    (
+        "UPDATE idempotency SET order_number = 99 WHERE key = 'S-1'",
+        "idempotency keys",
+        "idempotency key S-1: its order is missing",
+    ),
+    (
+        "INSERT INTO runs VALUES (1, 'live', 3, 99, '1', 1, 1, 1, 1, 1)",
+        "runs",
+        "run 3-99 (live): it ends after the newest event",
+    ),
+];
+
+#[test]
+fn each_rule_finds_what_breaks_it() {
+    for (sql, rule, said) in BROKEN {
+        let directory = healthy();
+        Connection::open(directory.path().join(FILE)).unwrap().execute_batch(sql).unwrap();
+        let findings = findings(directory.path());
+        let told = |finding: &Finding| format!("{}: {}", finding.place, finding.fault);
+        assert!(
+            findings.iter().any(|finding| finding.rule == rule && told(finding).contains(said)),
+            "{sql}: no {rule}: {said} in {findings:#?}"
+        );
+    }
+}
+
+#[test]
+fn a_page_that_is_not_what_it_was_is_found_and_the_rest_is_looked_at_all_the_same() {
+    let directory = healthy();
+    let file = directory.path().join(FILE);
+    let root: u64 = {
+        let store = Connection::open(&file).unwrap();
+        store
+            .execute_batch("PRAGMA wal_checkpoint(TRUNCATE); UPDATE orders SET revision = 9 WHERE number = 1;")
+            .unwrap();
+        store.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)").unwrap();
+        store.query_row("SELECT rootpage FROM sqlite_schema WHERE name = 'messages'", [], |row| row.get(0)).unwrap()
+    };
+    let mut bytes = std::fs::read(&file).unwrap();
+    let page = usize::try_from((root - 1) * 4096).unwrap();
+    bytes[page..page + 4096].fill(0xa5);
+    std::fs::write(&file, bytes).unwrap();
+    let findings = findings(directory.path());
+    let rules: std::collections::BTreeSet<_> = findings.iter().map(|finding| finding.rule).collect();
+    assert!(rules.contains("pages") && rules.contains("orders"), "{findings:#?}");
+}

@@ -1,0 +1,169 @@
+//! `fanfare backup` and `fanfare restore`: a copy of the store, and a data directory made from one.
+
+use std::fs::{self, File};
+use std::io::{self, BufRead, IsTerminal as _, Read as _, Write as _};
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::{Value, json};
+
+use super::Failure;
+use super::client::{Client, Payload};
+use super::print::{Output, field, text};
+use crate::backend::embedded::{self, RestoreError};
+
+/// The longest line before the file: a few numbers, or why there is none.
+const LINE_BYTES_MAX: u64 = 64 << 10;
+
+/// Copy the store of a running host into a file: everything as it is at one moment.
+#[derive(Args, Debug)]
+pub struct Backup {
+    /// The file to write; it appears when it is complete and on disk. One that is there is not replaced.
+    file: PathBuf,
+    /// Copy the store in this folder instead, in which no host runs.
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+}
+
+/// Make a data folder from a file that `fanfare backup` wrote.
+#[derive(Args, Debug)]
+pub struct Restore {
+    file: PathBuf,
+    /// The folder to make; it must be empty or not there.
+    #[arg(long, value_name = "DIR")]
+    data_dir: PathBuf,
+}
+
+impl Backup {
+    pub fn run(&self, client: impl FnOnce() -> Result<Client, Failure>, output: &Output) -> Result<(), Failure> {
+        if self.file.exists() {
+            return Err(Failure::Usage(format!("{}: is there already; name another file", self.file.display())));
+        }
+        let half = Half::beside(&self.file)?;
+        let copied = match &self.data_dir {
+            Some(directory) => embedded::copy(directory, &half.0).map(|()| Value::Null)?,
+            None => fetch(&client()?, &half.0, output)?,
+        };
+        embedded::verify(&half.0)?;
+        let bytes = half.complete(&self.file).map_err(|error| Failure::Failed(told(&self.file, &error)))?;
+        let shown = json!({ "file": self.file, "bytes": bytes, "copied": copied });
+        output.show(&shown, summary);
+        Ok(())
+    }
+}
+
+impl Restore {
+    pub fn run(&self, output: &Output) -> Result<(), Failure> {
+        embedded::restore(&self.file, &self.data_dir)?;
+        output.show(&json!({ "data_dir": self.data_dir }), |_| {
+            format!("restored; start with: fanfare serve --data-dir {}", self.data_dir.display())
+        });
+        Ok(())
+    }
+}
+
+impl From<RestoreError> for Failure {
+    fn from(error: RestoreError) -> Self {
+        match error {
+            RestoreError::NotEmpty { .. } => Self::Usage(error.to_string()),
+            _ => Self::Failed(error.to_string()),
+        }
+    }
+}
+
+/// A file that is not complete: gone when dropped.
+struct Half(PathBuf);
+
+impl Half {
+    fn beside(file: &Path) -> Result<Self, Failure> {
+        let Some(name) = file.file_name() else {
+            return Err(Failure::Usage(format!("{}: is not the name of a file", file.display())));
+        };
+        let half = file.with_file_name(format!(".{}.{}.half", name.to_string_lossy(), std::process::id()));
+        File::create_new(&half).map_err(|error| Failure::Failed(told(&half, &error)))?;
+        Ok(Self(half))
+    }
+
+    /// Gives the file its name, when it is on disk.
+    fn complete(self, file: &Path) -> io::Result<u64> {
+        let whole = File::open(&self.0)?;
+        whole.sync_all()?;
+        // Unlike a rename, a link replaces nothing that has come to be there meanwhile.
+        match fs::hard_link(&self.0, file) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Err(error),
+            Err(_) => fs::rename(&self.0, file)?,
+            Ok(()) => {}
+        }
+        let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(".".as_ref());
+        File::open(folder)?.sync_all()?;
+        Ok(whole.metadata()?.len())
+    }
+}
+
+impl Drop for Half {
+    fn drop(&mut self) {
+        // What cannot be deleted is told from a copy by its name.
+        drop(fs::remove_file(&self.0));
+    }
+}
+
+/// Takes the copy that the host makes. Returns what it says of it.
+fn fetch(client: &Client, half: &Path, output: &Output) -> Result<Value, Failure> {
+    let mut answer = client.stream("/v1/backup", Payload::json(b""))?;
+    let bar = progress(output);
+    let (bytes, copied) = loop {
+        let mut line = String::new();
+        let read = io::Read::take(&mut answer, LINE_BYTES_MAX).read_line(&mut line);
+        let news: Value = match read {
+            Ok(_) if line.ends_with('\n') => serde_json::from_str(&line).unwrap_or_default(),
+            Ok(_) => return Err(broken_off(&"the host ended")),
+            Err(error) => return Err(broken_off(&error)),
+        };
+        if let Some(error) = field(&news, "error").as_str() {
+            return Err(Failure::Unavailable(format!("the host could not make the copy: {error}")));
+        }
+        let pages = |name: &str| news.pointer(&format!("/copied/{name}")).and_then(Value::as_u64).unwrap_or(0);
+        bar.set_length(pages("of"));
+        bar.set_position(pages("pages"));
+        if let Some(bytes) = field(&news, "bytes").as_u64() {
+            break (bytes, field(&news, "copied").clone());
+        }
+    };
+    bar.finish_and_clear();
+    let mut file = File::create(half).map_err(|error| Failure::Failed(told(half, &error)))?;
+    let written = io::copy(&mut answer.take(bytes), &mut file).map_err(|error| broken_off(&error))?;
+    file.flush().map_err(|error| Failure::Failed(told(half, &error)))?;
+    if written == bytes { Ok(copied) } else { Err(broken_off(&"the host ended")) }
+}
+
+fn broken_off(why: &dyn std::fmt::Display) -> Failure {
+    Failure::Unavailable(format!("the copy broke off: {why}; nothing was kept of it"))
+}
+
+fn progress(output: &Output) -> ProgressBar {
+    let hidden = output.is_json() || !io::stderr().is_terminal();
+    let bar = ProgressBar::with_draw_target(
+        Some(0),
+        if hidden { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() },
+    );
+    // The template is a constant.
+    if let Ok(style) = ProgressStyle::with_template("{bar:40} {pos} of {len} pages, {eta} left") {
+        bar.set_style(style);
+    }
+    bar
+}
+
+fn summary(shown: &Value) -> String {
+    let mib = |path: &str| shown.pointer(path).and_then(Value::as_u64).unwrap_or(0).div_ceil(1 << 20);
+    let mut told = format!("{}: {} MiB", text(shown, "/file"), mib("/bytes"));
+    if shown.pointer("/copied/of").is_some() {
+        let (before, max) = (mib("/copied/wal_bytes_before"), mib("/copied/wal_bytes_max"));
+        told.push_str(&format!("; the write-ahead log had {before} MiB before and {max} MiB at most meanwhile"));
+    }
+    told
+}
+
+fn told(file: &Path, error: &io::Error) -> String {
+    format!("{}: {error}", file.display())
+}

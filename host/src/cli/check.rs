@@ -1,0 +1,82 @@
+//! `fanfare check`: does what stands in the store agree with itself?
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use clap::Args;
+use serde_json::{Value, json};
+
+use super::Failure;
+use super::client::Client;
+use super::print::{Output, field, items, line, text, visible};
+use crate::backend::embedded;
+
+/// Findings that are told one by one.
+const SHOWN_MAX: usize = 1_000;
+
+/// Look through the store of a running host: pages, orders and their events, positions, and what belongs to nobody.
+#[derive(Args, Debug)]
+pub struct Check {
+    /// Look through the store in this folder instead, in which no host runs.
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+}
+
+#[derive(Default)]
+struct Report {
+    /// Rows looked at, by rule.
+    rows: BTreeMap<String, u64>,
+    findings: Vec<Value>,
+    count: usize,
+}
+
+impl Check {
+    pub fn run(&self, client: impl FnOnce() -> Result<Client, Failure>, output: &Output) -> Result<(), Failure> {
+        let mut report = Report::default();
+        match &self.data_dir {
+            Some(directory) => embedded::check_directory(directory, |step| report.add(&json!(step)))?,
+            None => online(&client()?, &mut report)?,
+        }
+        let Report { rows, findings, count } = report;
+        output.show(&json!({ "rows": rows, "findings": findings, "count": count }), summary);
+        match count {
+            0 => Ok(()),
+            1 => Err(Failure::Failed("the store does not agree with itself in one place".to_owned())),
+            many => Err(Failure::Failed(format!("the store does not agree with itself in {many} places"))),
+        }
+    }
+}
+
+fn online(client: &Client, report: &mut Report) -> Result<(), Failure> {
+    for step in client.lines("/v1/check", &[])? {
+        let step: Value = serde_json::from_str(&step?).unwrap_or_default();
+        if let Some(error) = field(&step, "error").as_str() {
+            return Err(Failure::Failed(format!("the store cannot be read: {error}")));
+        }
+        if step.get("done").is_some() {
+            return Ok(());
+        }
+        report.add(&step);
+    }
+    Err(Failure::Unavailable("the host ended before it had looked at everything".to_owned()))
+}
+
+impl Report {
+    fn add(&mut self, step: &Value) {
+        *self.rows.entry(text(step, "/rule")).or_default() += field(step, "rows").as_u64().unwrap_or(0);
+        let findings = items(step, "/findings");
+        self.count += findings.len();
+        self.findings.extend(findings.iter().take(SHOWN_MAX.saturating_sub(self.findings.len())).cloned());
+    }
+}
+
+fn summary(report: &Value) -> String {
+    for finding in items(report, "/findings") {
+        let [rule, place, fault] = ["/rule", "/place", "/fault"].map(|path| visible(&text(finding, path)));
+        line(&format!("{rule}: {place}: {fault}"));
+    }
+    let rows = field(report, "rows").as_object();
+    let looked: Vec<_> = rows.into_iter().flatten().map(|(rule, rows)| format!("{rows} {rule}")).collect();
+    let found = if field(report, "count") == 0 { "nothing is wrong" } else { "something is wrong" };
+    format!("{found}: looked at {}", looked.join(", "))
+}
