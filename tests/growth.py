@@ -154,6 +154,9 @@ def fill(store, orders, events):
                "revision": f"1 + i % {each}"}
         db.execute(f"INSERT INTO events ({', '.join(columns)}) {rows} SELECT {', '.join(new.get(c, 'e.' + c) for c in columns)}"
                    f" FROM n, {first} AS e", (orders * each,))
+        db.execute("DELETE FROM journal_kinds")
+        db.execute("INSERT INTO journal_kinds SELECT (position - 1) / 4096, kind, count(*) FROM events WHERE"
+                   " (position - 1) / 4096 < (SELECT (max(position) - 1) / 4096 FROM events) GROUP BY 1, 2")
         db.execute("UPDATE orders SET revision = ? WHERE number > ?", (each, number))
         db.execute("UPDATE consumers SET position = (SELECT max(position) FROM events), ahead = ''")
     db.close()

@@ -23,3 +23,4 @@ mod stock;
 mod store;
 mod stuck;
 mod timeline;
+mod upgrade;

@@ -29,6 +29,7 @@ mod forget;
 mod inbox;
 mod intake;
 mod journal;
+mod kinds;
 mod lanes;
 #[cfg(test)]
 mod model;

@@ -12,7 +12,7 @@ use super::commit::{Commit, ConsumerCommit, ConsumerNumber, NewBody, NewEvent, N
 use super::exceptions::{OpenRun, open_runs};
 use super::progress::Progress;
 use super::statements::Statements;
-use super::{rows, size};
+use super::{kinds, rows, size};
 use crate::backend::{Origin, Placed, Placement, Published};
 use crate::clock::Timestamp;
 use crate::effects::Value;
@@ -182,6 +182,7 @@ impl<'a> Writer<'a> {
             NewBody::OrderChanged { order, change, .. } => Body::OrderChanged { order, change },
             NewBody::Custom(custom) => Body::Custom(custom),
         };
+        kinds::close(self.connection, position)?;
         if let Some(position) = Position::new(position) {
             self.events.push(Arc::new(Event { id, position, time, cause, depth, body }));
         }

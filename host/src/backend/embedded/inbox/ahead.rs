@@ -10,13 +10,11 @@
 
 use std::sync::Arc;
 
-use rusqlite::Connection;
-
 use super::{CHUNK, EmbeddedInbox};
 use crate::backend::Result;
 use crate::backend::embedded::progress::Progress;
 use crate::backend::embedded::readers::Disk;
-use crate::backend::embedded::{rows, tail};
+use crate::backend::embedded::{kinds, tail};
 use crate::event::Subscriptions;
 
 /// Positions whose kinds are counted in one go: a look at a million is kept in pieces.
@@ -106,7 +104,7 @@ impl EmbeddedInbox {
         }
         let last = self.store.tail.head().min(from + SPAN);
         let wanted = |first, last| -> rusqlite::Result<u64> {
-            let kinds = kinds_in(disk.connection()?, first, last)?;
+            let kinds = kinds::between(disk.connection()?, first, last)?;
             Ok(kinds.iter().filter(|(kind, _)| subscriptions.hear(kind)).map(|(_, events)| events).sum())
         };
         // What is done ahead of the cursor, or has a row of its own, is not to be counted here.
@@ -116,12 +114,4 @@ impl EmbeddedInbox {
         }
         Ok((last, ahead))
     }
-}
-
-fn kinds_in(disk: &Connection, first: u64, last: u64) -> rusqlite::Result<Vec<(String, u64)>> {
-    let mut statement =
-        disk.prepare_cached("SELECT kind, count(*) FROM events WHERE position BETWEEN ?1 AND ?2 GROUP BY kind")?;
-    let range = [rows::signed(first), rows::signed(last)];
-    let rows = statement.query_map(range, |row| Ok((row.get(0)?, rows::unsigned(row.get(1)?))))?;
-    rows.collect()
 }

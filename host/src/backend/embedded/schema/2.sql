@@ -109,3 +109,17 @@ CREATE TABLE forgotten (
 -- When a row was recorded; of those of format 1 it is not known, so they count from today.
 ALTER TABLE records ADD COLUMN time INTEGER NOT NULL DEFAULT 0;
 UPDATE records SET time = CAST(unixepoch('subsec') * 1000 AS INTEGER);
+
+-- Cost of growth ----------------------------------------------------------------------------------------------------------
+
+-- How many events of each kind a block of 4,096 positions of the journal has; block 0 is positions 1 to 4096. Blocks that
+-- are full have theirs, but for the newest until the next event is recorded.
+CREATE TABLE journal_kinds (
+    block  INTEGER NOT NULL,
+    kind   TEXT    NOT NULL,
+    events INTEGER NOT NULL,
+    PRIMARY KEY (block, kind)
+) WITHOUT ROWID;
+INSERT INTO journal_kinds (block, kind, events)
+    SELECT (position - 1) / 4096, kind, count(*) FROM events
+    WHERE (position - 1) / 4096 < (SELECT (max(position) - 1) / 4096 FROM events) GROUP BY 1, 2;
