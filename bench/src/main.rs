@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | `fanout` | the five guests of plugins/bench | one event, five deliveries, one effect each |
 //! | `journey` | the five that ship | placed, confirmed, shipped: three events, nine deliveries |
+//! | `stuck` | those of `fanout`, and one that is stuck | a fixed load, beside each kind of being stuck and alone |
 //!
 //! What is measured, and how:
 //! - **accepted**: orders answered 201 over the time of the load; **ack** is the time of one answer. Every connection
@@ -34,6 +35,7 @@ mod mode;
 mod native;
 mod report;
 mod startup;
+mod stuck;
 mod tables;
 mod wire;
 mod workload;
@@ -102,7 +104,9 @@ enum Modes {
     Journey,
     /// `fanout`, and then half of its load.
     Half,
-    /// All of them, and handling and start-up besides.
+    /// A fixed load alone, and beside consumers that are stuck.
+    Stuck,
+    /// All of them but that, and handling and start-up besides.
     All,
 }
 
@@ -150,6 +154,10 @@ fn measure(arguments: &Arguments, places: &Places) -> Result<Report> {
     // One thread: the load generator is to take as little as it can of the cores that it shares with the host.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut report = Report::new(arguments.connections, arguments.seconds, arguments.mail);
+    if arguments.mode == Modes::Stuck {
+        runtime.block_on(stuck::measure(arguments, places))?;
+        return Ok(report);
+    }
     if arguments.mode == Modes::All {
         eprintln!("measuring start-up");
         report.startup = Some(runtime.block_on(startup::measure(places))?);

@@ -203,7 +203,7 @@ async fn run(
 
 /// Brings the stock in, and waits until it is there. Returns how many events each consumer had handled by then; the
 /// baseline brings its own.
-async fn stock_up(host: &Host) -> Result<Vec<Consumer>> {
+pub async fn stock_up(host: &Host) -> Result<Vec<Consumer>> {
     if host.kind == Kind::Native {
         return Ok(Vec::new());
     }
