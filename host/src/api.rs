@@ -18,10 +18,11 @@ use futures::future::BoxFuture;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use crate::backend::{Consumers, DeadLetters, Intake, Journal, Timelines, Upkeep};
+use crate::backend::{Backfills, Consumers, DeadLetters, Intake, Journal, Timelines, Upkeep};
 use crate::consumer::status::Catalogue;
 use crate::telemetry::meters;
 
+mod backfill;
 mod backup;
 mod body;
 mod check;
@@ -54,6 +55,7 @@ pub struct Api {
     pub consumers: Arc<dyn Consumers>,
     pub dead_letters: Arc<dyn DeadLetters>,
     pub upkeep: Arc<dyn Upkeep>,
+    pub backfills: Arc<dyn Backfills>,
     pub catalogue: Arc<dyn Catalogue>,
     /// The body of `GET /metrics`, in the text format of Prometheus.
     pub metrics: Arc<dyn Fn() -> BoxFuture<'static, String> + Send + Sync>,
@@ -116,6 +118,10 @@ pub fn router(api: Api) -> Router {
         .route("/v1/consumers/{name}/dead-letters/{event_id}", get(dead_letters::show))
         .route("/v1/consumers/{name}/dead-letters/retry", post(dead_letters::retry))
         .route("/v1/consumers/{name}/dead-letters/discard", post(dead_letters::discard))
+        .route("/v1/consumers/{name}/backfill", get(backfill::show).post(backfill::start))
+        .route("/v1/consumers/{name}/backfill/pause", post(backfill::pause))
+        .route("/v1/consumers/{name}/backfill/resume", post(backfill::resume))
+        .route("/v1/consumers/{name}/backfill/cancel", post(backfill::cancel))
         .route("/v1/messages", get(exports::messages))
         .route("/v1/records/{dataset}", get(exports::records))
         .route("/v1/backup", post(backup::backup))

@@ -168,6 +168,7 @@ fn api(config: &Config, address: SocketAddr, backend: &Backend, directory: &Dire
         consumers: Arc::clone(&backend.consumers),
         dead_letters: Arc::clone(&backend.dead_letters),
         upkeep: Arc::clone(&backend.upkeep),
+        backfills: Arc::clone(&backend.backfills),
         catalogue: directory.catalogue(),
         metrics: Arc::new(metrics),
         hosts,

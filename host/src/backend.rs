@@ -9,6 +9,7 @@
 //! - Deliveries of one [`Lane`](crate::event::Lane) to one consumer are leased one after another, in journal order.
 //! - A delivery is leased by at most one holder at a time.
 
+mod backfills;
 pub mod cause;
 mod consumers;
 #[cfg(test)]
@@ -27,6 +28,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
+pub use self::backfills::*;
 pub use self::consumers::*;
 pub use self::dead_letters::*;
 pub use self::inbox::*;
@@ -105,6 +107,7 @@ pub struct Backend {
     pub timelines: Arc<dyn Timelines>,
     pub consumers: Arc<dyn Consumers>,
     pub dead_letters: Arc<dyn DeadLetters>,
+    pub backfills: Arc<dyn Backfills>,
     pub outgoing: Arc<dyn Outgoing>,
     pub lifecycle: Arc<dyn Lifecycle>,
     pub upkeep: Arc<dyn Upkeep>,

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
+mod backfill;
 mod backup;
 mod check;
 pub mod client;

@@ -149,6 +149,12 @@ impl FromStr for Rate {
     }
 }
 
+impl Serialize for Rate {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
 /// What becomes of the lane of a dead letter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnDead {

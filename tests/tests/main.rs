@@ -1,5 +1,6 @@
 //! What Fanfare promises, one story each, told with the real program.
 
+mod backfill;
 mod backup;
 mod bad_input;
 mod bad_plugins;

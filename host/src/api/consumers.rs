@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::problem::{Error, Result};
 use super::request::{Params, Segment, bounded, committing, reading};
 use super::{Shared, page};
-use crate::backend::{ConsumerReport, Forgotten, Held, Pause, StateQuery};
+use crate::backend::{BackfillReport, ConsumerReport, Forgotten, Held, Pause, StateQuery};
 use crate::consumer::status::{ConsumerStatus, State as ConsumerState};
 use crate::policy::ConsumerName;
 
@@ -31,11 +31,14 @@ struct ConsumerShown {
     /// What it keeps in the journal that is old enough to go.
     #[serde(skip_serializing_if = "Option::is_none")]
     holds_back: Option<Held>,
+    /// The backfill that is under way.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    backfill: Option<BackfillReport>,
 }
 
 impl ConsumerShown {
     fn new(status: ConsumerStatus) -> Self {
-        Self { status, pending: 0, dead: 0, done: 0, paused: None, holds_back: None }
+        Self { status, pending: 0, dead: 0, done: 0, paused: None, holds_back: None, backfill: None }
     }
 
     /// What keeps a consumer from running without the pause stays its state.
@@ -84,12 +87,13 @@ fn join(statuses: Vec<ConsumerStatus>, known: Vec<ConsumerReport>) -> Vec<Consum
     for status in statuses {
         shown.insert(status.name.clone(), ConsumerShown::new(status));
     }
-    for ConsumerReport { name, pending, dead, done, paused, held } in known {
+    for ConsumerReport { name, pending, dead, done, paused, held, backfill } in known {
         let entry = shown.entry(name.clone()).or_insert_with(|| {
             let reason = "its plugin file is not there; put it back and nothing was missed";
             ConsumerShown::new(ConsumerStatus::bare(name, ConsumerState::Removed, Some(reason.to_owned())))
         });
-        (entry.pending, entry.dead, entry.done, entry.holds_back) = (pending, dead, done, held);
+        (entry.pending, entry.dead, entry.done) = (pending, dead, done);
+        (entry.holds_back, entry.backfill) = (held, backfill);
         entry.pause(paused);
     }
     shown.into_values().collect()
@@ -198,9 +202,25 @@ mod tests {
         let since = Timestamp::from_millis(1_795_341_600_000);
         let held = Some(Held { by: name("gone"), reason: HeldBy::Position, events: 3, since });
         let known = vec![
-            ConsumerReport { name: name("gone"), pending: 3, dead: 0, done: 9, paused: paused.clone(), held },
-            ConsumerReport { name: name("loyalty"), pending: 1, dead: 2, done: 4, paused: None, held: None },
-            ConsumerReport { name: name("shipment"), pending: 1, dead: 0, done: 0, paused, held: None },
+            ConsumerReport {
+                name: name("gone"),
+                pending: 3,
+                dead: 0,
+                done: 9,
+                paused: paused.clone(),
+                held,
+                backfill: None,
+            },
+            ConsumerReport {
+                name: name("loyalty"),
+                pending: 1,
+                dead: 2,
+                done: 4,
+                paused: None,
+                held: None,
+                backfill: None,
+            },
+            ConsumerReport { name: name("shipment"), pending: 1, dead: 0, done: 0, paused, held: None, backfill: None },
         ];
         insta::assert_json_snapshot!(join(statuses, known));
     }

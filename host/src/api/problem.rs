@@ -46,14 +46,18 @@ pub enum Error {
     UnknownOrder(String),
     #[error("there is no consumer {0:?}")]
     UnknownConsumer(String),
-    #[error(
-        "the consumer {0} has not run yet, so there is nothing to pause: take its file away to keep it from running"
-    )]
+    #[error("the consumer {0} has not run yet, so the store knows nothing of it; its status says why")]
     NeverRan(ConsumerName),
     #[error("event {event:?} is no dead letter of {consumer}: GET /v1/consumers/{consumer}/dead-letters lists them")]
     UnknownDeadLetter { event: String, consumer: ConsumerName },
     #[error("the consumer {0} is there: remove {0}.wasm first, wait until its state is `removed`, and repeat")]
     ConsumerInUse(ConsumerName),
+    #[error("a backfill of consumer {0} is under way; wait for its end or cancel it")]
+    BackfillRuns(ConsumerName),
+    #[error("consumer {0} has had no backfill")]
+    NoBackfill(ConsumerName),
+    #[error("no backfill of consumer {0} is under way")]
+    NoBackfillRuns(ConsumerName),
     #[error("{0:?} is not the name of a data set: use letters, digits, '-', '_' and '.'")]
     UnknownDataset(String),
     #[error(transparent)]
@@ -112,6 +116,9 @@ impl Error {
             Self::UnknownConsumer(_) => (S::NOT_FOUND, "/problems/unknown-consumer", "Unknown consumer"),
             Self::UnknownDeadLetter { .. } => (S::NOT_FOUND, "/problems/unknown-dead-letter", "Unknown dead letter"),
             Self::ConsumerInUse(_) => (S::CONFLICT, "/problems/consumer-in-use", "Consumer in use"),
+            Self::BackfillRuns(_) => (S::CONFLICT, "/problems/backfill-under-way", "Backfill under way"),
+            Self::NoBackfill(_) => (S::NOT_FOUND, "/problems/no-backfill", "No backfill"),
+            Self::NoBackfillRuns(_) => (S::CONFLICT, "/problems/no-backfill-under-way", "No backfill under way"),
             Self::UnknownDataset(_) => (S::NOT_FOUND, "/problems/unknown-dataset", "Unknown data set"),
             Self::NeverRan(_) => (S::CONFLICT, "/problems/consumer-never-ran", "Consumer never ran"),
             Self::IllegalChange(_) => (S::CONFLICT, "/problems/illegal-change", "Illegal change"),

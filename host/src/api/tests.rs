@@ -144,6 +144,25 @@ impl DeadLetters for Full {
     }
 }
 
+#[async_trait]
+impl Backfills for Full {
+    async fn count(&self, _: &ConsumerName, _: &Backfill) -> Result<Option<u64>> {
+        full()
+    }
+
+    async fn start(&self, _: &ConsumerName, _: Backfill) -> Result<Durable<Started>> {
+        full()
+    }
+
+    async fn latest(&self, _: &ConsumerName) -> Result<Option<BackfillReport>> {
+        full()
+    }
+
+    async fn steer(&self, _: &ConsumerName, _: BackfillStep) -> Result<Durable<Steered>> {
+        full()
+    }
+}
+
 impl Catalogue for Full {
     fn list(&self) -> Vec<ConsumerStatus> {
         Vec::new()
@@ -161,6 +180,7 @@ pub(super) fn full_store() -> Api {
         consumers: store.clone(),
         dead_letters: store.clone(),
         upkeep: store.clone(),
+        backfills: store.clone(),
         catalogue: store,
         metrics: Arc::new(|| Box::pin(std::future::ready(String::new()))),
         hosts: Hosts::Any,

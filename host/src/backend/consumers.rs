@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use serde::Serialize;
 
-use super::{Durable, Held, Inbox, Result};
+use super::{BackfillReport, Durable, Held, Inbox, Result};
 use crate::clock::Timestamp;
 use crate::policy::{ConsumerName, Start};
 
@@ -46,6 +46,8 @@ pub struct ConsumerReport {
     pub paused: Option<Pause>,
     /// Events that are old enough to go and stay for this consumer alone.
     pub held: Option<Held>,
+    /// The backfill that is under way.
+    pub backfill: Option<BackfillReport>,
 }
 
 /// That a person stopped a consumer, and why.

@@ -1,5 +1,6 @@
 //! What every backend must pass: the promises of the ports, as functions over the ports alone.
 
+mod backfills;
 mod dead_letters;
 mod deliveries;
 mod hearing;

@@ -16,6 +16,7 @@
 //! - What is not durable lives only in caches marked with its job's number, and in the queue. When a batch fails,
 //!   both are thrown away together.
 
+mod backfills;
 mod backup;
 mod cache;
 mod check;
@@ -111,6 +112,7 @@ pub fn open(settings: &Settings) -> Result<Backend, OpenError> {
         timelines: Arc::clone(&embedded) as _,
         consumers: Arc::clone(&embedded) as _,
         dead_letters: Arc::clone(&embedded) as _,
+        backfills: Arc::clone(&embedded) as _,
         outgoing: Arc::clone(&embedded) as _,
         upkeep: Arc::clone(&embedded) as _,
         lifecycle: embedded,

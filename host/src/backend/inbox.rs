@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use super::Result;
+use super::{FromBackfill, Result};
 use crate::clock::Timestamp;
 use crate::effects::{Effects, Reads};
 use crate::event::{Event, Subscriptions};
@@ -77,6 +77,7 @@ pub(in crate::backend) struct Lease {
     pub stored: bool,
     /// The event is a copy that a person edited.
     pub edited: bool,
+    pub backfill: Option<FromBackfill>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]

@@ -33,6 +33,8 @@ pub enum Consumers {
         #[arg(long)]
         yes: bool,
     },
+    /// Deliver past events to a consumer, behind live ones.
+    Backfill(super::backfill::Backfill),
 }
 
 #[derive(Args, Debug)]
@@ -59,6 +61,7 @@ impl Consumers {
             Self::State(state) => output.show(&state.read(client)?, contents),
             Self::Pause { name, reason } => step(client, output, &name, "pause", &json!({ "reason": reason }))?,
             Self::Resume { name } => step(client, output, &name, "resume", &json!({}))?,
+            Self::Backfill(backfill) => backfill.run(client, output)?,
         }
         Ok(())
     }
@@ -151,6 +154,9 @@ fn describe(consumer: &Value) -> String {
         if !value.is_empty() {
             shown.push(format!("{:<14} {}", name.replace('_', " "), visible(&value)));
         }
+    }
+    if let Some(backfill) = consumer.get("backfill") {
+        shown.push(format!("{:<14} {}", "backfill", super::backfill::shown(backfill)));
     }
     shown.join("\n")
 }

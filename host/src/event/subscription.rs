@@ -33,16 +33,25 @@ impl fmt::Display for Subscription {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Subscriptions(Arc<[Subscription]>);
 
+impl Event {
+    /// Whether the event's data matches.
+    #[must_use]
+    pub fn passes(&self, filter: &Filter) -> bool {
+        match &self.body {
+            Body::OrderChanged { order, change } => filter.matches(&super::Changed { order, change }),
+            Body::Custom(custom) => filter.matches_json(&custom.data),
+        }
+    }
+}
+
 impl Subscriptions {
     #[must_use]
     pub fn want(&self, event: &Event) -> bool {
         let kind = event.kind();
-        self.0.iter().filter(|subscription| subscription.kind.matches(kind)).any(|subscription| {
-            subscription.filter.as_ref().is_none_or(|filter| match &event.body {
-                Body::OrderChanged { order, change } => filter.matches(&super::Changed { order, change }),
-                Body::Custom(custom) => filter.matches_json(&custom.data),
-            })
-        })
+        self.0
+            .iter()
+            .filter(|subscription| subscription.kind.matches(kind))
+            .any(|subscription| subscription.filter.as_ref().is_none_or(|filter| event.passes(filter)))
     }
 
     /// Whether the kind of an event is not all that counts.

@@ -245,7 +245,8 @@ mod tests {
         drop(first);
         drop((second, meters.begin()));
 
-        let text = render(&[ConsumerReport { name, pending: 4, dead: 1, done: 9, paused: None, held: None }]);
+        let report = ConsumerReport { name, pending: 4, dead: 1, done: 9, paused: None, held: None, backfill: None };
+        let text = render(&[report]);
 
         for line in [
             "fanfare_orders_placed_total 1",

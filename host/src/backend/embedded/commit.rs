@@ -13,6 +13,8 @@ use crate::order::{Change, Order};
 pub type ConsumerNumber = i64;
 /// Names the entries and counters of one consumer.
 pub type StateNumber = i64;
+/// Number of a backfill in the store.
+pub type BackfillNumber = i64;
 /// Number of an order in the store.
 pub type OrderNumber = i64;
 
@@ -43,6 +45,8 @@ pub struct ConsumerCommit {
     pub bytes: Option<u64>,
     pub messages: Vec<NewMessage>,
     pub records: Vec<Record>,
+    /// Nearly always none.
+    pub backfills: Vec<BackfillCommit>,
 }
 
 impl ConsumerCommit {
@@ -61,8 +65,31 @@ impl ConsumerCommit {
             bytes: None,
             messages: Vec::new(),
             records: Vec::new(),
+            backfills: Vec::new(),
         }
     }
+
+    /// What this commit says of a backfill.
+    pub fn backfill(&mut self, number: BackfillNumber) -> &mut BackfillCommit {
+        let index = self.backfills.iter().position(|backfill| backfill.number == number).unwrap_or_else(|| {
+            self.backfills.push(BackfillCommit { number, ..BackfillCommit::default() });
+            self.backfills.len() - 1
+        });
+        #[allow(clippy::indexing_slicing, reason = "found or pushed above")]
+        &mut self.backfills[index]
+    }
+}
+
+/// How far a backfill has come.
+#[derive(Default)]
+pub struct BackfillCommit {
+    pub number: BackfillNumber,
+    /// Ranges of positions that it is through with.
+    pub through: Vec<(u64, u64)>,
+    /// Events handled to outcome done.
+    pub delivered: u64,
+    /// Effects that were not to be committed.
+    pub dropped: u64,
 }
 
 /// What becomes of the row of a delivery that is an exception.
@@ -76,6 +103,10 @@ pub enum Exception {
         replayed: bool,
         /// Of a dead letter.
         death: Option<Box<Death>>,
+        /// The backfill that it comes from.
+        backfill: Option<BackfillNumber>,
+        /// The last position of its lane's history that it waits for.
+        behind: Option<u64>,
     },
     Remove {
         position: u64,

@@ -16,10 +16,10 @@ use super::lanes::Item;
 use super::readers::Disk;
 use super::tail::stored_after;
 use super::writer::Writer;
-use super::{Embedded, rows};
+use super::{Embedded, backfills, rows};
 use crate::backend::{
-    AttemptReport, CauseCount, CauseKey, DeadLetter, DeadLetters, Durable, EditedCopy, LetterQuery, LetterShown, Page,
-    Redriven, Result, Selection, Which, cause,
+    AttemptReport, CauseCount, CauseKey, DeadLetter, DeadLetters, Durable, EditedCopy, FromBackfill, LetterQuery,
+    LetterShown, Page, Redriven, Result, Selection, Which, cause,
 };
 use crate::event::{Body, Custom, Event, EventId, Lane, Position};
 use crate::fault::{self, Point};
@@ -115,11 +115,13 @@ impl Embedded {
 struct Letter {
     position: u64,
     lane: Lane,
+    backfill: Option<FromBackfill>,
 }
 
 impl Letter {
     fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
-        Ok(Self { position: rows::unsigned(row.get(0)?), lane: rows::lane(row.get_ref(1)?.as_str()?)? })
+        let lane = rows::lane(row.get_ref(1)?.as_str()?)?;
+        Ok(Self { position: rows::unsigned(row.get(0)?), lane, backfill: backfills::from(row, 2)? })
     }
 
     fn write(&self, writer: &Writer<'_>, consumer: ConsumerNumber, how: &Redrive) -> rusqlite::Result<()> {
@@ -164,6 +166,7 @@ impl Letter {
                 first_attempt_at: None,
                 stored: true,
                 replayed: true,
+                backfill: self.backfill,
             };
             desk.lanes.offer(self.lane.clone(), item);
         }
@@ -183,14 +186,16 @@ fn select(
         // By the table's own order: the index is in order only within one cause.
         Which::All => disk
             .prepare_cached(
-                "SELECT position, lane FROM deliveries NOT INDEXED
+                "SELECT position, lane, backfill, (SELECT effects FROM backfills WHERE number = backfill)
+                 FROM deliveries NOT INDEXED
                  WHERE consumer = ?1 AND position > ?2 AND state IN ('dead', 'skipped') ORDER BY position LIMIT ?3",
             )?
             .query_map(params![consumer, after, rows_max], Letter::read)?
             .collect(),
         Which::Event(event) => disk
             .prepare_cached(
-                "SELECT position, lane FROM deliveries INDEXED BY dead_letters_by_event
+                "SELECT position, lane, backfill, (SELECT effects FROM backfills WHERE number = backfill)
+                 FROM deliveries INDEXED BY dead_letters_by_event
                  WHERE consumer = ?1 AND event_id = ?2 AND position > ?3 AND state IN ('dead', 'skipped')",
             )?
             .query_map(params![consumer, rows::id(event), after], Letter::read)?
@@ -199,7 +204,8 @@ fn select(
             let mut found: Vec<Letter> = Vec::new();
             for number in numbers(disk, key)? {
                 let mut statement = disk.prepare_cached(
-                    "SELECT position, lane FROM deliveries INDEXED BY dead_letters
+                    "SELECT position, lane, backfill, (SELECT effects FROM backfills WHERE number = backfill)
+                 FROM deliveries INDEXED BY dead_letters
                      WHERE consumer = ?1 AND cause = ?2 AND position > ?3 AND state IN ('dead', 'skipped')
                      ORDER BY position LIMIT ?4",
                 )?;

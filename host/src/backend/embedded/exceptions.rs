@@ -57,13 +57,13 @@ impl Writer<'_> {
 
     pub fn exception(&self, consumer: ConsumerNumber, exception: &Exception) -> rusqlite::Result<()> {
         match exception {
-            Exception::Store { position, lane, standing, attempts, first_at, replayed, death } => {
+            Exception::Store { position, lane, standing, attempts, first_at, replayed, death, backfill, behind } => {
                 let cause = death.as_deref().map(|death| self.cause(death)).transpose()?;
                 self.connection
                     .prepare_cached(
                         "INSERT OR REPLACE INTO deliveries (consumer, position, lane, state, attempts, first_at, due, replayed,
-                                                            cause, event_id, died_at)
-                         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
+                                                            cause, event_id, died_at, backfill, behind)
+                         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
                     )?
                     .execute(params![
                         consumer,
@@ -77,6 +77,8 @@ impl Writer<'_> {
                         cause,
                         death.as_ref().map(|death| rows::id(&death.event)),
                         death.as_ref().map(|_| rows::millis(self.now)),
+                        backfill,
+                        behind.map(rows::signed),
                     ])?
             }
             Exception::Remove { position } => self

@@ -2,6 +2,9 @@
 
 mod ahead;
 mod desk;
+mod fill;
+mod history;
+mod pace;
 mod settle;
 
 use std::sync::Arc;
@@ -17,6 +20,7 @@ pub use self::desk::Desk;
 use super::cache::Cache;
 use super::commit::{Commit, ConsumerCommit, ConsumerNumber, StateNumber};
 use super::dead_letters::{as_edited, edited_copy};
+use super::lanes::Item;
 use super::queue::{DEPTH_OF_DELIVERIES_MAX, Job};
 use super::readers::Disk;
 use super::{Store, failed, pause, rows};
@@ -125,7 +129,10 @@ impl EmbeddedInbox {
             if events.is_empty() {
                 return Ok(());
             }
-            events.into_iter().for_each(|event| desk.offer(event));
+            for event in events {
+                let behind = self.behind(desk, &event)?;
+                desk.offer(event, behind);
+            }
         }
         // There is more: look again, after others had their turn.
         self.ring();
@@ -136,7 +143,7 @@ impl EmbeddedInbox {
     fn write_passed(&self, desk: &mut Desk) {
         let mut consumer = ConsumerCommit::new(self.number, self.state, 0);
         desk.take_passed(&mut consumer);
-        if consumer.through.is_empty() && consumer.exceptions.is_empty() {
+        if consumer.through.is_empty() && consumer.exceptions.is_empty() && consumer.backfills.is_empty() {
             return;
         }
         let commit = Box::new(Commit { consumer: Some(consumer), events: Vec::new() });
@@ -168,13 +175,16 @@ impl EmbeddedInbox {
         if desk.lanes.unstored() < WINDOW / 2 {
             self.refill(&mut desk)?;
         }
+        if desk.fills() {
+            self.refill_history(&mut desk, now)?;
+        }
         let Some(item) = desk.lanes.lease(now) else {
             if desk.passed() >= PASSED_MAX {
                 self.write_passed(&mut desk);
             }
             return Ok(None);
         };
-        let event = match item.event {
+        let event = match item.event.clone() {
             Some(event) => event,
             None => match self.event_at(item.position) {
                 Ok(Some(event)) => event,
@@ -194,9 +204,9 @@ impl EmbeddedInbox {
         Ok(Some(Delivery {
             event: copy.unwrap_or(event),
             attempt: item.attempts + 1,
-            origin: if item.replayed { Origin::Replay } else { Origin::Live },
+            origin: origin(&item),
             first_attempt_at: item.first_attempt_at.unwrap_or(now),
-            lease: Lease { epoch: desk.epoch, stored: item.stored, edited },
+            lease: Lease { epoch: desk.epoch, stored: item.stored, edited, backfill: item.backfill },
         }))
     }
 }
@@ -272,6 +282,14 @@ impl View for StateView {
         let mut orders = self.store.orders.lock();
         let found = orders.get(&self.store.readers.disk(), id).map_err(|error| failed(&error))?;
         Ok(found.map(|(_, order)| order))
+    }
+}
+
+fn origin(item: &Item) -> Origin {
+    match item {
+        Item { replayed: true, .. } => Origin::Replay,
+        Item { backfill: Some(_), .. } => Origin::Backfill,
+        _ => Origin::Live,
     }
 }
 

@@ -21,6 +21,7 @@
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
+use crate::backend::FromBackfill;
 use crate::clock::Timestamp;
 use crate::event::{Event, Lane};
 
@@ -37,6 +38,8 @@ pub struct Item {
     pub stored: bool,
     /// Run again by a person.
     pub replayed: bool,
+    /// `None` for a live event.
+    pub backfill: Option<FromBackfill>,
 }
 
 impl Item {
@@ -48,6 +51,7 @@ impl Item {
             first_attempt_at: None,
             stored: false,
             replayed: false,
+            backfill: None,
         }
     }
 }
@@ -104,6 +108,45 @@ impl Lanes {
                 to_store
             }
         }
+    }
+
+    /// Puts an item of a lane's history before what came later, yet behind a head that runs, retries or is dead.
+    /// Returns as [`Lanes::offer`].
+    pub fn insert(&mut self, lane: Lane, item: Item) -> bool {
+        let position = item.position;
+        let to_store = self.offer(lane.clone(), item);
+        if let Some(queue) = self.queues.get_mut(&lane) {
+            let kept = usize::from(queue.head != Head::Ready);
+            let place = queue.items.iter().skip(kept).position(|other| other.position > position);
+            if let Some(place) = place
+                && let Some(item) = queue.items.pop_back()
+            {
+                queue.items.insert(kept + place, item);
+            }
+        }
+        to_store
+    }
+
+    /// Takes out what is `wanted` and waits for its turn: not a head that runs, retries or is dead. In the order of
+    /// the lanes' queues.
+    pub fn withdraw(&mut self, wanted: impl Fn(&Item) -> bool) -> Vec<(Lane, Item)> {
+        let mut taken = Vec::new();
+        self.queues.retain(|lane, queue| {
+            let mut kept = usize::from(queue.head != Head::Ready);
+            for item in std::mem::take(&mut queue.items) {
+                if kept == 0 && wanted(&item) {
+                    taken.push((lane.clone(), item));
+                } else {
+                    queue.items.push_back(item);
+                }
+                kept = kept.saturating_sub(1);
+            }
+            !queue.items.is_empty()
+        });
+        self.ready.retain(|lane| self.queues.contains_key(lane));
+        self.total -= taken.len();
+        self.unstored -= taken.iter().filter(|(_, item)| !item.stored).count();
+        taken
     }
 
     /// Puts an item back as the store remembers it, with its lane parked as `head` says. Items of a lane must

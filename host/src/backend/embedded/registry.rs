@@ -11,7 +11,7 @@ use super::inbox::EmbeddedInbox;
 use super::progress::Progress;
 use super::queue::{Job, Reply};
 use super::writer::Writer;
-use super::{Embedded, forget, pause, rows, upkeep};
+use super::{Embedded, Store, backfills, forget, pause, rows, upkeep};
 use crate::backend::{
     ConsumerReport, Consumers, Durable, Error, Forgotten, Inbox, Pause, Result, StatePage, StateQuery,
 };
@@ -71,7 +71,7 @@ impl Consumers for Embedded {
 impl Embedded {
     /// Looks at one consumer after another.
     async fn look(&self) -> Result<Vec<ConsumerReport>> {
-        let stored = self.store.read(known).await?;
+        let (stored, mut backfills) = self.store.read(|disk| Ok((known(disk)?, backfills::reports(disk)?))).await?;
         let held = self.store.held.lock().clone();
         let mut reports = Vec::with_capacity(stored.len());
         for Known { name, base, done, dead, paused } in stored {
@@ -81,7 +81,8 @@ impl Embedded {
                 Some(inbox) => inbox.count_pending().await?,
             };
             let held = held.clone().filter(|held| held.by == name);
-            reports.push(ConsumerReport { name, pending, dead, done, paused, held });
+            let backfill = backfills.remove(&name);
+            reports.push(ConsumerReport { name, pending, dead, done, paused, held, backfill });
         }
         Ok(reports)
     }
@@ -91,8 +92,18 @@ impl Embedded {
         &self,
         task: impl FnOnce(&mut Writer<'_>) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<Durable<T>> {
+        self.store.task(task).await
+    }
+}
+
+impl Store {
+    /// Runs `task` in the writer's next batch.
+    pub(super) async fn task<T: Send + 'static>(
+        &self,
+        task: impl FnOnce(&mut Writer<'_>) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<Durable<T>> {
         let (reply, answer): (Reply<T>, _) = oneshot::channel();
-        self.store.queue.push(Job::task(task, reply))?;
+        self.queue.push(Job::task(task, reply))?;
         answer.await.map_err(|_| Error::Unavailable("the host is shutting down".into()))?
     }
 }
@@ -117,7 +128,7 @@ fn find_or_add(
     };
     let number: ConsumerNumber = writer.connection.query_row(NEXT_NUMBER, [], |row| row.get(0))?;
     writer.connection.execute(
-        "INSERT INTO consumers (number, name, position, state) VALUES (?1, ?2, ?3, ?1)",
+        "INSERT INTO consumers (number, name, position, began, state) VALUES (?1, ?2, ?3, ?3, ?1)",
         params![number, name.as_str(), rows::signed(base)],
     )?;
     writer.memory.progress.insert(number, Progress::up_to(base));

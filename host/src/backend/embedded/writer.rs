@@ -8,11 +8,13 @@ use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::commit::{Commit, ConsumerCommit, ConsumerNumber, NewBody, NewEvent, NewMessage, OrderNumber, StateNumber};
+use super::commit::{
+    BackfillNumber, Commit, ConsumerCommit, ConsumerNumber, NewBody, NewEvent, NewMessage, OrderNumber, StateNumber,
+};
 use super::exceptions::{OpenRun, open_runs};
 use super::progress::Progress;
 use super::statements::Statements;
-use super::{kinds, rows, size};
+use super::{backfills, kinds, rows, size};
 use crate::backend::{Origin, Placed, Placement, Published};
 use crate::clock::Timestamp;
 use crate::effects::Value;
@@ -27,6 +29,7 @@ pub struct Memory {
     pub orders: OrderNumber,
     pub progress: HashMap<ConsumerNumber, Progress>,
     pub runs: HashMap<(ConsumerNumber, Origin), OpenRun>,
+    pub backfills: HashMap<BackfillNumber, Progress>,
 }
 
 impl Memory {
@@ -38,7 +41,8 @@ impl Memory {
         let progress = statement
             .query_map([], |row| Ok((row.get(0)?, rows::progress(row, 1)?)))?
             .collect::<rusqlite::Result<HashMap<_, _>>>()?;
-        Ok(Self { head: rows::unsigned(head), orders, progress, runs: open_runs(connection)? })
+        let (backfills, runs) = (backfills::progress(connection)?, open_runs(connection)?);
+        Ok(Self { head: rows::unsigned(head), orders, progress, backfills, runs })
     }
 }
 
@@ -56,6 +60,7 @@ pub struct Writer<'a> {
     sizes: HashMap<StateNumber, u64>,
     /// Events done per consumer.
     consumers: HashMap<ConsumerNumber, u64>,
+    pub(super) backfills: HashMap<BackfillNumber, backfills::Tally>,
 }
 
 impl<'a> Writer<'a> {
@@ -71,6 +76,7 @@ impl<'a> Writer<'a> {
             counters: HashMap::new(),
             sizes: HashMap::new(),
             consumers: HashMap::new(),
+            backfills: HashMap::new(),
         }
     }
 
@@ -269,6 +275,7 @@ params![
         if let Some(attempt) = &commit.attempt {
             self.attempt(consumer, attempt)?;
         }
+        commit.backfills.into_iter().for_each(|backfill| self.backfill(backfill));
         for (key, value) in commit.entries {
             self.entries.insert((state, key), value);
         }
@@ -336,6 +343,7 @@ params![
                 advance.execute(params![consumer, base, progress.ahead().to_string(), rows::signed(done)])?;
             }
         }
+        self.flush_backfills()?;
         self.flush_runs()
     }
 }

@@ -2,22 +2,24 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension};
 
 use super::ahead::Counts;
-use crate::backend::InboxPolicy;
-use crate::backend::embedded::commit::{ConsumerCommit, ConsumerNumber, Exception, Standing};
+use super::fill::Fill;
+use super::pace::Pace;
+use crate::backend::embedded::commit::{BackfillNumber, ConsumerCommit, ConsumerNumber, Exception, Standing};
 use crate::backend::embedded::lanes::{Head, Item, Lanes};
 use crate::backend::embedded::progress::Progress;
-use crate::backend::embedded::{dead_letters, pause, rows};
+use crate::backend::embedded::{backfills, dead_letters, pause, rows};
+use crate::backend::{BackfillStep, InboxPolicy, Lease};
 use crate::clock::Timestamp;
 use crate::event::{Event, Lane, Subscriptions};
-use crate::policy::{OnDead, Rate};
+use crate::policy::OnDead;
 
-/// Deliveries that a rate lets through at once after a pause.
-const BURST: Duration = Duration::from_millis(100);
+/// Past events in the lanes at once, where two for each delivery that may run are less: live ones stand behind few of
+/// them.
+const OPEN_MIN: usize = 16;
 
 #[derive(Default)]
 pub struct Desk {
@@ -38,8 +40,8 @@ pub struct Desk {
     pub edited: HashSet<u64>,
     /// Jobs that finished a delivery and are not durable yet, oldest first.
     unsettled: VecDeque<u64>,
-    /// Under a rate: when the next delivery would start if they came evenly, in ms since the epoch.
-    paced_at_ms: f64,
+    pace: Option<Pace>,
+    fill: Option<Fill>,
     counts: Counts,
 }
 
@@ -53,12 +55,14 @@ impl Desk {
         let policy = self.policy.take();
         let on_dead = policy.as_ref().map_or(OnDead::Park, |policy| policy.on_dead);
         let paused = pause::is_paused(disk, consumer)?;
-        let counts = self.counts.again();
-        *self =
-            Self { cursor: loaded.base(), epoch: self.epoch + 1, policy, paused, loaded, counts, ..Self::default() };
+        let (counts, cursor, epoch) = (self.counts.again(), loaded.base(), self.epoch + 1);
+        let pace = policy.as_ref().and_then(|policy| policy.rate).map(Pace::new);
+        let fill = Fill::load(disk, consumer)?;
+        *self = Self { cursor, epoch, policy, paused, loaded, counts, pace, fill, ..Self::default() };
         let mut statement = disk.prepare_cached(
-            "SELECT position, lane, state, attempts, first_at, due, replayed FROM deliveries
-             WHERE consumer = ?1 AND state <> 'skipped' ORDER BY position",
+            "SELECT d.position, d.lane, d.state, d.attempts, d.first_at, d.due, d.replayed, d.backfill, b.effects, d.behind
+             FROM deliveries AS d LEFT JOIN backfills AS b ON b.number = d.backfill
+             WHERE d.consumer = ?1 AND d.state <> 'skipped' ORDER BY d.state IN ('retrying', 'dead') DESC, d.position",
         )?;
         let mut stored = statement.query([consumer])?;
         while let Some(row) = stored.next()? {
@@ -76,8 +80,13 @@ impl Desk {
                 first_attempt_at: rows::optional_timestamp(row, 4)?,
                 stored: true,
                 replayed: row.get(6)?,
+                backfill: backfills::from(row, 7)?,
             };
-            self.lanes.restore(lane, item, head);
+            let behind = row.get::<_, Option<i64>>(9)?.map(rows::unsigned);
+            match (&mut self.fill, behind) {
+                (Some(fill), Some(behind)) if behind > fill.ahead().0 => fill.hold(lane, item, behind),
+                _ => self.lanes.restore(lane, item, head),
+            }
         }
         self.edited = dead_letters::edited_positions(disk, consumer)?;
         Ok(())
@@ -85,10 +94,19 @@ impl Desk {
 
     pub fn configure(&mut self, policy: InboxPolicy) {
         let before = self.policy.replace(policy.clone());
+        if before.as_ref().and_then(|before| before.rate) != policy.rate {
+            self.pace = policy.rate.map(Pace::new);
+        }
         if before.is_some_and(|before| before.subscriptions != policy.subscriptions) {
             self.counts = self.counts.again();
             for position in self.lanes.reconsider(|event| policy.subscriptions.want(event)) {
-                self.pass(position);
+                match &mut self.fill {
+                    Some(fill) if fill.is_open(position) => {
+                        fill.closed(position);
+                        fill.pass(position, position);
+                    }
+                    _ => self.pass(position),
+                }
             }
         }
         // As if it had been so from the start: the letters stay, their lanes go on.
@@ -132,8 +150,8 @@ impl Desk {
         self.counts
     }
 
-    /// Looks at the event after the cursor.
-    pub fn offer(&mut self, event: Arc<Event>) {
+    /// Looks at the event after the cursor, which waits for what is up to `behind` in the history of its lane.
+    pub fn offer(&mut self, event: Arc<Event>, behind: Option<u64>) {
         let position = event.position.get();
         self.cursor = position;
         if self.loaded.contains(position) {
@@ -145,9 +163,12 @@ impl Desk {
         }
         self.counts.taken += 1;
         let lane = event.lane();
+        if let Some(behind) = behind {
+            return self.hold(lane, Item::new(event), behind);
+        }
         if self.lanes.offer(lane.clone(), Item::new(event)) {
             self.pass(position);
-            self.exceptions.push(waiting(position, &lane));
+            self.exceptions.push(waiting(position, &lane, None));
         }
     }
 
@@ -162,35 +183,160 @@ impl Desk {
     pub fn passed(&self) -> u64 {
         const WAITING_WEIGHS: u64 = 64;
         let waiting = u64::try_from(self.exceptions.len()).unwrap_or(u64::MAX);
-        self.passed.iter().map(|(first, last)| last - first + 1).sum::<u64>() + waiting.saturating_mul(WAITING_WEIGHS)
+        let history = self.fill.as_ref().map_or(0, Fill::passed);
+        self.passed.iter().map(|(first, last)| last - first + 1).sum::<u64>()
+            + waiting.saturating_mul(WAITING_WEIGHS)
+            + history
     }
 
     pub fn take_passed(&mut self, commit: &mut ConsumerCommit) {
         commit.through.append(&mut self.passed);
         commit.exceptions.append(&mut self.exceptions);
+        if let Some(fill) = &mut self.fill {
+            fill.take_passed(commit);
+        }
     }
 
     /// Whether concurrency and rate let a delivery start.
     pub fn may_start(&self, now: Timestamp) -> bool {
         let Some(policy) = self.policy.as_ref().filter(|_| !self.paused) else { return false };
         let running = u32::try_from(self.lanes.leased()).unwrap_or(u32::MAX);
-        running < policy.concurrency && policy.rate.is_none_or(|_| self.paced_at_ms <= millis(now) + burst_ms())
+        running < policy.concurrency && self.pace.as_ref().is_none_or(|pace| pace.allows(now))
     }
 
     pub fn started(&mut self, now: Timestamp) {
-        if let Some(Rate { per_second }) = self.policy.as_ref().and_then(|policy| policy.rate) {
-            self.paced_at_ms = self.paced_at_ms.max(millis(now)) + 1_000.0 / f64::from(per_second.get());
+        if let Some(pace) = &mut self.pace {
+            pace.started(now);
         }
     }
 
     /// When a delivery that may not run now may run.
     pub fn next_due(&self, now: Timestamp) -> Option<Timestamp> {
-        let paced = self.paced_at_ms - burst_ms();
-        if self.policy.as_ref().is_some_and(|policy| policy.rate.is_some()) && paced > millis(now) {
-            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a time after now")]
-            return Some(Timestamp::from_millis(paced.ceil() as u64));
+        if let Some(paced) = self.pace.as_ref().and_then(|pace| pace.next_due(now)) {
+            return Some(paced);
         }
-        self.lanes.next_due()
+        let history = self.fill.as_ref().and_then(|fill| fill.next_due(now));
+        self.lanes.next_due().into_iter().chain(history).min()
+    }
+
+    /// The backfill that is under way, if there is one.
+    pub fn fill(&mut self) -> Option<&mut Fill> {
+        self.fill.as_mut()
+    }
+
+    /// Takes up a backfill. Live deliveries that wait in lanes with history (as `behind` knows it) are held.
+    pub fn begin(
+        &mut self,
+        fill: Fill,
+        behind: impl Fn(&mut Self, &Lane) -> rusqlite::Result<Option<u64>>,
+    ) -> rusqlite::Result<()> {
+        if self.fill.as_ref().is_some_and(|under_way| under_way.number() == fill.number()) {
+            return Ok(());
+        }
+        self.fill = Some(fill);
+        for (lane, item) in self.lanes.withdraw(|_| true) {
+            match behind(self, &lane)? {
+                Some(behind) if behind < item.position => self.hold(lane, item, behind),
+                _ => drop(self.lanes.offer(lane, item)),
+            }
+        }
+        Ok(())
+    }
+
+    pub fn steer(&mut self, number: BackfillNumber, step: BackfillStep) {
+        let Some(mut fill) = self.fill.take_if(|fill| fill.number() == number) else { return };
+        fill.steer(step);
+        if step == BackfillStep::Cancel {
+            for (_, item) in self.lanes.withdraw(|item| fill.is_open(item.position)) {
+                fill.closed(item.position);
+            }
+        }
+        self.release(&mut fill);
+        self.fill = Some(fill);
+    }
+
+    /// Whether a backfill is under way here; one that has ended and is written down is forgotten.
+    pub fn fills(&mut self) -> bool {
+        self.fill.take_if(|fill| fill.is_over() && fill.passed() == 0);
+        self.fill.is_some()
+    }
+
+    /// Past events that may be in the lanes at once.
+    pub fn open_max(&self) -> usize {
+        let running = self.policy.as_ref().map_or(0, |policy| policy.concurrency);
+        usize::try_from(running).unwrap_or(usize::MAX).saturating_mul(2).max(OPEN_MIN)
+    }
+
+    /// Looks at past events that were read, as far as they may be delivered now.
+    pub fn offer_history(&mut self, now: Timestamp) {
+        let open_max = self.open_max();
+        let Some(mut fill) = self.fill.take() else { return };
+        while let Some(event) = fill.next(now, open_max) {
+            let position = event.position.get();
+            if self.wants(&event) == Some(true) && fill.wants(&event) {
+                let lane = event.lane();
+                let item = Item { backfill: Some(fill.from()), ..Item::new(event) };
+                fill.opened(position, now);
+                if self.lanes.insert(lane.clone(), item) {
+                    fill.closed(position);
+                    fill.pass(position, position);
+                    self.exceptions.push(waiting(position, &lane, Some(fill.number())));
+                }
+            } else {
+                fill.pass(position, position);
+            }
+            self.release(&mut fill);
+        }
+        self.fill = Some(fill);
+    }
+
+    /// A delivery is through: done, or an exception with a row of its own.
+    pub fn through(&mut self, commit: &mut ConsumerCommit, position: u64, lease: &Lease) {
+        match lease.backfill {
+            None => commit.through.push((position, position)),
+            Some(_) if lease.stored => {}
+            Some(from) => {
+                commit.backfill(from.number).through.push((position, position));
+                if let Some(fill) = &mut self.fill {
+                    fill.closed(position);
+                }
+            }
+        }
+    }
+
+    /// A delivery behind one that parks its lane gets a row of its own.
+    pub fn park_behind(&mut self, commit: &mut ConsumerCommit, position: u64, lane: &Lane) {
+        let from = self.fill.as_mut().and_then(|fill| fill.closed(position).then_some(fill.number()));
+        match from {
+            Some(number) => commit.backfill(number).through.push((position, position)),
+            None => commit.through.push((position, position)),
+        }
+        commit.exceptions.push(waiting(position, lane, from));
+    }
+
+    fn hold(&mut self, lane: Lane, item: Item, behind: u64) {
+        let Some(fill) = &mut self.fill else { return };
+        let position = item.position;
+        self.exceptions.push(Exception::Store {
+            position,
+            lane: rows::lane_text(&lane),
+            standing: Standing::Waiting,
+            attempts: item.attempts,
+            first_at: item.first_attempt_at,
+            replayed: item.replayed,
+            death: None,
+            backfill: item.backfill.map(|from| from.number),
+            behind: Some(behind),
+        });
+        // Waiting may last: the event can be read again when its turn comes.
+        fill.hold(lane, Item { event: None, stored: true, ..item }, behind);
+        self.pass(position);
+    }
+
+    fn release(&mut self, fill: &mut Fill) {
+        for (lane, item) in fill.release() {
+            self.lanes.offer(lane, item);
+        }
     }
 
     pub fn finished(&mut self, job: u64, durable: u64) {
@@ -206,30 +352,24 @@ impl Desk {
 
     pub fn pending(&mut self, durable: u64) -> u64 {
         self.settle(durable);
-        u64::try_from(self.lanes.total() + self.unsettled.len()).unwrap_or(u64::MAX)
+        let held = self.fill.as_ref().map_or(0, Fill::held);
+        u64::try_from(self.lanes.total() + held + self.unsettled.len()).unwrap_or(u64::MAX)
     }
 }
 
-pub fn waiting(position: u64, lane: &Lane) -> Exception {
-    let lane = rows::lane_text(lane);
+/// The row of a live event, or of one of a backfill, that waits in its lane.
+fn waiting(position: u64, lane: &Lane, backfill: Option<BackfillNumber>) -> Exception {
     Exception::Store {
         position,
-        lane,
+        lane: rows::lane_text(lane),
         standing: Standing::Waiting,
         attempts: 0,
         first_at: None,
         replayed: false,
         death: None,
+        backfill,
+        behind: None,
     }
-}
-
-#[allow(clippy::cast_precision_loss, reason = "milliseconds of this century are exact in 53 bits")]
-fn millis(at: Timestamp) -> f64 {
-    at.as_millis() as f64
-}
-
-fn burst_ms() -> f64 {
-    BURST.as_secs_f64() * 1_000.0
 }
 
 #[cfg(test)]

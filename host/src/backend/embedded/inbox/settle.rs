@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use parking_lot::MutexGuard;
 
-use super::desk::{Desk, waiting};
+use super::desk::Desk;
 use super::{EmbeddedInbox, lane_of, position_of};
 use crate::backend::embedded::cache::Cache;
 use crate::backend::embedded::commit::{
@@ -16,7 +16,7 @@ use crate::backend::embedded::orders::Orders;
 use crate::backend::embedded::queue::Job;
 use crate::backend::embedded::readers::Disk;
 use crate::backend::embedded::runs::Handled;
-use crate::backend::{Cause, Delivery, Finished, Origin, Ran, Settlement, cause};
+use crate::backend::{BackfillEffects, Cause, Delivery, Finished, Origin, Ran, Settlement, cause};
 use crate::clock::Timestamp;
 use crate::effects::{Effects, Reads};
 use crate::event::EventId;
@@ -25,7 +25,7 @@ use crate::order::{Order, OrderId};
 use crate::policy::OnDead;
 use crate::telemetry::meters;
 
-pub fn finish(inbox: &EmbeddedInbox, delivery: Delivery, reads: &Reads, settlement: Settlement) -> Finished {
+pub fn finish(inbox: &EmbeddedInbox, delivery: Delivery, reads: &Reads, mut settlement: Settlement) -> Finished {
     let mut cache = inbox.cache.lock();
     let (epoch, bytes_max) = {
         let desk = inbox.desk.lock();
@@ -39,6 +39,7 @@ pub fn finish(inbox: &EmbeddedInbox, delivery: Delivery, reads: &Reads, settleme
         inbox.ring();
         return Finished::Accepted;
     }
+    let dropped = confine(&delivery, &mut settlement);
     let mut orders = inbox.store.orders.lock();
     let disk = inbox.store.readers.disk();
     let mut ground = Ground { disk: &disk, cache: &mut cache, orders: &mut orders };
@@ -53,7 +54,7 @@ pub fn finish(inbox: &EmbeddedInbox, delivery: Delivery, reads: &Reads, settleme
             };
             Finished::Full { delivery, effects, bytes }
         }
-        Ok(Some(decided)) => commit(inbox, &mut cache, orders, delivery, settlement, decided),
+        Ok(Some(decided)) => commit(inbox, &mut cache, orders, delivery, settlement, Decided { dropped, ..decided }),
         Ok(None) => Finished::Conflict(delivery),
         Err(error) => {
             tracing::error!(%error, "the state of the consumer cannot be read; the event is handled again");
@@ -77,6 +78,8 @@ struct Decided {
     bytes: Option<u64>,
     orders: Vec<(OrderNumber, Order)>,
     events: Vec<NewEvent>,
+    /// Effects that were not to be committed.
+    dropped: u64,
 }
 
 impl Ground<'_> {
@@ -175,6 +178,22 @@ impl Ground<'_> {
     }
 }
 
+/// Takes away what the backfill that the delivery comes from does not commit, and says how much that was.
+fn confine(delivery: &Delivery, settlement: &mut Settlement) -> u64 {
+    let state_only = delivery.lease.backfill.is_some_and(|from| from.effects == BackfillEffects::StateOnly);
+    let Settlement::Done { effects: Effects { order_changes, events, messages, .. }, .. } = settlement else {
+        return 0;
+    };
+    if !state_only {
+        return 0;
+    }
+    let dropped = order_changes.len() + events.len() + messages.len();
+    order_changes.clear();
+    events.clear();
+    messages.clear();
+    u64::try_from(dropped).unwrap_or(u64::MAX)
+}
+
 /// Sends the commit off under the locks of everything it was decided on, and lets later handlings see it.
 fn commit(
     inbox: &EmbeddedInbox,
@@ -189,11 +208,15 @@ fn commit(
     let mut desk = inbox.desk.lock();
     desk.take_passed(&mut consumer);
     let held = desk.lanes.total();
-    consumer.through.push((position, position));
+    desk.through(&mut consumer, position, &delivery.lease);
     match settlement {
         Settlement::Done { mut effects, ran } => {
             desk.lanes.done(position);
             consumer.done = 1;
+            if let Some(from) = delivery.lease.backfill {
+                let backfill = consumer.backfill(from.number);
+                (backfill.delivered, backfill.dropped) = (1, decided.dropped);
+            }
             if delivery.lease.stored {
                 consumer.exceptions.push(Exception::Remove { position });
             }
@@ -211,7 +234,7 @@ fn commit(
         }
         Settlement::Retry { at, cause, ran } => {
             let behind = desk.lanes.retry(position, at);
-            park(&mut consumer, &delivery, Standing::Retrying(at), None, &behind);
+            park(&mut desk, &mut consumer, &delivery, Standing::Retrying(at), None, &behind);
             consumer.attempt = Some(attempt(&delivery, Some(cause), ran));
         }
         Settlement::Dead { cause, ran } => {
@@ -244,6 +267,7 @@ fn commit(
 }
 
 fn park(
+    desk: &mut Desk,
     consumer: &mut ConsumerCommit,
     delivery: &Delivery,
     standing: Standing,
@@ -260,10 +284,11 @@ fn park(
         first_at: Some(delivery.first_attempt_at),
         replayed: delivery.origin == Origin::Replay,
         death,
+        backfill: delivery.lease.backfill.map(|from| from.number),
+        behind: None,
     });
     for behind in to_store.iter().copied().filter(|behind| *behind != position) {
-        consumer.through.push((behind, behind));
-        consumer.exceptions.push(waiting(behind, &lane));
+        desk.park_behind(consumer, behind, &lane);
     }
 }
 
@@ -274,11 +299,11 @@ fn die(desk: &mut Desk, consumer: &mut ConsumerCommit, delivery: &Delivery, caus
     match desk.on_dead() {
         OnDead::Park => {
             let behind = desk.lanes.die(position);
-            park(consumer, delivery, Standing::Dead, death, &behind);
+            park(desk, consumer, delivery, Standing::Dead, death, &behind);
         }
         OnDead::Skip => {
             desk.lanes.done(position);
-            park(consumer, delivery, Standing::Skipped, death, &[]);
+            park(desk, consumer, delivery, Standing::Skipped, death, &[]);
         }
     }
 }

@@ -11,7 +11,7 @@ fn lane(name: u8) -> Lane {
 }
 
 fn item(position: u64) -> Item {
-    Item { position, event: None, attempts: 0, first_attempt_at: None, stored: false, replayed: false }
+    Item { position, event: None, attempts: 0, first_attempt_at: None, stored: false, replayed: false, backfill: None }
 }
 
 fn at(millis: u64) -> Timestamp {

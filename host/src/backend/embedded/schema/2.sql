@@ -123,3 +123,37 @@ CREATE TABLE journal_kinds (
 INSERT INTO journal_kinds (block, kind, events)
     SELECT (position - 1) / 4096, kind, count(*) FROM events
     WHERE (position - 1) / 4096 < (SELECT (max(position) - 1) / 4096 FROM events) GROUP BY 1, 2;
+
+-- Backfills ------------------------------------------------------------------------------------------------------------
+
+-- One that runs or is paused is about the positions `first` to `last`, and is through with those up to
+-- `position` and with the ranges `ahead` of it; journal and orders behind `position` are needed until it ends.
+CREATE TABLE backfills (
+    number     INTEGER PRIMARY KEY,
+    consumer   INTEGER NOT NULL,
+    state      TEXT    NOT NULL,             -- running, paused, done, cancelled
+    since      INTEGER,                      -- as asked for, ms since the epoch; NULL is the beginning
+    filter     TEXT,                         -- JSON
+    rate       INTEGER NOT NULL,             -- deliveries per second
+    effects    TEXT    NOT NULL,             -- all, state-only
+    first      INTEGER NOT NULL,
+    last       INTEGER NOT NULL,
+    position   INTEGER NOT NULL,
+    ahead      TEXT    NOT NULL DEFAULT '',  -- 6-7,10-10
+    events     INTEGER NOT NULL,             -- to deliver, as counted at the start
+    delivered  INTEGER NOT NULL DEFAULT 0,   -- handled to outcome done
+    dropped    INTEGER NOT NULL DEFAULT 0,   -- effects that were not to be committed
+    started_at INTEGER NOT NULL,
+    ended_at   INTEGER
+);
+CREATE UNIQUE INDEX backfills_under_way ON backfills (consumer) WHERE state IN ('running', 'paused');
+
+-- Where a consumer began: what is before was never offered to it, unless by a backfill. Of a consumer of format 1 that
+-- is not known, so it counts as offered everything.
+ALTER TABLE consumers ADD COLUMN began INTEGER NOT NULL DEFAULT 0;
+
+ALTER TABLE deliveries ADD COLUMN backfill INTEGER;  -- the backfill that it comes from; NULL is live
+ALTER TABLE deliveries ADD COLUMN behind INTEGER;    -- of a live event: waits until the backfill is past this position
+
+-- The lane of an event that is in no order's history: its order's id as given, or else its subject.
+CREATE INDEX events_by_lane ON events (coalesce(order_id, subject)) WHERE order_number IS NULL;

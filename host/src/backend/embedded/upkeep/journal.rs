@@ -84,10 +84,16 @@ fn limits(disk: &Connection) -> rusqlite::Result<Limits> {
     let mut limits = Limits { last: newest.saturating_sub(1), newest, by: None };
     let mut consumers = disk.prepare_cached("SELECT number, name, position FROM consumers ORDER BY name")?;
     let mut first = disk.prepare_cached("SELECT min(position) FROM deliveries WHERE consumer = ?1")?;
+    let mut backfill =
+        disk.prepare_cached("SELECT position FROM backfills WHERE consumer = ?1 AND state IN ('running', 'paused')")?;
     let mut found = consumers.query([])?;
     while let Some(row) = found.next()? {
         let (number, name): (ConsumerNumber, ConsumerName) = (row.get(0)?, rows::parse(row.get_ref(1)?.as_str()?)?);
         limits.lower(rows::unsigned(row.get(2)?), &name, HeldBy::Position);
+        let history: Option<i64> = backfill.query_row([number], |row| row.get(0)).optional()?;
+        if let Some(position) = history {
+            limits.lower(rows::unsigned(position), &name, HeldBy::Position);
+        }
         let exception: Option<i64> = first.query_row([number], |row| row.get(0))?;
         if let Some(position) = exception {
             limits.lower(rows::unsigned(position).saturating_sub(1), &name, HeldBy::Delivery);

@@ -235,7 +235,7 @@ fn lease(desk: &mut Desk, model: &mut Model) -> Result<(), TestCaseError> {
     while desk.is_open() && usize::try_from(desk.cursor).unwrap() < model.journal.len() {
         let position = desk.cursor + 1;
         let (lane, kind) = model.journal[usize::try_from(desk.cursor).unwrap()];
-        desk.offer(event(position, lane, kind));
+        desk.offer(event(position, lane, kind), None);
     }
     model.look();
     let any = model.any_ready();

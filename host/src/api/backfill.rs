@@ -1,0 +1,197 @@
+//! Past events for a consumer: started, looked at, paused, resumed and cancelled.
+
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse as _, Response};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::problem::{Error, Result};
+use super::request::{Segment, committing, reading};
+use super::{Shared, body, consumers, orders, page};
+use crate::backend::{BACKFILL_RATE_DEFAULT, Backfill, BackfillEffects, BackfillStep, Since, Started, Steered};
+use crate::event::filter::Filter;
+use crate::order::draft::FieldError;
+use crate::policy::{ConsumerName, Rate};
+
+/// What `POST` takes. Texts are read here, so that a fault is told by its field.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Asked {
+    from: Option<String>,
+    filter: Option<Box<RawValue>>,
+    rate: Option<String>,
+    effects: Option<String>,
+    dry_run: Option<bool>,
+}
+
+impl Asked {
+    /// The backfill, and whether it is only to be counted.
+    fn check(self) -> Result<(Backfill, bool)> {
+        let mut errors = Vec::new();
+        let from = read(&mut errors, "from", Some(self.from.unwrap_or_default()), since);
+        let filter = self.filter.and_then(|filter| match Filter::parse(filter.get()) {
+            Ok(filter) => Some(filter),
+            Err(error) => {
+                errors.push(FieldError { field: "filter".to_owned(), detail: error.to_string().into() });
+                None
+            }
+        });
+        let rate = read(&mut errors, "rate", self.rate, rate);
+        let effects = read(&mut errors, "effects", self.effects, effects);
+        let (Some(from), true) = (from, errors.is_empty()) else { return Err(Error::InvalidBody(errors)) };
+        let rate = rate.unwrap_or(BACKFILL_RATE_DEFAULT);
+        let effects = effects.unwrap_or(BackfillEffects::All);
+        Ok((Backfill { from, filter, rate, effects }, self.dry_run.unwrap_or(false)))
+    }
+}
+
+fn read<T>(
+    errors: &mut Vec<FieldError>,
+    field: &str,
+    text: Option<String>,
+    parse: fn(&str) -> Result<T, &'static str>,
+) -> Option<T> {
+    match parse(&text?) {
+        Ok(value) => Some(value),
+        Err(expected) => {
+            errors.push(FieldError { field: field.to_owned(), detail: expected.into() });
+            None
+        }
+    }
+}
+
+fn since(text: &str) -> Result<Since, &'static str> {
+    match text {
+        "beginning" => Ok(Since::Beginning),
+        time => {
+            time.parse().map(Since::At).map_err(|_| r#"must be "beginning" or a time such as "2026-11-22T10:00:00Z""#)
+        }
+    }
+}
+
+fn rate(text: &str) -> Result<Rate, &'static str> {
+    text.parse().map_err(|_| r#"must be a rate such as "500/s""#)
+}
+
+fn effects(text: &str) -> Result<BackfillEffects, &'static str> {
+    match text {
+        "all" => Ok(BackfillEffects::All),
+        "state-only" => Ok(BackfillEffects::StateOnly),
+        _ => Err(r#"must be "all" or "state-only""#),
+    }
+}
+
+#[derive(Serialize)]
+struct Counted {
+    dry_run: bool,
+    /// Events that it would deliver.
+    events: u64,
+}
+
+/// `POST /v1/consumers/{name}/backfill`: 202 and how it stands; with `"dry_run": true`, 200 and what it would deliver.
+pub async fn start(
+    State(shared): State<Arc<Shared>>,
+    Segment(name): Segment<ConsumerName>,
+    request: Request,
+) -> Result<Response> {
+    let bytes = orders::command(request).await?;
+    let (asked, dry_run) = body::parse::<Asked>(&bytes, Error::InvalidBody)?.check()?;
+    consumers::require_known(&shared, &name).await?;
+    let backfills = &shared.api.backfills;
+    if dry_run {
+        let events = reading(backfills.count(&name, &asked)).await?.ok_or_else(|| Error::NeverRan(name.clone()))?;
+        return page::json(&Counted { dry_run, events });
+    }
+    match committing(backfills.start(&name, asked)).await?.into_inner() {
+        Started::Yes(report) => Ok((StatusCode::ACCEPTED, page::json(&report)?).into_response()),
+        Started::UnknownConsumer => Err(Error::NeverRan(name.clone())),
+        Started::Runs => Err(Error::BackfillRuns(name)),
+    }
+}
+
+/// `GET /v1/consumers/{name}/backfill`: the one that is under way, or else the last one.
+pub async fn show(State(shared): State<Arc<Shared>>, Segment(name): Segment<ConsumerName>) -> Result<Response> {
+    consumers::require_known(&shared, &name).await?;
+    let report = reading(shared.api.backfills.latest(&name)).await?;
+    page::json(&report.ok_or(Error::NoBackfill(name))?)
+}
+
+/// `POST /v1/consumers/{name}/backfill/pause`.
+pub async fn pause(
+    State(shared): State<Arc<Shared>>,
+    name: Segment<ConsumerName>,
+    request: Request,
+) -> Result<Response> {
+    steer(&shared, name, request, BackfillStep::Pause).await
+}
+
+/// `POST /v1/consumers/{name}/backfill/resume`.
+pub async fn resume(
+    State(shared): State<Arc<Shared>>,
+    name: Segment<ConsumerName>,
+    request: Request,
+) -> Result<Response> {
+    steer(&shared, name, request, BackfillStep::Resume).await
+}
+
+/// `POST /v1/consumers/{name}/backfill/cancel`.
+pub async fn cancel(
+    State(shared): State<Arc<Shared>>,
+    name: Segment<ConsumerName>,
+    request: Request,
+) -> Result<Response> {
+    steer(&shared, name, request, BackfillStep::Cancel).await
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Nothing {}
+
+/// The body is `{}` or empty.
+async fn steer(
+    shared: &Shared,
+    Segment(name): Segment<ConsumerName>,
+    request: Request,
+    step: BackfillStep,
+) -> Result<Response> {
+    let bytes = orders::command(request).await?;
+    if !bytes.is_empty() {
+        let Nothing {} = body::parse(&bytes, Error::InvalidBody)?;
+    }
+    consumers::require_known(shared, &name).await?;
+    match committing(shared.api.backfills.steer(&name, step)).await?.into_inner() {
+        Steered::Yes(report) => page::json(&report),
+        Steered::None => Err(Error::NoBackfillRuns(name)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked(json: &str) -> Result<(Backfill, bool)> {
+        body::parse::<Asked>(json.as_bytes(), Error::InvalidBody)?.check()
+    }
+
+    #[test]
+    fn what_is_left_out_is_the_default() {
+        let (backfill, dry_run) = asked(r#"{"from":"beginning"}"#).unwrap();
+        assert_eq!((backfill.from, backfill.rate, dry_run), (Since::Beginning, BACKFILL_RATE_DEFAULT, false));
+        assert_eq!(backfill.effects, BackfillEffects::All);
+    }
+
+    #[test]
+    fn every_fault_is_told_by_its_field() {
+        let fields = |json: &str| match asked(json) {
+            Err(Error::InvalidBody(errors)) => errors.into_iter().map(|error| error.field).collect::<Vec<_>>(),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(fields("{}"), ["from"]);
+        let all = r#"{"from":"yesterday","filter":{"order":1},"rate":"0/s","effects":"none"}"#;
+        assert_eq!(fields(all), ["from", "filter", "rate", "effects"]);
+        assert_eq!(fields(r#"{"from":"beginning","rat":"1/s"}"#), ["rat"]);
+    }
+}

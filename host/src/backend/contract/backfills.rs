@@ -1,0 +1,452 @@
+//! Promise 6 under a backfill: history before live events, lane by lane, each event once, whatever comes in between.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::{Place, accept, done, lease, name, place, policy, ran, report};
+use crate::backend::{
+    Backend, Backfill, BackfillEffects, BackfillReport, BackfillState, BackfillStep, Cause, CauseKind, Delivery, Inbox,
+    InboxPolicy, Origin, Settlement, Since, Started, StateQuery, Steered, Which,
+};
+use crate::clock::Timestamp;
+use crate::effects::{Adjustment, Effects, Message};
+use crate::event::filter::Filter;
+use crate::event::{Custom, Event, KindPattern, Lane};
+use crate::order::{Change, Order, Status};
+use crate::policy::{OnDead, Start};
+
+const CONSUMER: &str = "late";
+
+fn everything() -> Backfill {
+    Backfill { from: Since::Beginning, filter: None, rate: "1000000/s".parse().unwrap(), effects: BackfillEffects::All }
+}
+
+fn listens() -> InboxPolicy {
+    InboxPolicy { subscriptions: ["*".parse::<KindPattern>().unwrap()].into_iter().collect(), ..policy() }
+}
+
+async fn attach(backend: &Backend) -> Arc<dyn Inbox> {
+    let inbox = backend.consumers.attach(&name(CONSUMER), Start::Now).await.unwrap();
+    inbox.configure(listens());
+    inbox
+}
+
+async fn start(backend: &Backend, backfill: Backfill) -> BackfillReport {
+    match backend.backfills.start(&name(CONSUMER), backfill).await.unwrap().into_inner() {
+        Started::Yes(report) => report,
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn latest(backend: &Backend) -> BackfillReport {
+    backend.backfills.latest(&name(CONSUMER)).await.unwrap().unwrap()
+}
+
+async fn steer(backend: &Backend, step: BackfillStep) -> Steered {
+    backend.backfills.steer(&name(CONSUMER), step).await.unwrap().into_inner()
+}
+
+/// Waits until the backfill stands like this.
+async fn stands(backend: &Backend, wanted: impl Fn(&BackfillReport) -> bool) -> BackfillReport {
+    let deadline = std::time::Instant::now() + Duration::from_secs(5);
+    loop {
+        let report = latest(backend).await;
+        if wanted(&report) {
+            return report;
+        }
+        assert!(std::time::Instant::now() < deadline, "{report:?}");
+        tokio::task::yield_now().await;
+    }
+}
+
+async fn publish(backend: &Backend, subject: &str) {
+    let custom = Custom {
+        kind: "com.example.counted".into(),
+        source: "/test".into(),
+        origin_id: None,
+        subject: subject.into(),
+        order_id: None,
+        data: serde_json::value::RawValue::from_string(format!("{{\"subject\":\"{subject}\"}}")).unwrap().into(),
+    };
+    backend.intake.publish(vec![custom]).await.unwrap().into_inner();
+}
+
+async fn confirm(backend: &Backend, order: &Order) {
+    backend.intake.change(order.id, Change::Confirmed {}).await.unwrap().into_inner();
+}
+
+async fn next(inbox: &Arc<dyn Inbox>) -> Delivery {
+    lease(inbox).await
+}
+
+fn what(delivery: &Delivery) -> (u64, Origin) {
+    (delivery.event.position.get(), delivery.origin)
+}
+
+#[tokio::test]
+async fn live_events_of_an_order_wait_for_its_history_and_others_do_not() {
+    let home = Place::new();
+    let backend = home.open();
+    let (old, quiet) = (place(&backend).await, place(&backend).await);
+    publish(&backend, "tea").await;
+    let inbox = attach(&backend).await;
+    assert_eq!(backend.backfills.count(&name(CONSUMER), &everything()).await.unwrap(), Some(3));
+    start(&backend, everything()).await;
+    steer(&backend, BackfillStep::Pause).await;
+
+    confirm(&backend, &old).await;
+    publish(&backend, "tea").await;
+    let new = place(&backend).await;
+    let live = next(&inbox).await;
+    assert_eq!((live.event.order_id(), live.origin), (Some(new.id), Origin::Live));
+    accept(&inbox, live, done(Effects::default()));
+    assert!(inbox.lease().is_none(), "what has undelivered history waits");
+    assert_eq!(stands(&backend, |report| report.held == 2).await.state, BackfillState::Paused);
+
+    steer(&backend, BackfillStep::Resume).await;
+    let first: Vec<_> = [next(&inbox).await, next(&inbox).await, next(&inbox).await].into();
+    let origins: Vec<_> = first.iter().map(what).collect();
+    assert_eq!(origins, [(1, Origin::Backfill), (2, Origin::Backfill), (3, Origin::Backfill)]);
+    assert_eq!(first[1].event.order_id(), Some(quiet.id));
+    assert!(inbox.lease().is_none(), "a lane runs one delivery at a time");
+    for delivery in first {
+        accept(&inbox, delivery, done(Effects::default()));
+    }
+    let (one, other) = (next(&inbox).await, next(&inbox).await);
+    assert_eq!((what(&one), what(&other)), ((4, Origin::Live), (5, Origin::Live)));
+    accept(&inbox, one, done(Effects::default()));
+    accept(&inbox, other, done(Effects::default()));
+    let report = stands(&backend, |report| report.state == BackfillState::Done).await;
+    assert_eq!((report.events, report.delivered, report.held, report.position), (3, 3, 0, 3));
+    assert_eq!(backend.backfills.count(&name(CONSUMER), &everything()).await.unwrap(), Some(0));
+}
+
+#[tokio::test]
+async fn what_was_delivered_before_a_cancel_is_not_delivered_again() {
+    let home = Place::new();
+    let backend = home.open();
+    for _ in 0..4 {
+        place(&backend).await;
+    }
+    let inbox = attach(&backend).await;
+    start(&backend, everything()).await;
+    let (one, two) = (next(&inbox).await, next(&inbox).await);
+    assert!(
+        matches!(steer(&backend, BackfillStep::Cancel).await, Steered::Yes(it) if it.state == BackfillState::Cancelled)
+    );
+    assert!(inbox.lease().is_none(), "a cancelled backfill starts no delivery");
+    accept(&inbox, two, done(Effects::default()));
+    accept(&inbox, one, done(Effects::default()));
+    assert!(matches!(steer(&backend, BackfillStep::Resume).await, Steered::None));
+    start(&backend, everything()).await;
+    assert!(matches!(
+        backend.backfills.start(&name(CONSUMER), everything()).await.unwrap().into_inner(),
+        Started::Runs
+    ));
+    for position in [3, 4] {
+        let delivery = next(&inbox).await;
+        assert_eq!(what(&delivery), (position, Origin::Backfill));
+        accept(&inbox, delivery, done(Effects::default()));
+    }
+    let report = stands(&backend, |report| report.state == BackfillState::Done).await;
+    assert_eq!((report.events, report.delivered), (2, 2));
+}
+
+#[tokio::test]
+async fn state_only_commits_state_and_records_and_counts_what_it_drops() {
+    let home = Place::new();
+    let backend = home.open();
+    let order = place(&backend).await;
+    let inbox = attach(&backend).await;
+    start(&backend, Backfill { effects: BackfillEffects::StateOnly, ..everything() }).await;
+    let message = Message::Sms { to: "+1".into(), text: "t".into() };
+    let effects = || Effects {
+        adjustments: vec![Adjustment { key: "n".into(), by: 1, floor: None }],
+        order_changes: vec![(order.id, Change::Confirmed {})],
+        messages: vec![message.clone()],
+        records: vec![crate::effects::Record { dataset: "rows".into(), row: "{}".into() }],
+        ..Effects::default()
+    };
+    let cause = Cause::new(CauseKind::Reject, "no");
+    let delivery = next(&inbox).await;
+    accept(&inbox, delivery, Settlement::Dead { cause, ran: ran() });
+    stands(&backend, |report| report.state == BackfillState::Done).await;
+    drop(inbox);
+
+    // A dead letter stays state-only, long after its backfill and through a restart.
+    let backend = home.reopen(backend).await;
+    let inbox = attach(&backend).await;
+    backend.dead_letters.retry(&name(CONSUMER), Which::All.first(100)).await.unwrap().into_inner();
+    let again = next(&inbox).await;
+    assert_eq!(again.origin, Origin::Replay);
+    accept(&inbox, again, done(effects()));
+    let report = stands(&backend, |report| report.delivered == 1).await;
+    assert_eq!((report.dropped, report.state), (2, BackfillState::Done));
+    assert_eq!(backend.journal.order(order.id).await.unwrap().unwrap().status, Status::Placed);
+    assert!(backend.journal.messages(None, 10).await.unwrap().items.is_empty());
+    assert_eq!(backend.journal.records("rows", None, 10).await.unwrap().items.len(), 1);
+    let state =
+        backend.consumers.state(&name(CONSUMER), StateQuery { limit: 10, ..StateQuery::default() }).await.unwrap();
+    assert_eq!(state.counters, [("n".to_owned(), 1)]);
+}
+
+#[tokio::test]
+async fn a_backfill_is_held_to_its_rate_and_a_time_to_begin_at() {
+    let home = Place::new();
+    let backend = home.open();
+    for _ in 0..3 {
+        place(&backend).await;
+    }
+    let events = backend.journal.events_after(None, 10).await.unwrap();
+    let time = events[2].time;
+    let wanted = u64::try_from(events.iter().filter(|event| event.time >= time).count()).unwrap();
+    let inbox = attach(&backend).await;
+    let since = Backfill { from: Since::At(time), ..everything() };
+    assert_eq!(backend.backfills.count(&name(CONSUMER), &since).await.unwrap(), Some(wanted));
+    let never = Backfill { from: Since::At(Timestamp::MAX), ..everything() };
+    assert_eq!(start(&backend, never).await.state, BackfillState::Done, "there is nothing to do");
+    start(&backend, Backfill { rate: "1/s".parse().unwrap(), ..everything() }).await;
+    let first = next(&inbox).await;
+    assert!(inbox.lease().is_none(), "one a second");
+    accept(&inbox, first, done(Effects::default()));
+    assert_eq!(report(&backend, CONSUMER).await.backfill.unwrap().state, BackfillState::Running);
+    assert!(inbox.lease().is_none(), "one a second");
+}
+
+#[tokio::test]
+async fn a_filter_takes_its_part_and_leaves_the_rest_to_the_next() {
+    let home = Place::new();
+    let backend = home.open();
+    for subject in ["tea", "salt", "tea"] {
+        publish(&backend, subject).await;
+    }
+    let order = place(&backend).await;
+    let inbox = attach(&backend).await;
+    let filter = Filter::parse(r#"{"subject": ["tea"]}"#).unwrap();
+    let tea = Backfill { filter: Some(filter), ..everything() };
+    assert_eq!(backend.backfills.count(&name(CONSUMER), &tea).await.unwrap(), Some(2));
+    start(&backend, tea.clone()).await;
+    confirm(&backend, &order).await;
+    let mut delivered = Vec::new();
+    for _ in 0..3 {
+        let delivery = next(&inbox).await;
+        delivered.push(delivery.event.position.get());
+        accept(&inbox, delivery, done(Effects::default()));
+    }
+    delivered.sort_unstable();
+    assert_eq!(delivered, [1, 3, 5], "what does not match holds nothing up");
+    let report = stands(&backend, |report| report.state == BackfillState::Done).await;
+    assert_eq!((report.events, report.delivered), (2, 2));
+    assert_eq!(report.filter, tea.filter);
+    assert_eq!(start(&backend, everything()).await.events, 2);
+    for position in [2, 4] {
+        let delivery = next(&inbox).await;
+        assert_eq!(what(&delivery), (position, Origin::Backfill));
+        accept(&inbox, delivery, done(Effects::default()));
+    }
+    stands(&backend, |report| report.state == BackfillState::Done).await;
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Place,
+    Confirm(usize),
+    Publish(u8),
+    Lease,
+    End(usize, u8),
+    Steer(BackfillStep),
+    Reopen,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        2 => Just(Step::Place),
+        3 => (0_usize..12).prop_map(Step::Confirm),
+        2 => (0_u8..3).prop_map(Step::Publish),
+        6 => Just(Step::Lease),
+        5 => (0_usize..8, 0_u8..6).prop_map(|(which, how)| Step::End(which, how)),
+        1 => prop_oneof![Just(BackfillStep::Pause), Just(BackfillStep::Resume)].prop_map(Step::Steer),
+        1 => Just(Step::Reopen),
+    ]
+}
+
+/// A consumer, what it was handed, and what it has done, in order.
+struct Story {
+    home: Place,
+    store: Option<Backend>,
+    inbox: Option<Arc<dyn Inbox>>,
+    orders: Vec<Order>,
+    leased: Vec<Delivery>,
+    done: Vec<Arc<Event>>,
+    /// What was handed out before the backfill began: no promise of order binds it.
+    early: BTreeSet<u64>,
+    began: bool,
+}
+
+impl Story {
+    async fn run(history: Vec<Step>, before: Vec<Step>, during: Vec<Step>) {
+        let home = Place::new();
+        let backend = home.open();
+        let mut story = Self {
+            home,
+            store: Some(backend),
+            inbox: None,
+            orders: vec![],
+            leased: vec![],
+            done: vec![],
+            early: BTreeSet::new(),
+            began: false,
+        };
+        story.play(history).await;
+        story.inbox = Some(attach(story.backend()).await);
+        let began = story.backend().journal.events_after(None, 1_000).await.unwrap().len();
+        story.play(before).await;
+        story.began = true;
+        let report = start(story.backend(), everything()).await;
+        assert_eq!(report.events, u64::try_from(began).unwrap());
+        story.play(during).await;
+        story.end().await;
+    }
+
+    fn backend(&self) -> &Backend {
+        self.store.as_ref().unwrap()
+    }
+
+    async fn play(&mut self, steps: Vec<Step>) {
+        for step in steps {
+            match step {
+                Step::Place => self.orders.push(place(self.backend()).await),
+                Step::Confirm(which) => {
+                    if let Some(order) = self.orders.get(which) {
+                        confirm(self.backend(), order).await;
+                    }
+                }
+                Step::Publish(subject) => publish(self.backend(), &format!("subject-{subject}")).await,
+                Step::Lease => {
+                    if let Some(delivery) = self.inbox.as_ref().and_then(|inbox| inbox.lease()) {
+                        self.early.extend((!self.began).then_some(delivery.event.position.get()));
+                        self.leased.push(delivery);
+                    }
+                }
+                Step::End(which, how) => self.finish(which, how),
+                Step::Steer(step) => {
+                    steer_if_any(self.backend(), step).await;
+                }
+                Step::Reopen => self.reopen().await,
+            }
+        }
+    }
+
+    fn finish(&mut self, which: usize, how: u8) {
+        let (Some(inbox), false) = (&self.inbox, self.leased.is_empty()) else { return };
+        let delivery = self.leased.remove(which % self.leased.len());
+        let cause = Cause::new(CauseKind::Reject, "no");
+        let settlement = match how {
+            0 => Settlement::Released,
+            1 => Settlement::Dead { cause, ran: ran() },
+            2 => Settlement::Retry { at: Timestamp::now(), cause, ran: ran() },
+            _ => {
+                self.done.push(Arc::clone(&delivery.event));
+                done(Effects {
+                    adjustments: vec![Adjustment { key: "done".into(), by: 1, floor: None }],
+                    ..Effects::default()
+                })
+            }
+        };
+        accept(inbox, delivery, settlement);
+    }
+
+    /// What was handed out and not finished is forgotten, as in a crash.
+    async fn reopen(&mut self) {
+        self.leased.clear();
+        let attached = self.inbox.take().is_some();
+        let store = self.store.take().unwrap();
+        self.store = Some(self.home.reopen(store).await);
+        if attached {
+            self.inbox = Some(attach(self.backend()).await);
+        }
+    }
+
+    async fn end(mut self) {
+        steer_if_any(self.backend(), BackfillStep::Resume).await;
+        let deadline = std::time::Instant::now() + Duration::from_secs(20);
+        loop {
+            while !self.leased.is_empty() {
+                self.finish(0, u8::MAX);
+            }
+            let inbox = Arc::clone(self.inbox.as_ref().unwrap());
+            while let Some(delivery) = inbox.lease() {
+                self.leased.push(delivery);
+                self.finish(0, u8::MAX);
+            }
+            self.backend().dead_letters.retry(&name(CONSUMER), Which::All.first(100)).await.unwrap().into_inner();
+            let (report, backfill) = (report(self.backend(), CONSUMER).await, latest(self.backend()).await);
+            if report.pending == 0 && backfill.state == BackfillState::Done {
+                break;
+            }
+            assert!(std::time::Instant::now() < deadline, "{report:?} {:?}", self.done.len());
+        }
+        self.judge().await;
+    }
+
+    async fn judge(&self) {
+        let journal = self.backend().journal.events_after(None, 1_000).await.unwrap();
+        let lanes = |events: &[Arc<Event>]| {
+            let mut lanes: BTreeMap<String, Vec<u64>> = BTreeMap::new();
+            for event in events.iter().filter(|event| !self.early.contains(&event.position.get())) {
+                let text = match event.lane() {
+                    Lane::Order(id) => id.to_string(),
+                    Lane::Subject(subject) => subject.to_string(),
+                };
+                lanes.entry(text).or_default().push(event.position.get());
+            }
+            lanes
+        };
+        assert_eq!(lanes(&self.done), lanes(&journal), "each lane in journal order, each event once");
+        assert_eq!(self.done.len(), journal.len());
+        let query = StateQuery { limit: 10, ..StateQuery::default() };
+        let state = self.backend().consumers.state(&name(CONSUMER), query).await.unwrap();
+        assert_eq!(state.counters.first().map_or(0, |(_, count)| *count), i64::try_from(journal.len()).unwrap());
+    }
+}
+
+async fn steer_if_any(backend: &Backend, step: BackfillStep) -> Option<Steered> {
+    backend.backfills.steer(&name(CONSUMER), step).await.ok().map(|steered| steered.into_inner())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, max_shrink_iters: 200, ..ProptestConfig::default() })]
+
+    #[test]
+    fn history_and_live_events_of_a_lane_come_in_order_and_once_whatever_happens(
+        history in prop::collection::vec(step(), 0..14),
+        before in prop::collection::vec(step(), 0..10),
+        during in prop::collection::vec(step(), 0..40),
+    ) {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        runtime.block_on(Story::run(history, before, during));
+    }
+}
+
+#[tokio::test]
+async fn a_lane_that_skips_its_dead_letters_goes_on_under_a_backfill() {
+    let home = Place::new();
+    let backend = home.open();
+    let order = place(&backend).await;
+    let inbox = attach(&backend).await;
+    inbox.configure(InboxPolicy { on_dead: OnDead::Skip, ..listens() });
+    start(&backend, everything()).await;
+    confirm(&backend, &order).await;
+    let cause = Cause::new(CauseKind::Reject, "no");
+    let history = next(&inbox).await;
+    assert_eq!(what(&history), (1, Origin::Backfill));
+    accept(&inbox, history, Settlement::Dead { cause, ran: ran() });
+    let live = next(&inbox).await;
+    assert_eq!(what(&live), (2, Origin::Live));
+    accept(&inbox, live, done(Effects::default()));
+    let ended = stands(&backend, |report| report.state == BackfillState::Done).await;
+    assert_eq!((ended.delivered, report(&backend, CONSUMER).await.dead), (0, 1));
+}

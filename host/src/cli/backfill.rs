@@ -1,0 +1,153 @@
+//! `fanfare consumers backfill`: past events for a consumer that was not there.
+
+use std::io::{self, IsTerminal as _};
+use std::thread;
+use std::time::Duration;
+
+use clap::{ArgGroup, Args};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::{Map, Value, json};
+
+use super::Failure;
+use super::client::{Client, Payload, escaped};
+use super::print::{Output, text};
+
+/// Between two looks at a backfill that is waited for.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+
+/// What is about a backfill that was started before.
+const STEERING: [&str; 4] = ["status", "pause", "resume", "cancel"];
+
+#[derive(Args, Debug)]
+#[command(group(ArgGroup::new("what").required(true)))]
+pub struct Backfill {
+    consumer: String,
+    /// Deliver past events: from the `beginning`, or recorded at this time or later.
+    #[arg(long, value_name = "beginning|TIME", group = "what")]
+    from: Option<String>,
+    /// Only events whose data matches this SNS filter policy.
+    #[arg(long, value_name = "JSON", conflicts_with_all = STEERING)]
+    filter: Option<String>,
+    /// Deliveries per second, such as 500/s.
+    #[arg(long, conflicts_with_all = STEERING)]
+    rate: Option<String>,
+    /// Commit all effects, or state and records alone: order changes, events and messages are dropped and counted.
+    #[arg(long, value_name = "all|state-only", conflicts_with_all = STEERING)]
+    effects: Option<String>,
+    /// Only say how many events it would deliver.
+    #[arg(long, conflicts_with_all = STEERING)]
+    dry_run: bool,
+    /// Do not wait for its end.
+    #[arg(long, conflicts_with = "dry_run", conflicts_with_all = STEERING)]
+    detach: bool,
+    /// Show the one that is under way, or the last one.
+    #[arg(long, group = "what")]
+    status: bool,
+    /// Deliver no more until it is resumed.
+    #[arg(long, group = "what")]
+    pause: bool,
+    #[arg(long, group = "what")]
+    resume: bool,
+    /// End it where it is; what it delivered stays.
+    #[arg(long, group = "what")]
+    cancel: bool,
+}
+
+impl Backfill {
+    pub fn run(&self, client: &Client, output: &Output) -> Result<(), Failure> {
+        let path = format!("/v1/consumers/{}/backfill", escaped(&self.consumer));
+        let steer = |step: &str| client.post(&format!("{path}/{step}"), Payload::json(b"{}"));
+        let report = match () {
+            () if self.status => client.get(&path, &[])?,
+            () if self.pause => steer("pause")?,
+            () if self.resume => steer("resume")?,
+            () if self.cancel => steer("cancel")?,
+            () => return self.start(&path, client, output),
+        };
+        output.show(&report, shown);
+        Ok(())
+    }
+
+    fn start(&self, path: &str, client: &Client, output: &Output) -> Result<(), Failure> {
+        let answer = client.post(path, Payload::json(self.asked()?.to_string().as_bytes()))?;
+        if self.dry_run {
+            output.show(&answer, |answer| format!("{} events would be delivered", text(answer, "/events")));
+            return Ok(());
+        }
+        let report = if self.detach { answer } else { follow(path, client, answer, output)? };
+        output.show(&report, shown);
+        match text(&report, "/state").as_str() {
+            "cancelled" => Err(Failure::Failed("the backfill was cancelled".to_owned())),
+            _ => Ok(()),
+        }
+    }
+
+    fn asked(&self) -> Result<Value, Failure> {
+        let mut asked = Map::new();
+        let texts = [("from", &self.from), ("rate", &self.rate), ("effects", &self.effects)];
+        asked.extend(texts.into_iter().filter_map(|(name, text)| Some((name.to_owned(), json!(text.as_ref()?)))));
+        if self.dry_run {
+            asked.insert("dry_run".to_owned(), json!(true));
+        }
+        if let Some(filter) = &self.filter {
+            let filter = serde_json::from_str(filter)
+                .map_err(|error| Failure::Usage(format!("--filter: {filter:?} is not JSON: {error}")))?;
+            asked.insert("filter".to_owned(), filter);
+        }
+        Ok(Value::Object(asked))
+    }
+}
+
+/// Waits until the backfill that `report` tells of has ended.
+fn follow(path: &str, client: &Client, mut report: Value, output: &Output) -> Result<Value, Failure> {
+    let bar = progress(number(&report, "/events"), output);
+    while matches!(text(&report, "/state").as_str(), "running" | "paused") {
+        thread::sleep(LOOK_EVERY);
+        report = client.get(path, &[])?;
+        bar.set_position(number(&report, "/delivered"));
+        bar.set_message(match text(&report, "/state").as_str() {
+            "paused" => "paused".to_owned(),
+            _ => format!("{} live events wait", text(&report, "/held")),
+        });
+    }
+    bar.finish_and_clear();
+    Ok(report)
+}
+
+fn number(report: &Value, path: &str) -> u64 {
+    report.pointer(path).and_then(Value::as_u64).unwrap_or_default()
+}
+
+fn progress(events: u64, output: &Output) -> ProgressBar {
+    let hidden = output.is_json() || !io::stderr().is_terminal();
+    let target = if hidden { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
+    let bar = ProgressBar::with_draw_target(Some(events), target);
+    if let Ok(style) = ProgressStyle::with_template("{bar:40} {pos}/{len} events, {per_sec}, {msg} ({eta} left)") {
+        bar.set_style(style);
+    }
+    bar
+}
+
+/// A report in a line.
+pub fn shown(report: &Value) -> String {
+    let field = |name: &str| text(report, &format!("/{name}"));
+    let mut shown = format!(
+        "{}: {} of {} events delivered from {} at {}, effects: {}",
+        field("state"),
+        field("delivered"),
+        field("events"),
+        field("from"),
+        field("rate"),
+        field("effects"),
+    );
+    if number(report, "/dropped") > 0 {
+        shown.push_str(&format!("; {} effects dropped", field("dropped")));
+    }
+    if number(report, "/held") > 0 {
+        shown.push_str(&format!("; {} live events wait for it", field("held")));
+    }
+    if number(report, "/events") == 0 {
+        shown.push_str("; whatever there is was delivered already");
+    }
+    shown
+}
