@@ -1,7 +1,10 @@
 //! What is old goes, what somebody needs stays, and numbers go on where they were.
 
 use super::*;
-use crate::backend::{Changed, Forgotten, HeldBy, Keep, OrderQuery, Retention, Which};
+use crate::backend::{
+    Backfill, BackfillEffects, BackfillStep, Changed, Forgotten, HeldBy, Keep, OrderQuery, Retention, Since, Started,
+    Which,
+};
 use crate::order::{Change, OrderId};
 
 const SOON: Keep = Keep::For(Duration::from_millis(1));
@@ -229,4 +232,31 @@ async fn a_consumer_of_a_name_that_was_forgotten_begins_with_nothing() {
 
 fn cause() -> crate::backend::Cause {
     crate::backend::Cause::new(crate::backend::CauseKind::Reject, "test")
+}
+
+#[tokio::test]
+async fn a_backfill_that_is_under_way_holds_its_history_back() {
+    let place = Place::new();
+    let backend = place.open();
+    for _ in 0..5 {
+        cancelled(&backend).await;
+    }
+    let last = cancelled(&backend).await;
+    let late = backend.consumers.attach(&name("late"), Start::Now).await.unwrap();
+    let asked = Backfill {
+        from: Since::Beginning,
+        filter: None,
+        rate: "1000000/s".parse().unwrap(),
+        effects: BackfillEffects::All,
+    };
+    // Nobody listens yet, so it does not come on.
+    late.configure(InboxPolicy { concurrency: 0, ..policy() });
+    let started = backend.backfills.start(&name("late"), asked).await.unwrap().into_inner();
+    assert!(matches!(started, Started::Yes(_)), "{started:?}");
+    backend.upkeep.retain(SHORT);
+    let held = eventually("the backfill holds events back", async || report(&backend, "late").await.held).await;
+    assert_eq!((held.reason, held.events), (HeldBy::Backfill, 11));
+    assert_eq!(ids(&backend).await.len(), 6);
+    let _ = backend.backfills.steer(&name("late"), BackfillStep::Cancel).await.unwrap();
+    all_gone_but(&backend, &[last]).await;
 }

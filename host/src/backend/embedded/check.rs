@@ -15,12 +15,13 @@ const PAGE: i64 = 1_000;
 const FAULTS_MAX: usize = 20;
 
 /// In order; a [`CheckPlace`] names one by its index.
-const RULES: [(&str, Look); 12] = [
+const RULES: [(&str, Look); 13] = [
     ("pages", Look::With(pages)),
     ("events", Look::Walk(EVENTS)),
     ("orders", Look::Walk(ORDERS)),
     ("idle orders", Look::Walk(IDLE_ORDERS)),
     ("consumers", Look::With(consumers)),
+    ("backfills", Look::Walk(BACKFILLS)),
     ("deliveries", Look::Walk(DELIVERIES)),
     ("attempts", Look::Walk(ATTEMPTS)),
     ("runs", Look::Walk(RUNS)),
@@ -79,6 +80,14 @@ const IDLE_ORDERS: &str = "
     SELECT i.number, 0, '', 'order number ' || i.number, CASE WHEN o.number IS NULL THEN 'it is to age out, and is missing' END
     FROM idle_orders AS i LEFT JOIN orders AS o ON o.number = i.number
     WHERE i.number > ?1 AND ?2 = ?2 AND ?3 = ?3 ORDER BY i.number LIMIT ?4";
+
+const BACKFILLS: &str = "
+    SELECT b.number, 0, '', 'backfill ' || b.number, CASE
+        WHEN b.consumer NOT IN (SELECT number FROM consumers) THEN 'its consumer ' || b.consumer || ' is not known'
+        WHEN b.state NOT IN ('running', 'paused', 'done', 'cancelled') THEN 'its state ' || b.state || ' is not known'
+        WHEN b.state IN ('running', 'paused') AND b.last > (SELECT max(position) FROM events)
+            THEN 'it ends after the newest event' END
+    FROM backfills AS b WHERE b.number > ?1 AND ?2 = ?2 AND ?3 = ?3 ORDER BY b.number LIMIT ?4";
 
 const DELIVERIES: &str = "
     SELECT d.consumer, d.position, '', 'delivery of event ' || d.position || ' to ' || coalesce(c.name, d.consumer), CASE

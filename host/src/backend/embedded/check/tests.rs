@@ -37,7 +37,7 @@ fn a_store_that_is_well_has_no_findings_and_every_rule_is_looked_at() {
 }
 
 /// What breaks a store, and what is found then.
-const BROKEN: [(&str, &str, &str); 24] = [
+const BROKEN: [(&str, &str, &str); 25] = [
     ("DELETE FROM events WHERE position = 5", "events", "event 6: the event before it is missing"),
     ("UPDATE events SET order_number = 77 WHERE position = 3", "events", "event 3: its order is missing"),
     ("UPDATE events SET data = '{' WHERE position = 3", "events", "event 3: its data is no JSON"),
@@ -96,6 +96,12 @@ const BROKEN: [(&str, &str, &str); 24] = [
         "UPDATE idempotency SET order_number = 99 WHERE key = 'S-1'",
         "idempotency keys",
         "idempotency key S-1: its order is missing",
+    ),
+    (
+        "INSERT INTO backfills (consumer, state, rate, effects, first, last, position, events, started_at)
+         VALUES (1, 'running', 1, 'all', 1, 99, 0, 1, 1)",
+        "backfills",
+        "backfill 1: it ends after the newest event",
     ),
     (
         "INSERT INTO runs VALUES (1, 'live', 3, 99, '1', 1, 1, 1, 1, 1)",

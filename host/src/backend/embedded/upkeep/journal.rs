@@ -92,7 +92,7 @@ fn limits(disk: &Connection) -> rusqlite::Result<Limits> {
         limits.lower(rows::unsigned(row.get(2)?), &name, HeldBy::Position);
         let history: Option<i64> = backfill.query_row([number], |row| row.get(0)).optional()?;
         if let Some(position) = history {
-            limits.lower(rows::unsigned(position), &name, HeldBy::Position);
+            limits.lower(rows::unsigned(position), &name, HeldBy::Backfill);
         }
         let exception: Option<i64> = first.query_row([number], |row| row.get(0))?;
         if let Some(position) = exception {
