@@ -13,7 +13,7 @@ use super::rows;
 use crate::event::Event;
 
 /// Events kept: a burst of a few seconds. The content of an order is shared by its events and held by `contents`.
-const EVENTS_MAX: usize = 32_768;
+const EVENTS_MAX: usize = 65_536;
 /// Events read from disk at once.
 const CHUNK: u64 = 256;
 /// Chunks kept, for consumers that are behind by about as much as each other.
