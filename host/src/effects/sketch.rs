@@ -35,7 +35,7 @@ struct Sketch {
 }
 
 impl Effects {
-    /// A JSON object with one list per kind of effect, about [`BYTES_MAX`] long at most; longer texts are cut, and what
+    /// A JSON object with one list per kind of effect, about `BYTES_MAX` long at most; longer texts are cut, and what
     /// finds no room is counted in `left_out`. `None` where nothing was staged.
     #[must_use]
     pub fn sketch(&self) -> Option<String> {
