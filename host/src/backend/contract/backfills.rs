@@ -8,8 +8,8 @@ use proptest::prelude::*;
 
 use super::{Place, accept, done, lease, name, place, policy, ran, report};
 use crate::backend::{
-    Backend, Backfill, BackfillEffects, BackfillReport, BackfillState, BackfillStep, Cause, CauseKind, Delivery, Inbox,
-    InboxPolicy, Origin, Settlement, Since, Started, StateQuery, Steered, Which,
+    Backend, Backfill, BackfillEffects, BackfillReport, BackfillState, BackfillStep, Cause, CauseKind, Delivery,
+    DeliveryState, Inbox, InboxPolicy, Origin, Settlement, Since, Started, StateQuery, Steered, Which,
 };
 use crate::clock::Timestamp;
 use crate::effects::{Adjustment, Effects, Message};
@@ -122,6 +122,25 @@ async fn live_events_of_an_order_wait_for_its_history_and_others_do_not() {
     let report = stands(&backend, |report| report.state == BackfillState::Done).await;
     assert_eq!((report.events, report.delivered, report.held, report.position), (3, 3, 0, 3));
     assert_eq!(backend.backfills.count(&name(CONSUMER), &everything()).await.unwrap(), Some(0));
+}
+
+#[tokio::test]
+async fn what_a_consumer_missed_concerns_it_only_once_a_backfill_brings_it() {
+    let home = Place::new();
+    let backend = home.open();
+    let order = place(&backend).await;
+    let inbox = attach(&backend).await;
+    let states = async || -> Vec<_> {
+        let reports = backend.journal.deliveries_of(order.id).await.unwrap();
+        reports.iter().map(|report| (report.consumer.to_string(), report.state)).collect()
+    };
+    assert_eq!(states().await, []);
+    start(&backend, everything()).await;
+    assert_eq!(states().await, [(CONSUMER.to_owned(), DeliveryState::Pending)]);
+    let delivery = next(&inbox).await;
+    accept(&inbox, delivery, done(Effects::default()));
+    stands(&backend, |report| report.state == BackfillState::Done).await;
+    assert_eq!(states().await, [(CONSUMER.to_owned(), DeliveryState::Done)]);
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use rusqlite::{Connection, params};
 
+use super::commit::ConsumerNumber;
 use super::readers::Disk;
 use super::tail::stored_after;
 use super::{Embedded, rows};
@@ -123,7 +124,8 @@ fn deliveries_of(
     let mut statement = disk.prepare_cached(
         "SELECT c.name, c.position, c.ahead, d.state, d.attempts,
                 (SELECT max(attempt) FROM attempts WHERE consumer = c.number AND position = ?1),
-                (SELECT cause FROM attempts WHERE consumer = c.number AND position = ?1 ORDER BY number DESC LIMIT 1)
+                (SELECT cause FROM attempts WHERE consumer = c.number AND position = ?1 ORDER BY number DESC LIMIT 1),
+                ?1 <= c.began, c.number
          FROM consumers AS c LEFT JOIN deliveries AS d ON d.consumer = c.number AND d.position = ?1 ORDER BY c.name",
     )?;
     let position = event.position.get();
@@ -138,6 +140,10 @@ fn deliveries_of(
             None if wants(name) != Some(true) => continue,
             // What was given up ended with an attempt that had failed.
             None if row.get::<_, Option<String>>(6)?.is_some() => DeliveryState::Discarded,
+            None if row.get(7)? => match missed(disk, row.get(8)?, position)? {
+                Some(state) => state,
+                None => continue,
+            },
             None if rows::progress(row, 1)?.contains(position) => DeliveryState::Done,
             None => DeliveryState::Pending,
         };
@@ -152,6 +158,25 @@ fn deliveries_of(
         });
     }
     Ok(())
+}
+
+/// What became of an event from before the consumer began, which only a backfill can have delivered.
+fn missed(disk: &Connection, consumer: ConsumerNumber, position: u64) -> rusqlite::Result<Option<DeliveryState>> {
+    let mut statement = disk.prepare_cached(
+        "SELECT position, ahead, state IN ('running', 'paused') FROM backfills
+         WHERE consumer = ?1 AND first <= ?2 AND last >= ?2",
+    )?;
+    let mut backfills = statement.query(params![consumer, rows::signed(position)])?;
+    let mut state = None;
+    while let Some(row) = backfills.next()? {
+        if rows::progress(row, 0)?.contains(position) {
+            return Ok(Some(DeliveryState::Done));
+        }
+        if row.get(2)? {
+            state = Some(DeliveryState::Pending);
+        }
+    }
+    Ok(state)
 }
 
 fn messages(disk: &Connection, after: Option<i64>, limit: usize) -> rusqlite::Result<Page<MessageReport>> {
