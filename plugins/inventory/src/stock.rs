@@ -65,9 +65,18 @@ pub fn put(units: &Units<'_>) {
     state::add_all(&all);
 }
 
-/// For the customer: each short SKU, wanted and left.
+/// For the customer: each short SKU, wanted and left; of very many, as many as a reason has room for.
 pub fn describe(shortages: &[Short<'_>]) -> String {
-    let each: Vec<_> =
-        shortages.iter().map(|Short { sku, wanted, left }| format!("{sku} (wanted {wanted}, left {left})")).collect();
-    format!("Not enough stock of {}", each.join(", "))
+    /// The host takes 4 KiB, of which the last name and the number of those left out need a part.
+    const NAMED_BYTES_MAX: usize = 3 << 10;
+    let mut reason = String::from("Not enough stock of ");
+    for (named, Short { sku, wanted, left }) in shortages.iter().enumerate() {
+        if reason.len() > NAMED_BYTES_MAX {
+            reason.push_str(&format!(" and {} more", shortages.len() - named));
+            break;
+        }
+        let comma = if named == 0 { "" } else { ", " };
+        reason.push_str(&format!("{comma}{sku} (wanted {wanted}, left {left})"));
+    }
+    reason
 }

@@ -45,6 +45,18 @@ fn lines_of_one_sku_are_short_together() {
 }
 
 #[test]
+fn a_rejection_of_very_many_says_how_many_it_leaves_out() {
+    let skus: Vec<String> = (0..500).map(|index| format!("{index:0>128}")).collect();
+    let lines: Vec<_> = skus.iter().map(|sku| (sku.as_str(), 1)).collect();
+    let mut host = host(&[]);
+    host.handle(testing::placed(order("o-1", &lines))).unwrap();
+    let [(_, Change::Rejected(reason))] = host.changes() else { panic!("one change") };
+    assert!(reason.len() <= 4 << 10, "{}", reason.len());
+    let named = reason.matches("wanted 1").count();
+    assert!(named > 10 && reason.ends_with(&format!(" and {} more", 500 - named)), "{reason}");
+}
+
+#[test]
 fn a_rejection_names_every_short_sku() {
     let mut host = host(&[("A", 5), ("B", 50)]);
     host.handle(testing::placed(order("o-1", &[("A", 6), ("B", 1), ("C", 2)]))).unwrap();
