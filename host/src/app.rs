@@ -191,32 +191,13 @@ struct Runtimes {
 
 impl Runtimes {
     fn start() -> Result<Self> {
-        let runtime = |name| {
-            let mut builder = runtime::Builder::new_multi_thread();
-            builder.thread_name(name).enable_all();
-            builder
-        };
-        Ok(Self {
-            http: runtime("http").build()?,
-            deliveries: runtime("deliveries").on_thread_start(give_way).build()?,
-        })
+        let runtime = |name| runtime::Builder::new_multi_thread().thread_name(name).enable_all().build();
+        Ok(Self { http: runtime("http")?, deliveries: runtime("deliveries")? })
     }
 
     fn end(self) {
         self.deliveries.shutdown_timeout(THREADS_END_MAX);
         self.http.shutdown_timeout(THREADS_END_MAX);
-    }
-}
-
-/// Where the cores are busy, what answers a shop goes before what can be done a moment later: the threads of HTTP and of the
-/// store get three times the share of one that handles deliveries. Idle cores are used in full.
-fn give_way() {
-    #[cfg(target_os = "linux")]
-    const NICE: i32 = 5;
-    // On Linux it is the calling thread alone that gives way.
-    #[cfg(target_os = "linux")]
-    if let Err(error) = rustix::process::nice(NICE) {
-        tracing::debug!(%error, "deliveries have the same priority as answers");
     }
 }
 

@@ -18,9 +18,12 @@
 //! **Invariants**: per lane, positions rise; a delivery runs at most once at a time; a lane in `ready` has a
 //! head that is Ready.
 
+mod ready;
+
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
+use self::ready::Ready;
 use crate::backend::FromBackfill;
 use crate::clock::Timestamp;
 use crate::event::{Event, Lane};
@@ -78,7 +81,7 @@ struct Queue {
 #[derive(Default)]
 pub struct Lanes {
     queues: HashMap<Lane, Queue>,
-    ready: VecDeque<Lane>,
+    ready: Ready,
     /// Heads that are Retrying, by when they are due.
     timers: BTreeSet<(Timestamp, u64)>,
     retrying: HashMap<u64, Lane>,
@@ -96,7 +99,7 @@ impl Lanes {
         match self.queues.get_mut(&lane) {
             None => {
                 self.unstored += usize::from(!item.stored);
-                self.ready.push_back(lane.clone());
+                self.ready.push_back(lane.clone(), &item);
                 self.queues.insert(lane, Queue { head: Head::Ready, items: VecDeque::from([item]) });
                 false
             }
@@ -158,11 +161,13 @@ impl Lanes {
         if !fresh {
             return;
         }
-        if head.parks() {
-            // The lane that was offered just now.
-            self.ready.pop_back();
-        }
         if let Some(queue) = self.queues.get_mut(&lane) {
+            if head.parks()
+                && let Some(item) = queue.items.front()
+            {
+                // The lane that was offered just now.
+                self.ready.pop_back(item);
+            }
             queue.head = head;
         }
         match head {
@@ -174,7 +179,7 @@ impl Lanes {
     /// The next delivery that may run at `now`, marked as leased.
     pub fn lease(&mut self, now: Timestamp) -> Option<Item> {
         self.wake(now);
-        let lane = self.ready.pop_front()?;
+        let lane = self.ready.next()?;
         let queue = self.queues.get_mut(&lane)?;
         debug_assert_eq!(queue.head, Head::Ready);
         queue.head = Head::Leased;
@@ -197,7 +202,9 @@ impl Lanes {
             && let Some(queue) = self.queues.get_mut(&lane)
         {
             queue.head = Head::Ready;
-            self.ready.push_front(lane);
+            if let Some(item) = queue.items.front() {
+                self.ready.push_front(lane, item);
+            }
         }
     }
 
@@ -225,7 +232,9 @@ impl Lanes {
             item.first_attempt_at = None;
             item.replayed = true;
         }
-        self.ready.push_back(lane.clone());
+        if let Some(item) = self.queues.get(lane).and_then(|queue| queue.items.front()) {
+            self.ready.push_back(lane.clone(), item);
+        }
         true
     }
 
@@ -309,7 +318,9 @@ impl Lanes {
                 && let Some(queue) = self.queues.get_mut(&lane)
             {
                 queue.head = Head::Ready;
-                self.ready.push_back(lane);
+                if let Some(item) = queue.items.front() {
+                    self.ready.push_back(lane, item);
+                }
             }
         }
     }
@@ -345,11 +356,12 @@ impl Lanes {
             self.total -= 1;
             self.unstored -= usize::from(!item.stored);
         }
-        if queue.items.is_empty() {
-            self.queues.remove(&lane);
-        } else {
-            queue.head = Head::Ready;
-            self.ready.push_back(lane);
+        match queue.items.front() {
+            None => drop(self.queues.remove(&lane)),
+            Some(item) => {
+                queue.head = Head::Ready;
+                self.ready.push_back(lane, item);
+            }
         }
     }
 
