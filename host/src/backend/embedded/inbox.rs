@@ -46,6 +46,8 @@ pub struct EmbeddedInbox {
     pub state: StateNumber,
     store: Arc<Store>,
     desk: Mutex<Desk>,
+    /// Held by whoever reads on in the journal, without the desk: others lease meanwhile what is there.
+    reading: Mutex<()>,
     cache: Arc<Mutex<Cache>>,
     view: Arc<dyn View>,
     bell: Notify,
@@ -61,8 +63,8 @@ impl EmbeddedInbox {
     ) -> rusqlite::Result<Self> {
         let cache = Arc::new(Mutex::new(Cache::new(state)));
         let view = Arc::new(StateView { store: Arc::clone(&store), cache: Arc::clone(&cache) });
-        let inbox =
-            Self { name, number, state, store, desk: Mutex::new(Desk::default()), cache, view, bell: Notify::new() };
+        let (desk, reading, bell) = (Mutex::new(Desk::default()), Mutex::new(()), Notify::new());
+        let inbox = Self { name, number, state, store, desk, reading, cache, view, bell };
         inbox.reload(disk)?;
         Ok(inbox)
     }
@@ -103,10 +105,10 @@ impl EmbeddedInbox {
     /// Deliveries that are not durably done, as far as they are known here; and where there are events behind the last
     /// one looked at, its position and what was counted until then.
     fn pending(&self) -> (u64, Option<(u64, Counts)>) {
-        let mut desk = self.desk.lock();
-        if let Err(error) = self.refill(&mut desk) {
+        if let Err(error) = self.refill() {
             tracing::debug!(%error, "the journal cannot be read now");
         }
+        let mut desk = self.desk.lock();
         let pending = desk.pending(self.store.queue.durable());
         let counts = desk.count(|_| {});
         (pending, (desk.cursor < self.store.tail.head()).then_some((desk.cursor, counts)))
@@ -119,24 +121,39 @@ impl EmbeddedInbox {
         changed
     }
 
-    /// Looks at events behind the cursor until there is enough to do.
-    fn refill(&self, desk: &mut Desk) -> rusqlite::Result<()> {
+    /// Looks at events behind the cursor until there is enough to do, unless somebody does so already.
+    fn refill(&self) -> rusqlite::Result<()> {
+        let Some(_reading) = self.reading.try_lock() else { return Ok(()) };
+        let mut offered = false;
         for _ in 0..CHUNKS_MAX {
-            if !desk.is_open() || desk.lanes.unstored() >= WINDOW || desk.cursor >= self.store.tail.head() {
-                return Ok(());
-            }
-            let events = self.store.tail.read(&self.store.readers, desk.cursor, CHUNK)?;
+            let Some((epoch, cursor)) = self.wanting() else { break };
+            let events = self.store.tail.read(&self.store.readers, cursor, CHUNK)?;
             if events.is_empty() {
-                return Ok(());
+                break;
             }
+            let mut desk = self.desk.lock();
+            // What it was read for may have changed meanwhile.
+            if desk.epoch != epoch || !desk.is_open() {
+                break;
+            }
+            offered = true;
             for event in events {
-                let behind = self.behind(desk, &event)?;
+                let behind = self.behind(&mut desk, &event)?;
                 desk.offer(event, behind);
             }
         }
-        // There is more: look again, after others had their turn.
-        self.ring();
+        // Others found nothing meanwhile and went away, and there may be more.
+        if offered {
+            self.ring();
+        }
         Ok(())
+    }
+
+    /// For which epoch of the desk, and behind which position, to read on; `None` where there is enough to do.
+    fn wanting(&self) -> Option<(u64, u64)> {
+        let desk = self.desk.lock();
+        let wants = desk.is_open() && desk.lanes.unstored() < WINDOW && desk.cursor < self.store.tail.head();
+        wants.then_some((desk.epoch, desk.cursor))
     }
 
     /// Commits, on its own, that positions were passed by and that deliveries wait.
@@ -172,8 +189,13 @@ impl EmbeddedInbox {
         if !desk.may_start(now) {
             return Ok(None);
         }
-        if desk.lanes.unstored() < WINDOW / 2 {
-            self.refill(&mut desk)?;
+        if desk.lanes.unstored() < WINDOW / 2 && desk.cursor < self.store.tail.head() {
+            drop(desk);
+            self.refill()?;
+            desk = self.desk.lock();
+            if !desk.may_start(now) {
+                return Ok(None);
+            }
         }
         if desk.fills() {
             self.refill_history(&mut desk, now)?;

@@ -22,10 +22,13 @@ const CHUNKS_MAX: usize = 32;
 /// The events of one chunk that is behind for good.
 type Chunk = Arc<[Arc<Event>]>;
 
+/// Where a chunk is, once somebody has read it. Locked meanwhile, so that it is read once.
+type Place = Arc<Mutex<Option<Chunk>>>;
+
 pub struct Tail {
     events: Mutex<VecDeque<Arc<Event>>>,
-    /// By number, the one used last at the end. Held while a chunk is read, so that it is read once.
-    chunks: Mutex<VecDeque<(u64, Chunk)>>,
+    /// By number, the one used last at the end.
+    chunks: Mutex<VecDeque<(u64, Place)>>,
     head: AtomicU64,
 }
 
@@ -84,24 +87,27 @@ impl Tail {
     }
 
     fn chunk(&self, readers: &Readers, number: u64) -> rusqlite::Result<Chunk> {
-        let mut chunks = self.chunks.lock();
-        if let Some(index) = chunks.iter().rposition(|(other, _)| *other == number)
-            && let Some(found) = chunks.remove(index)
-        {
-            let events = Arc::clone(&found.1);
-            chunks.push_back(found);
-            return Ok(events);
+        let place = self.place(number);
+        let mut chunk = place.lock();
+        if let Some(events) = &*chunk {
+            return Ok(Arc::clone(events));
         }
         let disk = readers.disk();
         let (after, last) = (number * CHUNK, (number + 1) * CHUNK);
         let mut events = stored_after(disk.connection()?, disk.contents(), after, usize::try_from(CHUNK).unwrap_or(0))?;
         events.retain(|event| event.position.get() <= last);
-        let events = Chunk::from(events);
+        Ok(Arc::clone(chunk.insert(events.into())))
+    }
+
+    fn place(&self, number: u64) -> Place {
+        let mut chunks = self.chunks.lock();
+        let known = chunks.iter().rposition(|(other, _)| *other == number).and_then(|index| chunks.remove(index));
+        let (_, place) = known.unwrap_or_default();
         if chunks.len() >= CHUNKS_MAX {
             chunks.pop_front();
         }
-        chunks.push_back((number, Arc::clone(&events)));
-        Ok(events)
+        chunks.push_back((number, Arc::clone(&place)));
+        place
     }
 }
 

@@ -7,6 +7,7 @@ use parking_lot::MutexGuard;
 
 use super::desk::Desk;
 use super::{EmbeddedInbox, lane_of, position_of};
+use crate::backend::embedded::Store;
 use crate::backend::embedded::cache::Cache;
 use crate::backend::embedded::commit::{
     Attempt, Causer, Commit, ConsumerCommit, ConsumerNumber, Death, Exception, NewBody, NewEvent, NewMessage,
@@ -40,10 +41,10 @@ pub fn finish(inbox: &EmbeddedInbox, delivery: Delivery, reads: &Reads, mut sett
         return Finished::Accepted;
     }
     let dropped = confine(&delivery, &mut settlement);
-    let mut orders = inbox.store.orders.lock();
     let disk = inbox.store.readers.disk();
-    let mut ground = Ground { disk: &disk, cache: &mut cache, orders: &mut orders };
+    let mut ground = Ground { store: &inbox.store, disk: &disk, cache: &mut cache, orders: None };
     let outcome = ground.settle(inbox.number, &delivery, reads, &settlement);
+    let Ground { orders, .. } = ground;
     drop(disk);
     match outcome {
         // What grows no further is taken, however large it is: a limit that was lowered must let a consumer shrink.
@@ -64,10 +65,12 @@ pub fn finish(inbox: &EmbeddedInbox, delivery: Delivery, reads: &Reads, mut sett
 }
 
 /// What a commit is decided on: the latest of everything, durable or not.
-struct Ground<'a> {
+struct Ground<'s, 'a> {
+    store: &'s Store,
     disk: &'a Disk<'a>,
     cache: &'a mut Cache,
-    orders: &'a mut Orders,
+    /// All consumers share them: locked by whoever needs one, and then until the commit is on its way.
+    orders: Option<MutexGuard<'s, Orders>>,
 }
 
 /// Effects as values that only need to be written.
@@ -82,7 +85,11 @@ struct Decided {
     dropped: u64,
 }
 
-impl Ground<'_> {
+impl Ground<'_, '_> {
+    fn order(&mut self, id: OrderId) -> rusqlite::Result<Option<(OrderNumber, Order)>> {
+        self.orders.get_or_insert_with(|| self.store.orders.lock()).get(self.disk, id)
+    }
+
     /// `None` where something does not hold any more.
     fn settle(
         &mut self,
@@ -112,7 +119,7 @@ impl Ground<'_> {
             }
         }
         for (id, seen) in &reads.orders {
-            if self.orders.get(self.disk, *id)?.map(|(_, order)| order.revision) != *seen {
+            if self.order(*id)?.map(|(_, order)| order.revision) != *seen {
                 return Ok(false);
             }
         }
@@ -159,8 +166,7 @@ impl Ground<'_> {
         };
         for (id, change) in &effects.order_changes {
             let changed = decided.orders.iter().rev().find(|(_, order)| order.id == *id).cloned();
-            let Some((number, order)) = changed.map_or_else(|| self.orders.get(self.disk, *id), |it| Ok(Some(it)))?
-            else {
+            let Some((number, order)) = changed.map_or_else(|| self.order(*id), |it| Ok(Some(it)))? else {
                 return Ok(None);
             };
             let Ok(order) = order.after(change) else { return Ok(None) };
@@ -198,7 +204,7 @@ fn confine(delivery: &Delivery, settlement: &mut Settlement) -> u64 {
 fn commit(
     inbox: &EmbeddedInbox,
     cache: &mut Cache,
-    mut orders: MutexGuard<'_, Orders>,
+    orders: Option<MutexGuard<'_, Orders>>,
     delivery: Delivery,
     settlement: Settlement,
     decided: Decided,
@@ -259,8 +265,8 @@ fn commit(
         desk.finished(job, durable);
     }
     drop(desk);
-    for (number, order) in decided.orders {
-        orders.set(number, order, job, durable);
+    if let Some(mut orders) = orders {
+        decided.orders.into_iter().for_each(|(number, order)| orders.set(number, order, job, durable));
     }
     cache.apply(&entries, &counters, bytes, job, durable);
     Finished::Accepted
