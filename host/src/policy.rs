@@ -13,6 +13,9 @@ use crate::clock::Timestamp;
 use crate::event::{KindPattern, Subscriptions};
 
 pub mod parse;
+pub mod url;
+
+pub use url::UrlPrefix;
 
 /// Names one consumer: the stem of its plugin file. 1 to 64 of `a-z`, `0-9` and `-`, starting with a letter.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -180,8 +183,10 @@ pub struct Grant {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HttpGrant {
-    pub url_prefix: String,
+    pub url_prefix: UrlPrefix,
     pub methods: Vec<String>,
+    /// The server may be one of this machine or of a private network.
+    pub private: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -202,6 +207,32 @@ pub struct Limits {
     pub time: Duration,
     /// All keys and values of the consumer.
     pub state_bytes: u64,
+    pub http: HttpLimits,
+}
+
+/// Of outgoing HTTP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HttpLimits {
+    /// Calls for one event.
+    pub calls: u32,
+    /// Heads and bodies of all requests and responses for one event.
+    pub bytes: u64,
+    /// Until a connection stands, TLS included.
+    pub connect: Duration,
+    /// From then until the head of the response is there.
+    pub first_byte: Duration,
+}
+
+impl Default for HttpLimits {
+    fn default() -> Self {
+        Self {
+            calls: 10,
+            bytes: 4 << 20,
+            connect: Duration::from_secs(2),
+            // Within the default of the whole call, so that the guest hears of it and can say when to try again.
+            first_byte: Duration::from_secs(4),
+        }
+    }
 }
 
 impl Default for Limits {
@@ -212,6 +243,7 @@ impl Default for Limits {
             share_permille: 500,
             time: Duration::from_secs(5),
             state_bytes: 1 << 30,
+            http: HttpLimits::default(),
         }
     }
 }

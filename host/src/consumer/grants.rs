@@ -4,8 +4,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
-use crate::policy::parse::url_prefix;
-use crate::policy::{HttpGrant, Policy};
+use crate::policy::{HttpGrant, Policy, UrlPrefix};
 use crate::sandbox::{Description, Need};
 
 /// What is missing, as lines for the side file. Lists stand there whole, with what is granted already, so that they
@@ -38,10 +37,8 @@ fn granted(need: &Need, policy: &Policy) -> bool {
     }
 }
 
-fn http_granted(grants: &[HttpGrant], needed: &str, methods: &[String]) -> bool {
-    // What is no URL cannot be granted; it stands in the lines as it is, and the side file tells what is wrong.
-    let Ok(needed) = url_prefix(needed) else { return false };
-    let covering: Vec<_> = grants.iter().filter(|grant| needed.starts_with(&grant.url_prefix)).collect();
+fn http_granted(grants: &[HttpGrant], needed: &UrlPrefix, methods: &[String]) -> bool {
+    let covering: Vec<_> = grants.iter().filter(|grant| grant.url_prefix.covers(needed)).collect();
     !covering.is_empty() && methods.iter().all(|method| covering.iter().any(|grant| grant.methods.contains(method)))
 }
 
@@ -89,15 +86,18 @@ fn records_line(ungranted: &[&Need], policy: &Policy) -> String {
 }
 
 fn http_line(ungranted: &[&Need], policy: &Policy) -> String {
-    let entry = |url_prefix: &str, methods: &[String]| {
+    let entry = |url_prefix: &UrlPrefix, methods: &[String], private: bool| {
         let methods: Vec<_> = methods.iter().map(|method| quoted(method)).collect();
-        format!("{{ url_prefix = {}, methods = [{}] }}", quoted(url_prefix), methods.join(", "))
+        let private = if private { ", private = true" } else { "" };
+        format!("{{ url_prefix = {}, methods = [{}]{private} }}", quoted(&url_prefix.to_string()), methods.join(", "))
     };
     let needed = ungranted.iter().filter_map(|need| match need {
-        Need::Http { url_prefix, methods } => Some(entry(url_prefix, methods)),
+        Need::Http { url_prefix, methods } => Some(entry(url_prefix, methods, false)),
         _ => None,
     });
-    listed("http", policy.grant.http.iter().map(|grant| entry(&grant.url_prefix, &grant.methods)).chain(needed))
+    let granted = policy.grant.http.iter();
+    let granted = granted.map(|grant| entry(&grant.url_prefix, &grant.methods, grant.private));
+    listed("http", granted.chain(needed))
 }
 
 fn secrets_line(ungranted: &[&Need], policy: &Policy) -> String {
@@ -143,7 +143,7 @@ mod tests {
         let columns = vec![Column { name: "id".to_owned(), of: ColumnType::Text, nullable: false }];
         vec![
             Need::Http {
-                url_prefix: "https://api.carrier.example/v1/".to_owned(),
+                url_prefix: UrlPrefix::parse("https://api.carrier.example/v1/").unwrap(),
                 methods: vec!["GET".to_owned(), "POST".to_owned()],
             },
             Need::Email,
@@ -211,7 +211,11 @@ mod tests {
         let granted = |http: &str, url_prefix: &str| {
             let policy = policy(&format!("[grant]\nhttp = [{http}]"));
             let methods = vec!["GET".to_owned(), "POST".to_owned()];
-            check(&description(vec![Need::Http { url_prefix: url_prefix.to_owned(), methods }]), &policy).is_ok()
+            check(
+                &description(vec![Need::Http { url_prefix: UrlPrefix::parse(url_prefix).unwrap(), methods }]),
+                &policy,
+            )
+            .is_ok()
         };
         let both = r#"{ url_prefix = "https://a.example/", methods = ["GET", "POST"] }"#;
         assert!(granted(both, "https://a.example/v1/"));

@@ -14,10 +14,9 @@ use std::time::Duration;
 
 use toml::de::{DeTable, DeValue};
 
-use super::{Grant, HttpGrant, Isolation, Limits, OnDead, Policy, Retry, SecretSource};
+use super::{Grant, HttpGrant, HttpLimits, Isolation, Limits, OnDead, Policy, Retry, SecretSource};
 use crate::event::{Subscription, Subscriptions};
 use table::{Faults, Table};
-pub use value::url_prefix;
 
 /// A side file is a page of settings; what is larger is something else that got the name.
 pub const SIDE_FILE_BYTES_MAX: usize = 256 << 10;
@@ -27,6 +26,8 @@ const FAULTS_MAX: usize = 8;
 const CONCURRENCY_MAX: u32 = 1024;
 /// Memories of wasm32 end here.
 const MEMORY_BYTES_MAX: u64 = 4 << 30;
+/// Each is told in the timeline.
+const HTTP_CALLS_MAX: u32 = 1_000;
 /// A lane waits while its event is handled, so a handling that takes longer than this is a fault.
 const TIME_MAX: Duration = Duration::from_secs(3600);
 /// Delays end somewhere, so that sums of them never leave the calendar.
@@ -134,10 +135,11 @@ fn grant(mut table: Table<'_>, faults: &mut Faults<'_>) -> Grant {
 }
 
 fn http(mut table: Table<'_>, faults: &mut Faults<'_>) -> Option<HttpGrant> {
-    let url_prefix = table.require("url_prefix", faults, |v| url_prefix(value::string(v)?));
+    let url_prefix = table.require("url_prefix", faults, value::url_prefix);
     let methods = table.require("methods", faults, |v| value::list(v, value::method));
+    let private = table.take("private", faults, value::boolean).unwrap_or_default();
     table.finish(faults);
-    Some(HttpGrant { url_prefix: url_prefix?, methods: methods? })
+    Some(HttpGrant { url_prefix: url_prefix?, methods: methods?, private })
 }
 
 fn secrets(mut table: Table<'_>, faults: &mut Faults<'_>) -> BTreeMap<String, SecretSource> {
@@ -165,9 +167,23 @@ fn limits(mut table: Table<'_>, faults: &mut Faults<'_>) -> Limits {
         share_permille: table.take("share", faults, value::cores).unwrap_or(default.share_permille),
         time: table.take("time", faults, |v| value::duration(v, TIME_MAX)).unwrap_or(default.time),
         state_bytes: table.take("state", faults, |v| value::size(v, u64::MAX)).unwrap_or(default.state_bytes),
+        http: http_limits(&mut table, faults),
     };
     table.finish(faults);
     limits
+}
+
+fn http_limits(table: &mut Table<'_>, faults: &mut Faults<'_>) -> HttpLimits {
+    let default = HttpLimits::default();
+    let time = |v: &DeValue<'_>| value::duration(v, TIME_MAX);
+    HttpLimits {
+        calls: table
+            .take("http_calls", faults, |v| value::count(v, HTTP_CALLS_MAX))
+            .map_or(default.calls, NonZeroU32::get),
+        bytes: table.take("http_bytes", faults, |v| value::size(v, MEMORY_BYTES_MAX)).unwrap_or(default.bytes),
+        connect: table.take("http_connect", faults, time).unwrap_or(default.connect),
+        first_byte: table.take("http_first_byte", faults, time).unwrap_or(default.first_byte),
+    }
 }
 
 fn retry(mut table: Table<'_>, faults: &mut Faults<'_>) -> Retry {

@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::contract::v0_1::handler as wit;
 use crate::event::filter::Filter;
 use crate::event::{KindPattern, Subscription};
+use crate::policy::UrlPrefix;
 
 /// Subscriptions and needs are matched against every event and every grant, so neither may be many.
 const SUBSCRIPTIONS_MAX: usize = 64;
@@ -16,7 +17,6 @@ const COLUMNS_MAX: usize = 256;
 const METHODS_MAX: usize = 16;
 /// A summary is one line of a table.
 const SUMMARY_BYTES_MAX: usize = 500;
-const URL_BYTES_MAX: usize = 2048;
 const NAME_BYTES_MAX: usize = 64;
 
 #[derive(Clone, Debug, PartialEq)]
@@ -33,7 +33,7 @@ pub struct Description {
 /// Something beyond its own state that the plugin asks the operator for.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Need {
-    Http { url_prefix: String, methods: Vec<String> },
+    Http { url_prefix: UrlPrefix, methods: Vec<String> },
     Email,
     Sms,
     Records(Dataset),
@@ -136,11 +136,9 @@ fn subscription(wit::Subscription { kind, filter }: wit::Subscription) -> Result
 fn need(need: wit::Need) -> Result<Need, Wrong> {
     Ok(match need {
         wit::Need::Http(wit::HttpNeed { url_prefix, methods }) => {
-            at_most("bytes of a URL prefix", url_prefix.len(), URL_BYTES_MAX)?;
             at_most("methods", methods.len(), METHODS_MAX)?;
-            if !url_prefix.starts_with("https://") && !url_prefix.starts_with("http://") {
-                return Err(format!("needs: http: {url_prefix:?} does not start with https://"));
-            }
+            let url_prefix =
+                UrlPrefix::parse(&url_prefix).map_err(|why| format!("needs: http: {} {why}", shown(&url_prefix)))?;
             if let Some(method) = methods.iter().find(|method| !is_method(method)) {
                 return Err(format!("needs: http: {method:?} is not a method; use GET, POST, …"));
             }
@@ -202,6 +200,11 @@ fn named(what: &str, name: String) -> Result<String, Wrong> {
 
 fn is_method(method: &str) -> bool {
     !method.is_empty() && method.len() <= NAME_BYTES_MAX && method.bytes().all(|byte| byte.is_ascii_uppercase())
+}
+
+/// A URL that may be of any length.
+fn shown(url: &str) -> String {
+    format!("{:?}", url.get(..url.floor_char_boundary(SUMMARY_BYTES_MAX)).unwrap_or_default())
 }
 
 fn at_most(what: &str, given: usize, max: usize) -> Result<(), Wrong> {

@@ -23,7 +23,7 @@ subscribe = ["order.placed", { kind = "com.example.*", filter = '{"weight_g": [{
 [grant]
 change_order = true
 publish = ["com.fanfare.stock.*"]
-http = [{ url_prefix = "HTTPS://API.carrier.example:8443/v1/", methods = ["POST", "GET"] }]
+http = [{ url_prefix = "HTTPS://API.carrier.example:8443/v1/", methods = ["POST", "GET"] }, { url_prefix = "http://10.0.0.1/", methods = ["PUT"], private = true }]
 email = true
 sms = true
 records = ["orders"]
@@ -36,6 +36,10 @@ cpu = "100ms"
 share = 0.25
 time = "10s"
 state = "2GiB"
+http_calls = 3
+http_bytes = "1MiB"
+http_connect = "1s"
+http_first_byte = "9s"
 [retry]
 max_attempts = 5
 base = "2s"

@@ -8,12 +8,11 @@ use toml::de::DeValue;
 
 use crate::event::filter::Filter;
 use crate::event::{KindPattern, NotAKind};
-use crate::policy::{Rate, SecretSource, Start};
+use crate::policy::{Rate, SecretSource, Start, UrlPrefix};
 
 /// What is quoted of a wrong value, in characters: enough to find it.
 const QUOTED_CHARS_MAX: usize = 100;
 const NAME_BYTES_MAX: usize = 64;
-const URL_BYTES_MAX: usize = 2048;
 /// No machine has more for one consumer.
 const CORES_MAX: u16 = 1024;
 const METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
@@ -157,34 +156,10 @@ pub(super) fn cores(value: &DeValue<'_>) -> Result<u32, String> {
     Ok((cores * 1_000.0).round() as u32)
 }
 
-/// Checks the beginning of URLs that may be called, and writes scheme and host in lower case.
-///
-/// The path must have begun: as a prefix, `https://carrier.example` would allow `https://carrier.example.evil.test`
-/// as well. User names are refused, because `https://carrier.example@evil.test/` leads elsewhere than it reads.
-///
-/// # Errors
-/// What is wrong with it, in words.
-pub fn url_prefix(text: &str) -> Result<String, String> {
-    let wrong = || format!("{} is not a URL", quoted(text));
-    let (scheme, rest) = text.split_once("://").ok_or_else(wrong)?;
-    let scheme = scheme.to_ascii_lowercase();
-    if !matches!(scheme.as_str(), "http" | "https") || text.len() > URL_BYTES_MAX {
-        return Err(wrong());
-    }
-    let (authority, path) = match rest.split_once('/') {
-        Some(parts) => parts,
-        None => return Err(format!("{} ends before its path: write {}", quoted(text), quoted(&format!("{text}/")))),
-    };
-    let (host, port) = authority.rsplit_once(':').map_or((authority, None), |(host, port)| (host, Some(port)));
-    let host_legal = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'.';
-    if host.is_empty() || !host.bytes().all(host_legal) || port.is_some_and(|port| port.parse::<u16>().is_err()) {
-        return Err(wrong());
-    }
-    let path_legal = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'?' | b'#' | b'\\');
-    if !path.bytes().all(path_legal) || path.split('/').any(|part| part == "." || part == "..") {
-        return Err(wrong());
-    }
-    Ok(format!("{scheme}://{}/{path}", authority.to_ascii_lowercase()))
+/// The beginning of URLs that may be called.
+pub(super) fn url_prefix(value: &DeValue<'_>) -> Result<UrlPrefix, String> {
+    let text = string(value)?;
+    UrlPrefix::parse(text).map_err(|why| format!("{} {why}", quoted(text)))
 }
 
 /// As plugins may name what they need.
