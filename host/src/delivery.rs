@@ -198,7 +198,7 @@ async fn handle(shared: &Shared, mut delivery: Delivery) {
 fn finish(shared: &Shared, live: &Live, delivery: Delivery, handled: Handled) -> Finished {
     let Handled { outcome, reads, effects, log, duration, instance } = handled;
     let end = |delivery: Delivery, outcome, effects, log| {
-        let ran = Ran { version: live.version.label(), duration };
+        let ran = Ran { version: live.version.label(), duration, calls: Vec::new() };
         let settlement = retry::settle(&live.policy.retry, &delivery, outcome, effects, log, ran);
         shared.meters.handled(settlement.cause().map(|cause| cause.kind), duration);
         shared.inbox.finish(delivery, &reads, settlement)

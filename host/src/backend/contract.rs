@@ -98,7 +98,7 @@ async fn inbox(backend: &Backend, consumer: &str) -> Arc<dyn Inbox> {
 }
 
 fn ran() -> Ran {
-    Ran { version: "1.0.0 (test)".into(), duration: Duration::from_micros(10) }
+    Ran { version: "1.0.0 (test)".into(), duration: Duration::from_micros(10), calls: Vec::new() }
 }
 
 fn done(effects: Effects) -> Settlement {

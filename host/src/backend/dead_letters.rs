@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 
-use super::{CauseKind, Durable, LogLine, Origin, Page, Result};
+use super::{CauseKind, Durable, HttpCall, LogLine, Origin, Page, Result};
 use crate::clock::Timestamp;
 use crate::event::{Body, Event, EventId, Position};
 use crate::order::OrderId;
@@ -136,7 +136,8 @@ pub struct EditedCopy {
     pub data: Box<RawValue>,
 }
 
-/// One attempt that the store remembers: those that failed, and one that was done after one that had not.
+/// One attempt that the store remembers: those that failed, one that was done after one that had not, and those that called
+/// over HTTP.
 #[derive(Clone, Debug, Serialize)]
 pub struct AttemptReport {
     pub attempt: u32,
@@ -159,6 +160,9 @@ pub struct AttemptReport {
     pub effects: Option<Box<RawValue>>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub log: Vec<LogLine>,
+    /// What it called over HTTP.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub calls: Vec<HttpCall>,
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]

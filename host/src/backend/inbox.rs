@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use super::{FromBackfill, Result};
+use super::{BackfillEffects, FromBackfill, Result};
 use crate::clock::Timestamp;
 use crate::effects::{Effects, Reads};
 use crate::event::{Event, Subscriptions};
@@ -68,16 +68,30 @@ pub struct Delivery {
     pub(in crate::backend) lease: Lease,
 }
 
+impl Delivery {
+    /// What [`View::durable`] asks for.
+    #[must_use]
+    pub fn lease(&self) -> Lease {
+        self.lease
+    }
+
+    /// Whether order changes, events and messages of it are dropped.
+    #[must_use]
+    pub fn is_state_only(&self) -> bool {
+        self.lease.backfill.is_some_and(|from| from.effects == BackfillEffects::StateOnly)
+    }
+}
+
 /// What an adapter has to remember of a delivery while it is leased.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::backend) struct Lease {
+pub struct Lease {
     /// Leases of an epoch before count for nothing.
-    pub epoch: u64,
+    pub(in crate::backend) epoch: u64,
     /// The delivery has a row among the exceptions.
-    pub stored: bool,
+    pub(in crate::backend) stored: bool,
     /// The event is a copy that a person edited.
-    pub edited: bool,
-    pub backfill: Option<FromBackfill>,
+    pub(in crate::backend) edited: bool,
+    pub(in crate::backend) backfill: Option<FromBackfill>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
@@ -129,6 +143,26 @@ pub struct Ran {
     /// `1.2.0 (sha-256 prefix)`
     pub version: Arc<str>,
     pub duration: Duration,
+    /// What it called over HTTP. Unlike effects, calls are not undone.
+    pub calls: Vec<HttpCall>,
+}
+
+/// One call over HTTP, as people are shown it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HttpCall {
+    /// Which call of the handling it was, from 1.
+    pub n: u32,
+    pub method: String,
+    /// Without its query.
+    pub url: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<u16>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// Until the head of the response was there, or the error.
+    pub duration_us: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idempotency_key: Option<String>,
 }
 
 /// Why an attempt did not end done.
@@ -233,4 +267,8 @@ pub trait View: Send + Sync {
     async fn scan(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<(Arc<str>, Arc<[u8]>)>>;
     async fn scan_counts(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<(Arc<str>, i64)>>;
     async fn order(&self, id: OrderId) -> Result<Option<Order>>;
+
+    /// Returns when everything that it answered until now is durable. An error where some of it was undone since `lease`,
+    /// or may be: then nothing must follow from it, and the event is handled again.
+    async fn durable(&self, lease: Lease) -> Result<()>;
 }

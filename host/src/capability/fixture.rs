@@ -6,7 +6,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use super::{Handling, Rights, Stop};
-use crate::backend::{Error, Result, View};
+use crate::backend::{Error, Lease, Result, View};
 use crate::clock::Timestamp;
 use crate::event::{Body, Custom, Event, EventId, Position};
 use crate::order::{Change, Content, Customer, Line, Order, OrderId};
@@ -59,6 +59,10 @@ impl View for Memory {
     async fn order(&self, id: OrderId) -> Result<Option<Order>> {
         self.answer().await?;
         Ok(self.orders.iter().find(|order| order.id == id).cloned())
+    }
+
+    async fn durable(&self, _: Lease) -> Result<()> {
+        self.answer().await
     }
 }
 

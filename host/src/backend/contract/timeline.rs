@@ -14,7 +14,7 @@ use crate::order::{Change, OrderId};
 use crate::policy::Start;
 
 fn ran(version: &str) -> Ran {
-    Ran { version: version.into(), duration: Duration::from_micros(10) }
+    Ran { version: version.into(), duration: Duration::from_micros(10), calls: Vec::new() }
 }
 
 fn by(version: &str, effects: Effects) -> Settlement {

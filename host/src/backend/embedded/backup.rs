@@ -78,8 +78,8 @@ pub async fn backup(embedded: &Embedded, told: watch::Sender<Copied>) -> Result<
     Ok(snapshot)
 }
 
-/// A batch with nothing in it.
-async fn tick(store: &Store) -> Result<()> {
+/// A batch with nothing in it: returns when everything that was queued before is durable.
+pub(super) async fn tick(store: &Store) -> Result<()> {
     let (reply, answer) = oneshot::channel();
     store.queue.push(Job::task(|_| Ok(()), reply))?;
     let _ = answer.await.map_err(|_| Error::Unavailable("the host is shutting down".into()))??;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::runs::Handled;
-use crate::backend::{Cause, CauseKind, Origin};
+use crate::backend::{Cause, CauseKind, HttpCall, Origin};
 use crate::clock::Timestamp;
 use crate::effects::{Message, Record, Value};
 use crate::event::{Custom, EventId};
@@ -160,6 +160,7 @@ pub struct Attempt {
     pub origin: Origin,
     /// Of an edited copy of the event.
     pub edited: bool,
+    pub calls: Vec<HttpCall>,
 }
 
 impl Attempt {
@@ -175,6 +176,7 @@ impl Attempt {
             time,
             origin: *origin,
             edited: false,
+            calls: Vec::new(),
         }
     }
 }

@@ -296,7 +296,7 @@ fn show(disk: &Disk<'_>, name: &ConsumerName, event: EventId) -> rusqlite::Resul
 /// What is remembered of a delivery's attempts, oldest first.
 pub fn attempts(disk: &Connection, consumer: ConsumerNumber, position: u64) -> rusqlite::Result<Vec<AttemptReport>> {
     disk.prepare_cached(
-        "SELECT attempt, outcome, cause, backtrace, version, duration, time, origin, edited, effects, log
+        "SELECT attempt, outcome, cause, backtrace, version, duration, time, origin, edited, effects, log, calls
          FROM attempts WHERE consumer = ?1 AND position = ?2 ORDER BY number",
     )?
     .query_map(params![consumer, rows::signed(position)], |row| {
@@ -312,6 +312,7 @@ pub fn attempts(disk: &Connection, consumer: ConsumerNumber, position: u64) -> r
             edited: row.get(8)?,
             effects: row.get_ref(9)?.as_str_or_null()?.map(rows::from_json::<Box<RawValue>>).transpose()?,
             log: row.get_ref(10)?.as_str_or_null()?.map(rows::from_json).transpose()?.unwrap_or_default(),
+            calls: row.get_ref(11)?.as_str_or_null()?.map(rows::from_json).transpose()?.unwrap_or_default(),
         })
     })?
     .collect()

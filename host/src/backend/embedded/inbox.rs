@@ -8,6 +8,7 @@ mod pace;
 mod settle;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -23,8 +24,8 @@ use super::dead_letters::{as_edited, edited_copy};
 use super::lanes::Item;
 use super::queue::{DEPTH_OF_DELIVERIES_MAX, Job};
 use super::readers::Disk;
-use super::{Store, failed, pause, rows};
-use crate::backend::{Delivery, Finished, Inbox, InboxPolicy, Lease, Origin, Result, Settlement, View};
+use super::{Store, backup, failed, pause, rows};
+use crate::backend::{Delivery, Error, Finished, Inbox, InboxPolicy, Lease, Origin, Result, Settlement, View};
 use crate::clock::Timestamp;
 use crate::effects::Reads;
 use crate::event::{Event, Lane, Position, Subscriptions};
@@ -49,6 +50,8 @@ pub struct EmbeddedInbox {
     /// Held by whoever reads on in the journal, without the desk: others lease meanwhile what is there.
     reading: Mutex<()>,
     cache: Arc<Mutex<Cache>>,
+    /// As the desk has it; for views.
+    epoch: Arc<AtomicU64>,
     view: Arc<dyn View>,
     bell: Notify,
 }
@@ -62,9 +65,11 @@ impl EmbeddedInbox {
         disk: &Connection,
     ) -> rusqlite::Result<Self> {
         let cache = Arc::new(Mutex::new(Cache::new(state)));
-        let view = Arc::new(StateView { store: Arc::clone(&store), cache: Arc::clone(&cache) });
-        let (desk, reading, bell) = (Mutex::new(Desk::default()), Mutex::new(()), Notify::new());
-        let inbox = Self { name, number, state, store, desk, reading, cache, view, bell };
+        let epoch = Arc::default();
+        let view =
+            Arc::new(StateView { store: Arc::clone(&store), cache: Arc::clone(&cache), epoch: Arc::clone(&epoch) });
+        let (desk, reading, bell) = (Mutex::default(), Mutex::new(()), Notify::new());
+        let inbox = Self { name, number, state, store, desk, reading, cache, epoch, view, bell };
         inbox.reload(disk)?;
         Ok(inbox)
     }
@@ -73,7 +78,10 @@ impl EmbeddedInbox {
     pub fn reload(&self, disk: &Connection) -> rusqlite::Result<()> {
         let mut cache = self.cache.lock();
         cache.reload(disk)?;
-        self.desk.lock().reload(disk, self.number)
+        let mut desk = self.desk.lock();
+        let reloaded = desk.reload(disk, self.number);
+        self.epoch.store(desk.epoch, Ordering::Release);
+        reloaded
     }
 
     pub fn ring(&self) {
@@ -271,6 +279,7 @@ impl Inbox for EmbeddedInbox {
 struct StateView {
     store: Arc<Store>,
     cache: Arc<Mutex<Cache>>,
+    epoch: Arc<AtomicU64>,
 }
 
 impl StateView {
@@ -304,6 +313,15 @@ impl View for StateView {
         let mut orders = self.store.orders.lock();
         let found = orders.get(&self.store.readers.disk(), id).map_err(|error| failed(&error))?;
         Ok(found.map(|(_, order)| order))
+    }
+
+    async fn durable(&self, lease: Lease) -> Result<()> {
+        // What was answered stood in the queue before this, or was on disk; what was undone before this began another epoch.
+        backup::tick(&self.store).await?;
+        if self.epoch.load(Ordering::Acquire) == lease.epoch {
+            return Ok(());
+        }
+        Err(Error::Unavailable("what the event was handled on has been undone".into()))
     }
 }
 

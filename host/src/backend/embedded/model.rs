@@ -108,7 +108,7 @@ fn cause() -> Cause {
 }
 
 fn ran() -> Ran {
-    Ran { version: "1.0.0".into(), duration: Duration::ZERO }
+    Ran { version: "1.0.0".into(), duration: Duration::ZERO, calls: Vec::new() }
 }
 
 impl World {

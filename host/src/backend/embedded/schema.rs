@@ -9,7 +9,7 @@ use rusqlite::{Connection, OpenFlags};
 use crate::fault::{self, Point};
 
 /// In order; never edited once released, only added to.
-const MIGRATIONS: &[&str] = &[include_str!("schema/1.sql"), include_str!("schema/2.sql")];
+const MIGRATIONS: &[&str] = &[include_str!("schema/1.sql"), include_str!("schema/2.sql"), include_str!("schema/3.sql")];
 
 /// Pages kept in memory by the writer, in KiB (negative by SQLite's convention).
 const WRITER_CACHE_KIB: i64 = -64_000;

@@ -157,6 +157,7 @@ fn of_run(run: &Run, time: Timestamp) -> What {
         edited: false,
         effects: None,
         log: Vec::new(),
+        calls: Vec::new(),
     };
     let run = RunReport {
         count: run.count,

@@ -17,7 +17,7 @@ use crate::backend::embedded::orders::Orders;
 use crate::backend::embedded::queue::Job;
 use crate::backend::embedded::readers::Disk;
 use crate::backend::embedded::runs::Handled;
-use crate::backend::{BackfillEffects, Cause, Delivery, Finished, Origin, Ran, Settlement, cause};
+use crate::backend::{Cause, Delivery, Finished, Origin, Ran, Settlement, cause};
 use crate::clock::Timestamp;
 use crate::effects::{Effects, Reads};
 use crate::event::EventId;
@@ -186,11 +186,10 @@ impl Ground<'_, '_> {
 
 /// Takes away what the backfill that the delivery comes from does not commit, and says how much that was.
 fn confine(delivery: &Delivery, settlement: &mut Settlement) -> u64 {
-    let state_only = delivery.lease.backfill.is_some_and(|from| from.effects == BackfillEffects::StateOnly);
     let Settlement::Done { effects: Effects { order_changes, events, messages, .. }, .. } = settlement else {
         return 0;
     };
-    if !state_only {
+    if !delivery.is_state_only() {
         return 0;
     }
     let dropped = order_changes.len() + events.len() + messages.len();
@@ -226,7 +225,8 @@ fn commit(
             if delivery.lease.stored {
                 consumer.exceptions.push(Exception::Remove { position });
             }
-            if delivery.attempt > 1 || delivery.origin == Origin::Replay {
+            // A run tells nothing of calls.
+            if delivery.attempt > 1 || delivery.origin == Origin::Replay || !ran.calls.is_empty() {
                 consumer.attempt = Some(attempt(&delivery, None, ran));
             } else {
                 let duration_us = duration_us(&ran);
@@ -324,6 +324,7 @@ fn attempt(delivery: &Delivery, cause: Option<Cause>, ran: Ran) -> Attempt {
         time: Timestamp::now(),
         origin: delivery.origin,
         edited: delivery.lease.edited,
+        calls: ran.calls,
     }
 }
 
