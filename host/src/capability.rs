@@ -6,7 +6,7 @@
 //!
 //! **Invariants**
 //! - What the guest was told about a key or an order once, it is told again, its own changes aside.
-//! - Nothing here acts: dropping a `Handling` undoes everything.
+//! - Nothing here acts but `http`: dropping a `Handling` undoes everything else.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,6 +19,7 @@ use crate::sandbox::{Dataset, Description, Need};
 
 #[cfg(test)]
 pub(crate) mod fixture;
+pub(crate) mod http;
 mod journal;
 mod limits;
 mod log;
@@ -113,6 +114,7 @@ pub struct Handling {
     events: Vec<Custom>,
     messages: Vec<Message>,
     records: Vec<Record>,
+    outgoing: http::Outgoing,
 }
 
 impl Handling {
@@ -129,6 +131,7 @@ impl Handling {
             events: Vec::new(),
             messages: Vec::new(),
             records: Vec::new(),
+            outgoing: http::Outgoing::NotGranted,
         }
     }
 

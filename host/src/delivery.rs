@@ -196,9 +196,9 @@ async fn handle(shared: &Shared, mut delivery: Delivery) {
 /// Hands back what was handled, and keeps the instance if it was done. Where the consumer's state has no room for it, it
 /// is the fault of its guest, as any other limit that is used up.
 fn finish(shared: &Shared, live: &Live, delivery: Delivery, handled: Handled) -> Finished {
-    let Handled { outcome, reads, effects, log, duration, instance } = handled;
+    let Handled { outcome, reads, effects, calls, log, duration, instance } = handled;
     let end = |delivery: Delivery, outcome, effects, log| {
-        let ran = Ran { version: live.version.label(), duration, calls: Vec::new() };
+        let ran = Ran { version: live.version.label(), duration, calls: calls.clone() };
         let settlement = retry::settle(&live.policy.retry, &delivery, outcome, effects, log, ran);
         shared.meters.handled(settlement.cause().map(|cause| cause.kind), duration);
         shared.inbox.finish(delivery, &reads, settlement)

@@ -16,7 +16,6 @@ use std::sync::Arc;
 
 use tokio::sync::Semaphore;
 use wasmtime::Engine;
-use wasmtime::component::Linker;
 
 mod cache;
 pub(crate) mod contract;
@@ -27,6 +26,7 @@ mod error;
 mod event;
 #[cfg(test)]
 mod fixture;
+mod http;
 mod limiter;
 mod outcome;
 mod places;
@@ -70,7 +70,7 @@ struct Shared {
     // Dropped first: its thread holds the engine too.
     ticker: cpu::Ticker,
     engine: Engine,
-    linker: Linker<state::State>,
+    linkers: engine::Linkers,
     cache: Option<cache::Cache>,
     /// Places for running and for idle instances; together they are the engine's pool.
     running: Arc<places::Places>,
@@ -87,7 +87,7 @@ impl Sandbox {
         let engine = engine::engine(instances.saturating_mul(2))?;
         Ok(Self(Arc::new(Shared {
             ticker: cpu::Ticker::start(engine.clone()).map_err(|cause| Error::Engine(cause.to_string()))?,
-            linker: engine::linker(&engine)?,
+            linkers: engine::Linkers::new(&engine)?,
             cache: settings.cache_dir.map(|dir| cache::Cache::open(&dir, &engine)).transpose()?,
             running: places::Places::new(instances as usize),
             idle: Arc::new(Semaphore::new(instances as usize)),

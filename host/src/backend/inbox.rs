@@ -94,6 +94,14 @@ pub struct Lease {
     pub(in crate::backend) backfill: Option<FromBackfill>,
 }
 
+#[cfg(test)]
+impl Lease {
+    /// Of no delivery, for views that are not an adapter's.
+    pub(crate) fn of_nothing() -> Self {
+        Self { epoch: 0, stored: false, edited: false, backfill: None }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Origin {

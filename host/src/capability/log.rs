@@ -134,7 +134,7 @@ impl GuestLog {
 }
 
 /// At most `max` bytes of `text`, cut between characters.
-fn cut(text: &str, max: usize) -> &str {
+pub(super) fn cut(text: &str, max: usize) -> &str {
     if text.len() <= max { text } else { text.get(..text.floor_char_boundary(max)).unwrap_or_default() }
 }
 

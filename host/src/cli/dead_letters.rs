@@ -273,6 +273,9 @@ pub fn attempt_shown(attempt: &Value) -> String {
             shown.push_str(&format!("  {name:<9} {}\n", visible(value.trim_end()).replace('\n', "\n            ")));
         }
     }
+    for call in items(attempt, "/calls") {
+        shown.push_str(&format!("  {:<9} {}\n", "call", visible(&print::call(call))));
+    }
     for line in items(attempt, "/log") {
         shown.push_str(&format!("  log {:<5} {}\n", text(line, "/level"), visible(&text(line, "/text"))));
     }

@@ -92,6 +92,14 @@ pub fn page<const N: usize>(page: &Value, columns: [&str; N], rows: impl IntoIte
     shown
 }
 
+/// One call over HTTP that an attempt made.
+pub fn call(call: &Value) -> String {
+    let [method, url, status, error, duration] =
+        ["/method", "/url", "/status", "/error", "/duration_us"].map(|path| text(call, path));
+    let ended: Vec<_> = [status, error].into_iter().filter(|it| !it.is_empty()).collect();
+    format!("{method} {url}: {} in {duration} µs", ended.join(", "))
+}
+
 /// The text at `path` in `value`; numbers and booleans as JSON writes them, nothing where there is nothing.
 #[must_use]
 pub fn text(value: &Value, path: &str) -> String {

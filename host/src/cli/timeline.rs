@@ -13,11 +13,14 @@ pub fn run(client: &Client, output: &Output, id: &str, after: Option<&str>) -> R
 }
 
 fn overview(page: &Value) -> String {
-    let row = |moment: &Value| {
+    let rows = |moment: &Value| {
         let [time, what, kind, consumer] = ["/time", "/what", "/type", "/consumer"].map(|path| text(moment, path));
-        [time, kind, what, consumer, detail(moment)]
+        let calls = items(moment, "/calls").iter();
+        let calls: Vec<_> =
+            calls.map(|call| ["", "", "call", &consumer, &print::call(call)].map(str::to_owned)).collect();
+        std::iter::once([time, kind, what, consumer, detail(moment)]).chain(calls)
     };
-    print::page(page, ["time", "event", "what", "consumer", "detail"], items(page, "/timeline").iter().map(row))
+    print::page(page, ["time", "event", "what", "consumer", "detail"], items(page, "/timeline").iter().flat_map(rows))
 }
 
 fn detail(moment: &Value) -> String {
@@ -58,7 +61,9 @@ mod tests {
     fn each_moment_is_a_line() {
         let attempt = json!({"what": "attempt", "time": "T2", "type": "order.placed", "consumer": "a", "attempt": 1,
             "outcome": "retry", "cause": "later", "version": "1.0.0 (ab)", "duration_us": 7, "origin": "live",
-            "edited": false});
+            "edited": false, "calls": [
+                {"n": 1, "method": "POST", "url": "https://d.example/v1/", "status": 503, "duration_us": 5},
+                {"n": 2, "method": "GET", "url": "https://d.example/v1/", "error": "no response within 4s", "duration_us": 6}]});
         let again = json!({"what": "attempt", "time": "T3", "type": "order.placed", "consumer": "a", "attempt": 1,
             "outcome": "done", "version": "1.0.0 (ab)", "duration_us": 9, "origin": "replay", "edited": true});
         let run = json!({"what": "attempt", "time": "T3", "type": "order.placed", "consumer": "b", "attempt": 1,
@@ -75,6 +80,8 @@ mod tests {
         TIME  EVENT         WHAT     CONSUMER  DETAIL
         T1    order.placed  event
         T2    order.placed  attempt  a         retry at attempt 1: later, 7 µs by 1.0.0 (ab)
+                            call     a         POST https://d.example/v1/: 503 in 5 µs
+                            call     a         GET https://d.example/v1/: no response within 4s in 6 µs
         T3    order.placed  attempt  a         done at attempt 1, retried, edited, 9 µs by 1.0.0 (ab)
         T3    order.placed  attempt  b         done at attempt 1, 9 µs on average by 2.0.0 (cd)
         T3    order.placed  message  b         email to c@d: sent

@@ -45,6 +45,7 @@ pub fn is_known(export: &str) -> bool {
 }
 
 /// A component linked against the contract that it speaks.
+#[derive(Clone)]
 pub enum Contract {
     V0_1(v0_1::ConsumerPre<State>),
 }

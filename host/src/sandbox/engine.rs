@@ -6,7 +6,7 @@ use wasmtime::{Config, Engine, InstanceAllocationStrategy, PoolingAllocationConf
 use super::contract::v0_1;
 use super::error::Error;
 use super::state::State;
-use super::wasi;
+use super::{http, wasi};
 use crate::capability::v0_1::HasImports;
 
 /// Python and JavaScript components consist of dozens of core modules; memories they have one or two.
@@ -59,11 +59,26 @@ fn pool(instances: u32) -> PoolingAllocationConfig {
     pool
 }
 
-/// Everything that a plugin may import.
-pub fn linker(engine: &Engine) -> Result<Linker<State>, Error> {
-    let mut linker = Linker::new(engine);
-    wasi::add_to_linker(&mut linker)
-        .and_then(|()| v0_1::Consumer::add_to_linker::<State, HasImports>(&mut linker, State::imports))
-        .map_err(|cause| Error::Engine(format!("{cause:#}")))?;
-    Ok(linker)
+/// What plugins are linked against: one linker for each set of grants that makes a difference to it.
+pub struct Linkers {
+    /// No way out of the host.
+    pub closed: Linker<State>,
+    /// With outgoing HTTP.
+    pub calling: Linker<State>,
+}
+
+impl Linkers {
+    pub fn new(engine: &Engine) -> Result<Self, Error> {
+        let linkers = || {
+            let mut common = Linker::new(engine);
+            wasi::add_to_linker(&mut common)?;
+            http::add_types_to_linker(&mut common)?;
+            v0_1::Consumer::add_to_linker::<State, HasImports>(&mut common, State::imports)?;
+            let (mut closed, mut calling) = (common.clone(), common);
+            http::add_refusal_to_linker(&mut closed)?;
+            http::add_handler_to_linker(&mut calling)?;
+            Ok(Self { closed, calling })
+        };
+        linkers().map_err(|cause: wasmtime::Error| Error::Engine(format!("{cause:#}")))
+    }
 }

@@ -28,7 +28,7 @@ pub enum LoadError {
     )]
     UnknownContract { exports: Vec<String> },
     #[error(
-        "it asks for what the host does not offer: {0}; the host offers fanfare:consumer 0.1 and WASI 0.2 without wasi:http"
+        "it asks for what the host does not offer: {0}; the host offers fanfare:consumer 0.1, WASI 0.2 and of wasi:http what calls out"
     )]
     UnlinkedImport(String),
     #[error("it cannot be compiled: {0}")]

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::version::Warm;
-use crate::backend::{self, LogLine};
+use crate::backend::{self, HttpCall, LogLine};
 use crate::effects::{Effects, Reads};
 
 /// One handling of one event by one version.
@@ -14,6 +14,8 @@ pub struct Handled {
     pub reads: Reads,
     /// What it staged, whatever the outcome. To be committed only if done.
     pub effects: Effects,
+    /// What it called over HTTP, whatever the outcome.
+    pub calls: Vec<HttpCall>,
     /// The last lines that it logged. Empty if done.
     pub log: Vec<LogLine>,
     pub duration: Duration,

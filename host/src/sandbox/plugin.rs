@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
-use wasmtime::component::Component;
+use wasmtime::component::{Component, Linker};
 use wasmtime::wasmparser::{Parser, Payload, Validator};
 use wasmtime::{Engine, Store};
 
@@ -18,6 +18,7 @@ use super::state::{self, State};
 use super::trap;
 use super::version::Version;
 use crate::capability::GuestLog;
+use crate::capability::http::Http;
 use crate::policy::{ConsumerName, Policy};
 
 /// Components that carry an interpreter (Python, JavaScript) have 10 to 40 MiB.
@@ -68,7 +69,7 @@ impl Plugin {
     /// This plugin as consumer `name`, under `policy`.
     ///
     /// # Errors
-    /// [`Error::Link`] where the policy leaves the plugin too little memory to start.
+    /// [`Error::Link`] where the policy leaves the plugin too little memory to start, or names a secret that is not there.
     pub fn link(self: &Arc<Self>, name: &ConsumerName, policy: &Policy) -> Result<Arc<Version>, Error> {
         let component = self.contract.component();
         let required = component.resources_required().and_then(|required| required.max_initial_memory_size);
@@ -80,7 +81,13 @@ impl Plugin {
                 policy.limits.memory_bytes
             )));
         }
-        Ok(Arc::new(Version::new(self, name, policy)))
+        let http =
+            Http::of(name, policy).map_err(|why| Error::Link(format!("{why}; see grant.secrets in {name}.toml")))?;
+        let contract = match http {
+            Some(_) => Sandbox::bind(component, &self.sandbox.0.linkers.calling)?,
+            None => self.contract.clone(),
+        };
+        Ok(Arc::new(Version::new(self, contract, http, name, policy)))
     }
 }
 
@@ -101,13 +108,18 @@ impl Sandbox {
         if !Contract::recognise(&component) {
             return Err(unknown());
         }
-        let linked = self.0.linker.instantiate_pre(&component);
+        let linked = self.0.linkers.closed.instantiate_pre(&component);
         let linked = linked.map_err(|missing| LoadError::UnlinkedImport(format!("{missing:#}")))?;
         let contract = Contract::bind(linked).map_err(|_| unknown())?;
         let started = Instant::now();
         let description = describe(self, &contract).await?;
         let report = LoadReport { compile: duration, from_cache, describe: started.elapsed() };
         Ok(Arc::new(Plugin { sandbox: self.clone(), contract, hash, description, report }))
+    }
+
+    fn bind(component: &Component, linker: &Linker<State>) -> Result<Contract, Error> {
+        let linked = linker.instantiate_pre(component).and_then(Contract::bind);
+        linked.map_err(|cause| Error::Link(format!("{cause:#}")))
     }
 }
 

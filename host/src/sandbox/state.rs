@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use wasmtime::{Engine, Store, UpdateDeadline};
 use wasmtime_wasi::{WasiCtxView, WasiView};
+use wasmtime_wasi_http::WasiHttpCtxView;
 
 use super::cpu::CpuMeter;
 use super::limiter::Limiter;
@@ -54,6 +55,11 @@ impl State {
     /// What the imports of the contract work on.
     pub fn imports(&mut self) -> Imports<'_> {
         Imports { handling: self.handling.as_mut(), log: &self.log }
+    }
+
+    /// What `wasi:http` works on.
+    pub fn wasi_http(&mut self) -> WasiHttpCtxView<'_> {
+        self.wasi.http(&self.log)
     }
 }
 

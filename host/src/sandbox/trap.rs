@@ -2,6 +2,7 @@
 
 use wasmtime::{Trap, WasmBacktrace};
 use wasmtime_wasi::I32Exit;
+use wasmtime_wasi_http::FieldMapError;
 
 use super::outcome::Outcome;
 use super::state::State;
@@ -20,6 +21,7 @@ pub fn outcome(error: &wasmtime::Error, state: &State) -> Outcome {
             return Outcome::Timeout { what: "cpu", limit: state.cpu.limit(), backtrace: backtrace(error) };
         }
         (None, Some(trap)) => (kebab_case(&format!("{trap:?}")), words(trap, state)),
+        (None, None) if error.is::<FieldMapError>() => ("limit".to_owned(), format!("the head of a request: {error}")),
         (None, None) => match error.downcast_ref::<I32Exit>() {
             Some(exit) => ("exit".to_owned(), format!("the guest ended itself with exit status {}", exit.0)),
             None => ("host-call".to_owned(), format!("{:#}", without_backtrace(error))),

@@ -1,6 +1,6 @@
 //! One version of one consumer: handles events, one instance per event or warm ones again and again.
 
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -19,7 +19,8 @@ use super::share::Share;
 use super::state::{self, State};
 use super::trap::{self, bounded};
 use crate::backend::{Delivery, Origin, View};
-use crate::capability::{GuestLog, Handling, Rights};
+use crate::capability::http::{Calls, Gate, Http};
+use crate::capability::{GuestLog, Handling, Rights, Stop};
 use crate::event::Event;
 use crate::policy::{ConsumerName, Isolation, Limits, Policy};
 
@@ -30,6 +31,9 @@ const EVENTS_PER_INSTANCE_MAX: u32 = 10_000;
 /// One exact plugin as one consumer, under one policy.
 pub struct Version {
     plugin: Arc<Plugin>,
+    /// Linked for what is granted.
+    contract: Contract,
+    http: Option<Arc<Http>>,
     label: Arc<str>,
     rights: Arc<Rights>,
     limits: Limits,
@@ -68,13 +72,23 @@ enum Instance {
 enum Ended {
     Called(wasmtime::Result<Result<(), v0_1::handler::Failure>>),
     OutOfTime,
+    /// By a call over HTTP that broke a grant or a limit.
+    Stopped(Stop),
 }
 
 impl Version {
-    pub(super) fn new(plugin: &Arc<Plugin>, name: &ConsumerName, policy: &Policy) -> Self {
+    pub(super) fn new(
+        plugin: &Arc<Plugin>,
+        contract: Contract,
+        http: Option<Arc<Http>>,
+        name: &ConsumerName,
+        policy: &Policy,
+    ) -> Self {
         let description = plugin.description();
         Self {
             plugin: Arc::clone(plugin),
+            contract,
+            http,
             label: format!("{} ({})", description.version, plugin.hash().short()).into(),
             rights: Arc::new(Rights::new(name, description, policy)),
             limits: policy.limits,
@@ -100,11 +114,16 @@ impl Version {
 
     /// Handles one event. Nothing is committed: that is for the caller to do, or not.
     pub async fn handle(&self, delivery: &Delivery, view: Arc<dyn View>) -> Handled {
-        self.handle_event(&delivery.event, delivery.attempt, delivery.origin, view).await
+        let gate = if delivery.is_state_only() { Gate::StateOnly } else { Gate::Open(delivery.lease()) };
+        self.run(&delivery.event, delivery.attempt, delivery.origin, view, gate).await
     }
 
-    /// Handles `event` without a delivery, as a trial does.
+    /// Handles `event` without a delivery, as a trial does: it calls nobody.
     pub async fn handle_event(&self, event: &Arc<Event>, attempt: u32, origin: Origin, view: Arc<dyn View>) -> Handled {
+        self.run(event, attempt, origin, view, Gate::Trial).await
+    }
+
+    async fn run(&self, event: &Arc<Event>, attempt: u32, origin: Origin, view: Arc<dyn View>, gate: Gate) -> Handled {
         let sandbox = &self.plugin.sandbox;
         // Waiting for a turn or a place is not the guest's time.
         self.share.turn().await;
@@ -118,22 +137,39 @@ impl Version {
             None => (self.store(), None, 0),
         };
         store.data().log.begin(event.id);
-        store.data_mut().handling = Some(Handling::new(Arc::clone(&self.rights), Arc::clone(event), view));
-        let ended = self.call(&mut store, &mut instance, event, attempt, origin).await;
+        let handling = Handling::new(Arc::clone(&self.rights), Arc::clone(event), view);
+        let handling = handling.calling(self.http.as_ref(), gate);
+        let calls = handling.calls().cloned();
+        store.data_mut().handling = Some(handling);
+        let ended = {
+            let call = pin!(self.call(&mut store, &mut instance, event, attempt, origin));
+            match &calls {
+                None => call.await,
+                Some(calls) => unless_stopped(call, calls).await,
+            }
+        };
         drop(ticking);
         store.data().log.end();
         let outcome = self.outcome(ended, store.data());
         let (reads, effects) = store.data_mut().handling.take().map(Handling::finish).unwrap_or_default();
+        let calls = calls.map(|calls| calls.told()).unwrap_or_default();
         let duration = started.elapsed();
         self.share.handled(&store.data().cpu, duration);
         match (outcome, instance) {
-            (Outcome::Done, Some(instance)) => {
-                let warm = Warm { store, instance, handled: handled + 1, generation, _slot: slot };
-                Handled { outcome: Outcome::Done, reads, effects, log: Vec::new(), duration, instance: Some(warm) }
+            (Outcome::Done, instance) => {
+                // What a call left open, and who might answer it, is thrown away with the instance.
+                let warm = instance.filter(|_| calls.is_empty()).map(|instance| Warm {
+                    store,
+                    instance,
+                    handled: handled + 1,
+                    generation,
+                    _slot: slot,
+                });
+                Handled { outcome: Outcome::Done, reads, effects, calls, log: Vec::new(), duration, instance: warm }
             }
             (outcome, _) => {
                 let log = store.data().log.take_kept();
-                Handled { outcome, reads, effects, log, duration, instance: None }
+                Handled { outcome, reads, effects, calls, log, duration, instance: None }
             }
         }
     }
@@ -190,7 +226,7 @@ impl Version {
         let call = meter.measure(async {
             let Instance::V0_1(guest) = match instance {
                 Some(instance) => instance,
-                None => instance.insert(Instance::fresh(&self.plugin.contract, store).await?),
+                None => instance.insert(Instance::fresh(&self.contract, store).await?),
             };
             guest.fanfare_consumer_handler().call_handle(store, parts.event(attempt, origin)).await
         });
@@ -210,8 +246,19 @@ impl Version {
                 Outcome::Reject { reason: bounded(reason, trap::MESSAGE_BYTES_MAX) }
             }
             Ended::Called(Err(error)) => trap::outcome(&error, state),
+            Ended::Stopped(stop) => trap::outcome(&stop.into(), state),
             Ended::OutOfTime => Outcome::Timeout { what: "time", limit: self.limits.time, backtrace: None },
         }
+    }
+}
+
+/// How `call` ends, unless something that it does in the background must not go on.
+async fn unless_stopped(call: Pin<&mut impl Future<Output = Ended>>, calls: &Calls) -> Ended {
+    tokio::select! {
+        biased;
+        stop = calls.stopped() => Ended::Stopped(stop),
+        // The guest may have been quicker than the news.
+        ended = call => calls.stop().map_or(ended, Ended::Stopped),
     }
 }
 

@@ -1,5 +1,5 @@
 //! WASI 0.2 with nothing in it: no arguments, environment, files or sockets; clocks and randomness; and stdout and stderr
-//! that end, line by line, in the consumer's log.
+//! that end, line by line, in the consumer's log. `http` has what goes out.
 
 use std::sync::Arc;
 
@@ -8,7 +8,9 @@ use wasmtime::component::{Linker, ResourceTable};
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
 use wasmtime_wasi::{WasiCtx, WasiCtxView};
+use wasmtime_wasi_http::WasiHttpCtxView;
 
+use super::http::Http;
 use super::state::State;
 use crate::capability::{GuestLog, Level};
 
@@ -25,16 +27,31 @@ pub fn add_to_linker(linker: &mut Linker<State>) -> wasmtime::Result<()> {
 
 /// The WASI side of one instance. Most handlers never touch it, so it is made at the first call.
 #[derive(Default)]
-pub struct Wasi(Option<Box<(WasiCtx, ResourceTable)>>);
+pub struct Wasi(Option<Box<Side>>);
+
+struct Side {
+    ctx: WasiCtx,
+    table: ResourceTable,
+    http: Http,
+}
 
 impl Wasi {
     pub fn view(&mut self, log: &Arc<GuestLog>) -> WasiCtxView<'_> {
-        let (ctx, table) = &mut **self.0.get_or_insert_with(|| Box::new(empty(log)));
+        let Side { ctx, table, .. } = self.side(log);
         WasiCtxView { ctx, table }
+    }
+
+    pub fn http(&mut self, log: &Arc<GuestLog>) -> WasiHttpCtxView<'_> {
+        let Side { table, http: Http { ctx, hooks }, .. } = self.side(log);
+        WasiHttpCtxView { hooks, table, ctx }
+    }
+
+    fn side(&mut self, log: &Arc<GuestLog>) -> &mut Side {
+        self.0.get_or_insert_with(|| Box::new(empty(log)))
     }
 }
 
-fn empty(log: &Arc<GuestLog>) -> (WasiCtx, ResourceTable) {
+fn empty(log: &Arc<GuestLog>) -> Side {
     let ctx = WasiCtx::builder()
         .max_random_size(RANDOM_BYTES_MAX)
         .stdout(Console { log: Arc::clone(log), stream: Stream::Out })
@@ -42,7 +59,7 @@ fn empty(log: &Arc<GuestLog>) -> (WasiCtx, ResourceTable) {
         .build();
     let mut table = ResourceTable::new();
     table.set_max_capacity(RESOURCES_MAX);
-    (ctx, table)
+    Side { ctx, table, http: Http::default() }
 }
 
 #[derive(Clone, Copy)]

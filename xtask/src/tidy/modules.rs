@@ -9,7 +9,7 @@ use super::{Complaint, File};
 /// A crate (as it begins in paths) → the only modules of the host that may name it.
 const BOUNDARIES: [(&str, &[&str]); 6] = [
     ("axum", &["api", "dashboard", "app"]),
-    ("hyper", &["api", "dashboard", "app"]),
+    ("hyper", &["api", "dashboard", "app", "capability/http"]),
     ("aws_", &["backend/aws"]),
     ("wasmtime", &["sandbox", "capability"]),
     ("rusqlite", &["backend/embedded"]),
