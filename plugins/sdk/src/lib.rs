@@ -23,7 +23,7 @@
 //! ```
 //!
 //! The same code runs natively: away from wasm the imports ([`state`], [`journal`], [`outbox`], [`records`],
-//! [`settings`], [`log`]) are served by [`testing::Host`], so a handler is tested with plain `cargo test`.
+//! [`settings`], [`log`], [`http`]) are served by [`testing::Host`], so a handler is tested with plain `cargo test`.
 
 // The macros below, and the generated code, name this crate from the inside and from the outside alike.
 extern crate self as fanfare_sdk;
@@ -32,6 +32,7 @@ extern crate self as fanfare_sdk;
 pub mod bindings;
 mod describe;
 mod failure;
+pub mod http;
 mod imports;
 pub mod json;
 pub mod money;

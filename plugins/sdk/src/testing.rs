@@ -14,6 +14,7 @@ pub use fixtures::{OrderBuilder, changed, custom, order, placed};
 use world::World;
 
 use crate::events::{Change, Custom, Event};
+use crate::http::{Request, Response};
 use crate::order::Order;
 use crate::outbox::{Email, Message};
 use crate::{Consumer, Failure};
@@ -77,6 +78,21 @@ impl<C: Consumer> Host<C> {
     /// Puts an order into the journal as it is, over what was there.
     pub fn set_order(&mut self, order: Order) {
         self.world.orders.insert(order.id.clone(), order);
+    }
+
+    /// Answers the next call over HTTP that is not answered yet.
+    pub fn answer(&mut self, response: Response) {
+        self.world.answers.push_back(Ok(response));
+    }
+
+    /// As [`Host::answer`], with no response at all.
+    pub fn answer_nothing(&mut self, cause: &str) {
+        self.world.answers.push_back(Err(cause.to_owned()));
+    }
+
+    /// Everything that was called over HTTP, oldest first. Calls are not undone.
+    pub fn requests(&self) -> &[Request] {
+        &self.world.requests
     }
 
     pub fn count(&self, key: &str) -> i64 {

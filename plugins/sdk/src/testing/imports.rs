@@ -112,6 +112,15 @@ pub(crate) mod settings {
     }
 }
 
+pub(crate) mod http {
+    use super::with;
+    use crate::http::{Error, Request, Response};
+
+    pub fn send(request: &Request) -> Result<Response, Error> {
+        with(|world| world.call(request))
+    }
+}
+
 pub(crate) mod log {
     use super::with;
     use crate::log::Level;

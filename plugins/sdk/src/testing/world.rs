@@ -4,12 +4,13 @@
 // The contract says "traps" where a guest oversteps; natively that is a panic with the reason.
 #![allow(clippy::panic, reason = "a panic is this host's trap")]
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::mem;
 
 use serde_json::Value;
 
 use crate::events::{Change, Custom};
+use crate::http::{Error, Request, Response};
 use crate::log::Level;
 use crate::order::{Order, Status};
 use crate::outbox::{Message, Refusal};
@@ -24,6 +25,9 @@ pub struct World {
     pub settings: HashMap<String, String>,
     pub logged: Vec<(Level, String)>,
     pub effects: Effects,
+    /// What was called, of failed handlers too, and what is yet to be answered.
+    pub requests: Vec<Request>,
+    pub answers: VecDeque<Result<Response, String>>,
     granted: Vec<Need>,
     replaced: Vec<Replaced>,
     committed: Lengths,
@@ -171,6 +175,14 @@ impl World {
         fits(declared, &row)?;
         self.effects.rows.push((dataset.to_owned(), row));
         Ok(())
+    }
+
+    pub fn call(&mut self, request: &Request) -> Result<Response, Error> {
+        self.requests.push(request.clone());
+        let Some(answer) = self.answers.pop_front() else {
+            panic!("{} {}: nobody answers; prepare it with `Host::answer`", request.method, request.url)
+        };
+        answer.map_err(|cause| request.error(cause))
     }
 
     fn require(&self, grants: impl Fn(&Need) -> bool, what: &str) {
