@@ -5,6 +5,7 @@
 //! - Nobody waits for a time; everybody waits for a condition, with a deadline: [`eventually`].
 //! - A host that is dropped has no delivery left, unless its story says so.
 
+pub mod carrier;
 pub mod client;
 pub mod consumers;
 pub mod crash;
@@ -19,6 +20,7 @@ pub mod wire;
 
 use std::time::{Duration, Instant};
 
+pub use carrier::Carrier;
 pub use client::{Answer, Client};
 pub use host::TestHost;
 pub use serde_json::{Value, json};

@@ -4,6 +4,8 @@ mod backfill;
 mod backup;
 mod bad_input;
 mod bad_plugins;
+mod calling;
+mod carrier;
 mod command_line;
 mod crash;
 mod dead_letters;

@@ -8,6 +8,8 @@ use serde::Serialize;
 pub struct Consignment {
     pub carrier: String,
     pub tracking_number: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tracking_url: Option<String>,
     /// Where it goes; absent if the order has no address.
     pub country: Option<String>,
 }
@@ -18,6 +20,7 @@ impl Consignment {
         Self {
             carrier: "local".to_owned(),
             tracking_number: local_number(&order.id),
+            tracking_url: None,
             country: order.country().map(str::to_owned),
         }
     }
