@@ -14,7 +14,7 @@ use std::sync::Arc;
 use crate::backend::{self, View};
 use crate::effects::{Effects, Message, Reads, Record};
 use crate::event::{Custom, Event};
-use crate::policy::{ConsumerName, Grant, Policy};
+use crate::policy::{ConsumerName, Grant, Limits, Policy};
 use crate::sandbox::{Dataset, Description, Need};
 
 #[cfg(test)]
@@ -74,6 +74,7 @@ pub struct Rights {
     source: Arc<str>,
     grant: Grant,
     settings: BTreeMap<String, String>,
+    limits: Limits,
     /// Declared by the plugin and granted by the operator.
     datasets: Vec<(Arc<str>, Dataset)>,
 }
@@ -92,6 +93,7 @@ impl Rights {
             source: format!("/fanfare/consumers/{consumer}").into(),
             grant: policy.grant.clone(),
             settings: policy.settings.clone(),
+            limits: policy.limits,
             datasets: datasets.collect(),
         }
     }
@@ -100,6 +102,18 @@ impl Rights {
     pub fn consumer(&self) -> &ConsumerName {
         &self.consumer
     }
+}
+
+/// What one handling took of the limits that are looked at here.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Taken {
+    pub effects_bytes: usize,
+    pub reads: usize,
+    pub writes: usize,
+    pub order_changes: usize,
+    pub events: usize,
+    pub messages: usize,
+    pub records: usize,
 }
 
 /// One event being handled by one consumer.
@@ -121,10 +135,10 @@ impl Handling {
     #[must_use]
     pub fn new(rights: Arc<Rights>, event: Arc<Event>, view: Arc<dyn View>) -> Self {
         Self {
+            budget: limits::Budget::new(rights.limits),
             rights,
             event,
             view,
-            budget: limits::Budget::default(),
             entries: state::Entries::default(),
             counters: state::Counters::default(),
             orders: journal::Orders::default(),
@@ -132,6 +146,20 @@ impl Handling {
             messages: Vec::new(),
             records: Vec::new(),
             outgoing: http::Outgoing::NotGranted,
+        }
+    }
+
+    /// What it took of its limits.
+    #[must_use]
+    pub fn taken(&self) -> Taken {
+        Taken {
+            effects_bytes: self.budget.staged_bytes,
+            reads: self.budget.reads,
+            writes: self.entries.written.len().max(self.counters.adjustments.len()),
+            order_changes: self.orders.changes.len(),
+            events: self.events.len(),
+            messages: self.messages.len(),
+            records: self.records.len(),
         }
     }
 

@@ -208,6 +208,22 @@ pub struct Limits {
     /// All keys and values of the consumer.
     pub state_bytes: u64,
     pub http: HttpLimits,
+    /// Everything that one event stages: it becomes one transaction.
+    pub effects_bytes: usize,
+    /// Entries that one event writes, and adjustments of counters, each.
+    pub writes: usize,
+    /// What one event reads of state and orders is kept until the commit has checked it.
+    pub reads: usize,
+    pub order_changes: usize,
+    pub events: usize,
+    pub messages: usize,
+    pub records: usize,
+    /// What one event logs, stdout and stderr included.
+    pub log_bytes: usize,
+    /// What a guest may hand over in one call of a host function: the host copies it before it can check it.
+    pub call_bytes: usize,
+    /// Resources of the host, and of its own, that one instance may hold.
+    pub handles: usize,
 }
 
 /// Of outgoing HTTP.
@@ -244,6 +260,16 @@ impl Default for Limits {
             time: Duration::from_secs(5),
             state_bytes: 1 << 30,
             http: HttpLimits::default(),
+            effects_bytes: 16 << 20,
+            writes: 10_000,
+            reads: 20_000,
+            order_changes: 1_000,
+            events: 1_000,
+            messages: 100,
+            records: 10_000,
+            log_bytes: 64 << 10,
+            call_bytes: 8 << 20,
+            handles: 256,
         }
     }
 }

@@ -17,6 +17,8 @@ use std::sync::Arc;
 use tokio::sync::Semaphore;
 use wasmtime::Engine;
 
+use crate::policy::ConsumerName;
+
 mod cache;
 pub(crate) mod contract;
 mod cpu;
@@ -28,6 +30,7 @@ mod event;
 mod fixture;
 mod http;
 mod limiter;
+mod marks;
 mod outcome;
 mod places;
 mod plugin;
@@ -41,12 +44,15 @@ mod wasi;
 
 pub use description::{Column, ColumnType, Dataset, Description, Need};
 pub use error::{DescribeFailed, Error, LoadError, NotAComponent};
+pub use marks::{Amount, Gauge, Usage};
 pub use outcome::{Handled, Outcome};
 pub use plugin::{Hash, LoadReport, PLUGIN_BYTES_MAX, Plugin};
 pub use version::{Version, Warm};
 
 /// Plugins compiled at the same time; each compilation uses several threads already.
 const COMPILING_MAX: usize = 2;
+/// What waits warm for its next event is a convenience: it must not take the memory that others need.
+const IDLE_MEMORY_MIB_MAX: usize = 1 << 10;
 
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -75,6 +81,9 @@ struct Shared {
     /// Places for running and for idle instances; together they are the engine's pool.
     running: Arc<places::Places>,
     idle: Arc<Semaphore>,
+    /// In MiB: what idle instances may hold of memory, all together.
+    idle_memory: Arc<Semaphore>,
+    marks: marks::AllMarks,
     everybody: Arc<share::Everybody>,
     compiling: Semaphore,
 }
@@ -91,9 +100,17 @@ impl Sandbox {
             cache: settings.cache_dir.map(|dir| cache::Cache::open(&dir, &engine)).transpose()?,
             running: places::Places::new(instances as usize),
             idle: Arc::new(Semaphore::new(instances as usize)),
+            idle_memory: Arc::new(Semaphore::new(IDLE_MEMORY_MIB_MAX)),
+            marks: marks::AllMarks::default(),
             everybody: Arc::default(),
             compiling: Semaphore::new(COMPILING_MAX),
             engine,
         })))
+    }
+
+    /// What the events of a consumer took of its limits since the host started; `None` if none of its versions was linked.
+    #[must_use]
+    pub fn usage(&self, name: &ConsumerName) -> Option<Usage> {
+        self.0.marks.usage(name)
     }
 }

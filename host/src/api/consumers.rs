@@ -15,6 +15,7 @@ use super::{Shared, page};
 use crate::backend::{BackfillReport, ConsumerReport, Forgotten, Held, Pause, StateQuery};
 use crate::consumer::status::{ConsumerStatus, State as ConsumerState};
 use crate::policy::ConsumerName;
+use crate::sandbox::{Amount, Usage};
 
 /// What the directory and the store know of one consumer.
 #[derive(Serialize)]
@@ -34,11 +35,35 @@ struct ConsumerShown {
     /// The backfill that is under way.
     #[serde(skip_serializing_if = "Option::is_none")]
     backfill: Option<BackfillReport>,
+    /// Its limits, and the most that an event took of each; only where one consumer is shown.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    limits: Option<Usage>,
+    #[serde(skip)]
+    state_bytes: u64,
 }
 
 impl ConsumerShown {
     fn new(status: ConsumerStatus) -> Self {
-        Self { status, pending: 0, dead: 0, done: 0, paused: None, holds_back: None, backfill: None }
+        Self {
+            status,
+            pending: 0,
+            dead: 0,
+            done: 0,
+            paused: None,
+            holds_back: None,
+            backfill: None,
+            limits: None,
+            state_bytes: 0,
+        }
+    }
+
+    fn limits(&mut self, usage: Option<Usage>) {
+        self.limits = usage.map(|mut usage| {
+            if let Some(state) = usage.get_mut("state") {
+                state.now = Some(Amount::Whole(self.state_bytes));
+            }
+            usage
+        });
     }
 
     /// What keeps a consumer from running without the pause stays its state.
@@ -72,7 +97,9 @@ pub async fn show(State(shared): State<Arc<Shared>>, Segment(name): Segment<Cons
 
 pub(super) async fn one(shared: &Shared, name: &ConsumerName) -> Result<Response> {
     let mut consumers = all(shared).await?.into_iter();
-    let shown = consumers.find(|shown| shown.status.name == *name).ok_or_else(|| Error::unknown_consumer(name))?;
+    let shown = consumers.find(|shown| shown.status.name == *name);
+    let mut shown = shown.ok_or_else(|| Error::unknown_consumer(name))?;
+    shown.limits(shared.api.catalogue.usage(name));
     page::json(&shown)
 }
 
@@ -87,12 +114,12 @@ fn join(statuses: Vec<ConsumerStatus>, known: Vec<ConsumerReport>) -> Vec<Consum
     for status in statuses {
         shown.insert(status.name.clone(), ConsumerShown::new(status));
     }
-    for ConsumerReport { name, pending, dead, done, paused, held, backfill } in known {
+    for ConsumerReport { name, pending, dead, done, state_bytes, paused, held, backfill } in known {
         let entry = shown.entry(name.clone()).or_insert_with(|| {
             let reason = "its plugin file is not there; put it back and nothing was missed";
             ConsumerShown::new(ConsumerStatus::bare(name, ConsumerState::Removed, Some(reason.to_owned())))
         });
-        (entry.pending, entry.dead, entry.done) = (pending, dead, done);
+        (entry.pending, entry.dead, entry.done, entry.state_bytes) = (pending, dead, done, state_bytes);
         (entry.holds_back, entry.backfill) = (held, backfill);
         entry.pause(paused);
     }
@@ -207,6 +234,7 @@ mod tests {
                 pending: 3,
                 dead: 0,
                 done: 9,
+                state_bytes: 0,
                 paused: paused.clone(),
                 held,
                 backfill: None,
@@ -216,11 +244,21 @@ mod tests {
                 pending: 1,
                 dead: 2,
                 done: 4,
+                state_bytes: 0,
                 paused: None,
                 held: None,
                 backfill: None,
             },
-            ConsumerReport { name: name("shipment"), pending: 1, dead: 0, done: 0, paused, held: None, backfill: None },
+            ConsumerReport {
+                name: name("shipment"),
+                pending: 1,
+                dead: 0,
+                done: 0,
+                state_bytes: 0,
+                paused,
+                held: None,
+                backfill: None,
+            },
         ];
         insta::assert_json_snapshot!(join(statuses, known));
     }

@@ -43,6 +43,8 @@ pub struct ConsumerReport {
     pub dead: u64,
     /// Events handled to outcome done since the consumer was first seen.
     pub done: u64,
+    /// All keys and values of its state.
+    pub state_bytes: u64,
     pub paused: Option<Pause>,
     /// Events that are old enough to go and stay for this consumer alone.
     pub held: Option<Held>,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::limits::{self, within};
+use super::limits::{self, settable, within};
 use super::{Handling, Stop};
 use crate::order::{Change, Order, OrderId, Status};
 
@@ -49,7 +49,8 @@ impl Handling {
                 self.rights.consumer
             )));
         }
-        within("order changes for one event", self.orders.changes.len() + 1, limits::ORDER_CHANGES_MAX)?;
+        let (changes, max) = (self.orders.changes.len() + 1, self.budget.limits.order_changes);
+        settable("order_changes", "order changes for one event", changes, max)?;
         let bytes = change.as_ref().map_or(Ok(0), check_texts)?;
         self.budget.stage(bytes)?;
         let Ok(id) = id.parse() else { return Ok(Err(Refusal::UnknownOrder)) };

@@ -1,21 +1,14 @@
-//! How much one handling may ask of the host. Exceeding any of these traps the guest with words that name it.
+//! How much one handling may ask of the host. Exceeding any of these traps the guest with words that name it. What an
+//! operator may set stands in [`Limits`]; what other limits follow from (a mail's form, a queue's size) is fixed here.
 
 use super::Stop;
+use crate::policy::Limits;
 
 /// A key is an index entry in every backend; DynamoDB's sort keys end here too.
 pub const KEY_BYTES_MAX: usize = 1 << 10;
 /// Entries are read and written whole.
 pub const VALUE_BYTES_MAX: usize = 1 << 20;
-/// Everything staged becomes one transaction.
-pub const STAGED_BYTES_MAX: usize = 16 << 20;
-pub const ENTRIES_MAX: usize = 10_000;
-pub const ADJUSTMENTS_MAX: usize = 10_000;
-pub const ORDER_CHANGES_MAX: usize = 1_000;
-pub const EVENTS_MAX: usize = 1_000;
-pub const MESSAGES_MAX: usize = 100;
-pub const RECORDS_MAX: usize = 10_000;
 /// What was read is kept until the commit has checked it.
-pub const READS_MAX: usize = 20_000;
 pub const READ_BYTES_MAX: usize = 32 << 20;
 /// Events travel through queues that take 256 KiB a message.
 pub const EVENT_DATA_BYTES_MAX: usize = 192 << 10;
@@ -33,25 +26,40 @@ pub const MESSAGE_BYTES_MAX: usize = 256 << 10;
 pub const SMS_BYTES_MAX: usize = 1_600;
 
 /// Counts what one handling took of each limit.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Budget {
-    staged_bytes: usize,
-    reads: usize,
+    pub limits: Limits,
+    pub staged_bytes: usize,
+    pub reads: usize,
     read_bytes: usize,
 }
 
 impl Budget {
+    pub fn new(limits: Limits) -> Self {
+        Self { limits, staged_bytes: 0, reads: 0, read_bytes: 0 }
+    }
+
     pub fn stage(&mut self, bytes: usize) -> Result<(), Stop> {
         self.staged_bytes = self.staged_bytes.saturating_add(bytes);
-        within("bytes staged for one event", self.staged_bytes, STAGED_BYTES_MAX)
+        settable("effects", "bytes staged for one event", self.staged_bytes, self.limits.effects_bytes)
     }
 
     pub fn read(&mut self, bytes: usize) -> Result<(), Stop> {
         self.reads = self.reads.saturating_add(1);
         self.read_bytes = self.read_bytes.saturating_add(bytes);
-        within("reads for one event", self.reads, READS_MAX)?;
+        settable("reads", "reads for one event", self.reads, self.limits.reads)?;
         within("bytes read for one event", self.read_bytes, READ_BYTES_MAX)
     }
+}
+
+/// As [`within`], of a limit that an operator may set as `key`.
+pub fn settable(key: &str, what: &str, taken: usize, max: usize) -> Result<(), Stop> {
+    if taken <= max {
+        return Ok(());
+    }
+    Err(Stop::limit(format!(
+        "{taken} {what}: the limit is {max}; raise limits.{key} in the side file if the plugin needs it"
+    )))
 }
 
 /// Stops the guest if `taken` of something is more than `max`.

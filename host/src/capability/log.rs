@@ -9,7 +9,7 @@ use crate::backend::{Level, LogLine};
 use crate::event::EventId;
 use crate::policy::ConsumerName;
 
-/// Lines of one event; a guest in a loop must not fill the disk.
+/// Lines of one event, whatever is in them; a guest in a loop must not fill the disk.
 const LINES_MAX: u32 = 100;
 const LINE_BYTES_MAX: usize = 4 << 10;
 /// Of the last lines of an event, which a failed attempt keeps.
@@ -20,6 +20,7 @@ const KEPT_BYTES_MAX: usize = 8 << 10;
 pub struct GuestLog {
     /// `None` while a plugin describes itself: it has no name yet.
     consumer: Option<ConsumerName>,
+    bytes_max: usize,
     now: Mutex<Now>,
 }
 
@@ -27,6 +28,7 @@ pub struct GuestLog {
 struct Now {
     event: Option<EventId>,
     lines: u32,
+    bytes: usize,
     dropped: u64,
     /// The last line on stderr: where languages put the words of a panic.
     last_words: String,
@@ -59,28 +61,29 @@ impl Kept {
 }
 
 impl GuestLog {
-    pub fn new(consumer: Option<ConsumerName>) -> Self {
-        Self { consumer, now: Mutex::default() }
+    /// `bytes_max` of each event reach the host's log.
+    pub fn new(consumer: Option<ConsumerName>, bytes_max: usize) -> Self {
+        Self { consumer, bytes_max, now: Mutex::default() }
     }
 
     /// Counts from zero: the lines that follow belong to `event`.
     pub fn begin(&self, event: EventId) {
         let mut now = self.now.lock();
         now.event = Some(event);
-        now.lines = 0;
-        now.dropped = 0;
+        (now.lines, now.bytes, now.dropped) = (0, 0, 0);
         now.last_words.clear();
         now.kept.clear();
     }
 
-    /// Ends the event, and says what was dropped.
-    pub fn end(&self) {
+    /// Ends the event, and says what was dropped. How many bytes reached the log.
+    pub fn end(&self) -> usize {
         let now = self.now.lock();
         if now.dropped > 0 {
             let consumer = self.name();
             let event = now.event.map(tracing::field::display);
-            tracing::warn!(target: "fanfare::consumer", consumer, event, dropped = now.dropped, "dropped log lines: at most {LINES_MAX} an event");
+            tracing::warn!(target: "fanfare::consumer", consumer, event, dropped = now.dropped, "dropped log lines: at most {LINES_MAX} an event, of {} bytes in all (limits.log)", self.bytes_max);
         }
+        now.bytes
     }
 
     /// The last lines of this event. They are taken once.
@@ -95,11 +98,13 @@ impl GuestLog {
         let mut now = self.now.lock();
         let line = printable(cut(line, LINE_BYTES_MAX));
         now.kept.push(level, line.clone().into_owned());
-        if now.lines >= LINES_MAX {
+        let bytes = now.bytes.saturating_add(line.len());
+        if now.lines >= LINES_MAX || bytes > self.bytes_max {
             now.dropped += 1;
             return;
         }
         now.lines += 1;
+        now.bytes = bytes;
         let consumer = self.name();
         let event = now.event.map(tracing::field::display);
         match level {
@@ -168,7 +173,7 @@ mod tests {
 
     #[test]
     fn the_last_words_belong_to_their_event() {
-        let log = GuestLog::new(None);
+        let log = GuestLog::new(None, BYTES_MAX);
         log.begin(EventId::generate());
         log.write_stderr("panicked at src/lib.rs:1:1");
         log.write_stderr("note: run with `RUST_BACKTRACE=1` environment variable to display a backtrace");
@@ -178,9 +183,22 @@ mod tests {
         assert_eq!(log.last_words(), None);
     }
 
+    const BYTES_MAX: usize = 1 << 20;
+
+    #[test]
+    fn bytes_beyond_the_limit_are_counted_and_dropped() {
+        let log = GuestLog::new(None, 10);
+        log.begin(EventId::generate());
+        for line in ["four", "5 5 5", "none", ""] {
+            log.write(Level::Info, line);
+        }
+        assert_eq!(log.now.lock().dropped, 1);
+        assert_eq!(log.end(), 9);
+    }
+
     #[test]
     fn lines_beyond_the_limit_are_counted_and_the_next_event_has_its_own() {
-        let log = GuestLog::new(None);
+        let log = GuestLog::new(None, BYTES_MAX);
         log.begin(EventId::generate());
         for _ in 0..LINES_MAX + 7 {
             log.write(Level::Info, "again");
@@ -193,7 +211,7 @@ mod tests {
 
     #[test]
     fn the_last_lines_are_kept_for_a_failed_attempt_and_no_longer() {
-        let log = GuestLog::new(None);
+        let log = GuestLog::new(None, BYTES_MAX);
         log.begin(EventId::generate());
         log.write(Level::Info, "first");
         log.write_stderr("second");
@@ -207,7 +225,7 @@ mod tests {
     #[test]
     fn of_many_or_long_lines_the_last_ones_are_kept_and_the_others_counted() {
         for (lines, line) in [(LINES_MAX as usize * 30, "short".to_owned()), (9, "l".repeat(LINE_BYTES_MAX))] {
-            let log = GuestLog::new(None);
+            let log = GuestLog::new(None, BYTES_MAX);
             log.begin(EventId::generate());
             for _ in 0..lines {
                 log.write(Level::Debug, &line);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::limits::{self, within};
+use super::limits::{self, settable, within};
 use super::{Handling, Stop};
 use crate::effects::Message;
 use crate::event::{Custom, DEPTH_MAX, check_kind};
@@ -25,7 +25,7 @@ impl Handling {
         let Draft { kind, subject, order_id, data } = draft;
         check_kind(&kind).map_err(|error| Stop::bad_argument(format!("publish: {error}")))?;
         self.check_publish(&kind)?;
-        within("events published for one event", self.events.len() + 1, limits::EVENTS_MAX)?;
+        settable("events", "events published for one event", self.events.len() + 1, self.budget.limits.events)?;
         within("bytes of subject", subject.len(), limits::SUBJECT_BYTES_MAX)?;
         within("bytes of event data", data.len(), limits::EVENT_DATA_BYTES_MAX)?;
         self.budget.stage(kind.len() + subject.len() + data.len())?;
@@ -77,7 +77,7 @@ impl Handling {
             let (kind, consumer) = (message.kind(), &self.rights.consumer);
             return Err(Stop::grant(format!("{kind} is not granted: set grant.{kind} = true in {consumer}.toml")));
         }
-        within("messages for one event", self.messages.len() + 1, limits::MESSAGES_MAX)?;
+        settable("messages", "messages for one event", self.messages.len() + 1, self.budget.limits.messages)?;
         within("bytes of address", message.to().len(), limits::ADDRESS_BYTES_MAX)?;
         if message.to().is_empty() {
             return Err(Stop::bad_argument(format!("send: the {} has no address", message.kind())));
@@ -113,7 +113,7 @@ mod tests {
     use super::super::fixture::{self, Memory, custom, everything, handling, overstep};
     use super::*;
     use crate::order::OrderId;
-    use crate::policy::Grant;
+    use crate::policy::{Grant, Limits};
 
     fn draft(kind: &str, data: &str) -> Draft {
         Draft { kind: kind.to_owned(), subject: "NW-11".to_owned(), order_id: None, data: data.to_owned() }
@@ -194,7 +194,11 @@ mod tests {
         assert_eq!(overstep(handling.send(email(""))).0, "bad-argument");
         let long = Message::Sms { to: "+1".to_owned(), text: "x".repeat(limits::SMS_BYTES_MAX + 1) };
         assert_eq!(overstep(handling.send(long)).1, "1601 bytes of SMS: the limit is 1600");
-        let stopped = (0..=limits::MESSAGES_MAX).map(|_| handling.send(email("a@b"))).find(Result::is_err).unwrap();
-        assert_eq!(overstep(stopped).1, "101 messages for one event: the limit is 100");
+        let stopped =
+            (0..=Limits::default().messages).map(|_| handling.send(email("a@b"))).find(Result::is_err).unwrap();
+        assert_eq!(
+            overstep(stopped).1,
+            "101 messages for one event: the limit is 100; raise limits.messages in the side file if the plugin needs it"
+        );
     }
 }

@@ -7,7 +7,7 @@ use serde::de::{Deserializer as _, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
-use super::limits::{self, within};
+use super::limits::{self, settable, within};
 use super::{Handling, Stop};
 use crate::effects::Record;
 use crate::sandbox::{Column, ColumnType, Dataset};
@@ -23,7 +23,7 @@ impl Handling {
             )));
         };
         let name = Arc::clone(name);
-        within("records for one event", self.records.len() + 1, limits::RECORDS_MAX)?;
+        settable("records", "records for one event", self.records.len() + 1, self.budget.limits.records)?;
         within("bytes of record", row.len(), limits::RECORD_BYTES_MAX)?;
         self.budget.stage(row.len())?;
         match fit(declared, row) {

@@ -7,7 +7,7 @@ use std::ops::Bound;
 use std::sync::Arc;
 use std::vec;
 
-use super::limits::{self, Budget, check_key, within};
+use super::limits::{self, Budget, check_key, settable, within};
 use super::{Handling, Stop};
 use crate::backend::View;
 use crate::effects::Adjustment;
@@ -69,7 +69,7 @@ impl Handling {
         // A key written again counts again: the budget is of work as much as of memory.
         self.budget.stage(key.len() + bytes)?;
         self.entries.written.insert(key.into(), value.map(Arc::from));
-        within("entries written for one event", self.entries.written.len(), limits::ENTRIES_MAX)
+        settable("writes", "entries written for one event", self.entries.written.len(), self.budget.limits.writes)
     }
 
     /// Entries whose key starts with `prefix`, in key order, after `after`, own writes included.
@@ -85,6 +85,8 @@ impl Handling {
         let mut page: Vec<(Arc<str>, Value)> = Vec::new();
         while page.len() < limit as usize {
             if stored.is_empty() {
+                // One that finds nothing is work for the store all the same.
+                self.budget.read(0)?;
                 stored.refill(self.view.scan(prefix, stored.cursor(), stored.chunk()).await?);
             }
             let Some((key, value)) = merge(&mut own, &mut stored) else { break };
@@ -119,6 +121,7 @@ impl Handling {
         let mut page = Vec::new();
         while page.len() < limit as usize {
             if stored.is_empty() {
+                self.budget.read(0)?;
                 stored.refill(self.view.scan_counts(prefix, stored.cursor(), stored.chunk()).await?);
             }
             let Some((key, value)) = merge(&mut own, &mut stored) else { break };
@@ -133,7 +136,7 @@ impl Handling {
     /// Stages all adjustments or none.
     pub async fn adjust(&mut self, adjustments: Vec<Adjustment>) -> Result<Result<(), Shortage>, Stop> {
         let staged = self.counters.adjustments.len().saturating_add(adjustments.len());
-        within("adjustments for one event", staged, limits::ADJUSTMENTS_MAX)?;
+        settable("writes", "adjustments for one event", staged, self.budget.limits.writes)?;
         for adjustment in &adjustments {
             check_key(&adjustment.key)?;
             know(&mut self.counters.known, &mut self.budget, &*self.view, &adjustment.key).await?;
@@ -271,6 +274,7 @@ fn merge<V>(own: &mut Own<V>, stored: &mut Stored<V>) -> Option<(Arc<str>, Optio
 mod tests {
     use super::super::fixture::{Memory, handling, overstep};
     use super::*;
+    use crate::policy::Limits;
 
     fn memory(entries: &[(&str, &[u8])], counters: &[(&str, i64)]) -> Memory {
         Memory {
@@ -393,8 +397,13 @@ mod tests {
         assert_eq!(kind, "limit");
         let (kind, _) = overstep(handling.put(String::new(), None));
         assert_eq!(kind, "bad-argument");
-        let full = (0..=limits::ENTRIES_MAX).map(|n| handling.put(n.to_string(), None)).find(Result::is_err).unwrap();
-        assert_eq!(overstep(full).1, "10001 entries written for one event: the limit is 10000");
+        let full =
+            (0..=Limits::default().writes).map(|n| handling.put(n.to_string(), None)).find(Result::is_err).unwrap();
+        let (_, message) = overstep(full);
+        assert!(
+            message.starts_with("10001 entries written for one event: the limit is 10000; raise limits.writes"),
+            "{message}"
+        );
         let mut handling = self::handling(Memory::default());
         let mebibytes = (0..=16).map(|n| handling.put(n.to_string(), Some(vec![0; 1 << 20]))).find(Result::is_err);
         assert!(overstep(mebibytes.unwrap()).1.contains("bytes staged for one event: the limit is 16777216"));

@@ -158,6 +158,14 @@ fn describe(consumer: &Value) -> String {
     if let Some(backfill) = consumer.get("backfill") {
         shown.push(format!("{:<14} {}", "backfill", super::backfill::shown(backfill)));
     }
+    if let Some(Value::Object(limits)) = consumer.get("limits") {
+        let row = |(name, gauge): (&String, &Value)| {
+            let [limit, now, high_water, unit] =
+                ["/limit", "/now", "/high_water", "/unit"].map(|path| text(gauge, path));
+            [name.clone(), limit, now, high_water, unit]
+        };
+        shown.push(format!("\n{}", table(["limit", "at most", "now", "most so far", "unit"], limits.iter().map(row))));
+    }
     shown.join("\n")
 }
 

@@ -274,6 +274,10 @@ impl<R: Runtime> Catalogue for Shared<R> {
     fn forget(&self, name: &ConsumerName) {
         self.board.forget(name);
     }
+
+    fn usage(&self, name: &ConsumerName) -> Option<crate::sandbox::Usage> {
+        self.runtime.usage(name)
+    }
 }
 
 impl Told {

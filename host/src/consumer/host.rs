@@ -6,7 +6,7 @@ use super::runtime::{Live, LoadError, Loader, Runtime};
 use crate::backend::{self, Consumers};
 use crate::delivery::{self, Engine, Worker};
 use crate::policy::{ConsumerName, Policy};
-use crate::sandbox::{self, Description, Plugin, Sandbox, Version};
+use crate::sandbox::{self, Description, Plugin, Sandbox, Usage, Version};
 
 pub struct Host {
     pub sandbox: Sandbox,
@@ -71,6 +71,10 @@ impl Runtime for Host {
 
     async fn stop(&self, worker: Worker) {
         worker.stop().await;
+    }
+
+    fn usage(&self, name: &ConsumerName) -> Option<Usage> {
+        self.sandbox.usage(name)
     }
 
     async fn known(&self) -> backend::Result<Vec<ConsumerName>> {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::backend;
 use crate::event::Subscriptions;
 use crate::policy::{ConsumerName, Policy};
-use crate::sandbox::Description;
+use crate::sandbox::{Description, Usage};
 
 /// Everything that a worker needs, swapped as one.
 #[derive(Debug)]
@@ -64,6 +64,11 @@ pub trait Runtime: Loader {
 
     /// Returns when deliveries already running have finished and no other will start.
     fn stop(&self, worker: Self::Worker) -> impl Future<Output = ()> + Send;
+
+    /// What the consumer's events took of its limits; `None` for one that never ran.
+    fn usage(&self, _name: &ConsumerName) -> Option<Usage> {
+        None
+    }
 
     /// Consumers that the store knows, present in the directory or not.
     fn known(&self) -> impl Future<Output = backend::Result<Vec<ConsumerName>>> + Send;

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use crate::clock::Timestamp;
 use crate::policy::ConsumerName;
+use crate::sandbox::Usage;
 
 /// Where the API learns which consumers are there.
 pub trait Catalogue: Send + Sync {
@@ -15,6 +16,11 @@ pub trait Catalogue: Send + Sync {
 
     /// Tells no more of a consumer that is removed.
     fn forget(&self, name: &ConsumerName);
+
+    /// What its events took of its limits since the host started; `None` for one that never ran.
+    fn usage(&self, _name: &ConsumerName) -> Option<Usage> {
+        None
+    }
 }
 
 /// One consumer as it stands now. What only `describe` knows is absent until a version was loaded.

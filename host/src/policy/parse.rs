@@ -30,6 +30,11 @@ const MEMORY_BYTES_MAX: u64 = 4 << 30;
 const HTTP_CALLS_MAX: u32 = 1_000;
 /// A lane waits while its event is handled, so a handling that takes longer than this is a fault.
 const TIME_MAX: Duration = Duration::from_secs(3600);
+/// What one event stages or hands over is in memory several times over.
+const EVENT_BYTES_MAX: u64 = 256 << 20;
+/// Each is a row of the one transaction in which an event ends; other commits wait for it.
+const EVENT_ROWS_MAX: u32 = 100_000;
+const HANDLES_MAX: u32 = 10_000;
 /// Delays end somewhere, so that sums of them never leave the calendar.
 const AGE_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
 
@@ -160,14 +165,47 @@ fn settings(mut table: Table<'_>, faults: &mut Faults<'_>) -> BTreeMap<String, S
 
 fn limits(mut table: Table<'_>, faults: &mut Faults<'_>) -> Limits {
     let default = Limits::default();
-    let memory = table.take("memory", faults, |v| value::size(v, MEMORY_BYTES_MAX));
+    let mut bytes = |table: &mut Table<'_>, key, max, default| {
+        let bytes = table.take(key, faults, |v| value::size(v, max));
+        bytes.and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(default)
+    };
+    let (memory_bytes, effects_bytes, log_bytes, call_bytes) = (
+        bytes(&mut table, "memory", MEMORY_BYTES_MAX, default.memory_bytes),
+        bytes(&mut table, "effects", EVENT_BYTES_MAX, default.effects_bytes),
+        bytes(&mut table, "log", EVENT_BYTES_MAX, default.log_bytes),
+        bytes(&mut table, "call", EVENT_BYTES_MAX, default.call_bytes),
+    );
+    let mut rows = |table: &mut Table<'_>, key, max, default| {
+        table.take(key, faults, |v| value::count(v, max)).map_or(default, |count| count.get() as usize)
+    };
+    let (writes, reads, order_changes) = (
+        rows(&mut table, "writes", EVENT_ROWS_MAX, default.writes),
+        rows(&mut table, "reads", EVENT_ROWS_MAX, default.reads),
+        rows(&mut table, "order_changes", EVENT_ROWS_MAX, default.order_changes),
+    );
+    let (events, messages, records, handles) = (
+        rows(&mut table, "events", EVENT_ROWS_MAX, default.events),
+        rows(&mut table, "messages", EVENT_ROWS_MAX, default.messages),
+        rows(&mut table, "records", EVENT_ROWS_MAX, default.records),
+        rows(&mut table, "handles", HANDLES_MAX, default.handles),
+    );
     let limits = Limits {
-        memory_bytes: memory.and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(default.memory_bytes),
+        memory_bytes,
         cpu: table.take("cpu", faults, |v| value::duration(v, TIME_MAX)).unwrap_or(default.cpu),
         share_permille: table.take("share", faults, value::cores).unwrap_or(default.share_permille),
         time: table.take("time", faults, |v| value::duration(v, TIME_MAX)).unwrap_or(default.time),
         state_bytes: table.take("state", faults, |v| value::size(v, u64::MAX)).unwrap_or(default.state_bytes),
         http: http_limits(&mut table, faults),
+        effects_bytes,
+        writes,
+        reads,
+        order_changes,
+        events,
+        messages,
+        records,
+        log_bytes,
+        call_bytes,
+        handles,
     };
     table.finish(faults);
     limits

@@ -2,7 +2,8 @@
 //!
 //! Epoch ticks are wall time and say nothing of CPU on a busy machine, so the budget counts the thread's CPU time. Two
 //! clock reads for every handling would cost more than many handlers do: nothing is measured until the first tick, which
-//! most handlings never see.
+//! most handlings never see. One instruction may write all of a guest's memory, and no tick comes in between: where there is
+//! much of it, everything is measured.
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -43,6 +44,18 @@ impl CpuMeter {
 
     pub fn is_measuring(&self) -> bool {
         self.measuring.load(Ordering::Relaxed)
+    }
+
+    /// Measures from here on, tick or no tick.
+    pub fn look(&self) {
+        if !self.measuring.swap(true, Ordering::Relaxed) {
+            self.mark_ns.store(nanos(thread_cpu()), Ordering::Relaxed);
+        }
+    }
+
+    /// What was spent since [`CpuMeter::begin`], as far as it was measured.
+    pub fn spent(&self) -> Duration {
+        Duration::from_nanos(self.spent_ns.load(Ordering::Relaxed))
     }
 
     /// What was spent and not charged yet; from now on it is.
@@ -109,14 +122,14 @@ fn nanos(duration: Duration) -> u64 {
 }
 
 #[cfg(unix)]
-fn thread_cpu() -> Duration {
+pub fn thread_cpu() -> Duration {
     let spent = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
     Duration::new(spent.tv_sec.unsigned_abs(), u32::try_from(spent.tv_nsec).unwrap_or(0))
 }
 
 /// Where there is no such clock, wall time stands in: the budget is then at most too small.
 #[cfg(not(unix))]
-fn thread_cpu() -> Duration {
+pub fn thread_cpu() -> Duration {
     static START: std::sync::LazyLock<std::time::Instant> = std::sync::LazyLock::new(std::time::Instant::now);
     START.elapsed()
 }

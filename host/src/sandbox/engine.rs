@@ -13,7 +13,9 @@ use crate::capability::v0_1::HasImports;
 const CORE_INSTANCES_MAX: u32 = 64;
 const MEMORIES_MAX: u32 = 4;
 const TABLES_MAX: u32 = 16;
-const TABLE_ELEMENTS_MAX: usize = 1 << 16;
+pub const TABLE_ELEMENTS_MAX: usize = 1 << 16;
+/// Wasmtime's own default, named because people are shown it.
+pub const STACK_BYTES_MAX: usize = 512 << 10;
 /// What of an instance stays mapped for the next one: clearing it is cheaper than mapping it again.
 const KEEP_RESIDENT_BYTES: usize = 256 << 10;
 
@@ -36,6 +38,7 @@ fn config() -> Config {
         // All exports of the contract are synchronous: calls need not pass through the machinery for concurrent tasks.
         .concurrency_support(false)
         .epoch_interruption(true)
+        .max_wasm_stack(STACK_BYTES_MAX)
         .generate_address_map(true)
         .wasm_backtrace_max_frames(std::num::NonZeroUsize::new(32))
         .memory_init_cow(true);

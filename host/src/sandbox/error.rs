@@ -4,6 +4,8 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::trap::bounded;
+
 /// The sandbox itself cannot be set up, or a plugin cannot be linked.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -14,6 +16,12 @@ pub enum Error {
     #[error("cannot link the plugin: {0}")]
     Link(String),
 }
+
+/// Of a text that quotes the file.
+const TEXT_BYTES_MAX: usize = 4 << 10;
+/// Of the names that a component exports, and of each.
+const NAMES_MAX: usize = 16;
+const NAME_BYTES_MAX: usize = 128;
 
 /// Why a file does not become a plugin.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -70,6 +78,31 @@ pub enum DescribeFailed {
     Trap { kind: String, message: String, backtrace: Option<String> },
     #[error("it used more than {limit:?} of {what}")]
     Timeout { what: &'static str, limit: Duration },
+}
+
+impl LoadError {
+    /// The same, with every text cut whose length the file chose.
+    pub(super) fn bounded(self) -> Self {
+        let text = |text| bounded(text, TEXT_BYTES_MAX);
+        match self {
+            Self::NotAComponent(NotAComponent::Truncated(why)) => {
+                Self::NotAComponent(NotAComponent::Truncated(text(why)))
+            }
+            Self::NotAComponent(NotAComponent::Invalid(why)) => Self::NotAComponent(NotAComponent::Invalid(text(why))),
+            Self::UnknownContract { mut exports } => {
+                let more = exports.len().saturating_sub(NAMES_MAX);
+                exports.truncate(NAMES_MAX);
+                let mut exports: Vec<_> = exports.into_iter().map(|name| bounded(name, NAME_BYTES_MAX)).collect();
+                exports.extend((more > 0).then(|| format!("and {more} more")));
+                Self::UnknownContract { exports }
+            }
+            Self::UnlinkedImport(missing) => Self::UnlinkedImport(text(missing)),
+            Self::Compile(why) => Self::Compile(text(why)),
+            Self::BadDescription(wrong) => Self::BadDescription(text(wrong)),
+            Self::Host(why) => Self::Host(text(why)),
+            bounded @ (Self::TooLarge { .. } | Self::NotAComponent(_) | Self::DescribeFailed(_)) => bounded,
+        }
+    }
 }
 
 fn list(names: &[String]) -> impl fmt::Display {

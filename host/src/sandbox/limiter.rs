@@ -1,7 +1,10 @@
 //! How much memory one instance may hold: all its linear memories and tables together.
 
+use std::sync::Arc;
+
 use wasmtime::ResourceLimiter;
 
+use super::cpu::CpuMeter;
 use crate::capability::Stop;
 
 /// What a component is composed of; far above what any toolchain makes.
@@ -10,17 +13,30 @@ const MEMORIES_MAX: usize = 32;
 const TABLES_MAX: usize = 64;
 /// An element of a table is a pointer.
 const ELEMENT_BYTES: usize = size_of::<usize>();
+/// What one instruction can write in a few milliseconds, page faults included.
+const SMALL_BYTES_MAX: usize = 8 << 20;
 
 /// Sums what a store's memories and tables grew to. Memory never shrinks, so neither does the sum.
 #[derive(Debug)]
 pub struct Limiter {
     bytes: usize,
     bytes_max: usize,
+    cpu: Arc<CpuMeter>,
 }
 
 impl Limiter {
-    pub fn new(bytes_max: usize) -> Self {
-        Self { bytes: 0, bytes_max }
+    /// Growth beyond a small size has `cpu` look.
+    pub fn new(bytes_max: usize, cpu: Arc<CpuMeter>) -> Self {
+        Self { bytes: 0, bytes_max, cpu }
+    }
+
+    /// What it grew to.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    pub fn is_small(&self) -> bool {
+        self.bytes <= SMALL_BYTES_MAX
     }
 
     /// Refused growth stops the guest: most would abort anyway, with less to say.
@@ -34,6 +50,9 @@ impl Limiter {
             return Err(Stop::Overstep { kind: "memory", message }.into());
         }
         self.bytes = bytes;
+        if !self.is_small() {
+            self.cpu.look();
+        }
         Ok(true)
     }
 }

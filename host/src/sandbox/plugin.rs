@@ -19,7 +19,7 @@ use super::trap;
 use super::version::Version;
 use crate::capability::GuestLog;
 use crate::capability::http::Http;
-use crate::policy::{ConsumerName, Policy};
+use crate::policy::{ConsumerName, Limits, Policy};
 
 /// Components that carry an interpreter (Python, JavaScript) have 10 to 40 MiB.
 pub const PLUGIN_BYTES_MAX: usize = 64 << 20;
@@ -97,6 +97,11 @@ impl Sandbox {
     /// # Errors
     /// [`LoadError`]: what is wrong with the file and what to do.
     pub async fn load(&self, bytes: Arc<[u8]>) -> Result<Arc<Plugin>, LoadError> {
+        // What a file says of itself is quoted, and a file may say anything at any length.
+        self.load_file(bytes).await.map_err(LoadError::bounded)
+    }
+
+    async fn load_file(&self, bytes: Arc<[u8]>) -> Result<Arc<Plugin>, LoadError> {
         let turn = self.0.compiling.acquire().await.map_err(|closed| LoadError::Host(closed.to_string()))?;
         let sandbox = self.clone();
         let compiled = tokio::task::spawn_blocking(move || compile(&sandbox, &bytes)).await;
@@ -204,7 +209,8 @@ fn exports(component: &Component, engine: &Engine) -> Vec<String> {
 /// Asks the plugin what it is, in a sandbox without any capability.
 async fn describe(sandbox: &Sandbox, contract: &Contract) -> Result<Description, LoadError> {
     let place = sandbox.0.running.join().place().await;
-    let mut store = State::store(&sandbox.0.engine, GuestLog::new(None), DESCRIBE_MEMORY_BYTES_MAX);
+    let limits = Limits { memory_bytes: DESCRIBE_MEMORY_BYTES_MAX, ..Limits::default() };
+    let mut store = State::store(&sandbox.0.engine, GuestLog::new(None, limits.log_bytes), &limits);
     let ticking = sandbox.0.ticker.run();
     let described = tokio::time::timeout(DESCRIBE_TIME_MAX, call_describe(&mut store, contract)).await;
     drop((ticking, place));

@@ -13,9 +13,7 @@ use super::share::Share;
 use super::wasi::Wasi;
 use crate::capability::v0_1::Imports;
 use crate::capability::{GuestLog, Handling};
-
-/// What a guest may hand over in one call of a host function, in bytes: the host copies it before it can check it.
-const HOSTCALL_BYTES_MAX: usize = 8 << 20;
+use crate::policy::Limits;
 
 pub struct State {
     /// The event being handled; `None` while the guest starts, describes itself or waits for its next event.
@@ -24,24 +22,28 @@ pub struct State {
     pub cpu: Arc<CpuMeter>,
     /// Of the consumer that it runs for; `None` while a plugin describes itself.
     pub share: Option<Arc<Share>>,
+    pub limits: Limits,
     limiter: Limiter,
     wasi: Wasi,
 }
 
 impl State {
     /// A store for one instance, with every limit in force.
-    pub fn store(engine: &Engine, log: GuestLog, memory_bytes_max: usize) -> Store<Self> {
+    pub fn store(engine: &Engine, log: GuestLog, limits: &Limits) -> Store<Self> {
+        let cpu = Arc::new(CpuMeter::default());
         let state = Self {
             handling: None,
             log: Arc::new(log),
-            cpu: Arc::default(),
+            limiter: Limiter::new(limits.memory_bytes, Arc::clone(&cpu)),
+            cpu,
             share: None,
-            limiter: Limiter::new(memory_bytes_max),
+            limits: *limits,
             wasi: Wasi::default(),
         };
         let mut store = Store::new(engine, state);
         store.limiter(|state| &mut state.limiter);
-        store.set_hostcall_fuel(HOSTCALL_BYTES_MAX);
+        store.set_hostcall_fuel(limits.call_bytes);
+        store.set_max_component_handles(limits.handles);
         store.epoch_deadline_callback(|store| {
             let State { cpu, share, .. } = store.data();
             if cpu.is_spent() {
@@ -52,6 +54,11 @@ impl State {
         store
     }
 
+    /// What its memories and tables grew to.
+    pub fn memory_bytes(&self) -> usize {
+        self.limiter.bytes()
+    }
+
     /// What the imports of the contract work on.
     pub fn imports(&mut self) -> Imports<'_> {
         Imports { handling: self.handling.as_mut(), log: &self.log }
@@ -59,7 +66,7 @@ impl State {
 
     /// What `wasi:http` works on.
     pub fn wasi_http(&mut self) -> WasiHttpCtxView<'_> {
-        self.wasi.http(&self.log)
+        self.wasi.http(&self.log, self.limits.handles)
     }
 }
 
@@ -74,13 +81,16 @@ async fn give_way(cpu: Arc<CpuMeter>, share: Option<Arc<Share>>) {
 /// Starts counting CPU time for the next call into the guest.
 pub fn begin(store: &mut Store<State>, cpu: Duration) -> Arc<CpuMeter> {
     store.set_epoch_deadline(1);
-    let meter = &store.data().cpu;
+    let State { cpu: meter, limiter, .. } = store.data();
     meter.begin(cpu);
+    if !limiter.is_small() {
+        meter.look();
+    }
     Arc::clone(meter)
 }
 
 impl WasiView for State {
     fn ctx(&mut self) -> WasiCtxView<'_> {
-        self.wasi.view(&self.log)
+        self.wasi.view(&self.log, self.limits.handles)
     }
 }

@@ -1,5 +1,6 @@
 //! What an error of a guest's call means.
 
+use wasmtime::component::ResourceTableError;
 use wasmtime::{Trap, WasmBacktrace};
 use wasmtime_wasi::I32Exit;
 use wasmtime_wasi_http::FieldMapError;
@@ -24,10 +25,28 @@ pub fn outcome(error: &wasmtime::Error, state: &State) -> Outcome {
         (None, None) if error.is::<FieldMapError>() => ("limit".to_owned(), format!("the head of a request: {error}")),
         (None, None) => match error.downcast_ref::<I32Exit>() {
             Some(exit) => ("exit".to_owned(), format!("the guest ended itself with exit status {}", exit.0)),
-            None => ("host-call".to_owned(), format!("{:#}", without_backtrace(error))),
+            None => host_call(error, state),
         },
     };
     Outcome::Trap { kind, message: bounded(message, MESSAGE_BYTES_MAX), backtrace: backtrace(error) }
+}
+
+/// What the host made of a call that was none. Some of wasmtime's errors have no type of their own: their words tell.
+fn host_call(error: &wasmtime::Error, state: &State) -> (String, String) {
+    let words = error.root_cause().to_string();
+    let limit = |taken: &str, key: &str, max: usize| {
+        let message =
+            format!("{taken}: the limit is {max}; raise limits.{key} in the side file if the plugin needs it");
+        ("limit".to_owned(), message)
+    };
+    let full = matches!(error.downcast_ref(), Some(ResourceTableError::Full));
+    if full || words.contains("handle limit exceeded") {
+        limit("too many handles at once", "handles", state.limits.handles)
+    } else if words.contains("fuel allocated for hostcalls") {
+        limit("too many bytes handed over in one call", "call", state.limits.call_bytes)
+    } else {
+        ("bad-argument".to_owned(), words)
+    }
 }
 
 /// Where the guest was.
@@ -42,10 +61,6 @@ fn words(trap: &Trap, state: &State) -> String {
         Some(last) => format!("{trap}; last on stderr: {last}"),
         None => trap.to_string(),
     }
-}
-
-fn without_backtrace(error: &wasmtime::Error) -> &(dyn std::error::Error + 'static) {
-    error.root_cause()
 }
 
 /// `UnreachableCodeReached` → `unreachable-code-reached`.

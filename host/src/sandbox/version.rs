@@ -10,8 +10,9 @@ use tokio::sync::OwnedSemaphorePermit;
 use wasmtime::Store;
 
 use super::contract::{Contract, v0_1};
-use super::cpu::CpuMeter;
+use super::cpu::{CpuMeter, TICK};
 use super::event::Parts;
+use super::marks::{Marks, Spent};
 use super::outcome::{Handled, Outcome};
 use super::places::{Member, Place};
 use super::plugin::Plugin;
@@ -20,13 +21,17 @@ use super::state::{self, State};
 use super::trap::{self, bounded};
 use crate::backend::{Delivery, Origin, View};
 use crate::capability::http::{Calls, Gate, Http};
-use crate::capability::{GuestLog, Handling, Rights, Stop};
+use crate::capability::{GuestLog, Handling, Rights, Stop, Taken};
 use crate::event::Event;
 use crate::policy::{ConsumerName, Isolation, Limits, Policy};
 
 /// An instance is replaced after so many events: what a guest leaks stays bounded, and a fresh one costs next to nothing
 /// when shared by so many.
 const EVENTS_PER_INSTANCE_MAX: u32 = 10_000;
+
+/// What idle instances of one consumer may hold of memory, in MiB: a fresh one costs little beside that. One may stay
+/// whatever it holds.
+const IDLE_MEMORY_MIB_MAX: u32 = 128;
 
 /// One exact plugin as one consumer, under one policy.
 pub struct Version {
@@ -38,14 +43,22 @@ pub struct Version {
     rights: Arc<Rights>,
     limits: Limits,
     isolation: Isolation,
-    /// Waiting for their next event, the one used last on top: its memory is the likeliest in the CPU's caches.
-    idle: Mutex<Vec<Warm>>,
+    idle: Mutex<Idle>,
     idle_max: AtomicUsize,
     /// What gives its instances places to run.
     member: Arc<Member>,
     share: Arc<Share>,
+    marks: Arc<Marks>,
     /// Raised by [`Version::clear`]: instances of earlier generations are not kept.
     generation: AtomicU64,
+}
+
+/// Instances that wait for their next event.
+#[derive(Default)]
+struct Idle {
+    /// The one used last on top: its memory is the likeliest in the CPU's caches.
+    instances: Vec<Warm>,
+    memory_mib: u32,
 }
 
 /// An instance between two events.
@@ -61,7 +74,33 @@ pub struct Warm {
 #[allow(dead_code, reason = "held for what it takes up")]
 enum Slot {
     Running(Place),
-    Idle(OwnedSemaphorePermit),
+    /// A place, and memory.
+    Idle(OwnedSemaphorePermit, OwnedSemaphorePermit),
+}
+
+impl Warm {
+    fn memory_mib(&self) -> u32 {
+        u32::try_from(self.store.data().memory_bytes().div_ceil(1 << 20)).unwrap_or(u32::MAX)
+    }
+}
+
+impl Idle {
+    fn pop(&mut self) -> Option<Warm> {
+        let warm = self.instances.pop()?;
+        self.memory_mib -= warm.memory_mib();
+        Some(warm)
+    }
+
+    fn push(&mut self, warm: Warm) {
+        self.memory_mib += warm.memory_mib();
+        self.instances.push(warm);
+    }
+
+    /// Whether there is room for another that holds so much, among at most `instances_max`.
+    fn has_room(&self, memory_mib: u32, instances_max: usize) -> bool {
+        let fits = self.instances.is_empty() || self.memory_mib.saturating_add(memory_mib) <= IDLE_MEMORY_MIB_MAX;
+        fits && self.instances.len() < instances_max
+    }
 }
 
 enum Instance {
@@ -85,7 +124,10 @@ impl Version {
         policy: &Policy,
     ) -> Self {
         let description = plugin.description();
+        let marks = plugin.sandbox.0.marks.of(name, &policy.limits);
+        marks.at_most_at_once(policy.concurrency.get() as usize);
         Self {
+            marks,
             plugin: Arc::clone(plugin),
             contract,
             http,
@@ -128,6 +170,7 @@ impl Version {
         // Waiting for a turn or a place is not the guest's time.
         self.share.turn().await;
         let slot = Slot::Running(self.member.place().await);
+        let running = self.marks.run();
         let started = Instant::now();
         let ticking = sandbox.0.ticker.run();
         let generation = self.generation.load(Ordering::Acquire);
@@ -140,21 +183,23 @@ impl Version {
         let handling = Handling::new(Arc::clone(&self.rights), Arc::clone(event), view);
         let handling = handling.calling(self.http.as_ref(), gate);
         let calls = handling.calls().cloned();
-        store.data_mut().handling = Some(handling);
         let ended = {
-            let call = pin!(self.call(&mut store, &mut instance, event, attempt, origin));
+            let call = pin!(self.call(&mut store, &mut instance, handling, event, attempt, origin));
             match &calls {
                 None => call.await,
                 Some(calls) => unless_stopped(call, calls).await,
             }
         };
-        drop(ticking);
-        store.data().log.end();
+        drop((ticking, running));
+        let log_bytes = store.data().log.end();
         let outcome = self.outcome(ended, store.data());
-        let (reads, effects) = store.data_mut().handling.take().map(Handling::finish).unwrap_or_default();
+        let handling = store.data_mut().handling.take();
+        let taken = handling.as_ref().map(Handling::taken).unwrap_or_default();
+        let (reads, effects) = handling.map(Handling::finish).unwrap_or_default();
         let calls = calls.map(|calls| calls.told()).unwrap_or_default();
         let duration = started.elapsed();
         self.share.handled(&store.data().cpu, duration);
+        self.note(store.data(), duration, log_bytes, &taken);
         match (outcome, instance) {
             (Outcome::Done, instance) => {
                 // What a call left open, and who might answer it, is thrown away with the instance.
@@ -181,20 +226,30 @@ impl Version {
             return;
         }
         // Idle instances have places of their own, so that they never keep others from running.
-        let Ok(slot) = Arc::clone(&self.plugin.sandbox.0.idle).try_acquire_owned() else { return };
-        instance._slot = Slot::Idle(slot);
+        let (sandbox, memory_mib) = (&self.plugin.sandbox.0, instance.memory_mib());
+        let Ok(place) = Arc::clone(&sandbox.idle).try_acquire_owned() else { return };
+        let Ok(memory) = Arc::clone(&sandbox.idle_memory).try_acquire_many_owned(memory_mib) else { return };
+        instance._slot = Slot::Idle(place, memory);
         let mut idle = self.idle.lock();
-        if idle.len() < self.idle_max.load(Ordering::Relaxed) {
+        if idle.has_room(memory_mib, self.idle_max.load(Ordering::Relaxed)) {
             idle.push(instance);
         }
+    }
+
+    /// Instances that wait for their next event.
+    #[cfg(test)]
+    pub fn warm(&self) -> usize {
+        self.idle.lock().instances.len()
     }
 
     /// At most so many instances wait for their next event.
     pub fn keep_at_most(&self, instances: usize) {
         self.idle_max.store(instances, Ordering::Relaxed);
+        self.marks.at_most_at_once(instances);
         let mut idle = self.idle.lock();
-        let surplus = idle.len().saturating_sub(instances);
-        let thrown_away: Vec<_> = idle.drain(..surplus).collect();
+        let surplus = idle.instances.len().saturating_sub(instances);
+        let thrown_away: Vec<_> = idle.instances.drain(..surplus).collect();
+        idle.memory_mib -= thrown_away.iter().map(Warm::memory_mib).sum::<u32>();
         drop((idle, thrown_away));
     }
 
@@ -205,9 +260,15 @@ impl Version {
         drop(thrown_away);
     }
 
+    fn note(&self, state: &State, time: Duration, log_bytes: usize, taken: &Taken) {
+        // One that saw no tick was not measured, and took no more than its time.
+        let cpu = if state.cpu.is_measuring() { state.cpu.spent() } else { time.min(TICK) };
+        self.marks.note(&Spent { memory_bytes: state.memory_bytes(), cpu, time, log_bytes }, taken);
+    }
+
     fn store(&self) -> Store<State> {
-        let log = GuestLog::new(Some(self.rights.consumer().clone()));
-        let mut store = State::store(&self.plugin.sandbox.0.engine, log, self.limits.memory_bytes);
+        let log = GuestLog::new(Some(self.rights.consumer().clone()), self.limits.log_bytes);
+        let mut store = State::store(&self.plugin.sandbox.0.engine, log, &self.limits);
         store.data_mut().share = Some(Arc::clone(&self.share));
         store
     }
@@ -217,6 +278,7 @@ impl Version {
         &self,
         store: &mut Store<State>,
         instance: &mut Option<Instance>,
+        handling: Handling,
         event: &Event,
         attempt: u32,
         origin: Origin,
@@ -228,6 +290,8 @@ impl Version {
                 Some(instance) => instance,
                 None => instance.insert(Instance::fresh(&self.contract, store).await?),
             };
+            // Only now: while it starts, a guest has no capability, as when it described itself.
+            store.data_mut().handling = Some(handling);
             guest.fanfare_consumer_handler().call_handle(store, parts.event(attempt, origin)).await
         });
         let called = within(self.limits.time, &meter, call).await;

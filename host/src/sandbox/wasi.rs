@@ -14,8 +14,6 @@ use super::http::Http;
 use super::state::State;
 use crate::capability::{GuestLog, Level};
 
-/// Streams, pollables and the like that one instance may hold.
-const RESOURCES_MAX: usize = 256;
 /// A guest that wants random bytes wants keys and seeds, not bulk data out of the host's memory.
 const RANDOM_BYTES_MAX: u64 = 64 << 10;
 /// What stdout accepts at once, and the longest line.
@@ -36,29 +34,30 @@ struct Side {
 }
 
 impl Wasi {
-    pub fn view(&mut self, log: &Arc<GuestLog>) -> WasiCtxView<'_> {
-        let Side { ctx, table, .. } = self.side(log);
+    /// `handles_max` streams, pollables and the like may be there at once.
+    pub fn view(&mut self, log: &Arc<GuestLog>, handles_max: usize) -> WasiCtxView<'_> {
+        let Side { ctx, table, .. } = self.side(log, handles_max);
         WasiCtxView { ctx, table }
     }
 
-    pub fn http(&mut self, log: &Arc<GuestLog>) -> WasiHttpCtxView<'_> {
-        let Side { table, http: Http { ctx, hooks }, .. } = self.side(log);
+    pub fn http(&mut self, log: &Arc<GuestLog>, handles_max: usize) -> WasiHttpCtxView<'_> {
+        let Side { table, http: Http { ctx, hooks }, .. } = self.side(log, handles_max);
         WasiHttpCtxView { hooks, table, ctx }
     }
 
-    fn side(&mut self, log: &Arc<GuestLog>) -> &mut Side {
-        self.0.get_or_insert_with(|| Box::new(empty(log)))
+    fn side(&mut self, log: &Arc<GuestLog>, handles_max: usize) -> &mut Side {
+        self.0.get_or_insert_with(|| Box::new(empty(log, handles_max)))
     }
 }
 
-fn empty(log: &Arc<GuestLog>) -> Side {
+fn empty(log: &Arc<GuestLog>, handles_max: usize) -> Side {
     let ctx = WasiCtx::builder()
         .max_random_size(RANDOM_BYTES_MAX)
         .stdout(Console { log: Arc::clone(log), stream: Stream::Out })
         .stderr(Console { log: Arc::clone(log), stream: Stream::Err })
         .build();
     let mut table = ResourceTable::new();
-    table.set_max_capacity(RESOURCES_MAX);
+    table.set_max_capacity(handles_max);
     Side { ctx, table, http: Http::default() }
 }
 

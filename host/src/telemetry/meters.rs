@@ -245,7 +245,8 @@ mod tests {
         drop(first);
         drop((second, meters.begin()));
 
-        let report = ConsumerReport { name, pending: 4, dead: 1, done: 9, paused: None, held: None, backfill: None };
+        let (paused, held, backfill) = (None, None, None);
+        let report = ConsumerReport { name, pending: 4, dead: 1, done: 9, state_bytes: 0, paused, held, backfill };
         let text = render(&[report]);
 
         for line in [

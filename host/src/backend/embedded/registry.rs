@@ -74,7 +74,7 @@ impl Embedded {
         let (stored, mut backfills) = self.store.read(|disk| Ok((known(disk)?, backfills::reports(disk)?))).await?;
         let held = self.store.held.lock().clone();
         let mut reports = Vec::with_capacity(stored.len());
-        for Known { name, base, done, dead, paused } in stored {
+        for Known { name, base, done, dead, state_bytes, paused } in stored {
             let inbox = self.store.inboxes.lock().get(&name).cloned();
             let pending = match inbox {
                 None => self.store.tail.head().saturating_sub(base),
@@ -82,7 +82,7 @@ impl Embedded {
             };
             let held = held.clone().filter(|held| held.by == name);
             let backfill = backfills.remove(&name);
-            reports.push(ConsumerReport { name, pending, dead, done, paused, held, backfill });
+            reports.push(ConsumerReport { name, pending, dead, done, state_bytes, paused, held, backfill });
         }
         Ok(reports)
     }
@@ -144,6 +144,7 @@ struct Known {
     base: u64,
     done: u64,
     dead: u64,
+    state_bytes: u64,
     paused: Option<Pause>,
 }
 
@@ -152,6 +153,7 @@ fn known(disk: &Connection) -> rusqlite::Result<Vec<Known>> {
         "SELECT name, position, done,
                 (SELECT count(*) FROM deliveries INDEXED BY dead_letters
                  WHERE consumer = number AND state IN ('dead', 'skipped')),
+                coalesce((SELECT bytes FROM state_sizes WHERE state_sizes.state = consumers.state), 0),
                 paused_at, pause_reason
          FROM consumers ORDER BY name",
     )?;
@@ -161,7 +163,8 @@ fn known(disk: &Connection) -> rusqlite::Result<Vec<Known>> {
             base: rows::unsigned(row.get(1)?),
             done: rows::unsigned(row.get(2)?),
             dead: rows::unsigned(row.get(3)?),
-            paused: pause::read(row, 4)?,
+            state_bytes: rows::unsigned(row.get(4)?),
+            paused: pause::read(row, 5)?,
         })
     })?;
     rows.collect()

@@ -40,6 +40,16 @@ http_calls = 3
 http_bytes = "1MiB"
 http_connect = "1s"
 http_first_byte = "9s"
+effects = "1MiB"
+writes = 100
+reads = 200
+order_changes = 1
+events = 2
+messages = 3
+records = 4
+log = "1KiB"
+call = "64KiB"
+handles = 16
 [retry]
 max_attempts = 5
 base = "2s"
@@ -128,6 +138,10 @@ fn each_fault_names_its_line_and_what_would_be_right() {
         "[limits]\ntime = \"2h\"",
         "[limits]\ntime = \"5 s\"",
         "[limits]\nfuel = 5",
+        "[limits]\nevents = 0",
+        "[limits]\nrecords = 100001",
+        "[limits]\nhandles = \"many\"",
+        "[limits]\ncall = \"1GiB\"",
         "[retry]\nbase = \"20m\"",
         "[retry]\nmax_attempt = 3",
         "start = \"now\"\n[rollout]\npercent = 10",
