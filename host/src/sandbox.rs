@@ -28,6 +28,8 @@ mod error;
 mod event;
 #[cfg(test)]
 mod fixture;
+#[cfg(test)]
+mod hostile;
 mod http;
 mod limiter;
 mod marks;

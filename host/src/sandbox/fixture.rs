@@ -8,25 +8,62 @@ use wit_parser::Resolve;
 use super::{Plugin, Sandbox, Settings, Version};
 use crate::policy::Policy;
 
-/// A guest with this `handle`, in instructions: its results are [`DONE`], [`RETRY`] and [`REJECT`]. `$handled` is a
-/// number of its own, which lives as long as the instance.
-pub fn guest(handle: &str) -> Arc<[u8]> {
-    component(WORLD, &module("", DESCRIBE, handle))
+/// A guest in parts, each in instructions or fields of a core module; what is left out behaves well.
+#[derive(Clone, Copy)]
+pub struct Guest<'a> {
+    /// The world `extra`, which may include the contract's.
+    pub world: &'a str,
+    /// Functions that the world imports, as core functions.
+    pub imports: &'a str,
+    /// With `$old`, `$align` and `$size`, and a local `$at`; the result is where.
+    pub realloc: &'a str,
+    pub describe: &'a str,
+    /// Its results are [`DONE`], [`RETRY`] and [`REJECT`]; it has locals `$n`, `$at` and `$end`. `$handled` is a number of its own, which lives as long as the
+    /// instance.
+    pub handle: &'a str,
+    /// Further fields: functions, a start, tables.
+    pub more: &'a str,
+    pub encoding: StringEncoding,
 }
 
-/// A guest with imports of the contract, as core functions.
+impl Default for Guest<'_> {
+    fn default() -> Self {
+        Self {
+            world: WORLD,
+            imports: "",
+            realloc: REALLOC,
+            describe: DESCRIBE,
+            handle: DONE,
+            more: "",
+            encoding: StringEncoding::UTF8,
+        }
+    }
+}
+
+impl Guest<'_> {
+    pub fn build(&self) -> Arc<[u8]> {
+        component(self.world, &module(self), self.encoding)
+    }
+}
+
+/// A guest with this `handle`.
+pub fn guest(handle: &str) -> Arc<[u8]> {
+    Guest { handle, ..Guest::default() }.build()
+}
+
+/// A guest with imports of the contract.
 pub fn importing(imports: &str, handle: &str) -> Arc<[u8]> {
-    component(WORLD, &module(imports, DESCRIBE, handle))
+    Guest { imports, handle, ..Guest::default() }.build()
 }
 
 /// A guest with this `describe`.
 pub fn describing(imports: &str, describe: &str) -> Arc<[u8]> {
-    component(WORLD, &module(imports, describe, DONE))
+    Guest { imports, describe, ..Guest::default() }.build()
 }
 
 /// A guest of the world `extra` in `wit`, which may include the contract's.
 pub fn of_world(wit: &str, imports: &str) -> Arc<[u8]> {
-    component(wit, &module(imports, DESCRIBE, DONE))
+    Guest { world: wit, imports, ..Guest::default() }.build()
 }
 
 pub const DONE: &str = "(i32.store8 (i32.const 1024) (i32.const 0)) (i32.const 1024)";
@@ -67,7 +104,14 @@ pub fn describe_with_version(at: u32, bytes: u32) -> String {
 
 const WORLD: &str = "package test:guest; world extra { include fanfare:consumer/consumer@0.1.0; }";
 
-fn module(imports: &str, describe: &str, handle: &str) -> String {
+/// Takes a little more each time, and starts again with every event.
+const REALLOC: &str = "
+    (local.set $at (i32.and (i32.add (global.get $heap) (i32.const 15)) (i32.const -16)))
+    (global.set $heap (i32.add (local.get $at) (local.get $size)))
+    (local.get $at)";
+
+fn module(guest: &Guest<'_>) -> String {
+    let Guest { imports, realloc, describe, handle, more, .. } = guest;
     format!(
         r#"(module
             {imports}
@@ -78,25 +122,24 @@ fn module(imports: &str, describe: &str, handle: &str) -> String {
             (data (i32.const 112) "a test") (data (i32.const 128) "order.placed")
             (data (i32.const 160) "key") (data (i32.const 176) "value") (data (i32.const 192) "com.example.low")
             (data (i32.const 224) "{{}}")
+            {more}
             (func (export "cabi_realloc") (param $old i32) (param i32) (param $align i32) (param $size i32) (result i32)
-                (local $at i32)
-                (local.set $at (i32.and (i32.add (global.get $heap) (i32.const 15)) (i32.const -16)))
-                (global.set $heap (i32.add (local.get $at) (local.get $size)))
-                (local.get $at))
+                (local $at i32) {realloc})
             (func (export "fanfare:consumer/handler@0.1.0#describe") (result i32) {describe})
             (func $handle_of_test (export "fanfare:consumer/handler@0.1.0#handle") (param i32) (result i32)
+                (local $n i32) (local $at i32) (local $end i32)
                 (global.set $heap (i32.const 4096))
                 {handle}))"#
     )
 }
 
-fn component(world: &str, module: &str) -> Arc<[u8]> {
+fn component(world: &str, module: &str, encoding: StringEncoding) -> Arc<[u8]> {
     let mut resolve = Resolve::default();
     resolve.push_path(concat!(env!("CARGO_MANIFEST_DIR"), "/../wit")).unwrap();
     let package = resolve.push_str("extra.wit", world).unwrap();
     let world = resolve.select_world(&[package], Some("extra")).unwrap();
     let mut module = wat::parse_str(module).unwrap();
-    embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8).unwrap();
+    embed_component_metadata(&mut module, &resolve, world, encoding).unwrap();
     ComponentEncoder::default().validate(true).module(&module).unwrap().encode().unwrap().into()
 }
 

@@ -1,0 +1,136 @@
+//! Too much of everything that a host function takes: calls, bytes, handles.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{DONE, Guest, done, stopped_by_cpu, timeout, trap, tried};
+use crate::policy::Limits;
+use crate::sandbox::Outcome;
+use crate::sandbox::fixture::REJECT;
+
+/// Where it is not the CPU budget that is to end it.
+const AMPLE: Duration = Duration::from_secs(60);
+
+const LOG: &str = r#"(import "fanfare:consumer/log@0.1.0" "write" (func $log (param i32 i32 i32)))"#;
+const SET: &str = r#"(import "fanfare:consumer/state@0.1.0" "set" (func $set (param i32 i32 i32 i32)))"#;
+const SCAN: &str = r#"(import "fanfare:consumer/state@0.1.0" "scan"
+    (func $scan (param i32 i32 i32 i32 i32 i32 i32)))"#;
+const PUBLISH: &str = r#"(import "fanfare:consumer/outbox@0.1.0" "publish"
+    (func $publish (param i32 i32 i32 i32 i32 i32 i32 i32 i32)))"#;
+const SETTING: &str = r#"(import "fanfare:consumer/settings@0.1.0" "get" (func $setting (param i32 i32 i32)))"#;
+
+/// Does it so many times, with `$n` counting down, and is done.
+fn times(times: u32, what: &str) -> String {
+    format!(
+        "(local.set $n (i32.const {times}))
+         (loop $more {what} (br_if $more (local.tee $n (i32.sub (local.get $n) (i32.const 1))))) {DONE}"
+    )
+}
+
+fn calling(imports: &str, handle: &str) -> Arc<[u8]> {
+    Guest { imports, handle, ..Guest::default() }.build()
+}
+
+#[tokio::test]
+async fn a_million_calls_of_the_host_are_the_guest_s_own_time() {
+    let ask = "(call $setting (i32.const 160) (i32.const 3) (i32.const 2048))";
+    let limits = Limits { cpu: Duration::from_millis(20), ..Limits::default() };
+    let handled = stopped_by_cpu(calling(SETTING, &times(1_000_000_000, ask)), limits).await;
+    assert_eq!(timeout(&handled), "cpu");
+    assert!(handled.effects.is_empty());
+}
+
+#[tokio::test]
+async fn scans_that_find_nothing_are_counted_too() {
+    // The host's store works for each of them, on a thread that is not the guest's.
+    let scan = "(call $scan (i32.const 160) (i32.const 3) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 9)
+        (i32.const 2048))";
+    let limits = Limits { cpu: AMPLE, ..Limits::default() };
+    let handled = tried(calling(SCAN, &times(1_000_000, scan)), limits).await;
+    let (kind, message) = trap(&handled);
+    assert_eq!((kind, message.contains("reads for one event")), ("limit", true), "{message}");
+}
+
+#[tokio::test]
+async fn a_flood_of_the_log_is_cut_and_the_event_done() {
+    let limits = Limits { cpu: AMPLE, ..Limits::default() };
+    let long = "(call $log (i32.const 1) (i32.const 65536) (i32.const 65535))";
+    let handle = format!("(memory.fill (i32.const 65536) (i32.const 97) (i32.const 65535)) {}", times(32, long));
+    done(&tried(calling(LOG, &handle), limits).await);
+    let short = "(call $log (i32.const 1) (i32.const 64) (i32.const 5))";
+    let handled = tried(calling(LOG, &times(50_000, short).replace(DONE, REJECT)), limits).await;
+    assert!(matches!(handled.outcome, Outcome::Reject { .. }), "{:?}", handled.outcome);
+    assert!(handled.log.len() <= 101 && handled.log.iter().map(|line| line.text.len()).sum::<usize>() < 10_000);
+}
+
+#[tokio::test]
+async fn a_flood_of_state_ends_at_its_bytes_and_at_its_entries() {
+    let limits = Limits { cpu: AMPLE, ..Limits::default() };
+    let large = times(
+        100,
+        "(i32.store8 (i32.const 160) (local.get $n)) (call $set (i32.const 160) (i32.const 3)
+        (i32.const 8192) (i32.const 100000))",
+    );
+    let handled = tried(calling(SET, &large), Limits { effects_bytes: 1 << 20, ..limits }).await;
+    let (kind, message) = trap(&handled);
+    assert_eq!((kind, message.contains("limits.effects")), ("limit", true), "{message}");
+    let many = times(
+        100_000,
+        "(i32.store8 (i32.const 160) (i32.and (local.get $n) (i32.const 127)))
+        (i32.store8 (i32.const 161) (i32.and (i32.shr_u (local.get $n) (i32.const 7)) (i32.const 127)))
+        (i32.store8 (i32.const 162) (i32.and (i32.shr_u (local.get $n) (i32.const 14)) (i32.const 127)))
+        (call $set (i32.const 160) (i32.const 3) (i32.const 176) (i32.const 5))",
+    );
+    let handled = tried(calling(SET, &many), limits).await;
+    let (kind, message) = trap(&handled);
+    assert_eq!((kind, message.contains("10001")), ("limit", true), "{message}");
+}
+
+#[tokio::test]
+async fn a_flood_of_the_outbox_ends_at_its_number() {
+    let publish = "(call $publish (i32.const 192) (i32.const 15) (i32.const 160) (i32.const 3)
+        (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 224) (i32.const 2))";
+    let limits = Limits { cpu: AMPLE, events: 20, ..Limits::default() };
+    done(&tried(calling(PUBLISH, &times(20, publish)), limits).await);
+    let handled = tried(calling(PUBLISH, &times(21, publish)), limits).await;
+    let (kind, message) = trap(&handled);
+    assert_eq!((kind, message.contains("limits.events")), ("limit", true), "{message}");
+}
+
+const TIMERS: &str = "
+    package test:guest;
+    world extra { include fanfare:consumer/consumer@0.1.0; import wasi:clocks/monotonic-clock@0.2.0; }
+    package wasi:io@0.2.0 { interface poll { resource pollable; } }
+    package wasi:clocks@0.2.0 {
+        interface monotonic-clock {
+            use wasi:io/poll@0.2.0.{pollable};
+            subscribe-duration: func(when: u64) -> pollable;
+        }
+    }";
+const SUBSCRIBE: &str =
+    r#"(import "wasi:clocks/monotonic-clock@0.2.0" "subscribe-duration" (func $subscribe (param i64) (result i32)))"#;
+
+#[tokio::test]
+async fn handles_of_the_host_that_are_never_dropped_end_at_their_number() {
+    let handle = times(100_000, "(drop (call $subscribe (i64.const 1)))");
+    let bytes = Guest { world: TIMERS, imports: SUBSCRIBE, handle: &handle, ..Guest::default() }.build();
+    let handled = tried(bytes, Limits::default()).await;
+    let (kind, message) = trap(&handled);
+    assert_eq!((kind, message.contains("limits.handles")), ("limit", true), "{message}");
+}
+
+const THINGS: &str = "
+    package test:guest;
+    interface things { resource thing { constructor(); } }
+    world extra { include fanfare:consumer/consumer@0.1.0; export things; }";
+const NEW: &str = r#"(import "[export]test:guest/things" "[resource-new]thing" (func $new (param i32) (result i32)))"#;
+
+#[tokio::test]
+async fn handles_of_its_own_that_are_never_dropped_end_at_their_number() {
+    let more = r#"(func (export "test:guest/things#[constructor]thing") (result i32) unreachable)"#;
+    let handle = times(100_000_000, "(drop (call $new (i32.const 1)))");
+    let bytes = Guest { world: THINGS, imports: NEW, more, handle: &handle, ..Guest::default() }.build();
+    let handled = tried(bytes, Limits { cpu: AMPLE, ..Limits::default() }).await;
+    let (kind, message) = trap(&handled);
+    assert_eq!((kind, message.contains("limits.handles")), ("limit", true), "{message}");
+}
