@@ -140,6 +140,17 @@ impl TestHost {
         self.process().child.id()
     }
 
+    /// Memory of the process that is in use and not swapped out.
+    ///
+    /// # Panics
+    /// Where the host does not run.
+    #[must_use]
+    pub fn resident_kib(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("a process");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a size");
+        line.trim().trim_end_matches(" kB").parse().expect("a number")
+    }
+
     /// Starts the host and waits until it has looked at every plugin that is there.
     ///
     /// # Panics

@@ -12,6 +12,7 @@ mod dead_letters;
 mod events;
 mod filters;
 mod grants;
+mod hostile;
 mod import;
 mod journey;
 mod lifecycle;
