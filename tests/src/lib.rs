@@ -14,8 +14,10 @@ pub mod guests;
 pub mod host;
 pub mod load;
 pub mod mail;
+pub mod mutants;
 pub mod orders;
 pub mod program;
+pub mod swaps;
 pub mod wire;
 
 use std::time::{Duration, Instant};

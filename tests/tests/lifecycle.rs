@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use fanfare_tests::load::Load;
 use fanfare_tests::orders::order;
+use fanfare_tests::swaps::Run;
 use fanfare_tests::{Client, TestHost, eventually, guests};
 
 #[test]
@@ -58,6 +59,12 @@ fn replacing_a_plugin_under_load_fails_no_request_and_loses_and_repeats_no_event
     assert_eq!(usize::try_from(client.counter("reports", "handled")), Ok(placed));
     let by_version: i64 = client.counters("reports", "by-version/").iter().map(|(_, count)| count).sum();
     assert_eq!(usize::try_from(by_version), Ok(placed));
+}
+
+#[test]
+fn of_many_swaps_under_load_none_loses_repeats_or_reorders_an_event() {
+    let report = Run { swaps: 24, seed: 1, warm_up: false }.run(|_| {}).unwrap_or_else(|faults| panic!("{faults}"));
+    assert!(report.hashes == 24 && report.orders > 24, "{report:#?}");
 }
 
 #[test]

@@ -6,9 +6,9 @@
 mod bench;
 mod checks;
 mod command;
-mod crash;
 mod demo;
 mod guests;
+mod longer;
 mod plugins;
 mod steps;
 mod tidy;
@@ -27,6 +27,8 @@ Usage: cargo xtask COMMAND
   bench [ARGS]  build everything for speed and measure it over HTTP; `bench --help` says what ARGS there are
   crash [ARGS]  kill a host under load at random, 200 times, and compare what is left with what was promised; `--power-loss`
                 takes what was not synced with it
+  swaps [ARGS]  swap a plugin under load 10,000 times, and look whether anything was lost, repeated, reordered or failed
+  fuzz [ARGS]   hand damaged plugins, side files, filters, orders and events to the host until it does not stand one
   plugins       build the consumers in plugins/ and lay them out under the target folder
   tidy          only the rules of this repository that no compiler knows
 ";
@@ -41,7 +43,9 @@ fn main() -> ExitCode {
         ("test", []) => checks::test(&workspace),
         ("ci", []) => checks::ci(&workspace),
         ("bench", rest) => bench::run(&workspace, rest),
-        ("crash", rest) => crash::run(&workspace, rest),
+        ("crash", rest) => longer::run(&workspace, "fanfare-crash", rest),
+        ("swaps", rest) => longer::run(&workspace, "fanfare-swaps", rest),
+        ("fuzz", rest) => longer::run(&workspace, "fanfare-fuzz", rest),
         ("plugins", []) => plugins::build(&workspace),
         ("tidy", []) => tidy::check(&workspace),
         ("help" | "--help" | "-h", _) => {

@@ -1,17 +1,18 @@
-//! Kills at random moments, for as long as somebody likes: what the tests do a few times.
+//! What the tests do a few times, for as long as somebody likes: kills, swaps, damaged input.
 
 use anyhow::Result;
 
 use crate::workspace::Workspace;
 use crate::{command, plugins};
 
-pub fn run(workspace: &Workspace, arguments: &[&str]) -> Result<()> {
+/// Builds everything and runs `name`, one of the programs of the tests.
+pub fn run(workspace: &Workspace, name: &str, arguments: &[&str]) -> Result<()> {
     plugins::build(workspace)?;
     // As `cargo xtask test` builds it, so that neither builds anew what the other has.
     command::run(command::cargo(&workspace.root).args(["build", "--locked", "--workspace", "--bins", "--tests"]))?;
     let programs = workspace.target.join("debug");
     let program = |name: &str| programs.join(format!("{name}{}", std::env::consts::EXE_SUFFIX));
-    let mut crash = std::process::Command::new(program("fanfare-crash"));
-    crash.env("FANFARE_BIN", program("fanfare")).env("FANFARE_GUESTS", &workspace.target);
-    command::run(crash.args(arguments))
+    let mut command = std::process::Command::new(program(name));
+    command.env("FANFARE_BIN", program("fanfare")).env("FANFARE_GUESTS", &workspace.target);
+    command::run(command.args(arguments))
 }
