@@ -89,8 +89,10 @@ async fn load(sandbox: Sandbox, bytes: Arc<[u8]>) -> Result<Stage, String> {
         Err(LoadError::Host(why)) => return Err(format!("the host is to blame: {why}")),
         Err(refusal) => {
             check_refusal(&refusal.to_string())?;
-            let is_core = matches!(&refusal, LoadError::NotAComponent(NotAComponent::CoreModule));
-            let invalid = matches!(&refusal, LoadError::NotAComponent(_)) && !is_core;
+            // A core module is valid, and so is what nests deep.
+            let valid =
+                |kind: &NotAComponent| matches!(kind, NotAComponent::CoreModule | NotAComponent::TooDeep { .. });
+            let invalid = matches!(&refusal, LoadError::NotAComponent(kind) if !valid(kind));
             return Ok(if invalid { Stage::Invalid } else { Stage::Refused });
         }
     };

@@ -33,6 +33,7 @@ mod hostile;
 mod http;
 mod limiter;
 mod marks;
+mod nesting;
 mod outcome;
 mod places;
 mod plugin;

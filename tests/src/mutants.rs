@@ -10,6 +10,7 @@ mod wasm;
 use crate::crash::goods::Dice;
 
 pub use guest::guest;
+pub use wasm::of_contract;
 
 /// One file.
 pub struct Mutant {
@@ -29,6 +30,7 @@ pub enum Way {
     BlockForeign,
     LengthChanged,
     Noise,
+    TypesInTypes,
     // WebAssembly that is no plugin, or a bad one.
     CoreModule,
     OtherWorld,
@@ -46,7 +48,7 @@ pub enum Way {
 }
 
 impl Way {
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::BitsFlipped,
         Self::Cut,
         Self::BlockLost,
@@ -55,6 +57,7 @@ impl Way {
         Self::BlockForeign,
         Self::LengthChanged,
         Self::Noise,
+        Self::TypesInTypes,
         Self::CoreModule,
         Self::OtherWorld,
         Self::OtherContract,
@@ -95,6 +98,7 @@ pub fn make(way: Way, good: &[u8], dice: &mut Dice) -> Vec<u8> {
         Way::BlockForeign => bytes::splice(good, dice),
         Way::LengthChanged => bytes::stretch(good, dice),
         Way::Noise => bytes::noise(dice),
+        Way::TypesInTypes => wasm::types_in_types(dice),
         Way::CoreModule => wasm::core_module(dice),
         Way::OtherWorld => wasm::other_world(dice),
         Way::OtherContract => wasm::other_contract(good, dice),
@@ -109,6 +113,12 @@ pub fn make(way: Way, good: &[u8], dice: &mut Dice) -> Vec<u8> {
         Way::DeeplyNested => wasm::deeply_nested(dice),
         Way::LongNames => wasm::long_names(dice),
     }
+}
+
+/// Whether it is WebAssembly from end to end, in as few types as any tool makes.
+#[must_use]
+pub fn is_valid(bytes: &[u8]) -> bool {
+    wasmparser::Validator::new_with_features(wasmparser::WasmFeatures::all()).validate_all(bytes).is_ok()
 }
 
 /// `good` in a file of its own: the same code, another hash.

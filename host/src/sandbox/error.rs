@@ -68,6 +68,8 @@ pub enum NotAComponent {
     Precompiled,
     #[error("the file ends too early: {0}; copy it again")]
     Truncated(String),
+    #[error("it nests {what} more than {max} times; no toolchain does that, so build it again")]
+    TooDeep { what: &'static str, max: usize },
     #[error("the file is not a valid component: {0}; build it again")]
     Invalid(String),
 }

@@ -13,6 +13,7 @@ use super::Sandbox;
 use super::contract::{self, Contract};
 use super::description::Description;
 use super::error::{DescribeFailed, Error, LoadError, NotAComponent};
+use super::nesting;
 use super::outcome::Outcome;
 use super::state::{self, State};
 use super::trap;
@@ -184,6 +185,7 @@ fn validate(engine: &Engine, bytes: &[u8]) -> Result<Vec<String>, NotAComponent>
             NotAComponent::Invalid(error.to_string())
         }
     };
+    nesting::check(bytes)?;
     Validator::new_with_features(engine.get_wasm_features()).validate_all(bytes).map_err(wrong)?;
     let mut exports = Vec::new();
     let mut depth = 0_u32;

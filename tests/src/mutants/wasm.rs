@@ -251,6 +251,16 @@ pub fn deeply_nested(dice: &mut Dice) -> Vec<u8> {
     component
 }
 
+/// Types of components in one another, deeper than any reader goes along: a file of a few KiB could take a stack with it.
+pub fn types_in_types(dice: &mut Dice) -> Vec<u8> {
+    let form = if dice.below(2) == 0 { 0x41 } else { 0x42 };
+    let depth = usize::try_from(dice.below(100_000)).unwrap_or(0);
+    let types: Vec<u8> = std::iter::once(1).chain([form, 1, 1].repeat(depth)).chain([form, 0]).collect();
+    let mut component = b"\0asm\x0d\0\x01\0".to_vec();
+    push_section(&mut component, wasm_encoder::ComponentSectionId::Type as u8, &types);
+    component
+}
+
 pub fn long_names(dice: &mut Dice) -> Vec<u8> {
     let length = usize::try_from(dice.below(4_000)).unwrap_or(0);
     let exports: String =
