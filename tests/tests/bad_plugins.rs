@@ -1,5 +1,8 @@
 //! A bad plugin file never replaces a good one, and says what is wrong with it.
 
+use fanfare_tests::crash::goods::Dice;
+use fanfare_tests::load::Load;
+use fanfare_tests::mutants::{self, Way};
 use fanfare_tests::orders::order;
 use fanfare_tests::{TestHost, Value, guests, json};
 
@@ -15,7 +18,7 @@ fn bad_files() -> Vec<(&'static str, Vec<u8>, &'static str)> {
         ("a component without its last byte", cut_short, "end"),
         ("a core module", b"\0asm\x01\0\0\0".to_vec(), "core module"),
         ("a component of no contract", b"\0asm\x0d\0\x01\0".to_vec(), "contract"),
-        ("a component of a later contract", of_contract(&good, "0.9.0"), "contract"),
+        ("a component of a later contract", mutants::of_contract(&good, "0.9.0"), "contract"),
         ("one that traps when asked what it is", guests::wasm("trap-describe"), "describe"),
         ("compiled code for this machine", b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0".to_vec(), "WebAssembly"),
     ]
@@ -46,6 +49,34 @@ fn a_bad_file_is_refused_with_its_reason_while_the_old_version_keeps_running() {
         host.consumers.put("reports-one", &guests::wasm("reports-one"));
         client.wait_for_consumer("reports-one", |consumer| consumer["candidate"].is_null());
     }
+}
+
+#[test]
+fn a_bad_file_of_any_kind_leaves_the_old_version_at_work_under_load() {
+    let host = TestHost::with(&["reports-one"]);
+    let client = host.client();
+    let (small, good, mut dice) = (mutants::guest(), guests::wasm("reports-one"), Dice::new(7));
+    let load = Load::begin(&client, 2);
+    for way in Way::ALL {
+        // What happened to bytes may have done no harm; that is no bad file.
+        let bad = std::iter::repeat_with(|| mutants::make(way, &small, &mut dice));
+        let bad =
+            bad.take(200).find(|bytes| way.is_valid_wasm() || way == Way::TypesInTypes || !mutants::is_valid(bytes));
+        host.consumers.put("reports-one", &bad.unwrap_or_else(|| panic!("{way:?} does no harm")));
+        let refused = client.wait_for_consumer("reports-one", |consumer| consumer["candidate"]["state"] == "failed");
+        let reason = refused["candidate"]["reason"].as_str().expect("a reason");
+        assert!((1..5_000).contains(&reason.len()), "{way:?}: {reason}");
+        assert_eq!(
+            (&refused["state"], &refused["version"]),
+            (&json!("running"), &json!("1.0.0")),
+            "{way:?}: {refused:#}"
+        );
+        host.consumers.put("reports-one", &good);
+        client.wait_for_consumer("reports-one", |consumer| consumer["candidate"].is_null());
+    }
+    let placed = load.end();
+    client.wait_until_idle();
+    assert_eq!(usize::try_from(client.counter("reports-one", "by-version/1")), Ok(placed));
 }
 
 #[test]
@@ -102,21 +133,6 @@ fn a_bad_side_file_leaves_the_old_policy_in_force_and_names_its_line() {
 
     host.consumers.set_policy("reports-one", "concurrency = 4\n");
     client.wait_for_consumer("reports-one", |consumer| consumer["candidate"].is_null());
-}
-
-/// The same component, but for the version of the contract: still valid, and nothing that this host knows.
-fn of_contract(component: &[u8], version: &str) -> Vec<u8> {
-    let (from, to) = (b"fanfare:consumer/", version.as_bytes());
-    let mut component = component.to_vec();
-    let names: Vec<usize> =
-        component.windows(from.len()).enumerate().filter(|(_, name)| name == from).map(|(at, _)| at).collect();
-    for name in names {
-        let at = component[name..].iter().position(|byte| *byte == b'@').map(|at| name + at + 1);
-        if let Some(at) = at.filter(|at| component[*at..].starts_with(b"0.1.0")) {
-            component[at..at + to.len()].copy_from_slice(to);
-        }
-    }
-    component
 }
 
 fn mentions(consumer: &Value, word: &str) -> bool {
