@@ -28,6 +28,8 @@ mod records;
 mod settings;
 mod state;
 pub(crate) mod v0_1;
+#[cfg(test)]
+mod v0_2;
 
 pub use crate::backend::Level;
 pub use journal::Refusal;

@@ -7,6 +7,7 @@ mod bad_plugins;
 mod calling;
 mod carrier;
 mod command_line;
+mod contracts;
 mod crash;
 mod dead_letters;
 mod events;

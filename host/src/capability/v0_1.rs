@@ -23,7 +23,7 @@ impl HasData for HasImports {
 }
 
 impl Imports<'_> {
-    fn handling(&mut self) -> Result<&mut Handling, Stop> {
+    pub(super) fn handling(&mut self) -> Result<&mut Handling, Stop> {
         self.handling.as_deref_mut().ok_or_else(|| {
             Stop::grant(
                 "a plugin has its capabilities in `handle` only, not in `describe` or while it starts".to_owned(),

@@ -77,6 +77,8 @@ impl Linkers {
             wasi::add_to_linker(&mut common)?;
             http::add_types_to_linker(&mut common)?;
             v0_1::Consumer::add_to_linker::<State, HasImports>(&mut common, State::imports)?;
+            #[cfg(test)]
+            super::contract::v0_2::Consumer::add_to_linker::<State, HasImports>(&mut common, State::imports)?;
             let (mut closed, mut calling) = (common.clone(), common);
             http::add_refusal_to_linker(&mut closed)?;
             http::add_handler_to_linker(&mut calling)?;

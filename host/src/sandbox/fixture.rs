@@ -133,7 +133,8 @@ fn module(guest: &Guest<'_>) -> String {
     )
 }
 
-fn component(world: &str, module: &str, encoding: StringEncoding) -> Arc<[u8]> {
+/// The component of a core module, for the world `extra`.
+pub fn component(world: &str, module: &str, encoding: StringEncoding) -> Arc<[u8]> {
     let mut resolve = Resolve::default();
     resolve.push_path(concat!(env!("CARGO_MANIFEST_DIR"), "/../wit")).unwrap();
     let package = resolve.push_str("extra.wit", world).unwrap();

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
-use wasmtime::component::{Component, Linker};
+use wasmtime::component::Component;
 use wasmtime::wasmparser::{Parser, Payload, Validator};
 use wasmtime::{Engine, Store};
 
 use super::Sandbox;
-use super::contract::{self, Contract};
+use super::contract::{Contract, Series};
 use super::description::Description;
 use super::error::{DescribeFailed, Error, LoadError, NotAComponent};
 use super::nesting;
@@ -85,9 +85,10 @@ impl Plugin {
         let http =
             Http::of(name, policy).map_err(|why| Error::Link(format!("{why}; see grant.secrets in {name}.toml")))?;
         let contract = match http {
-            Some(_) => Sandbox::bind(component, &self.sandbox.0.linkers.calling)?,
-            None => self.contract.clone(),
+            Some(_) => self.contract.relinked(&self.sandbox.0.linkers.calling),
+            None => Ok(self.contract.clone()),
         };
+        let contract = contract.map_err(|cause| Error::Link(format!("{cause:#}")))?;
         Ok(Arc::new(Version::new(self, contract, http, name, policy)))
     }
 }
@@ -110,22 +111,15 @@ impl Sandbox {
         let Compiled { hash, component, from_cache, duration } =
             compiled.map_err(|panic| LoadError::Host(format!("compiling failed: {panic}")))??;
 
-        let unknown = || LoadError::UnknownContract { exports: exports(&component, &self.0.engine) };
-        if !Contract::recognise(&component) {
-            return Err(unknown());
-        }
+        let exports = exports(&component, &self.0.engine);
+        let Some(series) = Series::spoken(&exports) else { return Err(LoadError::UnknownContract { exports }) };
         let linked = self.0.linkers.closed.instantiate_pre(&component);
         let linked = linked.map_err(|missing| LoadError::UnlinkedImport(format!("{missing:#}")))?;
-        let contract = Contract::bind(linked).map_err(|_| unknown())?;
+        let contract = Contract::bind(linked, series).map_err(|_| LoadError::UnknownContract { exports })?;
         let started = Instant::now();
         let description = describe(self, &contract).await?;
         let report = LoadReport { compile: duration, from_cache, describe: started.elapsed() };
         Ok(Arc::new(Plugin { sandbox: self.clone(), contract, hash, description, report }))
-    }
-
-    fn bind(component: &Component, linker: &Linker<State>) -> Result<Contract, Error> {
-        let linked = linker.instantiate_pre(component).and_then(Contract::bind);
-        linked.map_err(|cause| Error::Link(format!("{cause:#}")))
     }
 }
 
@@ -147,7 +141,7 @@ fn compile(sandbox: &Sandbox, bytes: &[u8]) -> Result<Compiled, LoadError> {
     }
     let exports = validate(engine, bytes).map_err(LoadError::NotAComponent)?;
     // Before compiling: whole worlds of components exist that are no consumers.
-    if exports.iter().filter(|name| contract::is_known(name)).count() != 1 {
+    if Series::spoken(&exports).is_none() {
         return Err(LoadError::UnknownContract { exports });
     }
     let component = Component::from_binary(engine, bytes).map_err(|cause| LoadError::Compile(format!("{cause:#}")))?;
@@ -238,6 +232,11 @@ async fn call_describe(
                 Contract::V0_1(pre) => {
                     let instance = pre.instantiate_async(&mut *store).await?;
                     instance.fanfare_consumer_handler().call_describe(&mut *store).await
+                }
+                #[cfg(test)]
+                Contract::V0_2(pre) => {
+                    let instance = pre.instantiate_async(&mut *store).await?;
+                    instance.fanfare_consumer_handler().call_describe(&mut *store).await.map(Into::into)
                 }
             }
         })

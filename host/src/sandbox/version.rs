@@ -105,6 +105,8 @@ impl Idle {
 
 enum Instance {
     V0_1(v0_1::Consumer),
+    #[cfg(test)]
+    V0_2(super::contract::v0_2::Consumer),
 }
 
 /// How a call of `handle` went.
@@ -286,13 +288,23 @@ impl Version {
         let parts = Parts::of(event);
         let meter = state::begin(store, self.limits.cpu);
         let call = meter.measure(async {
-            let Instance::V0_1(guest) = match instance {
+            let instance = match instance {
                 Some(instance) => instance,
                 None => instance.insert(Instance::fresh(&self.contract, store).await?),
             };
             // Only now: while it starts, a guest has no capability, as when it described itself.
             store.data_mut().handling = Some(handling);
-            guest.fanfare_consumer_handler().call_handle(store, parts.event(attempt, origin)).await
+            match instance {
+                Instance::V0_1(guest) => {
+                    guest.fanfare_consumer_handler().call_handle(store, parts.event(attempt, origin)).await
+                }
+                #[cfg(test)]
+                Instance::V0_2(guest) => {
+                    let event = super::contract::v0_2::handler::Event { id: event.id.to_string(), attempt };
+                    let handled = guest.fanfare_consumer_handler().call_handle(store, &event).await?;
+                    Ok(handled.map_err(v0_1::handler::Failure::Reject))
+                }
+            }
         });
         let called = within(self.limits.time, &meter, call).await;
         called.map_or(Ended::OutOfTime, Ended::Called)
@@ -345,6 +357,8 @@ impl Instance {
     async fn fresh(contract: &Contract, store: &mut Store<State>) -> wasmtime::Result<Self> {
         match contract {
             Contract::V0_1(linked) => linked.instantiate_async(store).await.map(Self::V0_1),
+            #[cfg(test)]
+            Contract::V0_2(linked) => linked.instantiate_async(store).await.map(Self::V0_2),
         }
     }
 }
