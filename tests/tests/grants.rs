@@ -88,5 +88,7 @@ fn grants_that_are_taken_away_stop_the_consumer() {
     host.consumers.add("inventory");
     client.wait_for_consumer("inventory", |consumer| consumer["state"] == "running");
     client.wait_for_status(&id, "rejected");
+    // It hears of that, too.
+    client.wait_until_idle();
     assert_eq!(client.consumer("inventory").expect("inventory")["dead"], json!(0));
 }
