@@ -85,7 +85,7 @@ impl Run {
         }
         let shops = Shops::open(&client, Duration::from_millis(5));
         let mut files =
-            Files { host: &host, client: &client, good: &good, hashes: BTreeMap::new(), last: String::new() };
+            Files { host: &host, client: &client, good: &good, hashes: BTreeMap::new(), last: hash(&client) };
         let mut dice = Dice::new(self.seed);
         let (mut uncached, mut cached, mut memory_first_kib) = (Vec::new(), Vec::new(), 0);
         for swap in 0..self.swaps {
@@ -139,16 +139,21 @@ impl Files<'_> {
         let begin = Instant::now();
         self.host.consumers.put(CONSUMER, &bytes);
         let hash = within(SWAP_TIME_MAX, "the new version runs", || {
-            let consumer = self.client.get(&format!("/v1/consumers/{CONSUMER}")).expect(200).json();
-            let hash = consumer["hash"].as_str().unwrap_or_default().to_owned();
+            let hash = hash(self.client);
             let is = wanted.as_ref().map_or(hash != self.last, |wanted| *wanted == hash);
-            if is && consumer["state"] == "running" { Ok(hash) } else { Err(consumer.to_string()) }
+            if is { Ok(hash) } else { Err(format!("{hash} runs, and not {wanted:?}")) }
         });
         let took = begin.elapsed();
         self.hashes.insert(number, hash.clone());
         self.last = hash;
         Some((took, wanted.is_none()))
     }
+}
+
+/// Of the version that runs.
+fn hash(client: &Client) -> String {
+    let consumer = client.get(&format!("/v1/consumers/{CONSUMER}")).expect(200).json();
+    consumer["hash"].as_str().unwrap_or_default().to_owned()
 }
 
 impl Shops {
