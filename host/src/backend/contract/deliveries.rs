@@ -96,6 +96,24 @@ async fn a_handler_sees_what_its_consumer_committed_before_it_is_durable() {
 }
 
 #[tokio::test]
+async fn what_a_view_answered_is_durable_once_it_says_so() {
+    let home = Place::new();
+    let backend = home.open();
+    let deliveries = inbox(&backend, "alpha").await;
+    for expected in 1..=20 {
+        place(&backend).await;
+        place(&backend).await;
+        let (first, second) = (lease(&deliveries).await, lease(&deliveries).await);
+        accept(&deliveries, first, done(adjust("n", 1, None)));
+        let view = deliveries.view();
+        assert_eq!(view.count("n").await.unwrap(), expected);
+        view.durable(second.lease()).await.unwrap();
+        assert_eq!(counter(&backend, "alpha", "n").await, expected, "as everybody sees it");
+        accept(&deliveries, second, done(Effects::default()));
+    }
+}
+
+#[tokio::test]
 async fn what_was_read_must_still_hold_whatever_the_outcome() {
     let home = Place::new();
     let backend = home.open();

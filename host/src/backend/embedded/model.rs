@@ -353,3 +353,50 @@ proptest! {
         });
     }
 }
+
+/// A handling that read what was then undone must not act on it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_undone_is_not_durable() {
+    let mut world = World::new().await;
+    world.place().await;
+    world.place().await;
+    let (first, second) = (world.inbox.lease().unwrap(), world.inbox.lease().unwrap());
+    // The committer is busy, so what follows is one batch.
+    let (release, held) = std::sync::mpsc::channel::<()>();
+    let store = Arc::clone(world.store.as_ref().unwrap());
+    let (begun, busy) = tokio::sync::oneshot::channel();
+    let blocking = tokio::spawn(async move {
+        let wait = move |_: &mut super::writer::Writer<'_>| {
+            begun.send(()).unwrap();
+            held.recv().ok();
+            Ok(())
+        };
+        store.task(wait).await.map(drop)
+    });
+    busy.await.unwrap();
+    let handled = world.handle(first).await;
+    world.end(handled, How::Done).await;
+    let view = world.inbox.view();
+    assert!(view.get("all").await.unwrap().is_some(), "it is seen before it is durable");
+    let failing = {
+        let store = Arc::clone(world.store.as_ref().unwrap());
+        tokio::spawn(async move { store.task(|_| Err::<(), _>(rusqlite::Error::InvalidQuery)).await.map(drop) })
+    };
+    while world.store().store.queue.depth() < 3 {
+        tokio::task::yield_now().await;
+    }
+    release.send(()).unwrap();
+    blocking.await.unwrap().unwrap();
+    failing.await.unwrap().unwrap_err();
+    let again = async |lease| loop {
+        match view.durable(lease).await {
+            // While the store goes back to what is durable it takes nothing.
+            Err(Error::Unavailable(why)) if !why.contains("undone") => tokio::task::yield_now().await,
+            ended => return ended,
+        }
+    };
+    assert!(again(second.lease()).await.is_err());
+    assert!(view.get("all").await.unwrap().is_none());
+    let fresh = world.inbox.lease().unwrap();
+    again(fresh.lease()).await.unwrap();
+}
