@@ -46,33 +46,44 @@ fanfare_sdk::export!(Inventory);
 fn take(order: &Order) -> Result<(), Failure> {
     let wanted = order.units_by_sku();
     let threshold = low::threshold()?;
-    let low = match stock::take(&wanted, threshold) {
-        Taken::All { low } => low,
-        Taken::None { shortages } => return reject(order, &shortages),
-    };
-    match outbox::change_order(&order.id, &Change::Confirmed) {
-        Ok(()) => {}
-        // Somebody else confirmed it, or a backfill retells history: the goods leave all the same. If this consumer is the
-        // one that confirmed it, they are taken already.
-        Err(Refusal::Illegal(Status::Confirmed | Status::Shipped | Status::Delivered))
-            if state::get(&taken_key(&order.id)).is_none() => {}
-        Err(refusal) => {
-            stock::put(&wanted);
-            log::info(&format!("order {} takes no stock: {}", order.id, cause(&refusal)));
-            return Ok(());
+    match stock::take(&wanted, threshold) {
+        Taken::All { low } => match outbox::change_order(&order.id, &Change::Confirmed) {
+            Err(refusal) if !left_anyway(order, &refusal) => {
+                stock::put(&wanted);
+                log::info(&format!("order {} takes no stock: {}", order.id, cause(&refusal)));
+                Ok(())
+            }
+            _ => hold(order, &wanted, &low, threshold),
+        },
+        // Nothing is staged but the change, so a refusal (the order was cancelled meanwhile) needs no undoing.
+        Taken::None { shortages } => {
+            let reason = stock::describe(&shortages);
+            match outbox::change_order(&order.id, &Change::Rejected(reason)) {
+                Err(refusal) if left_anyway(order, &refusal) => {
+                    stock::take_anyway(&wanted);
+                    let low: Vec<_> = shortages.iter().map(|short| short.sku).collect();
+                    hold(order, &wanted, &low, threshold)
+                }
+                Err(refusal) => {
+                    log::info(&format!("order {} is short and takes no stock: {}", order.id, cause(&refusal)));
+                    Ok(())
+                }
+                Ok(()) => Ok(()),
+            }
         }
     }
-    state::set_json(&taken_key(&order.id), &wanted);
-    low.into_iter().try_for_each(|sku| low::warn_once(sku, threshold))
 }
 
-/// Nothing is staged but the change, so a refusal (the order was cancelled meanwhile) needs no undoing.
-fn reject(order: &Order, shortages: &[stock::Short<'_>]) -> Result<(), Failure> {
-    let reason = stock::describe(shortages);
-    if let Err(refusal) = outbox::change_order(&order.id, &Change::Rejected(reason)) {
-        log::info(&format!("order {} is short and takes no stock: {}", order.id, cause(&refusal)));
-    }
-    Ok(())
+/// Somebody else confirmed it, or history is told again: the goods leave all the same. If this consumer is the one that
+/// confirmed it, they are taken already.
+fn left_anyway(order: &Order, refusal: &Refusal) -> bool {
+    matches!(refusal, Refusal::Illegal(Status::Confirmed | Status::Shipped | Status::Delivered))
+        && state::get(&taken_key(&order.id)).is_none()
+}
+
+fn hold(order: &Order, wanted: &Units<'_>, low: &[&str], threshold: i64) -> Result<(), Failure> {
+    state::set_json(&taken_key(&order.id), wanted);
+    low.iter().try_for_each(|sku| low::warn_once(sku, threshold))
 }
 
 fn give_back(order_id: &str) -> Result<(), Failure> {

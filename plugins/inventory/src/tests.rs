@@ -92,6 +92,20 @@ fn an_order_confirmed_by_somebody_else_takes_its_stock_once() {
 }
 
 #[test]
+fn an_order_that_was_confirmed_takes_its_stock_before_history_tells_of_the_goods() {
+    let mut host = host(&[("A", 4), ("B", 100)]);
+    let placed = order("o-1", &[("A", 10), ("B", 1)]);
+    host.set_order(Order { status: Status::Shipped, ..placed.clone() });
+    for _repeat in 0..2 {
+        host.handle(testing::placed(placed.clone())).unwrap();
+        assert_eq!(host.counts(), [("stock/A", -6), ("stock/B", 99)]);
+    }
+    assert_eq!(host.entry("taken/o-1"), Some(r#"{"A":10,"B":1}"#));
+    host.handle(testing::custom(custom::RECEIVED, "A", r#"{"sku": "A", "quantity": 20}"#)).unwrap();
+    assert_eq!(host.counts(), [("stock/A", 14), ("stock/B", 99)]);
+}
+
+#[test]
 fn cancelling_gives_back_what_was_taken_once() {
     let mut host = host(&[("A", 100), ("B", 100)]);
     host.handle(testing::placed(order("o-1", &[("A", 4), ("B", 1)]))).unwrap();
