@@ -5,7 +5,7 @@ use std::fmt::Display;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use fanfare::backend::{self, View};
+use fanfare::backend::{self, Lease, View};
 use fanfare::effects::Effects;
 use fanfare::order::{Order, OrderId};
 use parking_lot::Mutex;
@@ -85,6 +85,10 @@ impl View for Tables {
 
     async fn order(&self, id: OrderId) -> backend::Result<Option<Order>> {
         Ok(self.0.lock().orders.get(&id).cloned())
+    }
+
+    async fn durable(&self, _: Lease) -> backend::Result<()> {
+        Ok(())
     }
 }
 

@@ -172,7 +172,7 @@ async fn handle(shared: &Shared, mut delivery: Delivery) {
     let live = shared.live.load_full();
     for _ in 0..CONFLICTS_MAX {
         let underway = shared.meters.begin();
-        let handled = live.version.handle(&delivery, shared.inbox.view()).await;
+        let handled = live.version.handle(&delivery, shared.inbox.view_for(&delivery)).await;
         drop(underway);
         fault::pass(Point::DeliveryHandled);
         if let Outcome::Store(error) = &handled.outcome {

@@ -21,6 +21,7 @@ mod limits;
 mod live;
 mod pause;
 mod placing;
+mod rebuild;
 mod retention;
 mod retries;
 mod running;

@@ -11,7 +11,9 @@ use serde_json::value::RawValue;
 use super::problem::{Error, Result};
 use super::request::{Segment, committing, reading};
 use super::{Shared, body, consumers, orders, page};
-use crate::backend::{BACKFILL_RATE_DEFAULT, Backfill, BackfillEffects, BackfillStep, Since, Started, Steered};
+use crate::backend::{
+    BACKFILL_RATE_DEFAULT, Backfill, BackfillEffects, BackfillStep, Backfilled, Since, Started, Steered,
+};
 use crate::event::filter::Filter;
 use crate::order::draft::FieldError;
 use crate::policy::{ConsumerName, Rate};
@@ -24,6 +26,7 @@ struct Asked {
     filter: Option<Box<RawValue>>,
     rate: Option<String>,
     effects: Option<String>,
+    rebuild: Option<bool>,
     dry_run: Option<bool>,
 }
 
@@ -41,10 +44,30 @@ impl Asked {
         });
         let rate = read(&mut errors, "rate", self.rate, rate);
         let effects = read(&mut errors, "effects", self.effects, effects);
+        let of = if self.rebuild == Some(true) { Backfilled::Rebuild } else { Backfilled::Missed };
+        if of == Backfilled::Rebuild {
+            check_rebuild(&mut errors, filter.is_some(), effects);
+        }
         let (Some(from), true) = (from, errors.is_empty()) else { return Err(Error::InvalidBody(errors)) };
         let rate = rate.unwrap_or(BACKFILL_RATE_DEFAULT);
-        let effects = effects.unwrap_or(BackfillEffects::All);
-        Ok((Backfill { from, filter, rate, effects }, self.dry_run.unwrap_or(false)))
+        let effects = effects.unwrap_or(match of {
+            Backfilled::Missed => BackfillEffects::All,
+            Backfilled::Rebuild => BackfillEffects::StateOnly,
+        });
+        Ok((Backfill { from, filter, rate, effects, of }, self.dry_run.unwrap_or(false)))
+    }
+}
+
+/// What the consumer did took effect then: a rebuild must not do it again, and leaves nothing out.
+fn check_rebuild(errors: &mut Vec<FieldError>, filters: bool, effects: Option<BackfillEffects>) {
+    let mut refuse = |field: &str, detail: &'static str| {
+        errors.push(FieldError { field: field.to_owned(), detail: detail.into() });
+    };
+    if filters {
+        refuse("filter", "goes with no rebuild, which is of all that the consumer listens to");
+    }
+    if effects == Some(BackfillEffects::All) {
+        refuse("effects", r#"must be "state-only" with a rebuild: all other effects took place already"#);
     }
 }
 
@@ -180,7 +203,9 @@ mod tests {
     fn what_is_left_out_is_the_default() {
         let (backfill, dry_run) = asked(r#"{"from":"beginning"}"#).unwrap();
         assert_eq!((backfill.from, backfill.rate, dry_run), (Since::Beginning, BACKFILL_RATE_DEFAULT, false));
-        assert_eq!(backfill.effects, BackfillEffects::All);
+        assert_eq!((backfill.effects, backfill.of), (BackfillEffects::All, Backfilled::Missed));
+        let (rebuild, _) = asked(r#"{"from":"beginning","rebuild":true}"#).unwrap();
+        assert_eq!((rebuild.effects, rebuild.of), (BackfillEffects::StateOnly, Backfilled::Rebuild));
     }
 
     #[test]
@@ -193,5 +218,7 @@ mod tests {
         let all = r#"{"from":"yesterday","filter":{"order":1},"rate":"0/s","effects":"none"}"#;
         assert_eq!(fields(all), ["from", "filter", "rate", "effects"]);
         assert_eq!(fields(r#"{"from":"beginning","rat":"1/s"}"#), ["rat"]);
+        let part = r#"{"from":"beginning","rebuild":true,"filter":{"order":{"currency":["EUR"]}},"effects":"all"}"#;
+        assert_eq!(fields(part), ["filter", "effects"]);
     }
 }

@@ -5,8 +5,9 @@ use std::num::NonZeroU32;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use super::{Durable, Result};
+use super::{CauseKind, Durable, Result};
 use crate::clock::Timestamp;
+use crate::event::EventId;
 use crate::event::filter::Filter;
 use crate::policy::{ConsumerName, Rate};
 
@@ -15,9 +16,19 @@ pub const BACKFILL_RATE_DEFAULT: Rate = Rate { per_second: const { NonZeroU32::n
 
 /// Delivers past events to consumers, behind live traffic.
 ///
-/// Only events that the consumer was never offered are delivered: those from before it began, without what an earlier
-/// backfill was through with. Until the history of a lane was delivered, live events of that lane wait; other lanes are
-/// live at once. Everything survives a crash: no event is left out, and none comes twice.
+/// Without a rebuild, only events that the consumer was never offered are delivered: those from before it began, without
+/// what an earlier backfill was through with. Until the history of a lane was delivered, live events of that lane wait;
+/// other lanes are live at once. Everything survives a crash: no event is left out, and none comes twice.
+///
+/// A rebuild fills a new, empty generation of the consumer's state ([`Backfilled::Rebuild`]) while live events go on with
+/// the one in use. One after another, in journal order, it delivers what the consumer has done, what it does meanwhile, and
+/// what it was never offered. What is retried, waits or is dead is left for later: once it is done, it is delivered here, too;
+/// what a person discarded is not. When nothing is left, no live delivery starts for a moment, and in one transaction the
+/// new generation becomes the consumer's state. What is an exception then is delivered on it, once, as any live event.
+///
+/// A rebuild commits state alone: everything else took effect before, or would be left behind by a rebuild that is
+/// cancelled. An event that fails for good, by the consumer's retry policy, pauses it and is told in
+/// [`BackfillReport::failure`]; resumed, it begins with that event again. Cancelled, all that it filled is thrown away.
 #[async_trait]
 pub trait Backfills: Send + Sync {
     /// How many events the backfill would deliver now; `None` for a consumer that the store does not know.
@@ -42,6 +53,16 @@ pub struct Backfill {
     /// Deliveries started per second.
     pub rate: Rate,
     pub effects: BackfillEffects,
+    pub of: Backfilled,
+}
+
+/// Which past events, and into which state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backfilled {
+    /// Those that the consumer was never offered, into the state in use.
+    Missed,
+    /// All, into a new generation. Takes no filter, and commits state alone, whatever `effects` says.
+    Rebuild,
 }
 
 /// Where history begins.
@@ -96,6 +117,7 @@ pub enum Steered {
 #[derive(Clone, Debug, Serialize)]
 pub struct BackfillReport {
     pub state: BackfillState,
+    pub rebuild: bool,
     pub from: Since,
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "as_json")]
     pub filter: Option<Filter>,
@@ -105,17 +127,30 @@ pub struct BackfillReport {
     pub first: u64,
     pub last: u64,
     pub position: u64,
-    /// Events that it has to deliver, as counted when it was started.
+    /// Events that it has to deliver, as counted when it was started; of a rebuild, with those done since.
     pub events: u64,
     /// Of these, handled to outcome done.
     pub delivered: u64,
-    /// Order changes, events and messages that were dropped.
+    /// Effects that were dropped.
     pub dropped: u64,
     /// Live events that wait for history of their lane.
     pub held: u64,
     pub started_at: Timestamp,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ended_at: Option<Timestamp>,
+    /// Of a rebuild: what failed last, unless it was done since.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failure: Option<BackfillFailure>,
+}
+
+/// An event that a rebuild could not get done.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackfillFailure {
+    pub event_id: EventId,
+    pub position: u64,
+    pub attempt: u32,
+    pub outcome: CauseKind,
+    pub cause: String,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

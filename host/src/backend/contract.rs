@@ -7,6 +7,7 @@ mod hearing;
 mod intake;
 mod pausing;
 mod pressure;
+mod rebuilds;
 mod retention;
 mod room;
 mod timeline;

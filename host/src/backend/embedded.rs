@@ -27,6 +27,7 @@ mod contents;
 mod dead_letters;
 mod exceptions;
 mod forget;
+mod generations;
 mod inbox;
 mod intake;
 mod journal;

@@ -34,6 +34,9 @@ pub trait Inbox: Send + Sync {
     /// durable or not.
     fn view(&self) -> Arc<dyn View>;
 
+    /// As [`Inbox::view`], of the generation of state that the delivery is handled on.
+    fn view_for(&self, delivery: &Delivery) -> Arc<dyn View>;
+
     /// Ends a delivery. If what `reads` says does not hold any more, nothing is committed and the delivery comes
     /// back: handle it again on a fresh view. That is not an attempt.
     ///
@@ -64,6 +67,8 @@ pub struct Delivery {
     pub origin: Origin,
     /// When the first attempt began.
     pub first_attempt_at: Timestamp,
+    /// What a guest remembers of another generation must not reach it.
+    pub generation: Generation,
     /// The adapter's own mark.
     pub(in crate::backend) lease: Lease,
 }
@@ -78,7 +83,20 @@ impl Delivery {
     /// Whether order changes, events and messages of it are dropped.
     #[must_use]
     pub fn is_state_only(&self) -> bool {
-        self.lease.backfill.is_some_and(|from| from.effects == BackfillEffects::StateOnly)
+        self.lease.rebuild.is_some()
+            || self.lease.backfill.is_some_and(|from| from.effects == BackfillEffects::StateOnly)
+    }
+}
+
+/// Names one of a consumer's states: the one in use, or one that a rebuild fills. Never given to another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Generation(pub(in crate::backend) i64);
+
+#[cfg(test)]
+impl Generation {
+    /// For tests of what is kept apart by one.
+    pub(crate) fn of(number: i64) -> Self {
+        Self(number)
     }
 }
 
@@ -92,13 +110,15 @@ pub struct Lease {
     /// The event is a copy that a person edited.
     pub(in crate::backend) edited: bool,
     pub(in crate::backend) backfill: Option<FromBackfill>,
+    /// The adapter's own number of the rebuild that it comes from.
+    pub(in crate::backend) rebuild: Option<i64>,
 }
 
 #[cfg(test)]
 impl Lease {
     /// Of no delivery, for views that are not an adapter's.
     pub(crate) fn of_nothing() -> Self {
-        Self { epoch: 0, stored: false, edited: false, backfill: None }
+        Self { epoch: 0, stored: false, edited: false, backfill: None, rebuild: None }
     }
 }
 

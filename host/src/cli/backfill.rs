@@ -34,6 +34,9 @@ pub struct Backfill {
     /// Commit all effects, or state and records alone: order changes, events and messages are dropped and counted.
     #[arg(long, value_name = "all|state-only", conflicts_with_all = STEERING)]
     effects: Option<String>,
+    /// Handle everything again, into a new and empty state that replaces the one in use in the end: no other effects.
+    #[arg(long, conflicts_with = "filter", conflicts_with_all = STEERING)]
+    rebuild: bool,
     /// Only say how many events it would deliver.
     #[arg(long, conflicts_with_all = STEERING)]
     dry_run: bool,
@@ -48,7 +51,7 @@ pub struct Backfill {
     pause: bool,
     #[arg(long, group = "what")]
     resume: bool,
-    /// End it where it is; what it delivered stays.
+    /// End it where it is; what it delivered stays. Of a rebuild, nothing stays.
     #[arg(long, group = "what")]
     cancel: bool,
 }
@@ -86,9 +89,8 @@ impl Backfill {
         let mut asked = Map::new();
         let texts = [("from", &self.from), ("rate", &self.rate), ("effects", &self.effects)];
         asked.extend(texts.into_iter().filter_map(|(name, text)| Some((name.to_owned(), json!(text.as_ref()?)))));
-        if self.dry_run {
-            asked.insert("dry_run".to_owned(), json!(true));
-        }
+        let flags = [("rebuild", self.rebuild), ("dry_run", self.dry_run)];
+        asked.extend(flags.into_iter().filter(|(_, is_set)| *is_set).map(|(name, _)| (name.to_owned(), json!(true))));
         if let Some(filter) = &self.filter {
             let filter = serde_json::from_str(filter)
                 .map_err(|error| Failure::Usage(format!("--filter: {filter:?} is not JSON: {error}")))?;
@@ -104,9 +106,12 @@ fn follow(path: &str, client: &Client, mut report: Value, output: &Output) -> Re
     while matches!(text(&report, "/state").as_str(), "running" | "paused") {
         thread::sleep(LOOK_EVERY);
         report = client.get(path, &[])?;
+        // A rebuild has more to do with every event that is done meanwhile.
+        bar.set_length(number(&report, "/events"));
         bar.set_position(number(&report, "/delivered"));
-        bar.set_message(match text(&report, "/state").as_str() {
-            "paused" => "paused".to_owned(),
+        bar.set_message(match (text(&report, "/state").as_str(), report.get("failure")) {
+            (state, Some(failure)) => format!("{state}: {}", failed(failure)),
+            ("paused", None) => "paused".to_owned(),
             _ => format!("{} live events wait", text(&report, "/held")),
         });
     }
@@ -128,11 +133,23 @@ fn progress(events: u64, output: &Output) -> ProgressBar {
     bar
 }
 
+fn failed(failure: &Value) -> String {
+    let field = |name: &str| text(failure, &format!("/{name}"));
+    format!(
+        "attempt {} at event {} ended {}: {}",
+        field("attempt"),
+        field("event_id"),
+        field("outcome"),
+        field("cause")
+    )
+}
+
 /// A report in a line.
 pub fn shown(report: &Value) -> String {
     let field = |name: &str| text(report, &format!("/{name}"));
+    let what = if report["rebuild"] == true { "rebuild " } else { "" };
     let mut shown = format!(
-        "{}: {} of {} events delivered from {} at {}, effects: {}",
+        "{what}{}: {} of {} events delivered from {} at {}, effects: {}",
         field("state"),
         field("delivered"),
         field("events"),
@@ -146,7 +163,13 @@ pub fn shown(report: &Value) -> String {
     if number(report, "/held") > 0 {
         shown.push_str(&format!("; {} live events wait for it", field("held")));
     }
-    if number(report, "/events") == 0 {
+    if let Some(failure) = report.get("failure") {
+        shown.push_str(&format!("; {}", failed(failure)));
+        if text(report, "/state") == "paused" {
+            shown.push_str(". Resume it to begin with that event again, or cancel it");
+        }
+    }
+    if number(report, "/events") == 0 && what.is_empty() {
         shown.push_str("; whatever there is was delivered already");
     }
     shown

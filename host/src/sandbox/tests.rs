@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use super::fixture::{self, DONE, REJECT, RETRY, SPIN, TRAP, guest, importing, version};
 use super::{DescribeFailed, Handled, LoadError, NotAComponent, Outcome, Settings, Version};
-use crate::backend::{self, Origin};
+use crate::backend::{self, Generation, Origin};
 use crate::capability::fixture::{Memory, everything, order, placed};
+use crate::capability::http::Gate;
 use crate::policy::{Grant, Isolation, Limits, Policy};
 
 const SET: &str = r#"(import "fanfare:consumer/state@0.1.0" "set" (func $set (param i32 i32 i32 i32)))"#;
@@ -327,4 +328,24 @@ async fn a_grant_is_nothing_without_the_operator() {
     let grant = Grant { publish: vec!["com.other.*".parse().unwrap()], ..Grant::default() };
     let handled = handle_with(bytes, &Policy { grant, ..Policy::default() }, Memory::default()).await;
     assert_eq!(trap(&handled).0, "grant");
+}
+
+#[tokio::test]
+async fn an_instance_that_remembers_one_generation_of_state_sees_no_other() {
+    let version = version(remembering(), &Policy { concurrency: 1.try_into().unwrap(), ..Policy::default() }).await;
+    let on = async |generation| {
+        let view = Arc::new(Memory::default());
+        let state = Some(Generation::of(generation));
+        version.handle_on(state, &placed(&order()), 1, Origin::Live, view, Gate::Trial).await
+    };
+    version.keep(on(1).await.instance.unwrap());
+    let other = on(2).await;
+    assert!(matches!(other.outcome, Outcome::Done), "{:?}", other.outcome);
+    version.keep(other.instance.unwrap());
+    let again = on(2).await;
+    assert!(
+        matches!(again.outcome, Outcome::Reject { .. }),
+        "what is of no use any more makes room: {:?}",
+        again.outcome
+    );
 }

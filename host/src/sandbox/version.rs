@@ -19,7 +19,7 @@ use super::plugin::Plugin;
 use super::share::Share;
 use super::state::{self, State};
 use super::trap::{self, bounded};
-use crate::backend::{Delivery, Origin, View};
+use crate::backend::{Delivery, Generation, Origin, View};
 use crate::capability::http::{Calls, Gate, Http};
 use crate::capability::{GuestLog, Handling, Rights, Stop, Taken};
 use crate::event::Event;
@@ -67,6 +67,8 @@ pub struct Warm {
     instance: Instance,
     handled: u32,
     generation: u64,
+    /// What its guest may remember something of.
+    state: Option<Generation>,
     /// Its place among the running or the idle instances of the process.
     _slot: Slot,
 }
@@ -85,8 +87,10 @@ impl Warm {
 }
 
 impl Idle {
-    fn pop(&mut self) -> Option<Warm> {
-        let warm = self.instances.pop()?;
+    /// The one used last of those that are `wanted`.
+    fn take(&mut self, wanted: impl Fn(&Warm) -> bool) -> Option<Warm> {
+        let index = self.instances.iter().rposition(wanted)?;
+        let warm = self.instances.remove(index);
         self.memory_mib -= warm.memory_mib();
         Some(warm)
     }
@@ -159,15 +163,24 @@ impl Version {
     /// Handles one event. Nothing is committed: that is for the caller to do, or not.
     pub async fn handle(&self, delivery: &Delivery, view: Arc<dyn View>) -> Handled {
         let gate = if delivery.is_state_only() { Gate::StateOnly } else { Gate::Open(delivery.lease()) };
-        self.run(&delivery.event, delivery.attempt, delivery.origin, view, gate).await
+        let Delivery { event, attempt, origin, generation, .. } = delivery;
+        self.handle_on(Some(*generation), event, *attempt, *origin, view, gate).await
     }
 
     /// Handles `event` without a delivery, as a trial does: it calls nobody.
     pub async fn handle_event(&self, event: &Arc<Event>, attempt: u32, origin: Origin, view: Arc<dyn View>) -> Handled {
-        self.run(event, attempt, origin, view, Gate::Trial).await
+        self.handle_on(None, event, attempt, origin, view, Gate::Trial).await
     }
 
-    async fn run(&self, event: &Arc<Event>, attempt: u32, origin: Origin, view: Arc<dyn View>, gate: Gate) -> Handled {
+    pub(super) async fn handle_on(
+        &self,
+        state: Option<Generation>,
+        event: &Arc<Event>,
+        attempt: u32,
+        origin: Origin,
+        view: Arc<dyn View>,
+        gate: Gate,
+    ) -> Handled {
         let sandbox = &self.plugin.sandbox;
         // Waiting for a turn or a place is not the guest's time.
         self.share.turn().await;
@@ -176,7 +189,7 @@ impl Version {
         let started = Instant::now();
         let ticking = sandbox.0.ticker.run();
         let generation = self.generation.load(Ordering::Acquire);
-        let warm = self.idle.lock().pop();
+        let warm = self.take_warm(state);
         let (mut store, mut instance, handled) = match warm {
             Some(Warm { store, instance, handled, .. }) => (store, Some(instance), handled),
             None => (self.store(), None, 0),
@@ -210,6 +223,7 @@ impl Version {
                     instance,
                     handled: handled + 1,
                     generation,
+                    state,
                     _slot: slot,
                 });
                 Handled { outcome: Outcome::Done, reads, effects, calls, log: Vec::new(), duration, instance: warm }
@@ -233,9 +247,20 @@ impl Version {
         let Ok(memory) = Arc::clone(&sandbox.idle_memory).try_acquire_many_owned(memory_mib) else { return };
         instance._slot = Slot::Idle(place, memory);
         let mut idle = self.idle.lock();
-        if idle.has_room(memory_mib, self.idle_max.load(Ordering::Relaxed)) {
-            idle.push(instance);
+        let max = self.idle_max.load(Ordering::Relaxed);
+        if !idle.has_room(memory_mib, max) {
+            // One that remembers another generation of state may never be used again.
+            drop(idle.take(|other| other.state != instance.state));
         }
+        if !idle.has_room(memory_mib, max) {
+            return;
+        }
+        idle.push(instance);
+    }
+
+    /// One that handled events on the same generation of state, and no other.
+    fn take_warm(&self, state: Option<Generation>) -> Option<Warm> {
+        self.idle.lock().take(|warm| warm.state == state)
     }
 
     /// Instances that wait for their next event.

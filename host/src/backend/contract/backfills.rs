@@ -8,8 +8,8 @@ use proptest::prelude::*;
 
 use super::{Place, accept, done, lease, name, place, policy, ran, report};
 use crate::backend::{
-    Backend, Backfill, BackfillEffects, BackfillReport, BackfillState, BackfillStep, Cause, CauseKind, Delivery,
-    DeliveryState, Inbox, InboxPolicy, Origin, Settlement, Since, Started, StateQuery, Steered, Which,
+    Backend, Backfill, BackfillEffects, BackfillReport, BackfillState, BackfillStep, Backfilled, Cause, CauseKind,
+    Delivery, DeliveryState, Inbox, InboxPolicy, Origin, Settlement, Since, Started, StateQuery, Steered, Which,
 };
 use crate::clock::Timestamp;
 use crate::effects::{Adjustment, Effects, Message};
@@ -21,7 +21,13 @@ use crate::policy::{OnDead, Start};
 const CONSUMER: &str = "late";
 
 fn everything() -> Backfill {
-    Backfill { from: Since::Beginning, filter: None, rate: "1000000/s".parse().unwrap(), effects: BackfillEffects::All }
+    Backfill {
+        from: Since::Beginning,
+        filter: None,
+        rate: "1000000/s".parse().unwrap(),
+        effects: BackfillEffects::All,
+        of: Backfilled::Missed,
+    }
 }
 
 fn listens() -> InboxPolicy {

@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::backend::{
-    Backfill, BackfillEffects, BackfillStep, Changed, Forgotten, HeldBy, Keep, OrderQuery, Retention, Since, Started,
-    Which,
+    Backfill, BackfillEffects, BackfillStep, Backfilled, Changed, Forgotten, HeldBy, Keep, OrderQuery, Retention,
+    Since, Started, Which,
 };
 use crate::order::{Change, OrderId};
 
@@ -250,6 +250,7 @@ async fn a_backfill_that_is_under_way_holds_its_history_back() {
         filter: None,
         rate: "1000000/s".parse().unwrap(),
         effects: BackfillEffects::All,
+        of: Backfilled::Missed,
     };
     // Nobody listens yet, so it does not come on.
     late.configure(InboxPolicy { concurrency: 0, ..policy() });

@@ -3,6 +3,8 @@
 //! The row is the truth; a consumer's desk follows it once it is durable, in a task of its own, so that a caller who
 //! goes away leaves nothing half done. What a desk misses (a crash in between), it reads when it is loaded.
 
+mod scope;
+
 use std::collections::HashMap;
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -11,22 +13,20 @@ use std::time::Duration;
 use async_trait::async_trait;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::commit::{BackfillCommit, BackfillNumber, ConsumerNumber};
+use self::scope::Scope;
+use super::commit::{BackfillCommit, BackfillNumber, ConsumerNumber, StateNumber};
 use super::inbox::EmbeddedInbox;
 use super::progress::Progress;
-use super::readers::Disk;
 use super::writer::Writer;
-use super::{Embedded, Store, failed, rows, tail};
+use super::{Embedded, Store, failed, rows};
 use crate::backend::{
-    Backfill, BackfillEffects, BackfillReport, BackfillState, BackfillStep, Backfills, Durable, Error, FromBackfill,
-    Result, Since, Started, Steered,
+    Backfill, BackfillEffects, BackfillReport, BackfillState, BackfillStep, Backfilled, Backfills, Durable, Error,
+    FromBackfill, Result, Since, Started, Steered,
 };
+use crate::event::Event;
 use crate::event::filter::Filter;
-use crate::event::{Event, Subscriptions};
 use crate::policy::{ConsumerName, Rate};
 
-/// Events read at once where they have to be counted one by one.
-const CHUNK: usize = 1_024;
 /// How long a new backfill waits for the last deliveries of one that was cancelled.
 const ENDING_TIME_MAX: Duration = Duration::from_secs(4);
 const ENDING_LOOK_EVERY: Duration = Duration::from_millis(10);
@@ -60,7 +60,7 @@ async fn to_its_end<T: Send + 'static>(work: impl Future<Output = Result<T>> + S
 }
 
 impl Store {
-    fn inbox(&self, name: &ConsumerName) -> Option<Arc<EmbeddedInbox>> {
+    pub(super) fn inbox(&self, name: &ConsumerName) -> Option<Arc<EmbeddedInbox>> {
         self.inboxes.lock().get(name).cloned()
     }
 
@@ -71,8 +71,7 @@ impl Store {
     }
 
     async fn start_backfill(self: Arc<Self>, name: &ConsumerName, asked: Backfill) -> Result<Durable<Started>> {
-        let inbox = self.inbox(name);
-        if let Some(inbox) = inbox.clone() {
+        if let Some(inbox) = self.inbox(name) {
             if self.report(name).await?.is_some_and(|report| is_under_way(report.state)) {
                 return self.task(|_| Ok(Started::Runs)).await;
             }
@@ -82,10 +81,9 @@ impl Store {
             return self.task(|_| Ok(Started::UnknownConsumer)).await;
         };
         let started = self.task(move |writer| insert(writer, &scope, &asked)).await?;
-        if matches!(&*started, Started::Yes(_))
-            && let Some(inbox) = inbox
-        {
-            at_the_desk(move || inbox.begin_fill()).await?;
+        if let (Started::Yes(report), Some(inbox)) = (&*started, self.inbox(name)) {
+            let rebuild = report.rebuild;
+            at_the_desk(move || if rebuild { inbox.begin_rebuild() } else { inbox.begin_fill() }).await?;
         }
         Ok(started)
     }
@@ -114,7 +112,7 @@ impl Store {
 /// Waits until nothing of a backfill before is on its way: what that one delivers must not be delivered by the next.
 async fn ended(inbox: &Arc<EmbeddedInbox>) -> Result<()> {
     let mut waited = Duration::ZERO;
-    while inbox.fills() {
+    while inbox.fills() || inbox.is_rebuilt() {
         if waited >= ENDING_TIME_MAX {
             let why = "the last deliveries of the backfill before are still running; try again";
             return Err(Error::Unavailable(why.into()));
@@ -132,77 +130,6 @@ async fn at_the_desk(follow: impl FnOnce() -> rusqlite::Result<()> + Send + 'sta
 
 fn is_under_way(state: BackfillState) -> bool {
     matches!(state, BackfillState::Running | BackfillState::Paused)
-}
-
-/// What a backfill would be about.
-struct Scope {
-    consumer: ConsumerNumber,
-    first: u64,
-    last: u64,
-    events: u64,
-}
-
-impl Scope {
-    /// Without subscriptions, as of a consumer whose plugin is not there, every event counts.
-    fn of(
-        disk: &Disk<'_>,
-        name: &ConsumerName,
-        asked: &Backfill,
-        subscriptions: Option<Subscriptions>,
-    ) -> rusqlite::Result<Option<Self>> {
-        let connection = disk.connection()?;
-        let row = connection
-            .prepare_cached("SELECT number, began FROM consumers WHERE name = ?1")?
-            .query_row([name.as_str()], |row| Ok((row.get(0)?, rows::unsigned(row.get(1)?))))
-            .optional()?;
-        let Some((consumer, last)) = row else { return Ok(None) };
-        let time = match asked.from {
-            Since::Beginning => 0,
-            Since::At(time) => rows::millis(time),
-        };
-        let first: Option<i64> = connection
-            .prepare_cached("SELECT position FROM events WHERE time >= ?1 ORDER BY position LIMIT 1")?
-            .query_row([time], |row| row.get(0))
-            .optional()?;
-        let first = first.map_or(last + 1, rows::unsigned);
-        let earlier = earlier(connection, consumer)?;
-        let mut scope = Self { consumer, first, last, events: 0 };
-        let hears = |kind: &str| subscriptions.as_ref().is_none_or(|subscriptions| subscriptions.hear(kind));
-        let by_kind = !subscriptions.as_ref().is_some_and(Subscriptions::filter);
-        scope.events = if by_kind && asked.filter.is_none() && earlier.is_empty() {
-            let kinds = scope.kinds(connection)?;
-            kinds.iter().filter(|(kind, _)| hears(kind)).map(|(_, events)| events).sum()
-        } else {
-            scope.count(disk, |event| {
-                subscriptions.as_ref().is_none_or(|subscriptions| subscriptions.want(event))
-                    && asked.filter.as_ref().is_none_or(|filter| event.passes(filter))
-                    && !earlier.iter().any(|earlier| earlier.offered(event))
-            })?
-        };
-        Ok(Some(scope))
-    }
-
-    fn kinds(&self, disk: &Connection) -> rusqlite::Result<Vec<(String, u64)>> {
-        let mut statement =
-            disk.prepare_cached("SELECT kind, count(*) FROM events WHERE position BETWEEN ?1 AND ?2 GROUP BY kind")?;
-        let range = [rows::signed(self.first), rows::signed(self.last)];
-        let kinds = statement.query_map(range, |row| Ok((row.get(0)?, rows::unsigned(row.get(1)?))))?;
-        kinds.collect()
-    }
-
-    /// Looks at the events themselves.
-    fn count(&self, disk: &Disk<'_>, wants: impl Fn(&Event) -> bool) -> rusqlite::Result<u64> {
-        let (mut after, mut wanted) = (self.first.saturating_sub(1), 0);
-        while after < self.last {
-            // Not through the chunks that consumers share: nobody else reads these now.
-            let events = tail::stored_after(disk.connection()?, disk.contents(), after, CHUNK)?;
-            let Some(read) = events.last().map(|event| event.position.get()) else { break };
-            let here = events.iter().filter(|event| event.position.get() <= self.last && wants(event)).count();
-            wanted += u64::try_from(here).unwrap_or(u64::MAX);
-            after = read;
-        }
-        Ok(wanted)
-    }
 }
 
 /// A backfill that has ended, and how far it came.
@@ -226,7 +153,8 @@ impl Earlier {
 pub fn earlier(disk: &Connection, consumer: ConsumerNumber) -> rusqlite::Result<Vec<Earlier>> {
     let mut statement = disk.prepare_cached(
         "SELECT first, position, ahead, filter FROM backfills
-         WHERE consumer = ?1 AND state IN ('done', 'cancelled') AND (position >= first OR ahead <> '')",
+         WHERE consumer = ?1 AND (position >= first OR ahead <> '')
+         AND (state = 'done' OR state = 'cancelled' AND generation IS NULL)",
     )?;
     let rows = statement.query_map([consumer], |row| {
         Ok(Earlier { first: rows::unsigned(row.get(0)?), progress: rows::progress(row, 1)?, filter: filter(row, 3)? })
@@ -242,15 +170,20 @@ pub struct UnderWay {
     pub paused: bool,
     pub progress: Progress,
     pub filter: Option<Filter>,
+    /// What a rebuild fills.
+    pub generation: Option<StateNumber>,
+    /// Position of what failed last.
+    pub failing: Option<u64>,
 }
 
 /// The consumer's backfill that runs or is paused.
-pub fn under_way(disk: &Connection, consumer: ConsumerNumber) -> rusqlite::Result<Option<UnderWay>> {
+pub fn under_way(disk: &Connection, consumer: ConsumerNumber, of: Backfilled) -> rusqlite::Result<Option<UnderWay>> {
     disk.prepare_cached(
-        "SELECT number, effects, last, rate, state, position, ahead, filter FROM backfills
-         WHERE consumer = ?1 AND state IN ('running', 'paused')",
+        "SELECT number, effects, last, rate, state, position, ahead, filter, generation,
+                json_extract(failure, '$.position') FROM backfills
+         WHERE consumer = ?1 AND state IN ('running', 'paused') AND (generation IS NOT NULL) = ?2",
     )?
-    .query_row([consumer], |row| {
+    .query_row(params![consumer, of == Backfilled::Rebuild], |row| {
         Ok(UnderWay {
             from: FromBackfill { number: row.get(0)?, effects: effects(row.get_ref(1)?.as_str()?) },
             last: rows::unsigned(row.get(2)?),
@@ -258,6 +191,8 @@ pub fn under_way(disk: &Connection, consumer: ConsumerNumber) -> rusqlite::Resul
             paused: row.get_ref(4)?.as_str()? == "paused",
             progress: rows::progress(row, 5)?,
             filter: filter(row, 7)?,
+            generation: row.get(8)?,
+            failing: row.get::<_, Option<i64>>(9)?.map(rows::unsigned),
         })
     })
     .optional()
@@ -273,8 +208,8 @@ pub fn progress(connection: &Connection) -> rusqlite::Result<HashMap<BackfillNum
 /// How many deliveries of a backfill one batch ends.
 #[derive(Default)]
 pub struct Tally {
-    delivered: u64,
-    dropped: u64,
+    pub delivered: u64,
+    pub dropped: u64,
 }
 
 impl Writer<'_> {
@@ -306,7 +241,7 @@ impl Writer<'_> {
             self.connection
                 .prepare_cached(
                     "UPDATE backfills SET state = 'done', ended_at = ?2
-                     WHERE number = ?1 AND position >= last AND state IN ('running', 'paused')",
+                     WHERE number = ?1 AND position >= last AND state IN ('running', 'paused') AND generation IS NULL",
                 )?
                 .execute(params![number, now])?;
         }
@@ -315,21 +250,26 @@ impl Writer<'_> {
 }
 
 fn insert(writer: &mut Writer<'_>, scope: &Scope, asked: &Backfill) -> rusqlite::Result<Started> {
-    let Scope { consumer, first, last, events } = *scope;
-    if under_way(writer.connection, consumer)?.is_some() {
+    let Scope { consumer, first, last, events, done } = *scope;
+    let runs = "SELECT 1 FROM backfills WHERE consumer = ?1 AND state IN ('running', 'paused')";
+    if writer.connection.prepare_cached(runs)?.exists([consumer])? {
         return Ok(Started::Runs);
     }
     let since = match asked.from {
         Since::Beginning => None,
         Since::At(time) => Some(rows::millis(time)),
     };
-    let state = if events == 0 { BackfillState::Done } else { BackfillState::Running };
+    let is_rebuild = asked.of == Backfilled::Rebuild;
+    // A rebuild of nothing is an empty generation to hand over.
+    let nothing = events == 0 && !is_rebuild;
+    let state = if nothing { BackfillState::Done } else { BackfillState::Running };
     let number: BackfillNumber =
         writer.connection.query_row("SELECT coalesce(max(number), 0) + 1 FROM backfills", [], |row| row.get(0))?;
+    let generation = if is_rebuild { Some(writer.begin_generation(consumer, number)?.state) } else { None };
     writer.connection.execute(
         "INSERT INTO backfills (number, consumer, state, since, rate, effects, first, last, position, events, started_at,
-                                ended_at, filter)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
+                                ended_at, filter, generation, done_before)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)",
         params![
             number,
             consumer,
@@ -342,8 +282,10 @@ fn insert(writer: &mut Writer<'_>, scope: &Scope, asked: &Backfill) -> rusqlite:
             rows::signed(first.saturating_sub(1)),
             rows::signed(events),
             rows::millis(writer.now),
-            (events == 0).then_some(rows::millis(writer.now)),
+            nothing.then_some(rows::millis(writer.now)),
             asked.filter.as_ref().map(ToString::to_string),
+            generation,
+            generation.map(|_| rows::signed(done)),
         ],
     )?;
     writer.memory.backfills.insert(number, Progress::up_to(first.saturating_sub(1)));
@@ -356,15 +298,18 @@ fn steer(
     name: &ConsumerName,
     step: BackfillStep,
 ) -> rusqlite::Result<Option<(BackfillNumber, BackfillReport)>> {
-    let number: Option<BackfillNumber> = writer
+    let found: Option<(BackfillNumber, ConsumerNumber)> = writer
         .connection
         .prepare_cached(
-            "SELECT b.number FROM consumers AS c JOIN backfills AS b ON b.consumer = c.number
+            "SELECT b.number, c.number FROM consumers AS c JOIN backfills AS b ON b.consumer = c.number
              WHERE c.name = ?1 AND b.state IN ('running', 'paused')",
         )?
-        .query_row([name.as_str()], |row| row.get(0))
+        .query_row([name.as_str()], |row| Ok((row.get(0)?, row.get(1)?)))
         .optional()?;
-    let Some(number) = number else { return Ok(None) };
+    let Some((number, consumer)) = found else { return Ok(None) };
+    if step == BackfillStep::Cancel {
+        writer.give_up_generation(consumer)?;
+    }
     let (state, ended_at) = match step {
         BackfillStep::Pause => (BackfillState::Paused, None),
         BackfillStep::Resume => (BackfillState::Running, None),
@@ -378,13 +323,21 @@ fn steer(
     Ok(Some((number, report)))
 }
 
+/// A rebuild goes up to where the consumer is, and delivers what that one does meanwhile.
 const REPORT: &str = "
-    SELECT b.state, b.since, b.rate, b.effects, b.first, b.last, b.position, b.events, b.delivered, b.dropped,
-           b.started_at, b.ended_at,
+    SELECT b.state, b.since, b.rate, b.effects, b.first,
+           CASE WHEN b.generation IS NOT NULL AND b.state IN ('running', 'paused')
+                THEN max(b.last, b.position, c.position) ELSE b.last END,
+           b.position,
+           CASE WHEN b.generation IS NULL THEN b.events
+                WHEN b.state IN ('running', 'paused') THEN b.events + c.done - b.done_before
+                WHEN b.state = 'done' THEN b.delivered
+                ELSE b.events END,
+           b.delivered, b.dropped, b.started_at, b.ended_at,
            CASE WHEN b.state IN ('running', 'paused')
                 THEN (SELECT count(*) FROM deliveries AS d WHERE d.consumer = b.consumer AND d.behind > b.position)
                 ELSE 0 END,
-           c.name, b.filter
+           c.name, b.filter, b.generation IS NOT NULL, b.failure
     FROM backfills AS b JOIN consumers AS c ON c.number = b.consumer";
 
 fn report(row: &Row<'_>) -> rusqlite::Result<BackfillReport> {
@@ -395,6 +348,7 @@ fn report(row: &Row<'_>) -> rusqlite::Result<BackfillReport> {
             "cancelled" => BackfillState::Cancelled,
             _ => BackfillState::Done,
         },
+        rebuild: row.get(15)?,
         from: rows::optional_timestamp(row, 1)?.map_or(Since::Beginning, Since::At),
         filter: filter(row, 14)?,
         rate: rate(row, 2)?,
@@ -408,6 +362,7 @@ fn report(row: &Row<'_>) -> rusqlite::Result<BackfillReport> {
         started_at: rows::timestamp(row, 10)?,
         ended_at: rows::optional_timestamp(row, 11)?,
         held: rows::unsigned(row.get(12)?),
+        failure: row.get_ref(16)?.as_str_or_null()?.map(rows::from_json).transpose()?,
     })
 }
 

@@ -72,6 +72,10 @@ impl Cache {
         Self { state, entries: Slots::new(), counters: Slots::new(), bytes: 0 }
     }
 
+    pub fn state(&self) -> StateNumber {
+        self.state
+    }
+
     /// Forgets everything: what was not durable is undone.
     pub fn reload(&mut self, disk: &Connection) -> rusqlite::Result<()> {
         *self = Self { bytes: size::read(disk, self.state)?, ..Self::new(self.state) };

@@ -15,13 +15,15 @@ const PAGE: i64 = 1_000;
 const FAULTS_MAX: usize = 20;
 
 /// In order; a [`CheckPlace`] names one by its index.
-const RULES: [(&str, Look); 13] = [
+const RULES: [(&str, Look); 15] = [
     ("pages", Look::With(pages)),
     ("events", Look::Walk(EVENTS)),
     ("orders", Look::Walk(ORDERS)),
     ("idle orders", Look::Walk(IDLE_ORDERS)),
     ("consumers", Look::With(consumers)),
     ("backfills", Look::Walk(BACKFILLS)),
+    ("generations", Look::Walk(GENERATIONS)),
+    ("deferred deliveries", Look::Walk(DEFERRED)),
     ("deliveries", Look::Walk(DELIVERIES)),
     ("attempts", Look::Walk(ATTEMPTS)),
     ("runs", Look::Walk(RUNS)),
@@ -86,8 +88,30 @@ const BACKFILLS: &str = "
         WHEN b.consumer NOT IN (SELECT number FROM consumers) THEN 'its consumer ' || b.consumer || ' is not known'
         WHEN b.state NOT IN ('running', 'paused', 'done', 'cancelled') THEN 'its state ' || b.state || ' is not known'
         WHEN b.state IN ('running', 'paused') AND b.last > (SELECT max(position) FROM events)
-            THEN 'it ends after the newest event' END
+            THEN 'it ends after the newest event'
+        WHEN b.state IN ('running', 'paused') AND b.generation IS NOT NULL
+             AND NOT EXISTS (SELECT 1 FROM generations AS g WHERE g.state = b.generation AND g.standing = 'filling')
+            THEN 'what it fills is missing' END
     FROM backfills AS b WHERE b.number > ?1 AND ?2 = ?2 AND ?3 = ?3 ORDER BY b.number LIMIT ?4";
+
+const GENERATIONS: &str = "
+    SELECT g.state, 0, '', 'generation ' || g.state, CASE
+        WHEN g.standing NOT IN ('filling', 'past', 'cleared') THEN 'its standing ' || g.standing || ' is not known'
+        WHEN g.state IN (SELECT state FROM consumers) THEN 'it is ' || g.standing || ', and a consumer has it'
+        WHEN g.standing = 'filling' AND NOT EXISTS (SELECT 1 FROM backfills AS b WHERE b.generation = g.state
+                                                    AND b.consumer = g.consumer AND b.state IN ('running', 'paused'))
+            THEN 'no rebuild fills it' END
+    FROM generations AS g WHERE g.state > ?1 AND ?2 = ?2 AND ?3 = ?3 ORDER BY g.state LIMIT ?4";
+
+/// What a rebuild under way deferred has a row among the deliveries until it is over.
+const DEFERRED: &str = "
+    SELECT d.state, d.position, '', 'deferred event ' || d.position || ' of generation ' || d.state, CASE
+        WHEN e.position IS NULL THEN 'its event is missing'
+        WHEN d.over = 0 AND NOT EXISTS (SELECT 1 FROM deliveries AS l WHERE l.consumer = g.consumer AND l.position = d.position)
+            THEN 'its delivery is over, and its rebuild does not know' END
+    FROM deferred AS d JOIN generations AS g ON g.state = d.state AND g.standing = 'filling'
+    LEFT JOIN events AS e ON e.position = d.position
+    WHERE (d.state, d.position) > (?1, ?2) AND ?3 = ?3 ORDER BY d.state, d.position LIMIT ?4";
 
 const DELIVERIES: &str = "
     SELECT d.consumer, d.position, '', 'delivery of event ' || d.position || ' to ' || coalesce(c.name, d.consumer), CASE
@@ -145,7 +169,8 @@ const STATE: &str = "
                                         UNION ALL SELECT min(state) FROM counters WHERE state > states.state))
         FROM states WHERE states.state IS NOT NULL)
     SELECT state, 0, '', 'state ' || state, CASE
-        WHEN state NOT IN (SELECT state FROM consumers UNION ALL SELECT state FROM forgotten WHERE cleared = 0)
+        WHEN state NOT IN (SELECT state FROM consumers UNION ALL SELECT state FROM forgotten WHERE cleared = 0
+                           UNION ALL SELECT state FROM generations WHERE standing <> 'cleared')
             THEN 'no consumer has it' END
     FROM states WHERE state > ?1 AND ?2 = ?2 AND ?3 = ?3 ORDER BY state LIMIT ?4";
 

@@ -148,6 +148,9 @@ impl Letter {
             Redrive::Discard => "DELETE FROM deliveries WHERE consumer = ?1 AND position = ?2",
         };
         writer.connection.prepare_cached(sql)?.execute(params![consumer, rows::signed(self.position)])?;
+        if matches!(how, Redrive::Discard) {
+            writer.no_exception(consumer, self.position)?;
+        }
         Ok(())
     }
 

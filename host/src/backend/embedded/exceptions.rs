@@ -81,10 +81,12 @@ impl Writer<'_> {
                         behind.map(rows::signed),
                     ])?
             }
-            Exception::Remove { position } => self
-                .connection
-                .prepare_cached("DELETE FROM deliveries WHERE consumer = ?1 AND position = ?2")?
-                .execute(params![consumer, rows::signed(*position)])?,
+            Exception::Remove { position } => {
+                self.no_exception(consumer, *position)?;
+                self.connection
+                    .prepare_cached("DELETE FROM deliveries WHERE consumer = ?1 AND position = ?2")?
+                    .execute(params![consumer, rows::signed(*position)])?
+            }
         };
         Ok(())
     }

@@ -5,15 +5,16 @@ mod desk;
 mod fill;
 mod history;
 mod pace;
+mod rebuild;
 mod settle;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
-use rusqlite::Connection;
+use rusqlite::{Connection, OptionalExtension};
 use tokio::sync::Notify;
 
 use self::ahead::Counts;
@@ -25,7 +26,9 @@ use super::lanes::Item;
 use super::queue::{DEPTH_OF_DELIVERIES_MAX, Job};
 use super::readers::Disk;
 use super::{Store, backup, failed, pause, rows};
-use crate::backend::{Delivery, Error, Finished, Inbox, InboxPolicy, Lease, Origin, Result, Settlement, View};
+use crate::backend::{
+    Delivery, Error, Finished, Generation, Inbox, InboxPolicy, Lease, Origin, Result, Settlement, View,
+};
 use crate::clock::Timestamp;
 use crate::effects::Reads;
 use crate::event::{Event, Lane, Position, Subscriptions};
@@ -44,11 +47,12 @@ const PASSED_MAX: u64 = 1_024;
 pub struct EmbeddedInbox {
     pub name: ConsumerName,
     pub number: ConsumerNumber,
-    pub state: StateNumber,
     store: Arc<Store>,
     desk: Mutex<Desk>,
     /// Held by whoever reads on in the journal, without the desk: others lease meanwhile what is there.
     reading: Mutex<()>,
+    /// The desk has a rebuild; a hint, so that nobody else pays for one.
+    rebuilds: AtomicBool,
     cache: Arc<Mutex<Cache>>,
     /// As the desk has it; for views.
     epoch: Arc<AtomicU64>,
@@ -61,15 +65,14 @@ impl EmbeddedInbox {
         store: Arc<Store>,
         name: ConsumerName,
         number: ConsumerNumber,
-        state: StateNumber,
         disk: &Connection,
     ) -> rusqlite::Result<Self> {
-        let cache = Arc::new(Mutex::new(Cache::new(state)));
+        let cache = Arc::new(Mutex::new(Cache::new(state_of(disk, number)?)));
         let epoch = Arc::default();
         let view =
             Arc::new(StateView { store: Arc::clone(&store), cache: Arc::clone(&cache), epoch: Arc::clone(&epoch) });
-        let (desk, reading, bell) = (Mutex::default(), Mutex::new(()), Notify::new());
-        let inbox = Self { name, number, state, store, desk, reading, cache, epoch, view, bell };
+        let (desk, reading, rebuilds) = (Mutex::default(), Mutex::new(()), AtomicBool::new(false));
+        let inbox = Self { name, number, store, desk, reading, rebuilds, cache, epoch, view, bell: Notify::new() };
         inbox.reload(disk)?;
         Ok(inbox)
     }
@@ -77,11 +80,15 @@ impl EmbeddedInbox {
     /// Goes back to what is durable. Deliveries leased before count for nothing.
     pub fn reload(&self, disk: &Connection) -> rusqlite::Result<()> {
         let mut cache = self.cache.lock();
+        *cache = Cache::new(state_of(disk, self.number)?);
         cache.reload(disk)?;
         let mut desk = self.desk.lock();
         let reloaded = desk.reload(disk, self.number);
         self.epoch.store(desk.epoch, Ordering::Release);
-        reloaded
+        reloaded?;
+        desk.generation = cache.state();
+        self.rebuilds.store(desk.rebuild.is_some(), Ordering::Release);
+        Ok(())
     }
 
     pub fn ring(&self) {
@@ -166,7 +173,7 @@ impl EmbeddedInbox {
 
     /// Commits, on its own, that positions were passed by and that deliveries wait.
     fn write_passed(&self, desk: &mut Desk) {
-        let mut consumer = ConsumerCommit::new(self.number, self.state, 0);
+        let mut consumer = ConsumerCommit::new(self.number, desk.generation, 0);
         desk.take_passed(&mut consumer);
         if consumer.through.is_empty() && consumer.exceptions.is_empty() && consumer.backfills.is_empty() {
             return;
@@ -236,7 +243,8 @@ impl EmbeddedInbox {
             attempt: item.attempts + 1,
             origin: origin(&item),
             first_attempt_at: item.first_attempt_at.unwrap_or(now),
-            lease: Lease { epoch: desk.epoch, stored: item.stored, edited, backfill: item.backfill },
+            generation: Generation(desk.generation),
+            lease: Lease { epoch: desk.epoch, stored: item.stored, edited, backfill: item.backfill, rebuild: None },
         }))
     }
 }
@@ -249,7 +257,8 @@ impl Inbox for EmbeddedInbox {
     }
 
     fn lease(&self) -> Option<Delivery> {
-        self.try_lease().unwrap_or_else(|error| {
+        let leased = if self.rebuilds.load(Ordering::Acquire) { self.lease_beside_rebuild() } else { self.try_lease() };
+        leased.unwrap_or_else(|error| {
             tracing::error!(%error, "the journal cannot be read; trying again");
             None
         })
@@ -269,6 +278,10 @@ impl Inbox for EmbeddedInbox {
 
     fn view(&self) -> Arc<dyn View> {
         Arc::clone(&self.view)
+    }
+
+    fn view_for(&self, delivery: &Delivery) -> Arc<dyn View> {
+        if delivery.lease.rebuild.is_some() { self.view_of(delivery) } else { self.view() }
     }
 
     fn finish(&self, delivery: Delivery, reads: &Reads, settlement: Settlement) -> Finished {
@@ -323,6 +336,15 @@ impl View for StateView {
         }
         Err(Error::Unavailable("what the event was handled on has been undone".into()))
     }
+}
+
+fn state_of(disk: &Connection, consumer: ConsumerNumber) -> rusqlite::Result<StateNumber> {
+    let state = disk
+        .prepare_cached("SELECT state FROM consumers WHERE number = ?1")?
+        .query_row([consumer], |row| row.get(0))
+        .optional()?;
+    // Of one that was forgotten meanwhile, nothing is committed any more.
+    Ok(state.unwrap_or_default())
 }
 
 fn origin(item: &Item) -> Origin {

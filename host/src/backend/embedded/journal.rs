@@ -163,13 +163,14 @@ fn deliveries_of(
 /// What became of an event from before the consumer began, which only a backfill can have delivered.
 fn missed(disk: &Connection, consumer: ConsumerNumber, position: u64) -> rusqlite::Result<Option<DeliveryState>> {
     let mut statement = disk.prepare_cached(
-        "SELECT position, ahead, state IN ('running', 'paused') FROM backfills
+        "SELECT position, ahead, state IN ('running', 'paused'), generation IS NULL OR state = 'done' FROM backfills
          WHERE consumer = ?1 AND first <= ?2 AND last >= ?2",
     )?;
     let mut backfills = statement.query(params![consumer, rows::signed(position)])?;
     let mut state = None;
     while let Some(row) = backfills.next()? {
-        if rows::progress(row, 0)?.contains(position) {
+        // What a rebuild handled counts once it is handed over.
+        if row.get(3)? && rows::progress(row, 0)?.contains(position) {
             return Ok(Some(DeliveryState::Done));
         }
         if row.get(2)? {

@@ -15,8 +15,9 @@ use tempfile::TempDir;
 
 use super::{Embedded, Settings, start};
 use crate::backend::{
-    Cause, CauseKind, Consumers as _, DeadLetters as _, Delivery, Error, Finished, Inbox, InboxPolicy, Intake as _,
-    Journal as _, LetterQuery, Lifecycle as _, Pause, Placed, Placement, Ran, Result, Settlement, StateQuery, Which,
+    Backfill, BackfillEffects, BackfillStep, Backfilled, Backfills as _, Cause, CauseKind, Consumers as _,
+    DeadLetters as _, Delivery, Error, Finished, Inbox, InboxPolicy, Intake as _, Journal as _, LetterQuery,
+    Lifecycle as _, Origin, Pause, Placed, Placement, Ran, Result, Settlement, Since, StateQuery, Which,
 };
 use crate::clock::Timestamp;
 use crate::effects::{Adjustment, Effects, Reads};
@@ -40,6 +41,8 @@ enum Step {
     Pause(bool),
     Retry,
     Discard,
+    Rebuild,
+    Steer(BackfillStep),
     Compare,
 }
 
@@ -64,6 +67,10 @@ fn step() -> impl Strategy<Value = Step> {
         1 => any::<bool>().prop_map(Step::Pause),
         1 => Just(Step::Retry),
         1 => Just(Step::Discard),
+        2 => Just(Step::Rebuild),
+        1 => prop_oneof![
+            1 => Just(BackfillStep::Pause), 2 => Just(BackfillStep::Resume), 1 => Just(BackfillStep::Cancel)
+        ].prop_map(Step::Steer),
         2 => Just(Step::Compare),
     ]
 }
@@ -180,6 +187,25 @@ impl World {
                 let _ =
                     self.insist(async |store| store.discard(&name(), Which::All.first(1_000)).await).await.into_inner();
             }
+            Step::Rebuild => {
+                let rebuild = Backfill {
+                    from: Since::Beginning,
+                    filter: None,
+                    rate: "1000000/s".parse().unwrap(),
+                    effects: BackfillEffects::StateOnly,
+                    of: Backfilled::Rebuild,
+                };
+                // One that was cancelled is waited for. Refused where one is under way.
+                for held in
+                    self.held.extract_if(.., |held| held.delivery.origin == Origin::Backfill).collect::<Vec<_>>()
+                {
+                    self.end(held, How::Released).await;
+                }
+                let _ = self.insist(async |store| store.start(&name(), rebuild.clone()).await).await.into_inner();
+            }
+            Step::Steer(step) => {
+                let _ = self.insist(async |store| store.steer(&name(), step).await).await.into_inner();
+            }
             Step::Compare => self.compare().await,
         }
     }
@@ -216,7 +242,7 @@ impl World {
     }
 
     async fn handle(&self, delivery: Delivery) -> Held {
-        let view = self.inbox.view();
+        let view = self.inbox.view_for(&delivery);
         let position = delivery.event.position.to_string();
         let (mut reads, mut effects) = (Reads::default(), Effects::default());
         for key in [format!("lane/{}", delivery.event.lane()), "all".to_owned()] {
@@ -303,8 +329,10 @@ impl World {
         let taken = counters.get("taken").copied().unwrap_or(0);
         assert_eq!(counters.get("stock").copied().unwrap_or(0), -taken);
         assert!(taken <= STOCK, "{taken} taken of {STOCK}");
-        let bytes = "SELECT (SELECT bytes FROM state_sizes), (SELECT sum(octet_length(key) + octet_length(value)) FROM entries),
-                            (SELECT sum(octet_length(key) + 8) FROM counters)";
+        let bytes = "SELECT (SELECT bytes FROM state_sizes AS s WHERE s.state = c.state),
+                            (SELECT sum(octet_length(key) + octet_length(value)) FROM entries AS e WHERE e.state = c.state),
+                            (SELECT sum(octet_length(key) + 8) FROM counters AS n WHERE n.state = c.state)
+                     FROM consumers AS c";
         let read =
             move |disk: &Connection| disk.query_row(bytes, [], |row| Ok([row.get(0)?, row.get(1)?, row.get(2)?]));
         let [counted, entries, counters]: [Option<u64>; 3] = self.store().store.read(read).await.unwrap();
@@ -319,6 +347,7 @@ impl World {
     async fn drain(&mut self) {
         self.held.clear();
         self.step(Step::Pause(false)).await;
+        self.step(Step::Steer(BackfillStep::Resume)).await;
         self.reopen().await;
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -328,7 +357,8 @@ impl World {
                 self.end(held, How::Done).await;
             }
             self.durable().await;
-            if self.store().known().await.unwrap()[0].pending == 0 {
+            let report = self.store().known().await.unwrap().remove(0);
+            if report.pending == 0 && report.backfill.is_none() {
                 break;
             }
             assert!(Instant::now() < deadline, "something is left behind");

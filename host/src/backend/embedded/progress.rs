@@ -82,6 +82,23 @@ impl Progress {
         behind.map(move |(first, last)| (*first.max(&(position + 1)), *last))
     }
 
+    /// The first positions in a row that `other` is through with and this is not.
+    pub fn first_missing_of(&self, other: &Self) -> Option<(u64, u64)> {
+        let ranges = std::iter::once((1, other.base)).chain(other.ahead.iter().map(|(first, last)| (*first, *last)));
+        ranges.filter_map(|(first, last)| self.gap(first, last)).next()
+    }
+
+    /// The first part of `first..=last` that is not done.
+    fn gap(&self, first: u64, last: u64) -> Option<(u64, u64)> {
+        let mut first = first.max(self.base + 1);
+        if let Some((_, end)) = self.ahead.range(..=first).next_back() {
+            // Ranges do not touch: what follows one is not done.
+            first = first.max(end + 1);
+        }
+        let next = self.ahead.range(first..).next().map_or(last, |(start, _)| last.min(start - 1));
+        (first <= last).then_some((first, next))
+    }
+
     /// The ranges ahead of the base, as the store keeps them.
     pub fn ahead(&self) -> Ahead<'_> {
         Ahead(self)
@@ -129,6 +146,29 @@ mod tests {
                 let first_gap = (1..).find(|position| !model.contains(position)).unwrap();
                 prop_assert_eq!(progress.base(), first_gap - 1);
             }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_missing_is_found_piece_by_piece(
+            base in 0_u64..20, other_base in 0_u64..20,
+            ranges in prop::collection::vec((1_u64..60, 0_u64..8), 0..12),
+            other in prop::collection::vec((1_u64..60, 0_u64..8), 0..12),
+        ) {
+            let of = |base, ranges: Vec<(u64, u64)>| {
+                let mut progress = Progress::up_to(base);
+                ranges.into_iter().for_each(|(first, length)| progress.add(first, first + length));
+                progress
+            };
+            let (mut ours, theirs) = (of(base, ranges), of(other_base, other));
+            let before = ours.clone();
+            while let Some((first, last)) = ours.first_missing_of(&theirs) {
+                prop_assert!((first..=last).all(|it| theirs.contains(it) && !before.contains(it)));
+                prop_assert!((1..first).all(|it| !theirs.contains(it) || ours.contains(it)), "the first comes first");
+                ours.add(first, last);
+            }
+            prop_assert!((1..80).all(|it| ours.contains(it) == (before.contains(it) || theirs.contains(it))));
         }
     }
 

@@ -11,7 +11,7 @@ use super::inbox::EmbeddedInbox;
 use super::progress::Progress;
 use super::queue::{Job, Reply};
 use super::writer::Writer;
-use super::{Embedded, Store, backfills, forget, pause, rows, upkeep};
+use super::{Embedded, Store, backfills, failed, forget, generations, pause, rows, upkeep};
 use crate::backend::{
     ConsumerReport, Consumers, Durable, Error, Forgotten, Inbox, Pause, Result, StatePage, StateQuery,
 };
@@ -28,17 +28,18 @@ impl Consumers for Embedded {
         if let Some(inbox) = self.store.inboxes.lock().get(name) {
             return Ok(Arc::clone(inbox) as _);
         }
-        let row = {
+        let number = {
             let name = name.clone();
             self.task(move |writer| find_or_add(writer, &name, start)).await?.into_inner()
         };
-        let (number, state) = row;
         let (store, owned) = (Arc::clone(&self.store), name.clone());
-        let inbox = self.store.read(move |disk| EmbeddedInbox::open(store, owned, number, state, disk)).await?;
+        let inbox = self.store.read(move |disk| EmbeddedInbox::open(store, owned, number, disk)).await?;
         // Of two that attach at once, the first stays: a consumer has one desk.
         let inbox = Arc::clone(self.store.inboxes.lock().entry(name.clone()).or_insert_with(|| Arc::new(inbox)));
-        // It may have been paused between the look at its row and the moment when it could be found here.
+        // It may have been paused, or a backfill begun, between the look at its rows and the moment when it could be found
+        // here.
         inbox.look_at_pause()?;
+        inbox.begin_fill().and_then(|()| inbox.begin_rebuild()).map_err(|error| failed(&error))?;
         Ok(inbox as _)
     }
 
@@ -108,15 +109,11 @@ impl Store {
     }
 }
 
-fn find_or_add(
-    writer: &mut Writer<'_>,
-    name: &ConsumerName,
-    start: Start,
-) -> rusqlite::Result<(ConsumerNumber, StateNumber)> {
+fn find_or_add(writer: &mut Writer<'_>, name: &ConsumerName, start: Start) -> rusqlite::Result<ConsumerNumber> {
     let known = writer
         .connection
-        .prepare_cached("SELECT number, state FROM consumers WHERE name = ?1")?
-        .query_row([name.as_str()], |row| Ok((row.get(0)?, row.get(1)?)))
+        .prepare_cached("SELECT number FROM consumers WHERE name = ?1")?
+        .query_row([name.as_str()], |row| row.get(0))
         .optional()?;
     if let Some(known) = known {
         return Ok(known);
@@ -127,12 +124,13 @@ fn find_or_add(
         Start::At(time) => upkeep::last_before(writer.connection, time)?,
     };
     let number: ConsumerNumber = writer.connection.query_row(NEXT_NUMBER, [], |row| row.get(0))?;
+    let state = generations::next_state(writer.connection)?;
     writer.connection.execute(
-        "INSERT INTO consumers (number, name, position, began, state) VALUES (?1, ?2, ?3, ?3, ?1)",
-        params![number, name.as_str(), rows::signed(base)],
+        "INSERT INTO consumers (number, name, position, began, state) VALUES (?1, ?2, ?3, ?3, ?4)",
+        params![number, name.as_str(), rows::signed(base), state],
     )?;
     writer.memory.progress.insert(number, Progress::up_to(base));
-    Ok((number, number))
+    Ok(number)
 }
 
 /// Never one that a consumer had before: what that one left may still be there.

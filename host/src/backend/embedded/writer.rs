@@ -12,9 +12,10 @@ use super::commit::{
     BackfillNumber, Commit, ConsumerCommit, ConsumerNumber, NewBody, NewEvent, NewMessage, OrderNumber, StateNumber,
 };
 use super::exceptions::{OpenRun, open_runs};
+use super::generations::Filling;
 use super::progress::Progress;
 use super::statements::Statements;
-use super::{backfills, kinds, rows, size};
+use super::{backfills, generations, kinds, rows, size};
 use crate::backend::{Origin, Placed, Placement, Published};
 use crate::clock::Timestamp;
 use crate::effects::Value;
@@ -30,6 +31,7 @@ pub struct Memory {
     pub progress: HashMap<ConsumerNumber, Progress>,
     pub runs: HashMap<(ConsumerNumber, Origin), OpenRun>,
     pub backfills: HashMap<BackfillNumber, Progress>,
+    pub rebuilds: HashMap<ConsumerNumber, Filling>,
 }
 
 impl Memory {
@@ -42,7 +44,8 @@ impl Memory {
             .query_map([], |row| Ok((row.get(0)?, rows::progress(row, 1)?)))?
             .collect::<rusqlite::Result<HashMap<_, _>>>()?;
         let (backfills, runs) = (backfills::progress(connection)?, open_runs(connection)?);
-        Ok(Self { head: rows::unsigned(head), orders, progress, backfills, runs })
+        let rebuilds = generations::under_way(connection)?;
+        Ok(Self { head: rows::unsigned(head), orders, progress, backfills, runs, rebuilds })
     }
 }
 
@@ -276,15 +279,7 @@ params![
             self.attempt(consumer, attempt)?;
         }
         commit.backfills.into_iter().for_each(|backfill| self.backfill(backfill));
-        for (key, value) in commit.entries {
-            self.entries.insert((state, key), value);
-        }
-        for (key, value) in commit.counters {
-            self.counters.insert((state, key), value);
-        }
-        if let Some(bytes) = commit.bytes {
-            self.sizes.insert(state, bytes);
-        }
+        self.state_written(state, commit.entries, commit.counters, commit.bytes);
         for message in &commit.messages {
             self.message(consumer, position, message)?;
         }
@@ -296,6 +291,18 @@ params![
             )?;
         }
         Ok(())
+    }
+
+    pub(super) fn state_written(
+        &mut self,
+        state: StateNumber,
+        entries: Vec<(Arc<str>, Value)>,
+        counters: Vec<(Arc<str>, i64)>,
+        bytes: Option<u64>,
+    ) {
+        self.entries.extend(entries.into_iter().map(|(key, value)| ((state, key), value)));
+        self.counters.extend(counters.into_iter().map(|(key, value)| ((state, key), value)));
+        self.sizes.extend(bytes.map(|bytes| (state, bytes)));
     }
 
     fn message(&mut self, consumer: ConsumerNumber, position: u64, new: &NewMessage) -> rusqlite::Result<()> {

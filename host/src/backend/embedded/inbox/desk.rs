@@ -8,7 +8,10 @@ use rusqlite::{Connection, OptionalExtension};
 use super::ahead::Counts;
 use super::fill::Fill;
 use super::pace::Pace;
-use crate::backend::embedded::commit::{BackfillNumber, ConsumerCommit, ConsumerNumber, Exception, Standing};
+use super::rebuild::Rebuild;
+use crate::backend::embedded::commit::{
+    BackfillNumber, ConsumerCommit, ConsumerNumber, Exception, Standing, StateNumber,
+};
 use crate::backend::embedded::lanes::{Head, Item, Lanes};
 use crate::backend::embedded::progress::Progress;
 use crate::backend::embedded::{backfills, dead_letters, pause, rows};
@@ -31,6 +34,10 @@ pub struct Desk {
     policy: Option<InboxPolicy>,
     /// By a person; as it is on disk.
     pub paused: bool,
+    /// The state in use.
+    pub generation: StateNumber,
+    /// The rebuild that is under way, if there is one.
+    pub rebuild: Option<Rebuild>,
     /// As it was on disk when the desk was loaded: what is done ahead of the cursor is not offered again.
     loaded: Progress,
     /// Ranges that need no delivery, not written down yet.
@@ -57,8 +64,10 @@ impl Desk {
         let paused = pause::is_paused(disk, consumer)?;
         let (counts, cursor, epoch) = (self.counts.again(), loaded.base(), self.epoch + 1);
         let pace = policy.as_ref().and_then(|policy| policy.rate).map(Pace::new);
-        let fill = Fill::load(disk, consumer)?;
-        *self = Self { cursor, epoch, policy, paused, loaded, counts, pace, fill, ..Self::default() };
+        let (fill, rebuild) = (Fill::load(disk, consumer)?, Rebuild::load(disk, consumer)?);
+        let generation = self.generation;
+        *self =
+            Self { cursor, epoch, policy, paused, generation, loaded, counts, pace, fill, rebuild, ..Self::default() };
         let mut statement = disk.prepare_cached(
             "SELECT d.position, d.lane, d.state, d.attempts, d.first_at, d.due, d.replayed, d.backfill, b.effects, d.behind
              FROM deliveries AS d LEFT JOIN backfills AS b ON b.number = d.backfill
@@ -199,8 +208,14 @@ impl Desk {
 
     /// Whether concurrency and rate let a delivery start.
     pub fn may_start(&self, now: Timestamp) -> bool {
+        !self.rebuild.as_ref().is_some_and(Rebuild::holds_back) && self.may_start_past(now)
+    }
+
+    /// As [`Desk::may_start`], of a delivery that the rebuild makes.
+    pub fn may_start_past(&self, now: Timestamp) -> bool {
         let Some(policy) = self.policy.as_ref().filter(|_| !self.paused) else { return false };
-        let running = u32::try_from(self.lanes.leased()).unwrap_or(u32::MAX);
+        let rebuilt = self.rebuild.as_ref().map_or(0, Rebuild::running);
+        let running = u32::try_from(self.lanes.leased() + rebuilt).unwrap_or(u32::MAX);
         running < policy.concurrency && self.pace.as_ref().is_none_or(|pace| pace.allows(now))
     }
 
@@ -216,7 +231,8 @@ impl Desk {
             return Some(paced);
         }
         let history = self.fill.as_ref().and_then(|fill| fill.next_due(now));
-        self.lanes.next_due().into_iter().chain(history).min()
+        let rebuild = self.rebuild.as_ref().and_then(|rebuild| rebuild.next_due(now));
+        self.lanes.next_due().into_iter().chain(history).chain(rebuild).min()
     }
 
     /// The backfill that is under way, if there is one.

@@ -23,7 +23,7 @@ use crate::backend::embedded::backfills::{self, Earlier};
 use crate::backend::embedded::commit::{BackfillNumber, ConsumerCommit, ConsumerNumber};
 use crate::backend::embedded::lanes::Item;
 use crate::backend::embedded::progress::Progress;
-use crate::backend::{BackfillStep, FromBackfill};
+use crate::backend::{BackfillStep, Backfilled, FromBackfill};
 use crate::clock::Timestamp;
 use crate::event::filter::Filter;
 use crate::event::{Event, Lane};
@@ -67,7 +67,7 @@ struct Held {
 impl Fill {
     /// The backfill of the consumer that is under way, with nothing held.
     pub fn load(disk: &Connection, consumer: ConsumerNumber) -> rusqlite::Result<Option<Self>> {
-        let Some(row) = backfills::under_way(disk, consumer)? else { return Ok(None) };
+        let Some(row) = backfills::under_way(disk, consumer, Backfilled::Missed)? else { return Ok(None) };
         let earlier = backfills::earlier(disk, consumer)?;
         Ok(Some(Self {
             from: row.from,

@@ -25,6 +25,9 @@ impl EmbeddedInbox {
     }
 
     pub fn steer_fill(&self, number: BackfillNumber, step: BackfillStep) {
+        if self.steer_rebuild(number, step) {
+            return;
+        }
         let mut desk = self.desk.lock();
         desk.steer(number, step);
         self.write_passed(&mut desk);

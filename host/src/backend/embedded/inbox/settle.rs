@@ -27,6 +27,9 @@ use crate::policy::OnDead;
 use crate::telemetry::meters;
 
 pub fn finish(inbox: &EmbeddedInbox, delivery: Delivery, reads: &Reads, mut settlement: Settlement) -> Finished {
+    if delivery.lease.rebuild.is_some() {
+        return inbox.finish_past(delivery, reads, settlement);
+    }
     let mut cache = inbox.cache.lock();
     let (epoch, bytes_max) = {
         let desk = inbox.desk.lock();
@@ -65,24 +68,24 @@ pub fn finish(inbox: &EmbeddedInbox, delivery: Delivery, reads: &Reads, mut sett
 }
 
 /// What a commit is decided on: the latest of everything, durable or not.
-struct Ground<'s, 'a> {
-    store: &'s Store,
-    disk: &'a Disk<'a>,
-    cache: &'a mut Cache,
+pub(super) struct Ground<'s, 'a> {
+    pub(super) store: &'s Store,
+    pub(super) disk: &'a Disk<'a>,
+    pub(super) cache: &'a mut Cache,
     /// All consumers share them: locked by whoever needs one, and then until the commit is on its way.
-    orders: Option<MutexGuard<'s, Orders>>,
+    pub(super) orders: Option<MutexGuard<'s, Orders>>,
 }
 
 /// Effects as values that only need to be written.
 #[derive(Default)]
-struct Decided {
-    counters: Vec<(Arc<str>, i64)>,
+pub(super) struct Decided {
+    pub(super) counters: Vec<(Arc<str>, i64)>,
     /// What the consumer's state weighs then, if anything of it is written.
-    bytes: Option<u64>,
-    orders: Vec<(OrderNumber, Order)>,
-    events: Vec<NewEvent>,
+    pub(super) bytes: Option<u64>,
+    pub(super) orders: Vec<(OrderNumber, Order)>,
+    pub(super) events: Vec<NewEvent>,
     /// Effects that were not to be committed.
-    dropped: u64,
+    pub(super) dropped: u64,
 }
 
 impl Ground<'_, '_> {
@@ -91,7 +94,7 @@ impl Ground<'_, '_> {
     }
 
     /// `None` where something does not hold any more.
-    fn settle(
+    pub(super) fn settle(
         &mut self,
         consumer: ConsumerNumber,
         delivery: &Delivery,
@@ -209,7 +212,7 @@ fn commit(
     decided: Decided,
 ) -> Finished {
     let position = position_of(&delivery);
-    let mut consumer = ConsumerCommit::new(inbox.number, inbox.state, position);
+    let mut consumer = ConsumerCommit::new(inbox.number, cache.state(), position);
     let mut desk = inbox.desk.lock();
     desk.take_passed(&mut consumer);
     let held = desk.lanes.total();

@@ -157,3 +157,29 @@ ALTER TABLE deliveries ADD COLUMN behind INTEGER;    -- of a live event: waits u
 
 -- The lane of an event that is in no order's history: its order's id as given, or else its subject.
 CREATE INDEX events_by_lane ON events (coalesce(order_id, subject)) WHERE order_number IS NULL;
+
+-- Rebuilds -------------------------------------------------------------------------------------------------------------
+
+-- States that no consumer has: one is filled by a rebuild that is under way, or past, and goes piece by piece until it is
+-- cleared. A number is given once.
+CREATE TABLE generations (
+    state    INTEGER PRIMARY KEY,            -- names its entries and counters
+    consumer INTEGER NOT NULL,
+    standing TEXT    NOT NULL                -- filling, past, cleared
+);
+
+-- Of a rebuild: the state that it fills, how many events the consumer had done when it began, and what failed last.
+-- `last` is where the consumer was then, and where it was in the end.
+ALTER TABLE backfills ADD COLUMN generation  INTEGER;
+ALTER TABLE backfills ADD COLUMN done_before INTEGER;
+ALTER TABLE backfills ADD COLUMN failure     TEXT;     -- JSON
+
+-- Positions that a rebuild passed by because their delivery was an exception. Once that is `over` (done or discarded), the
+-- rebuild looks at it again.
+CREATE TABLE deferred (
+    state    INTEGER NOT NULL,               -- what the rebuild fills
+    position INTEGER NOT NULL,
+    over     INTEGER NOT NULL,
+    PRIMARY KEY (state, position)
+) WITHOUT ROWID;
+CREATE INDEX deferred_over ON deferred (state, position) WHERE over = 1;

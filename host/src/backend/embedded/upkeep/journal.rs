@@ -76,6 +76,11 @@ impl Limits {
     }
 }
 
+/// Where the backfill is that is under way. A rebuild comes back to what was deferred and is over.
+const BACKFILL_IS_AT: &str = "SELECT min(b.position, coalesce((SELECT min(d.position) - 1 FROM deferred AS d
+                                      WHERE d.state = b.generation AND d.over = 1), b.position))
+     FROM backfills AS b WHERE b.consumer = ?1 AND b.state IN ('running', 'paused')";
+
 /// In the committer, a position that this batch moves on counts as where it was before.
 fn limits(disk: &Connection) -> rusqlite::Result<Limits> {
     let newest: Option<i64> =
@@ -84,8 +89,7 @@ fn limits(disk: &Connection) -> rusqlite::Result<Limits> {
     let mut limits = Limits { last: newest.saturating_sub(1), newest, by: None };
     let mut consumers = disk.prepare_cached("SELECT number, name, position FROM consumers ORDER BY name")?;
     let mut first = disk.prepare_cached("SELECT min(position) FROM deliveries WHERE consumer = ?1")?;
-    let mut backfill =
-        disk.prepare_cached("SELECT position FROM backfills WHERE consumer = ?1 AND state IN ('running', 'paused')")?;
+    let mut backfill = disk.prepare_cached(BACKFILL_IS_AT)?;
     let mut found = consumers.query([])?;
     while let Some(row) = found.next()? {
         let (number, name): (ConsumerNumber, ConsumerName) = (row.get(0)?, rows::parse(row.get_ref(1)?.as_str()?)?);

@@ -1,0 +1,466 @@
+//! A rebuild ends with the state that a consumer would have which was always there, and does nothing else; the consumer
+//! goes on meanwhile.
+
+mod model;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde_json::value::RawValue;
+
+use super::{Place, lease, name, place, policy, ran, report};
+use crate::backend::{
+    Backend, Backfill, BackfillEffects, BackfillReport, BackfillState, BackfillStep, Backfilled, Cause, CauseKind,
+    Delivery, DeliveryState, Finished, HeldBy, Inbox, InboxPolicy, Keep, Origin, Retention, Settlement, Since, Started,
+    StateQuery, Steered, Which,
+};
+use crate::clock::Timestamp;
+use crate::effects::{Adjustment, Effects, Message, Reads, Record};
+use crate::event::{Body, Custom, KindPattern, Lane};
+use crate::order::{Change, Status};
+use crate::policy::Start;
+
+const CONSUMER: &str = "alpha";
+const PATIENCE: Duration = Duration::from_secs(30);
+
+fn rebuild() -> Backfill {
+    Backfill {
+        from: Since::Beginning,
+        filter: None,
+        rate: "1000000/s".parse().unwrap(),
+        effects: BackfillEffects::StateOnly,
+        of: Backfilled::Rebuild,
+    }
+}
+
+fn listens() -> InboxPolicy {
+    InboxPolicy { subscriptions: ["*".parse::<KindPattern>().unwrap()].into_iter().collect(), ..policy() }
+}
+
+async fn attach(backend: &Backend, start: Start) -> Arc<dyn Inbox> {
+    let inbox = backend.consumers.attach(&name(CONSUMER), start).await.unwrap();
+    inbox.configure(listens());
+    inbox
+}
+
+async fn start(backend: &Backend, backfill: Backfill) -> BackfillReport {
+    match backend.backfills.start(&name(CONSUMER), backfill).await.unwrap().into_inner() {
+        Started::Yes(report) => report,
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn steer(backend: &Backend, step: BackfillStep) -> Steered {
+    backend.backfills.steer(&name(CONSUMER), step).await.unwrap().into_inner()
+}
+
+async fn latest(backend: &Backend) -> BackfillReport {
+    backend.backfills.latest(&name(CONSUMER)).await.unwrap().unwrap()
+}
+
+async fn publish(backend: &Backend, subject: &str) {
+    let custom = Custom {
+        kind: "com.example.counted".into(),
+        source: "/test".into(),
+        origin_id: None,
+        subject: subject.into(),
+        order_id: None,
+        data: RawValue::from_string("{}".to_owned()).unwrap().into(),
+    };
+    backend.intake.publish(vec![custom]).await.unwrap().into_inner();
+}
+
+fn lane_key(lane: &Lane) -> Arc<str> {
+    match lane {
+        Lane::Order(id) => format!("lane/{id}").into(),
+        Lane::Subject(subject) => format!("lane/{subject}").into(),
+    }
+}
+
+/// Every handling appends its position to its lane's entry, counts itself, and does something of everything else.
+async fn handled(inbox: &Arc<dyn Inbox>, delivery: &Delivery) -> (Reads, Effects) {
+    let key = lane_key(&delivery.event.lane());
+    let before = inbox.view_for(delivery).get(&key).await.unwrap();
+    let text = before.as_deref().map_or(String::new(), |bytes| String::from_utf8(bytes.to_vec()).unwrap());
+    let text = format!("{text}{},", delivery.event.position);
+    let mut effects = Effects {
+        entries: vec![(Arc::clone(&key), Some(text.into_bytes().into()))],
+        adjustments: vec![Adjustment { key: "n".into(), by: 1, floor: None }],
+        messages: vec![Message::Sms { to: "+1".into(), text: delivery.event.position.to_string() }],
+        records: vec![Record { dataset: "rows".into(), row: delivery.event.position.to_string() }],
+        ..Effects::default()
+    };
+    if let Some(id) = delivery.event.order_id()
+        && inbox.view_for(delivery).order(id).await.unwrap().is_some_and(|order| order.status == Status::Placed)
+    {
+        effects.order_changes.push((id, Change::Confirmed {}));
+    }
+    (Reads { entries: vec![(key, before)], ..Reads::default() }, effects)
+}
+
+async fn done(inbox: &Arc<dyn Inbox>, mut delivery: Delivery) {
+    loop {
+        let (reads, effects) = handled(inbox, &delivery).await;
+        match inbox.finish(delivery, &reads, Settlement::Done { effects, ran: ran() }) {
+            Finished::Conflict(again) => delivery = again,
+            Finished::Accepted | Finished::Superseded => return,
+            Finished::Full { bytes, .. } => panic!("{bytes} bytes are within the limit"),
+        }
+    }
+}
+
+fn fail(inbox: &Arc<dyn Inbox>, delivery: Delivery) {
+    let cause = Cause::new(CauseKind::Reject, "no");
+    let finished = inbox.finish(delivery, &Reads::default(), Settlement::Dead { cause, ran: ran() });
+    assert!(matches!(finished, Finished::Accepted | Finished::Superseded), "{finished:?}");
+}
+
+/// What a state says of each lane, and how many handlings it counts.
+async fn state(backend: &Backend) -> (BTreeMap<String, String>, i64) {
+    let query = StateQuery { limit: 10_000, ..StateQuery::default() };
+    let page = backend.consumers.state(&name(CONSUMER), query).await.unwrap();
+    let text = |(key, value)| (key, String::from_utf8(value).unwrap());
+    (page.entries.into_iter().map(text).collect(), page.counters.first().map_or(0, |(_, count)| *count))
+}
+
+/// What the journal says it should say, without some positions.
+async fn expected(backend: &Backend, without: &BTreeSet<u64>) -> (BTreeMap<String, String>, i64) {
+    let (mut lanes, mut count): (BTreeMap<String, String>, _) = (BTreeMap::new(), 0);
+    for event in backend.journal.events_after(None, 10_000).await.unwrap() {
+        if !without.contains(&event.position.get()) {
+            let lane = lanes.entry(lane_key(&event.lane()).to_string()).or_default();
+            lane.push_str(&format!("{},", event.position));
+            count += 1;
+        }
+    }
+    (lanes, count)
+}
+
+/// Does whatever there is to do, until the rebuild has ended.
+async fn work(backend: &Backend, inbox: &Arc<dyn Inbox>) -> BackfillReport {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        while let Some(delivery) = inbox.lease() {
+            done(inbox, delivery).await;
+        }
+        let report = latest(backend).await;
+        if report.state == BackfillState::Done {
+            return report;
+        }
+        assert!(Instant::now() < deadline, "{report:?}");
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Does live deliveries until there are none.
+async fn serve(backend: &Backend, inbox: &Arc<dyn Inbox>) {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        while let Some(delivery) = inbox.lease() {
+            done(inbox, delivery).await;
+        }
+        let report = report(backend, CONSUMER).await;
+        if report.pending == report.dead {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{report:?}");
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn a_rebuild_ends_with_the_state_of_one_that_was_always_there_and_repeats_no_effect() {
+    let home = Place::new();
+    let backend = home.open();
+    // Never offered: the consumer comes later.
+    let old = place(&backend).await;
+    let inbox = attach(&backend, Start::Now).await;
+    publish(&backend, "tea").await;
+    place(&backend).await;
+    serve(&backend, &inbox).await;
+    let events = backend.journal.events_after(None, 100).await.unwrap().len();
+    let (messages, records) = (home.rows("messages"), home.rows("records"));
+    let before = state(&backend).await;
+    assert_eq!(backend.backfills.count(&name(CONSUMER), &rebuild()).await.unwrap(), Some(events as u64));
+    assert_eq!(backend.journal.deliveries_of(old.id).await.unwrap().len(), 0);
+
+    let report = start(&backend, rebuild()).await;
+    assert_eq!((report.rebuild, report.state, report.events), (true, BackfillState::Running, events as u64));
+    let past = lease(&inbox).await;
+    assert_eq!((past.origin, past.event.position.get()), (Origin::Backfill, 1));
+    assert_eq!(inbox.view_for(&past).count("n").await.unwrap(), 0, "it begins with nothing");
+    done(&inbox, past).await;
+    assert_eq!(inbox.view().count("n").await.unwrap(), before.1, "what is in use is another state");
+    assert_eq!(state(&backend).await, before);
+    assert_eq!(backend.journal.deliveries_of(old.id).await.unwrap()[0].state, DeliveryState::Pending);
+
+    publish(&backend, "tea").await;
+    let report = work(&backend, &inbox).await;
+    assert_eq!((report.events, report.delivered), (events as u64 + 1, events as u64 + 1));
+    assert_eq!(report.dropped, 2 * report.delivered + 1, "messages, records, and an order that is still placed");
+    assert_eq!(state(&backend).await, expected(&backend, &BTreeSet::new()).await);
+    assert_eq!((home.rows("messages"), home.rows("records")), (messages + 1, records + 1), "of the live event alone");
+    assert_eq!(backend.journal.deliveries_of(old.id).await.unwrap()[0].state, DeliveryState::Done);
+    let missed = Backfill { of: Backfilled::Missed, effects: BackfillEffects::All, ..rebuild() };
+    assert_eq!(backend.backfills.count(&name(CONSUMER), &missed).await.unwrap(), Some(0), "all was offered by now");
+
+    publish(&backend, "tea").await;
+    serve(&backend, &inbox).await;
+    assert_eq!(state(&backend).await, expected(&backend, &BTreeSet::new()).await, "and it goes on from there");
+    drop(inbox);
+    let backend = home.reopen(backend).await;
+    assert_eq!(state(&backend).await, expected(&backend, &BTreeSet::new()).await);
+}
+
+#[tokio::test]
+async fn what_is_an_exception_is_delivered_on_the_new_state_once() {
+    let home = Place::new();
+    let backend = home.open();
+    let inbox = attach(&backend, Start::Now).await;
+    for subject in ["dead", "discarded", "redone", "fine"] {
+        publish(&backend, subject).await;
+        publish(&backend, subject).await;
+    }
+    let mut letters = BTreeMap::new();
+    for _ in 0..4 {
+        let delivery = lease(&inbox).await;
+        let Lane::Subject(subject) = delivery.event.lane() else { panic!("{delivery:?}") };
+        if &*subject == "fine" {
+            done(&inbox, delivery).await;
+        } else {
+            letters.insert(subject.to_string(), delivery.event.id);
+            fail(&inbox, delivery);
+        }
+    }
+    serve_until(&backend, &inbox, 6).await;
+    start(&backend, rebuild()).await;
+    let past = lease(&inbox).await;
+    assert_eq!(&*past.event.lane().to_string(), "fine", "what is dead or waits comes later");
+    // In the middle, one is done after all, and one is given up.
+    let redone = Which::Event(letters["redone"]).first(1);
+    backend.dead_letters.retry(&name(CONSUMER), redone).await.unwrap().into_inner();
+    let discarded = Which::Event(letters["discarded"]).first(1);
+    backend.dead_letters.discard(&name(CONSUMER), discarded).await.unwrap().into_inner();
+    done(&inbox, past).await;
+    work(&backend, &inbox).await;
+    serve_until(&backend, &inbox, 2).await;
+    assert_eq!(state(&backend).await, expected(&backend, &BTreeSet::from([1, 2, 3])).await);
+
+    backend.dead_letters.retry(&name(CONSUMER), Which::All.first(10)).await.unwrap().into_inner();
+    serve(&backend, &inbox).await;
+    assert_eq!(state(&backend).await, expected(&backend, &BTreeSet::from([3])).await);
+}
+
+#[tokio::test]
+async fn a_copy_that_a_person_edited_is_handled_again_in_place_of_its_event() {
+    let home = Place::new();
+    let backend = home.open();
+    let inbox = attach(&backend, Start::Now).await;
+    publish(&backend, "tea").await;
+    let delivery = lease(&inbox).await;
+    let (id, event) = (delivery.event.id, Arc::clone(&delivery.event));
+    fail(&inbox, delivery);
+    serve_until(&backend, &inbox, 1).await;
+    let Body::Custom(custom) = &event.body else { panic!("{event:?}") };
+    let data: Arc<RawValue> = RawValue::from_string(r#"{"edited":true}"#.to_owned()).unwrap().into();
+    let copy = Body::Custom(Custom { data, ..custom.clone() });
+    let edited = backend.dead_letters.retry_edited(&name(CONSUMER), id, copy).await.unwrap();
+    assert!(edited.into_inner());
+    serve(&backend, &inbox).await;
+    start(&backend, rebuild()).await;
+    let past = lease(&inbox).await;
+    assert!(matches!(&past.event.body, Body::Custom(custom) if custom.data.get() == r#"{"edited":true}"#), "{past:?}");
+    done(&inbox, past).await;
+    work(&backend, &inbox).await;
+    assert_eq!(state(&backend).await, expected(&backend, &BTreeSet::new()).await);
+}
+
+/// Does live deliveries until so many are pending.
+async fn serve_until(backend: &Backend, inbox: &Arc<dyn Inbox>, pending: u64) {
+    let deadline = Instant::now() + PATIENCE;
+    while report(backend, CONSUMER).await.pending != pending {
+        while let Some(delivery) = inbox.lease() {
+            done(inbox, delivery).await;
+        }
+        assert!(Instant::now() < deadline);
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn an_event_that_fails_pauses_the_rebuild_and_is_the_first_when_it_is_resumed() {
+    let home = Place::new();
+    let backend = home.open();
+    let inbox = attach(&backend, Start::Now).await;
+    publish(&backend, "tea").await;
+    publish(&backend, "tea").await;
+    serve(&backend, &inbox).await;
+    let before = state(&backend).await;
+    start(&backend, rebuild()).await;
+    let cause = Cause::new(CauseKind::Retry, "not now");
+    let past = lease(&inbox).await;
+    let event = past.event.id;
+    let again = Settlement::Retry { at: Timestamp::now(), cause, ran: ran() };
+    assert!(matches!(inbox.finish(past, &Reads::default(), again), Finished::Accepted));
+    let past = lease(&inbox).await;
+    assert_eq!((past.event.id, past.attempt), (event, 2));
+    fail(&inbox, past);
+    let paused = eventually(&backend, |report| report.state == BackfillState::Paused).await;
+    let failure = paused.failure.unwrap();
+    assert_eq!((failure.event_id, failure.position, failure.attempt), (event, 1, 2));
+    assert_eq!((failure.outcome, failure.cause.as_str()), (CauseKind::Reject, "no"));
+    assert!(inbox.lease().is_none(), "nothing goes on");
+    assert_eq!((state(&backend).await, report(&backend, CONSUMER).await.dead), (before, 0));
+    // Live events do.
+    publish(&backend, "salt").await;
+    let live = lease(&inbox).await;
+    assert_eq!(live.origin, Origin::Live);
+    done(&inbox, live).await;
+
+    drop(inbox);
+    let backend = home.reopen(backend).await;
+    let inbox = attach(&backend, Start::Now).await;
+    assert!(inbox.lease().is_none());
+    steer(&backend, BackfillStep::Resume).await;
+    let past = lease(&inbox).await;
+    assert_eq!((past.event.id, past.attempt), (event, 1));
+    done(&inbox, past).await;
+    let report = work(&backend, &inbox).await;
+    assert_eq!((report.failure, report.delivered), (None, 3));
+    assert_eq!(state(&backend).await, expected(&backend, &BTreeSet::new()).await);
+}
+
+async fn eventually(backend: &Backend, wanted: impl Fn(&BackfillReport) -> bool) -> BackfillReport {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let report = latest(backend).await;
+        if wanted(&report) {
+            return report;
+        }
+        assert!(Instant::now() < deadline, "{report:?}");
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn a_rebuild_that_is_cancelled_leaves_nothing_behind() {
+    let home = Place::new();
+    let backend = home.open();
+    let inbox = attach(&backend, Start::Now).await;
+    for _ in 0..4 {
+        publish(&backend, "tea").await;
+        publish(&backend, "salt").await;
+    }
+    serve(&backend, &inbox).await;
+    let before = state(&backend).await;
+    start(&backend, rebuild()).await;
+    done(&inbox, lease(&inbox).await).await;
+    let past = lease(&inbox).await;
+    assert!(inbox.lease().is_none(), "one after another");
+    steer(&backend, BackfillStep::Cancel).await;
+    done(&inbox, past).await;
+    assert!(inbox.lease().is_none());
+    assert_eq!(latest(&backend).await.state, BackfillState::Cancelled);
+    assert_eq!(state(&backend).await, before);
+    assert!(matches!(steer(&backend, BackfillStep::Resume).await, Steered::None));
+
+    // The next one begins with nothing; and what is past goes.
+    start(&backend, rebuild()).await;
+    let report = work(&backend, &inbox).await;
+    assert_eq!(report.delivered, 8);
+    assert_eq!(state(&backend).await, before);
+    backend.upkeep.retain(Retention { attempts: Keep::For(Duration::from_millis(1)), ..Retention::default() });
+    let deadline = Instant::now() + PATIENCE;
+    while (home.rows("entries"), home.rows("counters"), home.rows("deferred")) != (2, 1, 0) {
+        assert!(Instant::now() < deadline, "states that are past stay");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(state(&backend).await, before);
+}
+
+#[tokio::test]
+async fn a_new_state_is_held_to_the_limit_and_weighs_what_is_in_it() {
+    let home = Place::new();
+    let backend = home.open();
+    let inbox = attach(&backend, Start::Now).await;
+    publish(&backend, "tea").await;
+    serve(&backend, &inbox).await;
+    // `n` with a counter's 8 bytes, and `lane/tea` with `1,`.
+    let weight = 9 + 10;
+    inbox.configure(InboxPolicy { state_bytes_max: weight - 1, ..listens() });
+    start(&backend, rebuild()).await;
+    let past = lease(&inbox).await;
+    let (reads, effects) = handled(&inbox, &past).await;
+    let Finished::Full { delivery, bytes, .. } = inbox.finish(past, &reads, Settlement::Done { effects, ran: ran() })
+    else {
+        panic!("there is no room for it")
+    };
+    assert_eq!(bytes, weight);
+    inbox.configure(InboxPolicy { state_bytes_max: weight, ..listens() });
+    done(&inbox, delivery).await;
+    work(&backend, &inbox).await;
+    assert_eq!(state(&backend).await, expected(&backend, &BTreeSet::new()).await);
+}
+
+#[tokio::test]
+async fn what_a_rebuild_needs_is_held_back_from_retention() {
+    let home = Place::new();
+    let backend = home.open();
+    let inbox = attach(&backend, Start::Now).await;
+    for subject in ["dead", "tea", "salt", "tea"] {
+        publish(&backend, subject).await;
+    }
+    fail(&inbox, lease(&inbox).await);
+    serve(&backend, &inbox).await;
+    start(&backend, rebuild()).await;
+    // It is past the dead letter, which is done behind its back.
+    let past = lease(&inbox).await;
+    assert_eq!(past.event.position.get(), 2);
+    steer(&backend, BackfillStep::Pause).await;
+    done(&inbox, past).await;
+    backend.dead_letters.retry(&name(CONSUMER), Which::All.first(10)).await.unwrap().into_inner();
+    done(&inbox, lease(&inbox).await).await;
+    serve(&backend, &inbox).await;
+    let keep = Keep::For(Duration::from_millis(1));
+    backend.upkeep.retain(Retention { events: keep, orders: keep, open_orders: keep, ..Retention::default() });
+    let deadline = Instant::now() + PATIENCE;
+    let held = loop {
+        if let Some(held) = report(&backend, CONSUMER).await.held {
+            break held;
+        }
+        assert!(Instant::now() < deadline, "nothing is held back");
+        tokio::task::yield_now().await;
+    };
+    assert_eq!((held.reason, held.events), (HeldBy::Backfill, 3));
+    assert_eq!(backend.journal.events_after(None, 10).await.unwrap().len(), 4);
+    let all = expected(&backend, &BTreeSet::new()).await;
+    steer(&backend, BackfillStep::Resume).await;
+    work(&backend, &inbox).await;
+    assert_eq!(state(&backend).await, all);
+}
+
+#[tokio::test]
+async fn live_deliveries_wait_for_a_hand_over_and_not_for_one_that_does_not_come() {
+    let home = Place::new();
+    let backend = home.open();
+    let inbox = attach(&backend, Start::Now).await;
+    publish(&backend, "tea").await;
+    publish(&backend, "salt").await;
+    let (tea, salt) = (lease(&inbox).await, lease(&inbox).await);
+    done(&inbox, tea).await;
+    start(&backend, rebuild()).await;
+    // Once all that is done was handled again, no live delivery starts while one runs.
+    let past = lease(&inbox).await;
+    assert_eq!((past.origin, past.event.position.get()), (Origin::Backfill, 1));
+    done(&inbox, past).await;
+    assert!(inbox.lease().is_none());
+    publish(&backend, "pepper").await;
+    assert!(inbox.lease().is_none(), "it waits");
+    let pepper = lease(&inbox).await;
+    assert_eq!((pepper.origin, pepper.event.position.get()), (Origin::Live, 3), "the one that runs takes its time");
+    done(&inbox, pepper).await;
+    done(&inbox, salt).await;
+    work(&backend, &inbox).await;
+    assert_eq!(state(&backend).await, expected(&backend, &BTreeSet::new()).await);
+}

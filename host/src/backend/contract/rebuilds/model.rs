@@ -1,0 +1,238 @@
+//! A consumer with a past, rebuilt again and again while orders come, deliveries fail and the store is opened anew; and its
+//! state is always what the journal says.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Instant;
+
+use proptest::prelude::*;
+
+use super::{CONSUMER, PATIENCE, attach, done, expected, fail, latest, publish, rebuild, state, steer};
+use crate::backend::contract::{Place, name, place, ran, report};
+use crate::backend::{
+    Backend, BackfillState, BackfillStep, Cause, CauseKind, Delivery, Finished, Inbox, LetterQuery, Origin, Settlement,
+    Which,
+};
+use crate::clock::Timestamp;
+use crate::effects::Reads;
+use crate::order::{Change, OrderId};
+use crate::policy::Start;
+
+#[derive(Clone, Debug)]
+enum Step {
+    Place,
+    Cancel(usize),
+    Publish(u8),
+    Lease,
+    End(usize, How),
+    Retry,
+    Discard,
+    Rebuild,
+    Steer(BackfillStep),
+    Reopen,
+    Look,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum How {
+    Done,
+    Retry,
+    Dead,
+    Released,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let how = prop_oneof![6 => Just(How::Done), 1 => Just(How::Retry), 1 => Just(How::Dead), 1 => Just(How::Released)];
+    let steer =
+        prop_oneof![1 => Just(BackfillStep::Pause), 3 => Just(BackfillStep::Resume), 1 => Just(BackfillStep::Cancel)];
+    prop_oneof![
+        2 => Just(Step::Place),
+        2 => (0_usize..8).prop_map(Step::Cancel),
+        3 => (0_u8..3).prop_map(Step::Publish),
+        8 => Just(Step::Lease),
+        8 => (0_usize..8, how).prop_map(|(which, how)| Step::End(which, how)),
+        1 => Just(Step::Retry),
+        1 => Just(Step::Discard),
+        2 => Just(Step::Rebuild),
+        1 => steer.prop_map(Step::Steer),
+        1 => Just(Step::Reopen),
+        1 => Just(Step::Look),
+    ]
+}
+
+/// A consumer with a past that it was not there for, rebuilt again and again.
+struct Story {
+    home: Place,
+    store: Option<Backend>,
+    inbox: Option<Arc<dyn Inbox>>,
+    orders: Vec<OrderId>,
+    leased: Vec<Delivery>,
+    /// Positions whose dead letters were given up.
+    discarded: BTreeSet<u64>,
+    /// Positions from before the consumer began.
+    missed: u64,
+}
+
+impl Story {
+    async fn run(history: Vec<Step>, steps: Vec<Step>) {
+        let home = Place::new();
+        let store = Some(home.open());
+        let (orders, leased, discarded) = (Vec::new(), Vec::new(), BTreeSet::new());
+        let mut story = Self { home, store, inbox: None, orders, leased, discarded, missed: 0 };
+        story.play(history).await;
+        story.inbox = Some(attach(story.backend(), Start::Now).await);
+        story.missed = story.backend().journal.events_after(None, 10_000).await.unwrap().len() as u64;
+        story.play(steps).await;
+        story.end().await;
+    }
+
+    fn backend(&self) -> &Backend {
+        self.store.as_ref().unwrap()
+    }
+
+    fn inbox(&self) -> Arc<dyn Inbox> {
+        Arc::clone(self.inbox.as_ref().unwrap())
+    }
+
+    async fn play(&mut self, steps: Vec<Step>) {
+        for step in steps {
+            match step {
+                Step::Place => self.orders.push(place(self.backend()).await.id),
+                Step::Cancel(which) => {
+                    if let Some(order) = self.orders.get(which) {
+                        let cancel = Change::Cancelled { reason: "no".into() };
+                        let _ = self.backend().intake.change(*order, cancel).await.unwrap().into_inner();
+                    }
+                }
+                Step::Publish(subject) => publish(self.backend(), &format!("subject-{subject}")).await,
+                _ if self.inbox.is_none() => {}
+                Step::Lease => self.leased.extend(self.inbox().lease()),
+                Step::End(which, how) => self.finish(which, how).await,
+                Step::Retry => drop(self.letters(true).await),
+                Step::Discard => {
+                    let letters = self.letters(false).await;
+                    self.discarded.extend(letters);
+                }
+                Step::Rebuild => {
+                    self.release().await;
+                    let _ = self.backend().backfills.start(&name(CONSUMER), rebuild()).await.unwrap().into_inner();
+                }
+                Step::Steer(step) => drop(steer(self.backend(), step).await),
+                Step::Reopen => self.reopen().await,
+                Step::Look => self.look().await,
+            }
+        }
+    }
+
+    /// Whoever starts a rebuild waits until nothing of the one before is on its way.
+    async fn release(&mut self) {
+        while let Some(index) = self.leased.iter().position(|delivery| delivery.origin == Origin::Backfill) {
+            self.finish(index, How::Released).await;
+        }
+    }
+
+    async fn letters(&self, retry: bool) -> Vec<u64> {
+        self.durable().await;
+        let (letters, all) = (&self.backend().dead_letters, Which::All.first(1_000));
+        let query = LetterQuery { limit: 1_000, ..LetterQuery::default() };
+        let found = letters.list(&name(CONSUMER), query).await.unwrap().items;
+        let _ = match retry {
+            true => letters.retry(&name(CONSUMER), all).await.unwrap().into_inner(),
+            false => letters.discard(&name(CONSUMER), all).await.unwrap().into_inner(),
+        };
+        found.iter().map(|letter| letter.position.get()).collect()
+    }
+
+    /// Waits until everything that was finished is on disk.
+    async fn durable(&self) {
+        let paused = report(self.backend(), CONSUMER).await.paused;
+        let _ = self.backend().consumers.set_pause(&name(CONSUMER), paused).await.unwrap().into_inner();
+    }
+
+    async fn finish(&mut self, which: usize, how: How) {
+        if self.leased.is_empty() {
+            return;
+        }
+        let (inbox, delivery) = (self.inbox(), self.leased.remove(which % self.leased.len()));
+        let cause = Cause::new(CauseKind::Reject, "no");
+        let settlement = match how {
+            How::Done => return done(&inbox, delivery).await,
+            How::Dead => return fail(&inbox, delivery),
+            How::Retry => Settlement::Retry { at: Timestamp::now(), cause, ran: ran() },
+            How::Released => Settlement::Released,
+        };
+        let finished = inbox.finish(delivery, &Reads::default(), settlement);
+        assert!(matches!(finished, Finished::Accepted | Finished::Superseded), "{finished:?}");
+    }
+
+    /// What was handed out and not finished is forgotten, as in a crash.
+    async fn reopen(&mut self) {
+        self.leased.clear();
+        self.inbox = None;
+        let store = self.store.take().unwrap();
+        self.store = Some(self.home.reopen(store).await);
+        self.inbox = Some(attach(self.backend(), Start::Now).await);
+    }
+
+    /// Whatever state is in use: each lane in journal order, each event once, and no message twice.
+    async fn look(&self) {
+        self.durable().await;
+        let (lanes, count) = state(self.backend()).await;
+        let mut positions = 0;
+        for (lane, text) in &lanes {
+            let here: Vec<u64> = text.split_terminator(',').map(|position| position.parse().unwrap()).collect();
+            assert!(here.is_sorted_by(|one, other| one < other), "{lane}: {text}");
+            assert!(here.iter().all(|position| !self.discarded.contains(position)), "{lane}: {text}");
+            positions += here.len();
+        }
+        assert_eq!(positions as i64, count, "{lanes:?}");
+        let messages = self.backend().journal.messages(None, 10_000).await.unwrap().items;
+        let ids: BTreeSet<_> = messages.iter().map(|message| message.id.clone()).collect();
+        assert_eq!(ids.len(), messages.len(), "an effect twice");
+        assert_eq!(messages.len() as u64, report(self.backend(), CONSUMER).await.done);
+    }
+
+    async fn end(mut self) {
+        while !self.leased.is_empty() {
+            self.finish(0, How::Done).await;
+        }
+        self.release().await;
+        let _ = self.backend().backfills.start(&name(CONSUMER), rebuild()).await.unwrap().into_inner();
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            steer(self.backend(), BackfillStep::Resume).await;
+            self.letters(true).await;
+            while let Some(delivery) = self.inbox().lease() {
+                done(&self.inbox(), delivery).await;
+            }
+            let (report, backfill) = (report(self.backend(), CONSUMER).await, latest(self.backend()).await);
+            if report.pending == 0 && backfill.state == BackfillState::Done {
+                break;
+            }
+            assert!(Instant::now() < deadline, "{report:?} {backfill:?}");
+        }
+        self.look().await;
+        assert_eq!(state(self.backend()).await, expected(self.backend(), &self.discarded).await);
+        let events = self.backend().journal.events_after(None, 10_000).await.unwrap().len() as u64;
+        let offered = events - self.missed - self.discarded.len() as u64;
+        assert_eq!(
+            report(self.backend(), CONSUMER).await.done,
+            offered,
+            "what it missed had no effect but on its state"
+        );
+        self.backend().lifecycle.close().await;
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, max_shrink_iters: 200, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_rebuilt_state_holds_each_event_once_and_in_order_whatever_happens(
+        history in prop::collection::vec(step(), 0..10),
+        steps in prop::collection::vec(step(), 0..80),
+    ) {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        runtime.block_on(Story::run(history, steps));
+    }
+}
