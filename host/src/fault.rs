@@ -76,6 +76,52 @@ points! {
     /// Dead letters are durably retried or discarded; their lanes do not know.
     LettersRedriven = "letters.redriven",
 
+    /// A backfill is durable, and its consumer's lanes do not know.
+    BackfillStarted = "backfill.started",
+    /// A backfill is durably paused, resumed or cancelled; the lanes do not know.
+    BackfillSteered = "backfill.steered",
+    /// How far a batch brings a backfill is written.
+    BackfillProgressed = "backfill.progressed",
+
+    /// A rebuild's look at past events is written.
+    RebuildLooked = "rebuild.looked",
+    /// An event that a rebuild handled is written.
+    RebuildHandled = "rebuild.handled",
+    /// A rebuild is written down as done, and the consumer still has its old state.
+    RebuildEnded = "rebuild.ended",
+    /// The consumer has its new state, in a transaction that is open.
+    RebuildSwapped = "rebuild.swapped",
+    /// The new state is durable, and handlers do not know.
+    RebuildHandedOver = "rebuild.handed-over",
+
+    /// A pause is durable, or that it is over, and the consumer's lanes do not know.
+    PauseDurable = "pause.durable",
+    /// A consumer's row is gone, in a transaction that is open.
+    ForgetWritten = "forget.written",
+    /// What a forgotten consumer left is gone in part.
+    ForgetCleared = "forget.cleared",
+
+    /// The oldest events are deleted, in a transaction that is open.
+    RetentionTrimmed = "retention.trimmed",
+    /// Old events are durably gone, and still in memory.
+    RetentionLetGo = "retention.let-go",
+    /// Orders are told to be gone, and are on disk.
+    RetentionForgets = "retention.forgets",
+    /// Some rows that had aged are durably gone.
+    RetentionAged = "retention.aged",
+
+    /// A copy of the store is complete in part.
+    BackupStepped = "backup.stepped",
+    /// A copy is complete, and not on disk.
+    BackupCopied = "backup.copied",
+    /// A copy is on disk, and nobody has fetched it.
+    BackupSealed = "backup.sealed",
+
+    /// A restored store is copied, and has no name.
+    RestoreCopied = "restore.copied",
+    RestoreSynced = "restore.synced",
+    RestoreNamed = "restore.named",
+
     VersionSwapping = "version.swapping",
     VersionSwapped = "version.swapped",
     CompiledDrafted = "compiled.drafted",

@@ -52,12 +52,24 @@ impl Client {
 
     #[track_caller]
     pub fn get(&self, path: &str) -> Answer {
-        Answer::read(self.agent.get(self.url(path)).call()).expect("an answer")
+        self.try_get(path).expect("an answer")
+    }
+
+    /// # Errors
+    /// Where the connection ends before the answer does.
+    pub fn try_get(&self, path: &str) -> Result<Answer, ureq::Error> {
+        Answer::read(self.agent.get(self.url(path)).call())
     }
 
     #[track_caller]
     pub fn delete(&self, path: &str) -> Answer {
-        Answer::read(self.agent.delete(self.url(path)).call()).expect("an answer")
+        self.try_delete(path).expect("an answer")
+    }
+
+    /// # Errors
+    /// Where the connection ends before the answer does.
+    pub fn try_delete(&self, path: &str) -> Result<Answer, ureq::Error> {
+        Answer::read(self.agent.delete(self.url(path)).call())
     }
 
     #[track_caller]

@@ -1,12 +1,13 @@
 //! A host dies, and nothing that it promised is lost, repeated or out of turn.
 
 use std::collections::BTreeSet;
+use std::os::unix::process::ExitStatusExt;
 
 use fanfare_tests::crash::power::{Disk, Fsync};
 use fanfare_tests::crash::random::Run;
 use fanfare_tests::crash::{self, points};
 use fanfare_tests::orders::order;
-use fanfare_tests::{TestHost, eventually};
+use fanfare_tests::{TestHost, eventually, program};
 
 /// The points by what they are called before the dot, in the order in which the tests below reach them.
 const OPENING: [&str; 4] = ["migration", "store", "log", "close"];
@@ -14,6 +15,10 @@ const COMMITTING: [&str; 2] = ["order", "batch"];
 const DELIVERING: [&str; 3] = ["delivery", "finish", "letters"];
 const REPLACING: [&str; 2] = ["compiled", "version"];
 const SENDING: [&str; 2] = ["message", "mail"];
+const RETELLING: [&str; 2] = ["backfill", "rebuild"];
+const TENDING: [&str; 3] = ["pause", "forget", "backup"];
+const AGEING: [&str; 1] = ["retention"];
+const RESTORING: [&str; 1] = ["restore"];
 
 fn of(groups: &[&str]) -> Vec<String> {
     let all = points::all();
@@ -23,7 +28,8 @@ fn of(groups: &[&str]) -> Vec<String> {
 
 #[test]
 fn every_point_at_which_a_host_can_die_is_reached_by_a_test() {
-    let reached = [&OPENING[..], &COMMITTING, &DELIVERING, &REPLACING, &SENDING].into_iter().flat_map(of);
+    let all = [&OPENING[..], &COMMITTING, &DELIVERING, &REPLACING, &SENDING, &RETELLING, &TENDING, &AGEING, &RESTORING];
+    let reached = all.into_iter().flat_map(of);
     assert_eq!(reached.collect::<BTreeSet<_>>(), points::all().into_iter().collect());
 }
 
@@ -50,6 +56,48 @@ fn a_crash_while_a_plugin_is_compiled_or_replaced() {
 #[test]
 fn a_crash_at_any_step_of_sending() {
     points::crash_at_each(&of(&SENDING));
+}
+
+#[test]
+fn a_crash_at_any_step_of_a_backfill_or_a_rebuild() {
+    points::crash_at_each(&of(&RETELLING));
+}
+
+#[test]
+fn a_crash_while_a_consumer_is_paused_or_forgotten_or_the_store_is_copied() {
+    points::crash_at_each(&of(&TENDING));
+}
+
+#[test]
+fn a_crash_at_any_step_of_letting_go_of_what_is_old() {
+    points::crash_while_ageing(&of(&AGEING));
+}
+
+#[test]
+fn a_restore_that_dies_leaves_a_whole_store_or_none_and_is_done_again() {
+    let host = TestHost::with(&[]);
+    let id = host.client().placed(&order(&[("TEA", 1)]));
+    let copy = host.folder().join("copy.sqlite");
+    let backup = program::fanfare().args(["backup", "--url", host.client().base()]).arg(&copy).status();
+    assert!(backup.expect("the program").success());
+    for point in of(&RESTORING) {
+        let mut second = TestHost::new();
+        let data = second.folder().join("restored");
+        let restore = |fault: Option<&str>| {
+            let mut command = program::fanfare();
+            command.envs(fault.map(|point| ("FANFARE_FAULT", point)));
+            program::finish(command.arg("restore").arg(&copy).arg("--data-dir").arg(&data))
+        };
+        assert_eq!(restore(Some(&point)).status.signal(), Some(9), "it should die at {point}");
+        let is_whole = data.join("fanfare.sqlite").exists();
+        assert_eq!(is_whole, point == "restore.named");
+        if !is_whole {
+            let _ = restore(None).succeeded();
+        }
+        second.keep_data_in(&data);
+        second.start();
+        assert_eq!(second.client().order(&id)["status"], "placed", "{point}");
+    }
 }
 
 #[test]

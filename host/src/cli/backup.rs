@@ -12,6 +12,7 @@ use super::Failure;
 use super::client::{Client, Payload};
 use super::print::{Output, field, text};
 use crate::backend::embedded::{self, RestoreError};
+use crate::{config, fault};
 
 /// The longest line before the file: a few numbers, or why there is none.
 const LINE_BYTES_MAX: u64 = 64 << 10;
@@ -55,6 +56,10 @@ impl Backup {
 
 impl Restore {
     pub fn run(&self, output: &Output) -> Result<(), Failure> {
+        if let Some(text) = config::from_env(fault::VARIABLE) {
+            let fault = text.parse().map_err(|what| Failure::Usage(format!("{}: {what}", fault::VARIABLE)))?;
+            fault::arm(fault);
+        }
         embedded::restore(&self.file, &self.data_dir)?;
         output.show(&json!({ "data_dir": self.data_dir }), |_| {
             format!("restored; start with: fanfare serve --data-dir {}", self.data_dir.display())

@@ -1,5 +1,6 @@
 //! The crash matrix: a host dies at every point where something becomes durable, and the next one goes on.
 
+use std::collections::BTreeMap;
 use std::os::unix::process::ExitStatusExt;
 use std::time::Duration;
 
@@ -7,7 +8,8 @@ use super::books;
 use super::goods::Dice;
 use super::shops::{Ledger, Shops};
 use crate::disk::{TAKE_WRITE_ERRORS, limit_files};
-use crate::{Answer, Client, TestHost, eventually, guests, program};
+use crate::program::Run;
+use crate::{Answer, Client, TestHost, Value, eventually, guests, json, program, within};
 
 const SHOPS: usize = 6;
 /// Orders that the shops may place until a point is reached: more than any needs.
@@ -34,6 +36,9 @@ pub fn all() -> Vec<String> {
 /// If a point is not reached, or the books do not balance.
 pub fn crash_at_each(points: &[String]) {
     let mut host = super::host();
+    if points.iter().any(|point| point.starts_with("forget.")) {
+        host.consumers.put(PASSING, &guests::wasm("reports-one"));
+    }
     let shops = Shops::open(SHOPS);
     if points.iter().any(|point| point.starts_with("letters.")) {
         host.consumers.set_policy(PICKY, "start = \"beginning\"\n");
@@ -45,6 +50,8 @@ pub fn crash_at_each(points: &[String]) {
     host.die_at(None).start();
     let client = host.client();
     shops.serve_by(client.clone());
+    retelling_ends(&client);
+    tend(&host, points);
     let ledger = shops.close();
     if host.consumers.names().iter().any(|name| name == PICKY) {
         redrive(&host, &ledger);
@@ -62,7 +69,7 @@ fn crash_at(host: &mut TestHost, shops: &Shops, point: &str) {
         Err(status) => status,
         Ok(()) => {
             shops.serve_by(host.client());
-            shops.allow(ORDERS_MAX);
+            shops.allow(orders_max(point));
             provoke(host, point);
             eventually(&format!("the host reaches {point}"), || host.ended_by_now().ok_or_else(|| "it runs on".into()))
         }
@@ -77,11 +84,22 @@ fn passing(point: &str) -> u64 {
     match (of, step) {
         ("store" | "migration" | "close" | "version" | "compiled" | "letters", _) => 1,
         ("batch", "refused" | "reloaded") | ("log", "finishing" | "finished") => 1,
+        ("pause" | "forget" | "backup", _) => 1,
+        ("retention", _) => 2,
+        ("backfill", "started" | "steered") | ("rebuild", "looked" | "ended" | "swapped" | "handed-over") => 1,
         ("log" | "message", _) | ("batch", "published" | "tasked") => 2,
         _ => {
             let seed = point.bytes().fold(0, |sum: u64, byte| sum.wrapping_mul(31).wrapping_add(u64::from(byte)));
             1 + Dice::new(seed).below(PASSINGS)
         }
+    }
+}
+
+/// Some points come with time, or once there is a lull.
+fn orders_max(point: &str) -> u64 {
+    match point.split_once('.') {
+        Some(("retention" | "rebuild", _)) => 300,
+        _ => ORDERS_MAX,
     }
 }
 
@@ -110,6 +128,10 @@ fn provoke(host: &mut TestHost, point: &str) {
             limit_files(host, "unlimited");
         }
         ("letters", _) => retry_a_dead_letter(host),
+        ("backfill" | "rebuild", _) => retell(host, step),
+        ("pause", _) => post(&host.client(), "lanes/pause", &json!({"reason": "to die"})),
+        ("forget", _) => forget(host),
+        ("backup", _) => drop(backup(host, "lost.sqlite")),
         _ => {}
     }
 }
@@ -118,6 +140,117 @@ fn refuses(client: &Client) {
     eventually("the host takes no orders", || match client.get("/readyz").status.as_u16() {
         503 => Ok(()),
         status => Err(format!("/readyz says {status}")),
+    });
+}
+
+/// Rebuilds every consumer, and goes on to something else where that alone does not pass `step`.
+fn retell(host: &TestHost, step: &str) {
+    let client = host.client();
+    eventually("there is history", || match client.try_get("/v1/consumers/lanes") {
+        // What was begun by a host before this one may have brought it to the point already.
+        Err(_) => Ok(()),
+        Ok(answer) if answer.json()["done"].as_u64() > Some(100) => Ok(()),
+        Ok(answer) => Err(answer.text),
+    });
+    super::REBUILT.iter().for_each(|consumer| rebuild(&client, consumer));
+    if step == "steered" {
+        post(&client, "lanes/backfill/cancel", &json!({}));
+    }
+}
+
+/// Tells a consumer something; the answer may be lost with the host.
+fn post(client: &Client, path: &str, body: &Value) {
+    drop(client.try_post(&format!("/v1/consumers/{path}"), &[], body.to_string().as_bytes()));
+}
+
+/// The name of a consumer that goes for good.
+const PASSING: &str = "passing";
+
+/// Takes the consumer away, as soon as it has a state, and has the host forget it. The answer may be lost.
+fn forget(host: &TestHost) {
+    let client = host.client();
+    if host.consumers.names().iter().any(|name| name == PASSING) {
+        client.wait_for_consumer(PASSING, |consumer| consumer["done"].as_u64() > Some(10));
+        host.consumers.remove(PASSING);
+    }
+    client.wait_for_consumer(PASSING, |consumer| consumer["state"] == "removed");
+    drop(client.try_delete(&format!("/v1/consumers/{PASSING}")));
+}
+
+fn backup(host: &TestHost, file: &str) -> Run {
+    program::finish(program::fanfare().args(["backup", "--url", host.client().base()]).arg(host.folder().join(file)))
+}
+
+/// What was begun when a host died is brought to its end, and leaves nothing behind.
+fn tend(host: &TestHost, points: &[String]) {
+    let has = |of: &str| points.iter().any(|point| point.starts_with(of));
+    let client = host.client();
+    if has("pause.") {
+        client.wait_for_consumer("lanes", |consumer| consumer["paused"]["reason"] == "to die");
+        post(&client, "lanes/resume", &json!({}));
+    }
+    if has("forget.") && client.consumer(PASSING).is_some() {
+        forget(host);
+        assert_eq!(client.consumer(PASSING), None);
+    }
+    if has("backup.") {
+        let left =
+            std::fs::read_dir(host.data()).expect("a data folder").map(|entry| entry.expect("an entry").file_name());
+        let left: Vec<_> = left.filter(|name| name.to_string_lossy().starts_with("backup-")).collect();
+        assert_eq!(left, [""; 0], "copies that nobody fetched");
+        let _ = backup(host, "kept.sqlite").succeeded();
+    }
+}
+
+/// As [`crash_at_each`], with a host that lets go of what is old: what is left must agree with itself.
+///
+/// # Panics
+/// If a point is not reached, or something disagrees.
+pub fn crash_while_ageing(points: &[String]) {
+    // Shops ask again with the same key once the next host serves, which must know it then.
+    const SETTINGS: &str = "[retention]\nevents = \"200ms\"\norders = \"15s\"\nidempotency = \"15s\"\n\
+                            messages = \"200ms\"\nattempts = \"200ms\"\nrecords = \"200ms\"\n";
+    let mut host = super::host();
+    let file = host.folder().join("fanfare.toml");
+    std::fs::write(&file, SETTINGS).expect("a settings file");
+    host.argument("--config").argument(file);
+    let shops = Shops::open(SHOPS);
+    for point in points {
+        crash_at(&mut host, &shops, point);
+    }
+    host.die_at(None).start();
+    let client = host.client();
+    shops.serve_by(client.clone());
+    let ledger = shops.close();
+    books::settled(&client, SETTLED_WITHIN).unwrap_or_else(|left| panic!("{left}\n{}", host.log()));
+    let checked = program::run(["check", "--url", client.base()]);
+    assert_eq!(checked.code(), Some(0), "{checked:#?}");
+    assert!(client.orders().len() < ledger.sales.len(), "nothing went");
+    let mut units: BTreeMap<String, i64> = client.counters("inventory", "stock/").into_iter().collect();
+    for entry in client.entries("inventory", "taken/") {
+        let taken = entry["value"].as_str().expect("text");
+        let taken: BTreeMap<String, i64> = serde_json::from_str(taken).expect("units by SKU");
+        taken.into_iter().for_each(|(sku, taken)| *units.entry(format!("stock/{sku}")).or_default() += taken);
+    }
+    let received = ledger.received.iter().map(|(sku, received)| (format!("stock/{sku}"), *received)).collect();
+    assert_eq!(units, received, "what is in stock, with what orders hold");
+}
+
+/// Begins to make a consumer's state anew, unless that is under way already.
+pub fn rebuild(client: &Client, consumer: &str) {
+    let asked = json!({"from": "beginning", "rebuild": true, "rate": "100000/s"});
+    post(client, &format!("{consumer}/backfill"), &asked);
+}
+
+/// Waits until no rebuild is under way.
+///
+/// # Panics
+/// If one does not end.
+pub fn retelling_ends(client: &Client) {
+    within(SETTLED_WITHIN, "every rebuild has ended", || {
+        let under_way: Vec<_> =
+            client.consumers().into_iter().filter(|consumer| consumer.get("backfill").is_some()).collect();
+        if under_way.is_empty() { Ok(()) } else { Err(format!("{under_way:#?}")) }
     });
 }
 

@@ -2,10 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use super::books;
 use super::goods::Dice;
 use super::power::Disk;
 use super::shops::Shops;
+use super::{REBUILT, books, points};
 use crate::TestHost;
 
 const SHOPS: usize = 8;
@@ -13,6 +13,8 @@ const SHOPS: usize = 8;
 const ORDERS_A_KILL: u64 = 60;
 /// One host in so many is killed before it serves.
 const KILLED_AT_START_EVERY: u64 = 6;
+/// In one life of so many, states are begun to be made anew, beside what was begun before and has not ended.
+const REBUILT_EVERY: u64 = 3;
 const START_MS_MAX: u64 = 400;
 const LIFE_MS_MAX: u64 = 500;
 
@@ -62,6 +64,7 @@ impl Run {
         host.start();
         shops.serve_by(host.client());
         let ledger = shops.close();
+        points::retelling_ends(&host.client());
         let patience = Duration::from_secs(60) + Duration::from_secs(1) * self.kills;
         books::settled(&host.client(), patience).map_err(|left| format!("{left}\n{}", host.log()))?;
         let faults = books::faults(&host.client(), &ledger);
@@ -90,6 +93,9 @@ fn live_and_die(host: &mut TestHost, shops: &Shops, dice: &mut Dice) -> bool {
         host.start_or_end().unwrap_or_else(|status| panic!("the host ended with {status}:\n{}", host.log()));
         shops.serve_by(host.client());
         shops.allow(ORDERS_A_KILL);
+        if dice.below(REBUILT_EVERY) == 0 {
+            REBUILT.iter().for_each(|consumer| points::rebuild(&host.client(), consumer));
+        }
         wait(5 + dice.below(LIFE_MS_MAX));
     }
     host.kill();

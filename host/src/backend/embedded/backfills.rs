@@ -25,6 +25,7 @@ use crate::backend::{
 };
 use crate::event::Event;
 use crate::event::filter::Filter;
+use crate::fault::{self, Point};
 use crate::policy::{ConsumerName, Rate};
 
 /// How long a new backfill waits for the last deliveries of one that was cancelled.
@@ -81,6 +82,7 @@ impl Store {
             return self.task(|_| Ok(Started::UnknownConsumer)).await;
         };
         let started = self.task(move |writer| insert(writer, &scope, &asked)).await?;
+        fault::pass(Point::BackfillStarted);
         if let (Started::Yes(report), Some(inbox)) = (&*started, self.inbox(name)) {
             let rebuild = report.rebuild;
             at_the_desk(move || if rebuild { inbox.begin_rebuild() } else { inbox.begin_fill() }).await?;
@@ -97,6 +99,7 @@ impl Store {
         let inbox = self.inbox(name);
         let name = name.clone();
         let steered = self.task(move |writer| steer(writer, &name, step)).await?;
+        fault::pass(Point::BackfillSteered);
         if let (Some((number, _)), Some(inbox)) = (&*steered, inbox) {
             let number = *number;
             at_the_desk(move || {
@@ -244,6 +247,7 @@ impl Writer<'_> {
                      WHERE number = ?1 AND position >= last AND state IN ('running', 'paused') AND generation IS NULL",
                 )?
                 .execute(params![number, now])?;
+            fault::pass(Point::BackfillProgressed);
         }
         Ok(())
     }

@@ -17,6 +17,7 @@ use tokio::sync::{oneshot, watch};
 use super::queue::Job;
 use super::{Embedded, FILE, Store, failed};
 use crate::backend::{Copied, Error, Result, Snapshot};
+use crate::fault::{self, Point};
 
 /// Copies in the data directory are called so, and what is left of them is deleted at the start.
 const PREFIX: &str = "backup-";
@@ -69,9 +70,11 @@ pub async fn backup(embedded: &Embedded, told: watch::Sender<Copied>) -> Result<
         }
     };
     outcome.map_err(|_| Error::Unavailable("the host is shutting down".into()))?.map_err(|error| failed(&error))?;
+    fault::pass(Point::BackupCopied);
     let path = snapshot.path().to_owned();
     let sealed = tokio::task::spawn_blocking(move || seal(&path)).await;
     sealed.map_err(|error| Error::Failed(error.to_string().into()))??;
+    fault::pass(Point::BackupSealed);
     copied.pages = copied.of;
     copied.wal_bytes_max = copied.wal_bytes_max.max(size());
     told.send_replace(copied);
@@ -133,6 +136,7 @@ impl Order {
                 if copying.step()? {
                     return Ok(true);
                 }
+                fault::pass(Point::BackupStepped);
             }
             Ok(false)
         };

@@ -12,6 +12,7 @@ use super::queue::Job;
 use super::writer::Writer;
 use super::{Embedded, Store};
 use crate::backend::{Durable, Error, Forgotten, Result};
+use crate::fault::{self, Point};
 use crate::policy::ConsumerName;
 
 /// Whoever looked at its inbox a moment ago lets go of it.
@@ -67,5 +68,6 @@ fn write(writer: &mut Writer<'_>, name: &ConsumerName) -> rusqlite::Result<Forgo
     writer.connection.execute("INSERT INTO forgotten (number, name, state) VALUES (?1, ?2, ?3)", forgotten)?;
     writer.memory.progress.remove(&number);
     writer.memory.runs.retain(|(consumer, _), _| *consumer != number);
+    fault::pass(Point::ForgetWritten);
     Ok(Forgotten::Done)
 }

@@ -22,6 +22,7 @@ use super::rows;
 use super::writer::Writer;
 use crate::backend::BackfillFailure;
 use crate::effects::Value;
+use crate::fault::{self, Point};
 
 /// A rebuild that is under way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -152,6 +153,7 @@ impl Writer<'_> {
         }
         let through = passed.into_iter().chain(deferred.into_iter().map(|position| (position, position)));
         self.through_rebuild(filling, through);
+        fault::pass(Point::RebuildLooked);
         Ok(())
     }
 
@@ -170,6 +172,7 @@ impl Writer<'_> {
         let tally = self.backfills.entry(filling.backfill).or_default();
         tally.delivered += 1;
         tally.dropped += dropped;
+        fault::pass(Point::RebuildHandled);
         Ok(())
     }
 
@@ -205,6 +208,7 @@ impl Writer<'_> {
         if running == 0 {
             return Ok(false);
         }
+        fault::pass(Point::RebuildEnded);
         self.connection.execute(
             "INSERT INTO generations (state, consumer, standing) SELECT state, number, 'past' FROM consumers WHERE number = ?1",
             [consumer],
@@ -213,6 +217,7 @@ impl Writer<'_> {
         self.connection.execute("DELETE FROM generations WHERE state = ?1", [state])?;
         self.memory.rebuilds.remove(&consumer);
         self.memory.backfills.remove(&backfill);
+        fault::pass(Point::RebuildSwapped);
         Ok(true)
     }
 

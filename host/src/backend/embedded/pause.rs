@@ -5,11 +5,13 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use super::commit::ConsumerNumber;
 use super::{Embedded, rows};
 use crate::backend::{Durable, Pause, Result};
+use crate::fault::{self, Point};
 use crate::policy::ConsumerName;
 
 pub async fn set(embedded: &Embedded, name: &ConsumerName, pause: Option<Pause>) -> Result<Durable<bool>> {
     let owned = name.clone();
     let found = embedded.task(move |writer| write(writer.connection, &owned, pause.as_ref())).await?;
+    fault::pass(Point::PauseDurable);
     let inbox = embedded.store.inboxes.lock().get(name).cloned();
     if let Some(inbox) = inbox {
         inbox.look_at_pause()?;

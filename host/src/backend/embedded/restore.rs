@@ -9,9 +9,12 @@ use rusqlite::{Connection, OpenFlags};
 
 use super::backup::open_copy;
 use super::{FILE, OpenError, lock, schema};
+use crate::fault::{self, Point};
 
 /// How every SQLite file begins.
 const MAGIC: &[u8; 16] = b"SQLite format 3\0";
+/// A store that is not complete.
+const HALF: &str = "fanfare.sqlite.restoring";
 /// What SQLite finds wrong is told up to this many lines.
 const FAULTS_MAX: usize = 5;
 
@@ -74,16 +77,20 @@ pub fn restore(file: &Path, directory: &Path) -> Result<(), RestoreError> {
     let _held = lock(directory)?;
     for entry in fs::read_dir(directory).map_err(unwritable)? {
         let name = entry.map_err(unwritable)?.file_name();
-        if name != "lock" {
+        // What a restore left that was killed is written anew.
+        if name != "lock" && name != HALF {
             let found = name.to_string_lossy().into_owned();
             return Err(RestoreError::NotEmpty { path: directory.to_owned(), found });
         }
     }
-    let half = directory.join(format!("{FILE}.restoring"));
+    let half = directory.join(HALF);
     let write = || {
         fs::copy(file, &half)?;
+        fault::pass(Point::RestoreCopied);
         File::open(&half)?.sync_all()?;
+        fault::pass(Point::RestoreSynced);
         fs::rename(&half, directory.join(FILE))?;
+        fault::pass(Point::RestoreNamed);
         File::open(directory)?.sync_all()
     };
     write().map_err(|error| {

@@ -5,6 +5,7 @@ use rusqlite::{Connection, params};
 use super::{PAGE, PAUSE_MIN, Step, Worker, count};
 use crate::backend::embedded::rows;
 use crate::clock::Timestamp;
+use crate::fault::{self, Point};
 
 /// One such table. The newest row always stays.
 #[derive(Clone, Copy)]
@@ -59,6 +60,7 @@ impl Table {
                     let mut delete = writer.connection.prepare_cached(self.delete)?;
                     numbers.iter().try_for_each(|number| delete.execute([number]).map(drop))
                 })?;
+                fault::pass(Point::RetentionAged);
             }
             match old.get(PAGE - 1) {
                 Some((last, ..)) => after = *last,

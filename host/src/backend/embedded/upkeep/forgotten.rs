@@ -6,6 +6,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use super::{Step, Worker, count};
 use crate::backend::embedded::commit::{ConsumerNumber, StateNumber};
 use crate::backend::embedded::writer::Writer;
+use crate::fault::{self, Point};
 
 /// For one piece each: a number of rows (?2) of a consumer (?1).
 const PIECES: [&str; 4] = [
@@ -57,7 +58,9 @@ fn clear_all(worker: &mut Worker, pieces: &[&'static str], of: i64) -> Step<()> 
         let delete = |limit: usize| {
             move |writer: &mut Writer<'_>| writer.connection.prepare_cached(piece)?.execute(params![of, count(limit)])
         };
-        while worker.commit(delete(worker.rows))? > 0 {}
+        while worker.commit(delete(worker.rows))? > 0 {
+            fault::pass(Point::ForgetCleared);
+        }
     }
     Ok(())
 }

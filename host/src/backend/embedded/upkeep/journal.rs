@@ -9,6 +9,7 @@ use crate::backend::embedded::commit::{ConsumerNumber, OrderNumber};
 use crate::backend::embedded::{kinds, rows};
 use crate::backend::{Held, HeldBy};
 use crate::clock::Timestamp;
+use crate::fault::{self, Point};
 use crate::policy::ConsumerName;
 
 /// Lets events go that are old enough and that nobody needs, and notes who needs the others.
@@ -22,6 +23,7 @@ pub fn trim(worker: &mut Worker) -> Step<()> {
         let old = worker.read(|disk| Ok(oldest(disk, limits(disk)?.last, cutoff, limit)?.len()))?;
         if old > 0 {
             let last = worker.commit(move |writer| trim_some(writer.connection, cutoff, limit))?;
+            fault::pass(Point::RetentionLetGo);
             worker.store.tail.let_go(last.unwrap_or(0));
         }
         if old < limit {
@@ -148,6 +150,7 @@ fn trim_some(disk: &Connection, cutoff: Timestamp, limit: usize) -> rusqlite::Re
     kinds::let_go(disk, through)?;
     let orders: BTreeMap<OrderNumber, Timestamp> =
         old.iter().filter_map(|event| Some((event.order?, event.time))).collect();
+    fault::pass(Point::RetentionTrimmed);
     let mut idle = disk.prepare_cached(
         "INSERT OR REPLACE INTO idle_orders (number, since)
          SELECT ?1, ?2 WHERE NOT EXISTS (SELECT 1 FROM events WHERE order_number = ?1)",

@@ -7,6 +7,7 @@ use crate::backend::embedded::commit::OrderNumber;
 use crate::backend::embedded::rows;
 use crate::backend::embedded::writer::Writer;
 use crate::clock::Timestamp;
+use crate::fault::{self, Point};
 use crate::order::{OrderId, Status};
 
 pub fn sweep(worker: &mut Worker) -> Step<()> {
@@ -77,6 +78,7 @@ fn let_go(worker: &mut Worker, mut idle: Vec<Idle>) -> Step<()> {
             timed(move |writer: &mut Writer<'_>| idle.iter().try_for_each(|idle| delete(writer.connection, idle)));
         let job = store.queue.push(job)?;
         orders.let_go(ids.into_iter(), job);
+        fault::pass(Point::RetentionForgets);
         answer
     };
     let settled = worker.settled(answer);

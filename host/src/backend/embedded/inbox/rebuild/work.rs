@@ -12,6 +12,7 @@ use crate::backend::embedded::inbox::{EmbeddedInbox, StateView};
 use crate::backend::embedded::queue::{Answer, DEPTH_OF_DELIVERIES_MAX, Job};
 use crate::backend::{BackfillStep, Delivery, Generation, Lease, Origin, Result, View};
 use crate::clock::Timestamp;
+use crate::fault::{self, Point};
 
 impl EmbeddedInbox {
     /// Takes up the rebuild that is under way in the store.
@@ -158,6 +159,7 @@ impl EmbeddedInbox {
 
     fn answered(&self, filling: Filling, is_new: bool) {
         if is_new {
+            fault::pass(Point::RebuildHandedOver);
             self.take_over(filling);
         } else if let Some(rebuild) = self.desk.lock().rebuild.as_mut().filter(|rebuild| rebuild.filling == filling) {
             rebuild.not_yet();
