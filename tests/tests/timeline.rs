@@ -77,6 +77,13 @@ fn an_order_is_followed_from_placed_to_shipped_through_retries_versions_and_a_cr
     assert_eq!(first["effects"]["adjustments"][0]["key"], "handled", "{first:#}");
     let told = moments.iter().filter(|moment| moment["what"] == "message" && moment["consumer"] == "notification");
     assert_eq!(told.count(), 3);
+    let rows = |kind: &str| -> Vec<_> {
+        let of = |it: &&Value| it["what"] == "records" && it["consumer"] == "analytics" && it["type"] == kind;
+        moments.iter().filter(of).map(|it| (it["dataset"].clone(), it["count"].clone())).collect()
+    };
+    let all = ["changes", "orders", "lines"].map(|dataset| (json!(dataset), json!(1)));
+    assert_eq!(rows("order.placed"), all);
+    assert_eq!(rows("order.shipped"), all[..1]);
     let positions: Vec<_> = moments.iter().map(|moment| moment["what"].as_str().unwrap_or_default()).collect();
     assert_eq!(positions[0], "event", "the order was placed first: {positions:?}");
 

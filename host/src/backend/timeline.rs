@@ -58,6 +58,12 @@ pub enum What {
         to: String,
         state: MessageState,
     },
+    /// Rows that were appended to a data set.
+    Records {
+        time: Timestamp,
+        dataset: String,
+        count: u64,
+    },
     Edited {
         time: Timestamp,
         /// What the consumer gets in place of the event's data, or of the order's content.
@@ -82,6 +88,7 @@ impl What {
         match self {
             Self::Event { time, .. }
             | Self::Message { time, .. }
+            | Self::Records { time, .. }
             | Self::Edited { time, .. }
             | Self::Discarded { time } => *time,
             Self::Attempt { attempt, .. } => attempt.time,

@@ -42,6 +42,8 @@ fn detail(moment: &Value) -> String {
             }
         }
         "message" => format!("{} to {}: {}", of("/kind"), of("/to"), of("/state")),
+        "records" if of("/count") == "1" => format!("a row of {}", of("/dataset")),
+        "records" => format!("{} rows of {}", of("/count"), of("/dataset")),
         "open" => match of("/due") {
             due if due.is_empty() => of("/state"),
             due => format!("{} at {due}", of("/state")),
@@ -74,6 +76,7 @@ mod tests {
             attempt, again, run,
             {"what": "message", "time": "T3", "type": "order.placed", "consumer": "b", "kind": "email", "to": "c@d",
              "state": "sent"},
+            {"what": "records", "time": "T3", "type": "order.placed", "consumer": "b", "dataset": "lines", "count": 2},
             {"what": "open", "type": "order.placed", "consumer": "c", "state": "retrying", "due": "T4"},
         ]});
         insta::assert_snapshot!(overview(&page), @r"
@@ -85,6 +88,7 @@ mod tests {
         T3    order.placed  attempt  a         done at attempt 1, retried, edited, 9 µs by 1.0.0 (ab)
         T3    order.placed  attempt  b         done at attempt 1, 9 µs on average by 2.0.0 (cd)
         T3    order.placed  message  b         email to c@d: sent
+        T3    order.placed  records  b         2 rows of lines
               order.placed  open     c         retrying at T4
         ");
     }

@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 use super::{Place, accept, done, inbox, lease, name, place, policy, settled};
 use crate::backend::{Backend, Cause, CauseKind, DeliveryState, InboxPolicy, Moment, Ran, Settlement, What, Which};
 use crate::clock::Timestamp;
-use crate::effects::{Effects, Message};
+use crate::effects::{Effects, Message, Record};
 use crate::event::Custom;
 use crate::order::{Change, OrderId};
 use crate::policy::Start;
@@ -23,6 +23,10 @@ fn by(version: &str, effects: Effects) -> Settlement {
 
 fn retried(version: &str) -> Settlement {
     Settlement::Retry { at: Timestamp::now(), cause: Cause::new(CauseKind::Retry, "later"), ran: ran(version) }
+}
+
+fn record(dataset: &str) -> Record {
+    Record { dataset: dataset.into(), row: "{}".to_owned() }
 }
 
 async fn timeline(backend: &Backend, order: OrderId) -> Vec<Moment> {
@@ -44,6 +48,7 @@ fn told(moments: &[Moment]) -> Vec<String> {
                 format!("{who}: {outcome} at {} by {}{run}", attempt.attempt, attempt.version)
             }
             What::Message { to, .. } => format!("{who}: message to {to}"),
+            What::Records { dataset, count, .. } => format!("{who}: {count} of {dataset}"),
             What::Edited { .. } => format!("{who}: edited"),
             What::Discarded { .. } => format!("{who}: discarded"),
             // Whether it is known to wait already is a matter of time.
@@ -78,10 +83,12 @@ async fn an_order_tells_every_attempt_and_what_was_caused() {
         order_changes: vec![(order.id, Change::Confirmed {})],
         events: vec![low],
         messages: vec![message],
+        records: ["lines", "orders", "lines"].map(record).into(),
         ..Effects::default()
     };
     accept(&alpha, lease(&alpha).await, by("2", effects));
-    accept(&beta, lease(&beta).await, by("1", Effects::default()));
+    let rows = Effects { records: vec![record("lines")], ..Effects::default() };
+    accept(&beta, lease(&beta).await, by("1", rows));
     let confirmed = lease(&alpha).await;
     accept(&alpha, confirmed, by("2", Effects::default()));
     settled(&backend, "alpha").await;
@@ -99,6 +106,9 @@ async fn an_order_tells_every_attempt_and_what_was_caused() {
         "order.confirmed by alpha",
         "com.example.low by alpha",
         "alpha: message to +49",
+        "alpha: 2 of lines",
+        "alpha: 1 of orders",
+        "beta: 1 of lines",
         "alpha: done at 1 by 2 as one of 1",
         "beta: done at 1 by 1 as one of 1",
     ];

@@ -75,14 +75,16 @@ impl Sight<'_> {
             self.event(caused, *by);
         }
         let messages = messages(self.disk.connection()?, event)?;
+        let records = records(self.disk.connection()?, event)?;
         let consumers = std::mem::take(&mut self.consumers);
         for consumer in &consumers {
             let marks = |(caused, by): &&Caused| caused.cause == Some(event.id) && *by == Some(consumer.number);
             let caused = family.iter().chain(&astray).find(marks).map(|(caused, _)| caused.time);
-            let sent = messages.iter().find(|(by, _)| *by == consumer.number).map(|(_, what)| what.time());
-            self.deliveries(event, consumer, caused.or(sent), wants(&consumer.name, event))?;
+            let mut left = messages.iter().chain(&records);
+            let left = left.find(|(by, _)| *by == consumer.number).map(|(_, what)| what.time());
+            self.deliveries(event, consumer, caused.or(left), wants(&consumer.name, event))?;
         }
-        for (by, what) in messages {
+        for (by, what) in messages.into_iter().chain(records) {
             let consumer = consumers.iter().find(|consumer| consumer.number == by);
             self.add(event, consumer.map(|consumer| &consumer.name), what);
         }
@@ -263,6 +265,20 @@ fn messages(disk: &Connection, event: &Event) -> rusqlite::Result<Vec<(ConsumerN
             to: message.to().to_owned(),
             state: rows::message_state(row, 3)?,
         };
+        Ok((row.get(0)?, what))
+    })?
+    .collect()
+}
+
+/// What was appended to data sets when the event was handled.
+fn records(disk: &Connection, event: &Event) -> rusqlite::Result<Vec<(ConsumerNumber, What)>> {
+    disk.prepare_cached(
+        "SELECT consumer, dataset, max(time), count(*) FROM records WHERE position = ?1
+         GROUP BY consumer, dataset ORDER BY min(number)",
+    )?
+    .query_map([rows::signed(event.position.get())], |row| {
+        let what =
+            What::Records { time: rows::timestamp(row, 2)?, dataset: row.get(1)?, count: rows::unsigned(row.get(3)?) };
         Ok((row.get(0)?, what))
     })?
     .collect()

@@ -70,6 +70,7 @@ ALTER TABLE events ADD COLUMN astray   INTEGER;
 UPDATE events SET astray = 1 WHERE cause IS NOT NULL AND order_number IS NULL;
 CREATE INDEX events_by_cause ON events (cause) WHERE astray = 1;
 CREATE INDEX messages_by_event ON messages (position);
+CREATE INDEX records_by_event ON records (position);
 
 -- Pause -----------------------------------------------------------------------------------------------------------------
 
