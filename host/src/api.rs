@@ -18,8 +18,9 @@ use futures::future::BoxFuture;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use crate::backend::{Backfills, Consumers, DeadLetters, Intake, Journal, Timelines, Upkeep};
+use crate::backend::{Backfills, Consumers, DeadLetters, Intake, Journal, Timelines, Upkeep, Versions};
 use crate::consumer::status::Catalogue;
+use crate::consumer::steer::Steering;
 use crate::telemetry::meters;
 
 mod backfill;
@@ -43,6 +44,7 @@ mod request;
 mod serve;
 mod stream;
 mod timeline;
+mod versions;
 
 pub use serve::serve;
 
@@ -56,7 +58,9 @@ pub struct Api {
     pub dead_letters: Arc<dyn DeadLetters>,
     pub upkeep: Arc<dyn Upkeep>,
     pub backfills: Arc<dyn Backfills>,
+    pub versions: Arc<dyn Versions>,
     pub catalogue: Arc<dyn Catalogue>,
+    pub steering: Arc<dyn Steering>,
     /// The body of `GET /metrics`, in the text format of Prometheus.
     pub metrics: Arc<dyn Fn() -> BoxFuture<'static, String> + Send + Sync>,
     pub hosts: Hosts,
@@ -118,6 +122,9 @@ pub fn router(api: Api) -> Router {
         .route("/v1/consumers/{name}/dead-letters/{event_id}", get(dead_letters::show))
         .route("/v1/consumers/{name}/dead-letters/retry", post(dead_letters::retry))
         .route("/v1/consumers/{name}/dead-letters/discard", post(dead_letters::discard))
+        .route("/v1/consumers/{name}/versions", get(versions::history))
+        .route("/v1/consumers/{name}/rollback", post(versions::roll_back))
+        .route("/v1/consumers/{name}/promote", post(versions::promote))
         .route("/v1/consumers/{name}/backfill", get(backfill::show).post(backfill::start))
         .route("/v1/consumers/{name}/backfill/pause", post(backfill::pause))
         .route("/v1/consumers/{name}/backfill/resume", post(backfill::resume))

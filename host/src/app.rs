@@ -36,6 +36,8 @@ use crate::telemetry::meters;
 
 /// Where compiled plugins are kept, in the data directory.
 const COMPILED_DIR: &str = "compiled";
+/// Where files of versions that ran are kept, in the data directory.
+const VERSIONS_DIR: &str = "versions";
 /// How long running deliveries may take to end. What is cut off then is delivered again at the next start.
 const DELIVERIES_DRAIN_MAX: Duration = Duration::from_secs(20);
 /// Threads that are stuck in the file system must not keep the process.
@@ -82,9 +84,9 @@ impl App {
         })?;
         let engine = Engine::new(deliveries.clone());
         let host = Host { sandbox, consumers: Arc::clone(&backend.consumers), engine };
-        let settings = consumer::Settings::new(config.consumers_dir.clone());
+        let settings = consumer::Settings::new(config.consumers_dir.clone(), config.data_dir.join(VERSIONS_DIR));
         // Guests describe themselves while the directory is opened: not on the threads that answer HTTP.
-        let directory = deliveries.spawn(Directory::open(settings, host)).await??;
+        let directory = deliveries.spawn(Directory::open(settings, host, Arc::clone(&backend.versions))).await??;
         let sender = Sender::start(Arc::clone(&backend.outgoing), &config.mail, deliveries)?;
         let api = api(config, address, &backend, &directory);
         Ok(Self { address, listener, api, backend, directory, sender, deliveries: deliveries.clone() })
@@ -169,7 +171,9 @@ fn api(config: &Config, address: SocketAddr, backend: &Backend, directory: &Dire
         dead_letters: Arc::clone(&backend.dead_letters),
         upkeep: Arc::clone(&backend.upkeep),
         backfills: Arc::clone(&backend.backfills),
+        versions: Arc::clone(&backend.versions),
         catalogue: directory.catalogue(),
+        steering: directory.steering(),
         metrics: Arc::new(metrics),
         hosts,
         stopping: CancellationToken::new(),

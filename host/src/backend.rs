@@ -22,6 +22,7 @@ mod journal;
 mod outgoing;
 mod timeline;
 mod upkeep;
+mod versions;
 
 use std::ops::Deref;
 use std::sync::Arc;
@@ -37,6 +38,7 @@ pub use self::journal::*;
 pub use self::outgoing::*;
 pub use self::timeline::*;
 pub use self::upkeep::*;
+pub use self::versions::*;
 
 /// Proof that a value is on disk: only a backend's commit makes one, and only from one can a 201 be built.
 #[derive(Clone, Debug)]
@@ -111,4 +113,5 @@ pub struct Backend {
     pub outgoing: Arc<dyn Outgoing>,
     pub lifecycle: Arc<dyn Lifecycle>,
     pub upkeep: Arc<dyn Upkeep>,
+    pub versions: Arc<dyn Versions>,
 }

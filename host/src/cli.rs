@@ -23,6 +23,7 @@ mod print;
 mod records;
 mod serve;
 mod timeline;
+mod versions;
 
 use client::Client;
 pub use failure::Failure;

@@ -8,12 +8,15 @@
 //! - The directory is the truth, notifications of the file system are hints: one that is lost costs time only.
 //! - A bad file never replaces a good one: what runs is touched only when the next version has passed every stage.
 //! - What was refused is not tried again until it changes, unless the host or its store was to blame.
+//! - What was decided about a file ([`history`]) holds for that very file, through restarts, and for no other.
 
+pub mod archive;
 pub mod board;
 pub mod check;
 pub mod diff;
 pub mod directory;
 pub mod grants;
+pub mod history;
 pub mod host;
 pub mod runtime;
 pub mod scan;
@@ -21,6 +24,7 @@ pub mod settle;
 pub mod slot;
 pub mod stage;
 pub mod status;
+pub mod steer;
 
 pub use check::check;
 pub use directory::{Directory, Settings};

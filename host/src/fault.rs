@@ -122,6 +122,12 @@ points! {
     RestoreSynced = "restore.synced",
     RestoreNamed = "restore.named",
 
+    /// A plugin file that ran is copied and not synced; then synced and without its name; then kept.
+    KeptDrafted = "kept.drafted",
+    KeptSynced = "kept.synced",
+    KeptNamed = "kept.named",
+    /// The history says which version is live; the worker does not know.
+    VersionRecorded = "version.recorded",
     VersionSwapping = "version.swapping",
     VersionSwapped = "version.swapped",
     CompiledDrafted = "compiled.drafted",

@@ -75,6 +75,8 @@ pub struct Policy {
     /// Deliveries started per second; no bound if absent.
     pub rate: Option<Rate>,
     pub on_dead: OnDead,
+    /// Versions that are kept to go back to, the one that runs included.
+    pub keep_versions: NonZeroU32,
     /// Replaces the plugin's own subscriptions.
     pub subscribe: Option<Subscriptions>,
     pub grant: Grant,
@@ -91,6 +93,7 @@ impl Default for Policy {
             concurrency: const { NonZeroU32::new(8).unwrap() },
             rate: None,
             on_dead: OnDead::Park,
+            keep_versions: const { NonZeroU32::new(5).unwrap() },
             subscribe: None,
             grant: Grant::default(),
             settings: BTreeMap::new(),

@@ -80,6 +80,20 @@ fn a_bad_file_of_any_kind_leaves_the_old_version_at_work_under_load() {
 }
 
 #[test]
+fn a_bad_file_that_comes_while_the_host_is_down_does_not_replace_what_ran_either() {
+    let mut host = TestHost::with(&["reports-one"]);
+    host.kill();
+    host.consumers.put("reports-one", b"no plugin at all");
+    host.start();
+    let client = host.client();
+    let refused = client.wait_for_consumer("reports-one", |consumer| consumer["candidate"]["state"] == "failed");
+    assert_eq!((&refused["state"], &refused["version"]), (&json!("running"), &json!("1.0.0")), "{refused:#}");
+    client.placed(&order(&[("TEA", 1)]));
+    client.wait_until_idle();
+    assert_eq!(client.counter("reports-one", "by-version/1"), 1);
+}
+
+#[test]
 fn a_bad_file_with_nothing_before_it_is_listed_with_its_reason_and_hurts_nobody() {
     let mut host = TestHost::new();
     host.consumers.add("reports-one");

@@ -13,7 +13,7 @@ use fanfare_tests::{TestHost, eventually, program};
 const OPENING: [&str; 4] = ["migration", "store", "log", "close"];
 const COMMITTING: [&str; 2] = ["order", "batch"];
 const DELIVERING: [&str; 3] = ["delivery", "finish", "letters"];
-const REPLACING: [&str; 2] = ["compiled", "version"];
+const REPLACING: [&str; 3] = ["compiled", "kept", "version"];
 const SENDING: [&str; 2] = ["message", "mail"];
 const RETELLING: [&str; 2] = ["backfill", "rebuild"];
 const TENDING: [&str; 3] = ["pause", "forget", "backup"];

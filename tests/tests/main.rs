@@ -30,3 +30,4 @@ mod store;
 mod stuck;
 mod timeline;
 mod upgrade;
+mod versions;

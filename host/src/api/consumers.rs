@@ -141,12 +141,15 @@ pub async fn forget(State(shared): State<Arc<Shared>>, Segment(name): Segment<Co
     if there.as_ref().is_some_and(|status| status.state != ConsumerState::Removed) {
         return Err(Error::ConsumerInUse(name));
     }
+    let kept = reading(shared.api.versions.kept()).await?;
     match committing(shared.api.consumers.forget(&name)).await?.into_inner() {
         Forgotten::InUse => return Err(Error::ConsumerInUse(name)),
         Forgotten::Unknown if there.is_none() => return Err(Error::unknown_consumer(&name)),
         // One that never ran is known to the directory alone.
         Forgotten::Done | Forgotten::Unknown => shared.api.catalogue.forget(&name),
     }
+    let still_kept = reading(shared.api.versions.kept()).await?;
+    shared.api.catalogue.let_go(kept.difference(&still_kept).copied().collect());
     Ok(StatusCode::NO_CONTENT)
 }
 

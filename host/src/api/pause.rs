@@ -58,7 +58,8 @@ async fn set(shared: &Shared, name: &ConsumerName, pause: Option<Pause>) -> Resu
     Err(Error::NeverRan(name.clone()))
 }
 
-fn check(reason: String) -> Result<String> {
+/// A reason as a person gives it: a line in a table.
+pub(super) fn check(reason: String) -> Result<String> {
     let legal = !reason.trim().is_empty()
         && reason.chars().count() <= REASON_CHARS_MAX
         && !reason.chars().any(char::is_control);

@@ -58,6 +58,11 @@ pub enum Error {
     NoBackfill(ConsumerName),
     #[error("no backfill of consumer {0} is under way")]
     NoBackfillRuns(ConsumerName),
+    /// A step that a person asked for, and that the consumer or its versions do not allow.
+    #[error("{0}")]
+    StepRefused(String),
+    #[error("{0}")]
+    UnknownVersion(String),
     #[error("{0:?} is not the name of a data set: use letters, digits, '-', '_' and '.'")]
     UnknownDataset(String),
     #[error(transparent)]
@@ -119,6 +124,8 @@ impl Error {
             Self::BackfillRuns(_) => (S::CONFLICT, "/problems/backfill-under-way", "Backfill under way"),
             Self::NoBackfill(_) => (S::NOT_FOUND, "/problems/no-backfill", "No backfill"),
             Self::NoBackfillRuns(_) => (S::CONFLICT, "/problems/no-backfill-under-way", "No backfill under way"),
+            Self::StepRefused(_) => (S::CONFLICT, "/problems/step-refused", "Step refused"),
+            Self::UnknownVersion(_) => (S::NOT_FOUND, "/problems/unknown-version", "Unknown version"),
             Self::UnknownDataset(_) => (S::NOT_FOUND, "/problems/unknown-dataset", "Unknown data set"),
             Self::NeverRan(_) => (S::CONFLICT, "/problems/consumer-never-ran", "Consumer never ran"),
             Self::IllegalChange(_) => (S::CONFLICT, "/problems/illegal-change", "Illegal change"),

@@ -1,6 +1,8 @@
 //! The router over a store that accepts nothing: what is answered before, and instead of, a commit.
 //! What a commit makes of it is told over a real store in [`stored`]; whole journeys are told in the tests crate.
 
+use std::collections::BTreeSet;
+
 use async_trait::async_trait;
 use axum::body::Body;
 use axum::http::{HeaderMap, Method, Request, StatusCode};
@@ -11,9 +13,11 @@ use tower::ServiceExt as _;
 use super::*;
 use crate::backend::*;
 use crate::consumer::status::ConsumerStatus;
+use crate::consumer::steer::{Refusal, Step};
 use crate::event::{self, Custom, Event, EventId, Position};
 use crate::order::{Change, Order, OrderId};
 use crate::policy::{ConsumerName, Start};
+use crate::version::Hash;
 
 mod stored;
 
@@ -169,6 +173,34 @@ impl Catalogue for Full {
     }
 
     fn forget(&self, _: &ConsumerName) {}
+
+    fn let_go(&self, _: Vec<Hash>) {}
+}
+
+#[async_trait]
+impl Versions for Full {
+    async fn record(&self, _: &ConsumerName, _: Turn, _: usize) -> Result<Durable<Vec<Hash>>> {
+        full()
+    }
+
+    async fn standing(&self, _: &ConsumerName) -> Result<Option<Standing>> {
+        full()
+    }
+
+    async fn history(&self, _: &ConsumerName, _: usize) -> Result<Vec<HistoryEntry>> {
+        full()
+    }
+
+    async fn kept(&self) -> Result<BTreeSet<Hash>> {
+        full()
+    }
+}
+
+#[async_trait]
+impl Steering for Full {
+    async fn step(&self, _: &ConsumerName, _: Step) -> Result<(), Refusal> {
+        Err(Refusal::Store(Error::Unavailable("the disk is full".into())))
+    }
 }
 
 pub(super) fn full_store() -> Api {
@@ -181,7 +213,9 @@ pub(super) fn full_store() -> Api {
         dead_letters: store.clone(),
         upkeep: store.clone(),
         backfills: store.clone(),
-        catalogue: store,
+        versions: store.clone(),
+        catalogue: store.clone(),
+        steering: store,
         metrics: Arc::new(|| Box::pin(std::future::ready(String::new()))),
         hosts: Hosts::Any,
         stopping: CancellationToken::new(),

@@ -11,6 +11,7 @@ mod rebuilds;
 mod retention;
 mod room;
 mod timeline;
+mod versions;
 
 use std::sync::Arc;
 use std::time::Duration;

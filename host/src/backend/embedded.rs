@@ -52,6 +52,7 @@ mod statements;
 mod tail;
 mod timeline;
 mod upkeep;
+mod versions;
 mod writer;
 
 use std::collections::BTreeMap;
@@ -116,6 +117,7 @@ pub fn open(settings: &Settings) -> Result<Backend, OpenError> {
         backfills: Arc::clone(&embedded) as _,
         outgoing: Arc::clone(&embedded) as _,
         upkeep: Arc::clone(&embedded) as _,
+        versions: Arc::clone(&embedded) as _,
         lifecycle: embedded,
     })
 }

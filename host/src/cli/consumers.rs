@@ -5,9 +5,9 @@ use std::io::{IsTerminal as _, Write as _};
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use super::Failure;
 use super::client::{Client, Payload, escaped};
 use super::print::{Output, field, items, table, text, visible};
+use super::{Failure, versions};
 
 #[derive(Debug, Subcommand)]
 pub enum Consumers {
@@ -32,6 +32,25 @@ pub enum Consumers {
         /// Do not ask.
         #[arg(long)]
         yes: bool,
+    },
+    /// Show what became of each plugin file of a consumer, newest first.
+    History { name: String },
+    /// Go back to a version that ran before; it stays until another plugin file comes.
+    Rollback {
+        name: String,
+        /// The first digits of the version's SHA-256; without, the version before this one.
+        #[arg(long, value_name = "HASH")]
+        to: Option<String>,
+        /// Why, for whoever looks.
+        #[arg(long)]
+        reason: Option<String>,
+    },
+    /// Take up the plugin file that was rolled back.
+    Promote {
+        name: String,
+        /// Why, for whoever looks.
+        #[arg(long)]
+        reason: Option<String>,
     },
     /// Deliver past events to a consumer, behind live ones.
     Backfill(super::backfill::Backfill),
@@ -61,6 +80,13 @@ impl Consumers {
             Self::State(state) => output.show(&state.read(client)?, contents),
             Self::Pause { name, reason } => step(client, output, &name, "pause", &json!({ "reason": reason }))?,
             Self::Resume { name } => step(client, output, &name, "resume", &json!({}))?,
+            Self::History { name } => versions::history(&name, client, output)?,
+            Self::Rollback { name, to, reason } => {
+                versions::step(&name, "rollback", &json!({ "version": to, "reason": reason }), client, output)?;
+            }
+            Self::Promote { name, reason } => {
+                versions::step(&name, "promote", &json!({ "reason": reason }), client, output)?;
+            }
             Self::Backfill(backfill) => backfill.run(client, output)?,
         }
         Ok(())

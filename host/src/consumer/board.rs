@@ -6,7 +6,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
-use super::status::{Catalogue, ConsumerStatus, State};
+use super::status::{ConsumerStatus, State};
 use crate::policy::ConsumerName;
 
 type Table = BTreeMap<ConsumerName, ConsumerStatus>;
@@ -50,6 +50,20 @@ impl Board {
     }
 
     #[must_use]
+    pub fn list(&self) -> Vec<ConsumerStatus> {
+        self.shown.load().values().cloned().collect()
+    }
+
+    /// Forgets a consumer that is removed.
+    pub fn forget(&self, name: &ConsumerName) {
+        self.write(|table| {
+            if table.get(name).is_some_and(|status| status.state == State::Removed) {
+                table.remove(name);
+            }
+        });
+    }
+
+    #[must_use]
     pub fn get(&self, name: &ConsumerName) -> Option<ConsumerStatus> {
         self.shown.load().get(name).cloned()
     }
@@ -64,20 +78,6 @@ impl Board {
             metrics::gauge!("fanfare_consumers", "state" => state.as_str()).set(count as f64);
         }
         self.shown.store(Arc::new(table));
-    }
-}
-
-impl Catalogue for Board {
-    fn list(&self) -> Vec<ConsumerStatus> {
-        self.shown.load().values().cloned().collect()
-    }
-
-    fn forget(&self, name: &ConsumerName) {
-        self.write(|table| {
-            if table.get(name).is_some_and(|status| status.state == State::Removed) {
-                table.remove(name);
-            }
-        });
     }
 }
 

@@ -8,17 +8,18 @@
 //! sooner, and may be lost. One task owns the table; a consumer's slot moves into its task and comes back with it, so
 //! nothing is ever done twice at once for one consumer, while consumers do not wait for each other.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::archive::Archive;
 use super::board::Board;
 use super::diff::Diff;
 use super::runtime::Runtime;
@@ -26,7 +27,10 @@ use super::scan::{self, Look, Sighting};
 use super::settle::Settling;
 use super::slot::{self, Shared, Slot, TakenUp, blocking};
 use super::status::{Catalogue, State};
+use super::steer::{ASKED_MAX, Ask, Handle, Refusal, Steering};
+use crate::backend::Versions;
 use crate::policy::ConsumerName;
+use crate::version::Hash;
 
 /// A plugin of this size compiles for seconds and is a mistake more often than a plugin.
 pub const PLUGIN_BYTES_MAX: u64 = 64 << 20;
@@ -50,12 +54,20 @@ pub struct Settings {
     /// Files unchanged for this long are taken for complete.
     pub settle: Duration,
     pub plugin_bytes_max: u64,
+    /// Where files of versions that ran are kept. The host's alone.
+    pub versions_dir: PathBuf,
 }
 
 impl Settings {
     #[must_use]
-    pub fn new(dir: PathBuf) -> Self {
-        Self { dir, poll: Duration::from_millis(500), settle: SETTLE_AFTER, plugin_bytes_max: PLUGIN_BYTES_MAX }
+    pub fn new(dir: PathBuf, versions_dir: PathBuf) -> Self {
+        Self {
+            dir,
+            versions_dir,
+            poll: Duration::from_millis(500),
+            settle: SETTLE_AFTER,
+            plugin_bytes_max: PLUGIN_BYTES_MAX,
+        }
     }
 }
 
@@ -79,6 +91,10 @@ pub struct Directory<R: Runtime> {
     again: BTreeMap<ConsumerName, Instant>,
     updates: JoinSet<(ConsumerName, Slot<R>, TakenUp)>,
     hint: Arc<Notify>,
+    asks: mpsc::Receiver<Ask>,
+    steering: Handle,
+    /// Steps whose consumer is busy.
+    asked: VecDeque<Ask>,
     /// Watches for as long as it is held; absent where the file system cannot tell.
     _watcher: Option<RecommendedWatcher>,
     told: Told,
@@ -96,8 +112,8 @@ impl<R: Runtime> Directory<R> {
     ///
     /// # Errors
     /// The directory cannot be made or read. A bad plugin is no error: its status tells.
-    pub async fn open(settings: Settings, runtime: R) -> Result<Self, Error> {
-        let Settings { dir, poll, settle, plugin_bytes_max } = settings;
+    pub async fn open(settings: Settings, runtime: R, versions: Arc<dyn Versions>) -> Result<Self, Error> {
+        let Settings { dir, poll, settle, plugin_bytes_max, versions_dir } = settings;
         let failed = |cause| Error { dir: dir.clone(), cause };
         std::fs::create_dir_all(&dir).map_err(failed)?;
         let first = scan::look(&dir).map_err(failed)?;
@@ -106,11 +122,17 @@ impl<R: Runtime> Directory<R> {
             dir: dir.clone(),
             runtime,
             board: Board::default(),
+            archive: swept(versions_dir, &*versions).await,
+            versions,
             loads: Semaphore::new(LOADS_MAX),
             plugin_bytes_max,
             stopping: CancellationToken::new(),
         };
+        let (ask, asks) = mpsc::channel(ASKED_MAX);
         let mut directory = Self {
+            asks,
+            steering: Handle(ask),
+            asked: VecDeque::new(),
             shared: Arc::new(shared),
             poll,
             settling: Settling::new(settle),
@@ -141,6 +163,12 @@ impl<R: Runtime> Directory<R> {
         Arc::clone(&self.shared) as Arc<dyn Catalogue>
     }
 
+    /// Where a person's steps are handed in. They are taken while the directory runs.
+    #[must_use]
+    pub fn steering(&self) -> Arc<dyn Steering> {
+        Arc::new(self.steering.clone())
+    }
+
     /// Follows the directory until `shutdown`, then lets every worker finish what it is handling.
     pub async fn run(mut self, shutdown: CancellationToken) {
         while !shutdown.is_cancelled() {
@@ -168,6 +196,10 @@ impl<R: Runtime> Directory<R> {
         let due = due.into_iter().flatten().min().unwrap_or(now);
         tokio::select! {
             Some(update) = self.updates.join_next() => return self.take_back(update),
+            Some(ask) = self.asks.recv(), if self.asked.len() < ASKED_MAX => {
+                self.asked.push_back(ask);
+                return self.take_steps();
+            }
             () = tokio::time::sleep_until(due.into()) => {}
             () = self.hint.notified() => tokio::time::sleep(LOOK_GAP).await,
         }
@@ -222,6 +254,29 @@ impl<R: Runtime> Directory<R> {
         });
     }
 
+    /// Begins the steps whose consumers are not busy.
+    fn take_steps(&mut self) {
+        for Ask { name, step, reply } in std::mem::take(&mut self.asked) {
+            if self.busy.contains(&name) {
+                self.asked.push_back(Ask { name, step, reply });
+                continue;
+            }
+            let Some(mut slot) = self.idle.remove(&name) else {
+                let gone = Refusal::Impossible(slot::removed_reason(&name, &self.shared));
+                // Whoever asked may have left.
+                drop(reply.send(Err(gone)));
+                continue;
+            };
+            self.busy.insert(name.clone());
+            let shared = Arc::clone(&self.shared);
+            self.updates.spawn(async move {
+                let taken = slot.step(step, &shared).await;
+                drop(reply.send(taken));
+                (name, slot, TakenUp::Yes)
+            });
+        }
+    }
+
     fn take_back(&mut self, update: Result<(ConsumerName, Slot<R>, TakenUp), tokio::task::JoinError>) {
         match update {
             Ok((name, slot, taken)) => {
@@ -230,6 +285,7 @@ impl<R: Runtime> Directory<R> {
                     self.again.insert(name.clone(), Instant::now() + AGAIN_AFTER);
                 }
                 self.idle.insert(name, slot);
+                self.take_steps();
                 // The files may have moved on while this was under way.
                 self.hint.notify_one();
             }
@@ -278,6 +334,11 @@ impl<R: Runtime> Catalogue for Shared<R> {
     fn usage(&self, name: &ConsumerName) -> Option<crate::sandbox::Usage> {
         self.runtime.usage(name)
     }
+
+    fn let_go(&self, versions: Vec<Hash>) {
+        let archive = Arc::clone(&self.archive);
+        drop(tokio::task::spawn_blocking(move || archive.let_go(&versions)));
+    }
 }
 
 impl Told {
@@ -295,6 +356,19 @@ impl Told {
         }
         self.unreadable = Some(error);
     }
+}
+
+/// The archive, without what a crash left in it. That it cannot be said what is needed keeps everything.
+async fn swept(dir: PathBuf, versions: &dyn Versions) -> Arc<Archive> {
+    let archive = Arc::new(Archive::new(dir));
+    match versions.kept().await {
+        Ok(kept) => {
+            let archive = Arc::clone(&archive);
+            blocking(move || archive.sweep(&kept)).await;
+        }
+        Err(error) => tracing::warn!(%error, "cannot tell which files of versions are needed: all stay"),
+    }
+    archive
 }
 
 fn watch(dir: &std::path::Path, hint: Arc<Notify>) -> Option<RecommendedWatcher> {

@@ -1,9 +1,16 @@
 //! One consumer: the version that runs, and the steps from what is in the directory to the next one.
 //!
+//! ```text
+//! sighting ─▶ policy, plugin file ─▶ Plan (what was decided about this very file?) ─▶ history ─▶ worker
+//! ```
+//!
 //! **Invariants**
 //! - A version that runs is replaced only by one that passed every stage; until then it stays untouched.
 //! - A grant that is taken away takes effect at once: what needs it stops.
 //! - At most one worker runs per consumer, and versions with different `state-version` never run side by side.
+//! - The history says which version is live before the worker knows it: whatever crashes, the next start goes on with it.
+
+mod steps;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -11,20 +18,30 @@ use std::sync::Arc;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use super::archive::{self, Archive};
 use super::board::Board;
+use super::history::Plan;
 use super::runtime::{Live, Runtime};
 use super::scan::{self, Entry, Sighting};
-use super::stage::{File, Loaded, Refused};
-use super::status::{Candidate, ConsumerStatus, State};
+use super::stage::{File, Loaded, Refused, Settled};
+use super::status::{Candidate, CandidateState, ConsumerStatus, State};
+use crate::backend::{PluginFile, Standing, Turn, TurnOutcome, Versions};
 use crate::clock::Timestamp;
 use crate::event::Subscriptions;
+use crate::fault::{self, Point};
 use crate::policy::{ConsumerName, Policy};
+use crate::version::Hash;
+
+/// Of a reason in the history: what is longer tells no more.
+const REASON_BYTES_MAX: usize = 2_000;
 
 /// What every consumer of one directory shares.
 pub struct Shared<R> {
     pub dir: PathBuf,
     pub runtime: R,
     pub board: Board,
+    pub versions: Arc<dyn Versions>,
+    pub archive: Arc<Archive>,
     /// Turns at reading and compiling.
     pub loads: Semaphore,
     pub plugin_bytes_max: u64,
@@ -36,7 +53,15 @@ pub struct Slot<R: Runtime> {
     name: ConsumerName,
     running: Option<Running<R>>,
     /// What became of the newest file: another side file needs no second compile, and a refused file no second try.
-    newest: Option<(Entry, Result<Loaded<R>, Refused>)>,
+    newest: Option<(Entry, Newest<R>)>,
+    /// The policy as it was last in force.
+    policy: Option<Arc<Policy>>,
+}
+
+/// A plugin file as far as it came.
+struct Newest<R: Runtime> {
+    file: PluginFile,
+    loaded: Result<Loaded<R>, Refused>,
 }
 
 struct Running<R: Runtime> {
@@ -61,7 +86,7 @@ pub enum TakenUp {
 impl<R: Runtime> Slot<R> {
     #[must_use]
     pub fn new(name: ConsumerName) -> Self {
-        Self { name, running: None, newest: None }
+        Self { name, running: None, newest: None, policy: None }
     }
 
     /// Brings the consumer as near to what is in the directory as it goes.
@@ -74,29 +99,57 @@ impl<R: Runtime> Slot<R> {
         let policy = self.read_policy(sighting, shared).await;
         let newest = self.load(&sighting.plugin, shared).await;
         let mut refusals = Refusals::default();
-        match (newest.as_ref(), self.in_force(&policy)) {
-            (Ok(loaded), Some(in_force)) => match self.prepare(loaded, &in_force, shared) {
-                Ok(live) => refusals.note(self.go_live(loaded.clone(), live, shared).await),
-                Err(refused) => {
-                    refusals.note(Err(refused));
-                    refusals.note(self.fall_back(&in_force, shared).await);
-                }
-            },
-            (Err(refused), in_force) => {
-                refusals.note(Err(refused.clone()));
-                if let Some(in_force) = in_force {
-                    refusals.note(self.fall_back(&in_force, shared).await);
-                }
-            }
-            (Ok(_), None) => {}
+        self.policy = self.in_force(&policy);
+        match (shared.versions.standing(&self.name).await, self.policy.clone()) {
+            (Ok(standing), Some(policy)) => self.follow(&newest, standing, &policy, &mut refusals, shared).await,
+            (Ok(_), None) => refusals.note(newest.loaded.as_ref().map(drop).map_err(Clone::clone)),
+            (Err(error), _) => refusals.note(Err(Refused::Unavailable(error.to_string()))),
         }
         refusals.note(policy.map(drop));
         if refusals.0.contains(&Refused::Changed) {
             return TakenUp::Again;
         }
-        self.show(&refusals.0, newest.ok().as_ref(), shared);
+        self.show(&refusals.0, newest.loaded.ok().as_ref(), shared);
         let again = refusals.0.iter().any(|refused| matches!(refused, Refused::Unavailable(_)));
         if again { TakenUp::Again } else { TakenUp::Yes }
+    }
+
+    /// Runs the newest file, or what was decided to run in its place, or else what ran before.
+    async fn follow(
+        &mut self,
+        newest: &Newest<R>,
+        standing: Option<Standing>,
+        policy: &Arc<Policy>,
+        refusals: &mut Refusals,
+        shared: &Arc<Shared<R>>,
+    ) {
+        let before = standing.as_ref().and_then(|standing| standing.live);
+        let planned = newest.loaded.clone().map(|loaded| (Plan::of(&loaded.hash, standing.as_ref()), loaded));
+        let refused = match planned {
+            Ok((Plan::Take, loaded)) => match self.prepare(&loaded, policy, shared) {
+                Ok(live) => {
+                    let news = Plan::is_news(&loaded.hash, standing.as_ref());
+                    let turn = news.then(|| turn(TurnOutcome::Live, &newest.file, loaded.hash));
+                    return refusals.note(self.go_live(loaded, live, turn, shared).await);
+                }
+                Err(refused) => refused,
+            },
+            Ok((Plan::Keep { live, reason }, _)) => {
+                refusals.note(Err(self.kept_out(&reason)));
+                return refusals.note(self.fall_back(Some(live), policy, shared).await);
+            }
+            Err(refused) => refused,
+        };
+        self.note_refused(&newest.file, &refused, before, policy, shared).await;
+        refusals.note(Err(refused));
+        refusals.note(self.fall_back(before, policy, shared).await);
+    }
+
+    fn kept_out(&self, reason: &str) -> Refused {
+        Refused::KeptOut(format!(
+            "{reason}; `fanfare consumers promote {}` takes it up, and so does another file",
+            self.name
+        ))
     }
 
     /// Stops the consumer because its file is gone. Its position stays in the store.
@@ -126,39 +179,69 @@ impl<R: Runtime> Slot<R> {
         blocking(move || file.read_policy()).await.map(Arc::new)
     }
 
-    async fn load(&mut self, entry: &Entry, shared: &Arc<Shared<R>>) -> Result<Loaded<R>, Refused> {
-        if let Some((_, result)) = self.newest.as_ref().filter(|(before, _)| before == entry) {
-            return result.clone();
+    async fn load(&mut self, entry: &Entry, shared: &Arc<Shared<R>>) -> Newest<R> {
+        if let Some((_, newest)) = self.newest.as_ref().filter(|(before, _)| before == entry) {
+            return newest.clone();
         }
+        let path = scan::plugin_path(&shared.dir, &self.name);
+        let mut file = PluginFile { path: path.display().to_string(), ..PluginFile::default() };
         let loaded = tokio::select! {
             biased;
             () = shared.stopping.cancelled() => Err(Refused::Changed),
-            loaded = self.load_anew(entry, shared) => loaded,
+            loaded = self.load_anew(File { path, entry: entry.clone() }, &mut file, shared) => loaded,
         };
-        if !matches!(loaded, Err(Refused::Changed | Refused::Unavailable(_))) {
-            self.newest = Some((entry.clone(), loaded.clone()));
+        let newest = Newest { file, loaded };
+        if !matches!(newest.loaded, Err(Refused::Changed | Refused::Unavailable(_))) {
+            self.newest = Some((entry.clone(), newest.clone()));
         }
-        loaded
+        newest
     }
 
-    async fn load_anew(&self, entry: &Entry, shared: &Arc<Shared<R>>) -> Result<Loaded<R>, Refused> {
-        let file = File { path: scan::plugin_path(&shared.dir, &self.name), entry: entry.clone() };
+    async fn load_anew(
+        &self,
+        file: File,
+        told: &mut PluginFile,
+        shared: &Arc<Shared<R>>,
+    ) -> Result<Loaded<R>, Refused> {
         let Ok(_permit) = shared.loads.acquire().await else { return Err(Refused::Changed) };
         let (read, file) = {
             let bytes_max = shared.plugin_bytes_max;
             blocking(move || (file.read(bytes_max), file)).await
         };
-        let settled = read?;
+        let Settled { bytes, hash, owner } = read?;
+        told.hash = Some(hash);
+        told.owner = match owner {
+            Some(uid) => Some(blocking(move || archive::user(uid)).await),
+            None => None,
+        };
         // A touched or restored file is what runs already.
-        if let Some(running) = self.running.as_ref().filter(|running| running.loaded.hash == settled.hash) {
-            return Ok(running.loaded.clone());
-        }
-        let loaded = settled.load(&shared.runtime).await;
+        let loaded = match self.running.as_ref().filter(|running| running.loaded.hash == hash) {
+            Some(running) => Ok(running.loaded.clone()),
+            None => Settled { bytes: Arc::clone(&bytes), hash, owner }.load(&shared.runtime).await,
+        };
         // A copy that paused for longer than files take to settle looks complete and is not.
         if loaded.is_err() && blocking(move || scan::entry_at(&file.path) != Some(file.entry)).await {
             return Err(Refused::Changed);
         }
+        if let Ok(loaded) = &loaded {
+            let description = shared.runtime.description(&loaded.plugin);
+            told.version = Some(description.version.to_string());
+            told.state_version = Some(description.state_version);
+            archive(hash, bytes, shared).await;
+        }
         loaded
+    }
+
+    /// A version whose file was kept.
+    async fn load_kept(&self, hash: Hash, shared: &Arc<Shared<R>>) -> Result<Loaded<R>, Refused> {
+        let Ok(_permit) = shared.loads.acquire().await else { return Err(Refused::Changed) };
+        let archive = Arc::clone(&shared.archive);
+        let told = |what: String| Refused::Faulty(format!("version {} cannot run in its place: {what}", hash.short()));
+        let bytes = blocking(move || archive.read(&hash)).await.map_err(|gone| told(gone.to_string()))?;
+        Settled { bytes, hash, owner: None }.load(&shared.runtime).await.map_err(|refused| match refused {
+            Refused::Faulty(what) => told(what),
+            other => other,
+        })
     }
 
     fn prepare(
@@ -177,9 +260,19 @@ impl<R: Runtime> Slot<R> {
         }
     }
 
-    async fn go_live(&mut self, loaded: Loaded<R>, live: Live<R::Version>, shared: &Shared<R>) -> Result<(), Refused> {
+    /// Makes a version live, once the history says so where that is news.
+    async fn go_live(
+        &mut self,
+        loaded: Loaded<R>,
+        live: Live<R::Version>,
+        turn: Option<Turn>,
+        shared: &Arc<Shared<R>>,
+    ) -> Result<(), Refused> {
         let Live { version, policy, subscriptions } = &live;
         let (version, policy, subscriptions) = (Arc::clone(version), Arc::clone(policy), subscriptions.clone());
+        if let Some(turn) = turn {
+            self.record(turn, &policy, shared).await?;
+        }
         let state_version = |loaded: &Loaded<R>| shared.runtime.description(&loaded.plugin).state_version;
         let same_file = |running: &Running<R>| running.loaded.hash == loaded.hash;
         if self.running.as_ref().is_some_and(|running| same_file(running) && running.policy == policy) {
@@ -203,12 +296,23 @@ impl<R: Runtime> Slot<R> {
         Ok(())
     }
 
-    /// The newest file was refused: what runs goes on, under the policy as it is now.
-    async fn fall_back(&mut self, policy: &Arc<Policy>, shared: &Shared<R>) -> Result<(), Refused> {
-        let Some(running) = self.running.as_ref().filter(|running| running.policy != *policy) else { return Ok(()) };
-        let loaded = running.loaded.clone();
+    /// The newest file does not run: what ran before goes on, under the policy as it is now; after a restart, from its kept
+    /// file.
+    async fn fall_back(
+        &mut self,
+        before: Option<Hash>,
+        policy: &Arc<Policy>,
+        shared: &Arc<Shared<R>>,
+    ) -> Result<(), Refused> {
+        let running = self.running.as_ref().filter(|running| before.is_none_or(|hash| running.loaded.hash == hash));
+        let loaded = match (running, before) {
+            (Some(running), _) if running.policy == *policy => return Ok(()),
+            (Some(running), _) => running.loaded.clone(),
+            (None, Some(hash)) => self.load_kept(hash, shared).await?,
+            (None, None) => return Ok(()),
+        };
         match self.prepare(&loaded, policy, shared) {
-            Ok(live) => self.go_live(loaded, live, shared).await,
+            Ok(live) => self.go_live(loaded, live, None, shared).await,
             Err(refused) => {
                 if matches!(refused, Refused::Ungranted(_)) {
                     self.drain(shared).await;
@@ -218,11 +322,45 @@ impl<R: Runtime> Slot<R> {
         }
     }
 
+    /// Writes down what became of the file, and lets go of versions that are not kept any more.
+    async fn record(&self, turn: Turn, policy: &Policy, shared: &Shared<R>) -> Result<(), Refused> {
+        let keep = policy.keep_versions.get() as usize;
+        let gone = shared.versions.record(&self.name, turn, keep).await;
+        let gone = gone.map_err(|error| Refused::Unavailable(error.to_string()))?.into_inner();
+        fault::pass(Point::VersionRecorded);
+        if !gone.is_empty() {
+            let archive = Arc::clone(&shared.archive);
+            blocking(move || archive.let_go(&gone)).await;
+        }
+        Ok(())
+    }
+
+    /// A refusal of the file itself stands in the history too; that it cannot be written there keeps nobody from anything.
+    async fn note_refused(
+        &self,
+        file: &PluginFile,
+        refused: &Refused,
+        live: Option<Hash>,
+        policy: &Policy,
+        shared: &Shared<R>,
+    ) {
+        if !matches!(refused, Refused::Faulty(_) | Refused::Ungranted(_)) {
+            return;
+        }
+        let mut reason = refused.to_string();
+        reason.truncate(reason.floor_char_boundary(REASON_BYTES_MAX));
+        let turn = Turn { outcome: TurnOutcome::Refused, reason: Some(reason), file: file.clone(), live };
+        if let Err(error) = self.record(turn, policy, shared).await {
+            tracing::warn!(consumer = %self.name, %error, "the history does not say that a file was refused");
+        }
+    }
+
     fn show(&self, refusals: &[Refused], newest: Option<&Loaded<R>>, shared: &Shared<R>) {
         let told = refusals.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
         let refused = refusals.first().map(|refused| match refused {
-            Refused::Ungranted(_) => State::AwaitingGrant,
-            Refused::Faulty(_) | Refused::Unavailable(_) | Refused::Changed => State::Failed,
+            Refused::Ungranted(_) => CandidateState::AwaitingGrant,
+            Refused::KeptOut(_) => CandidateState::RolledBack,
+            Refused::Faulty(_) | Refused::Unavailable(_) | Refused::Changed => CandidateState::Failed,
         });
         let status = match (&self.running, refused) {
             (Some(running), refused) => {
@@ -243,7 +381,11 @@ impl<R: Runtime> Slot<R> {
             }
             // Neither running nor refused does not happen: what is not refused was started.
             (None, refused) => {
-                let state = refused.unwrap_or(State::Loading);
+                let state = match refused {
+                    None => State::Loading,
+                    Some(CandidateState::AwaitingGrant) => State::AwaitingGrant,
+                    Some(CandidateState::Failed | CandidateState::RolledBack) => State::Failed,
+                };
                 ConsumerStatus { reason: Some(told), ..self.status(state, newest, shared) }
             }
         };
@@ -277,6 +419,25 @@ impl Refusals {
         {
             self.0.push(refused);
         }
+    }
+}
+
+impl<R: Runtime> Clone for Newest<R> {
+    fn clone(&self) -> Self {
+        Self { file: self.file.clone(), loaded: self.loaded.clone() }
+    }
+}
+
+fn turn(outcome: TurnOutcome, file: &PluginFile, live: Hash) -> Turn {
+    Turn { outcome, reason: None, file: file.clone(), live: Some(live) }
+}
+
+/// Keeps the file of a version that is about to run. That it cannot is no reason not to run it: only going back to it will
+/// be refused.
+async fn archive<R: Runtime>(hash: Hash, bytes: Arc<[u8]>, shared: &Shared<R>) {
+    let archive = Arc::clone(&shared.archive);
+    if let Err(error) = blocking(move || archive.keep(&hash, &bytes)).await {
+        tracing::warn!(version = %hash.short(), %error, "cannot keep the file of a version: nobody will be able to go back to it");
     }
 }
 

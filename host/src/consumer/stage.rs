@@ -9,13 +9,10 @@
 //! Each step is the only way to the next type. A step that fails says which kind of failure it is, because the
 //! directory treats them differently: see [`Refused`].
 
-use std::fmt;
 use std::fs;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-
-use sha2::{Digest as _, Sha256};
 
 use super::grants;
 use super::runtime::{Live, LoadError, Loader};
@@ -24,6 +21,7 @@ use crate::event::Subscriptions;
 use crate::policy::parse::SIDE_FILE_BYTES_MAX;
 use crate::policy::{ConsumerName, Policy};
 use crate::sandbox::Description;
+use crate::version::Hash;
 
 /// Why a stage was not reached.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -37,6 +35,9 @@ pub enum Refused {
     /// The plugin needs what its policy does not grant.
     #[error("{0}")]
     Ungranted(String),
+    /// The file is good, and was decided against: another version runs in its place.
+    #[error("{0}")]
+    KeptOut(String),
     /// The host or its store is to blame; tried again after a while.
     #[error("{0}")]
     Unavailable(String),
@@ -51,10 +52,6 @@ impl From<LoadError> for Refused {
     }
 }
 
-/// SHA-256 of a plugin file. Displayed in hexadecimal.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Hash([u8; 32]);
-
 /// A path and what was seen there.
 #[derive(Clone, Debug)]
 pub struct File {
@@ -64,8 +61,10 @@ pub struct File {
 
 /// A plugin file, read whole and not changed meanwhile.
 pub struct Settled {
-    bytes: Arc<[u8]>,
+    pub bytes: Arc<[u8]>,
     pub hash: Hash,
+    /// Number of the user whose file it was, where the file system knows users.
+    pub owner: Option<u32>,
 }
 
 /// A plugin that compiles and describes itself.
@@ -95,9 +94,8 @@ impl File {
                 stamp.bytes
             )));
         }
-        let bytes = self.bytes(stamp)?;
-        let hash = Hash(Sha256::digest(&bytes).into());
-        Ok(Settled { bytes: bytes.into(), hash })
+        let (bytes, owner) = self.bytes(stamp)?;
+        Ok(Settled { hash: Hash::of(&bytes), bytes: bytes.into(), owner })
     }
 
     /// Reads it as a side file. Blocks on the file system.
@@ -113,7 +111,7 @@ impl File {
                 "{path} has {bytes} bytes; at most {SIDE_FILE_BYTES_MAX} are allowed"
             )));
         }
-        let text = String::from_utf8(self.bytes(stamp)?)
+        let text = String::from_utf8(self.bytes(stamp)?.0)
             .map_err(|error| Refused::Faulty(format!("{path} is not UTF-8 text: {error}")))?;
         Policy::parse(&self.path, &text).map_err(|error| Refused::Faulty(error.to_string()))
     }
@@ -125,13 +123,16 @@ impl File {
         }
     }
 
-    fn bytes(&self, stamp: &Stamp) -> Result<Vec<u8>, Refused> {
-        let read = || -> io::Result<Option<Vec<u8>>> {
+    /// The content, and whose it was.
+    fn bytes(&self, stamp: &Stamp) -> Result<(Vec<u8>, Option<u32>), Refused> {
+        let read = || -> io::Result<Option<(Vec<u8>, Option<u32>)>> {
             let file = fs::File::open(&self.path)?;
             let mut bytes = Vec::new();
             // One more than it should have, so that a file that grows is not read for ever.
             (&file).take(stamp.bytes.saturating_add(1)).read_to_end(&mut bytes)?;
-            Ok((Stamp::of(&file.metadata()?) == *stamp && bytes.len() as u64 == stamp.bytes).then_some(bytes))
+            let metadata = file.metadata()?;
+            let whole = Stamp::of(&metadata) == *stamp && bytes.len() as u64 == stamp.bytes;
+            Ok(whole.then(|| (bytes, owner(&metadata))))
         };
         match read() {
             Ok(Some(bytes)) => Ok(bytes),
@@ -193,6 +194,16 @@ impl<L: Loader> Granted<L> {
     }
 }
 
+#[cfg(unix)]
+fn owner(metadata: &fs::Metadata) -> Option<u32> {
+    Some(std::os::unix::fs::MetadataExt::uid(metadata))
+}
+
+#[cfg(not(unix))]
+fn owner(_: &fs::Metadata) -> Option<u32> {
+    None
+}
+
 /// The subscriptions in force: those of the policy, or the plugin's own.
 fn subscriptions(description: &Description, policy: &Policy) -> Subscriptions {
     policy.subscribe.clone().unwrap_or_else(|| description.subscriptions.iter().cloned().collect())
@@ -201,17 +212,5 @@ fn subscriptions(description: &Description, policy: &Policy) -> Subscriptions {
 impl<L: Loader> Clone for Loaded<L> {
     fn clone(&self) -> Self {
         Self { plugin: Arc::clone(&self.plugin), hash: self.hash }
-    }
-}
-
-impl fmt::Display for Hash {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
-}
-
-impl fmt::Debug for Hash {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
     }
 }

@@ -7,6 +7,7 @@ use serde::Serialize;
 use crate::clock::Timestamp;
 use crate::policy::ConsumerName;
 use crate::sandbox::Usage;
+use crate::version::Hash;
 
 /// Where the API learns which consumers are there.
 pub trait Catalogue: Send + Sync {
@@ -21,6 +22,9 @@ pub trait Catalogue: Send + Sync {
     fn usage(&self, _name: &ConsumerName) -> Option<Usage> {
         None
     }
+
+    /// Deletes the files of versions that nobody keeps any more, soon.
+    fn let_go(&self, versions: Vec<Hash>);
 }
 
 /// One consumer as it stands now. What only `describe` knows is absent until a version was loaded.
@@ -48,22 +52,32 @@ pub struct ConsumerStatus {
     /// Since when this version handles events; absent while none does.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub loaded_at: Option<Timestamp>,
-    /// The newest file, where it was refused and an older version keeps running.
+    /// The newest file, where another version runs in its place.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub candidate: Option<Candidate>,
 }
 
-/// A file that would replace the version that runs, and must not.
+/// A file that would replace the version that runs, and does not.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Candidate {
-    /// `failed` or `awaiting-grant`.
-    pub state: State,
+    pub state: CandidateState,
     pub reason: String,
     /// Absent where the file could not be loaded.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hash: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CandidateState {
+    /// The file was refused.
+    Failed,
+    /// The plugin needs something that its policy does not grant.
+    AwaitingGrant,
+    /// It was decided against, and stays out until the file changes or somebody promotes it.
+    RolledBack,
 }
 
 impl ConsumerStatus {

@@ -24,6 +24,8 @@ pub const SIDE_FILE_BYTES_MAX: usize = 256 << 10;
 const FAULTS_MAX: usize = 8;
 /// Each running delivery holds an instance with its memory; more than this is a slip of the keyboard.
 const CONCURRENCY_MAX: u32 = 1024;
+/// Files of this many versions fill a disk before anybody goes back that far.
+const KEEP_VERSIONS_MAX: u32 = 100;
 /// Memories of wasm32 end here.
 const MEMORY_BYTES_MAX: u64 = 4 << 30;
 /// Each is told in the timeline.
@@ -103,6 +105,9 @@ fn read(mut root: Table<'_>, faults: &mut Faults<'_>) -> Policy {
         on_dead: root
             .take("on_dead", faults, |v| value::one_of(v, [("park", OnDead::Park), ("skip", OnDead::Skip)]))
             .unwrap_or(default.on_dead),
+        keep_versions: root
+            .take("keep_versions", faults, |v| value::count(v, KEEP_VERSIONS_MAX))
+            .unwrap_or(default.keep_versions),
         subscribe: root
             .mixed_list("subscribe", faults, NOTHING_HEARD, |v| value::pattern(v).map(Subscription::from), filtered)
             .map(Subscriptions::from_iter),

@@ -82,7 +82,7 @@ fn crash_at(host: &mut TestHost, shops: &Shops, point: &str) {
 fn passing(point: &str) -> u64 {
     let (of, step) = point.split_once('.').unwrap_or_default();
     match (of, step) {
-        ("store" | "migration" | "close" | "version" | "compiled" | "letters", _) => 1,
+        ("store" | "migration" | "close" | "version" | "compiled" | "kept" | "letters", _) => 1,
         ("batch", "refused" | "reloaded") | ("log", "finishing" | "finished") => 1,
         ("pause" | "forget" | "backup", _) => 1,
         ("retention", _) => 2,
@@ -109,6 +109,9 @@ fn prepare(host: &mut TestHost, point: &str) {
         // Gone already, where no host got as far as making it.
         drop(std::fs::remove_dir_all(host.data().join("compiled")));
     }
+    if point.starts_with("kept.") {
+        drop(std::fs::remove_dir_all(host.data().join("versions")));
+    }
     if matches!(point, "batch.refused" | "batch.reloaded") {
         host.prepare_process(TAKE_WRITE_ERRORS);
     }
@@ -119,6 +122,7 @@ fn provoke(host: &mut TestHost, point: &str) {
     let (of, step) = point.split_once('.').unwrap_or_default();
     match (of, step) {
         ("close", _) => host.ask_to_end(),
+        ("version", "recorded") => host.consumers.put("lanes", &guests::variant("lanes", 1)),
         // Different from what was there for another point.
         ("version", _) => host.consumers.set_policy("lanes", &format!("[retry]\nbase = \"{}ms\"\n", step.len())),
         ("batch", "refused") => limit_files(host, "0"),

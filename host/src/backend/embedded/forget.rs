@@ -10,7 +10,7 @@ use super::commit::{ConsumerNumber, StateNumber};
 use super::inbox::EmbeddedInbox;
 use super::queue::Job;
 use super::writer::Writer;
-use super::{Embedded, Store};
+use super::{Embedded, Store, versions};
 use crate::backend::{Durable, Error, Forgotten, Result};
 use crate::fault::{self, Point};
 use crate::policy::ConsumerName;
@@ -55,6 +55,7 @@ fn job(store: &Store, name: &ConsumerName) -> Option<Result<Answer>> {
 }
 
 fn write(writer: &mut Writer<'_>, name: &ConsumerName) -> rusqlite::Result<Forgotten> {
+    versions::forget(writer.connection, name)?;
     let known: Option<(ConsumerNumber, StateNumber)> = writer
         .connection
         .prepare_cached("SELECT number, state FROM consumers WHERE name = ?1")?

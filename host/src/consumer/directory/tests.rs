@@ -1,10 +1,11 @@
 //! Stories over real files in a folder of their own, with a loader that reads a line of text for a plugin.
 
+mod versions;
 mod world;
 
 use world::{World, no_side_file};
 
-use super::super::status::{ConsumerStatus, State};
+use super::super::status::{CandidateState, ConsumerStatus, State};
 use super::*;
 
 #[tokio::test]
@@ -42,7 +43,7 @@ async fn a_new_file_is_swapped_in_and_a_touched_one_is_not() {
 async fn a_bad_file_leaves_the_old_version_running_and_a_good_one_after_it_recovers() {
     let world = World::open(&[("a.wasm", "plugin 1.0.0")]).await;
     world.put("a.wasm", "rubbish");
-    world.until("the refusal shows", || world.kept("a", "1.0.0", State::Failed)).await;
+    world.until("the refusal shows", || world.kept("a", "1.0.0", CandidateState::Failed)).await;
     assert_eq!(world.status("a").unwrap().reason.unwrap(), "version 1.0.0 keeps running: the file is no plugin");
     world.put("a.wasm", "plugin 2.0.0");
     world.until("the good one runs", || world.running("a", "2.0.0")).await;
@@ -68,7 +69,7 @@ async fn a_directory_in_place_of_a_file_is_refused_and_the_old_version_keeps_run
     let world = World::open(&[("a.wasm", "plugin 1.0.0")]).await;
     world.remove("a.wasm");
     std::fs::create_dir(world.path("a.wasm")).unwrap();
-    world.until("the refusal shows", || world.kept("a", "1.0.0", State::Failed)).await;
+    world.until("the refusal shows", || world.kept("a", "1.0.0", CandidateState::Failed)).await;
     assert!(world.status("a").unwrap().reason.unwrap().contains("a.wasm is a directory, not a file"));
     assert_eq!(world.log(), ["start a 1.0.0"]);
     world.close().await;
@@ -146,7 +147,7 @@ async fn a_missing_grant_keeps_a_consumer_out_until_the_side_file_has_it() {
 async fn a_new_version_that_needs_more_waits_beside_the_old_one() {
     let world = World::open(&[("a.wasm", "plugin 1.0.0")]).await;
     world.put("a.wasm", "plugin 2.0.0 needs change_order");
-    world.until("the candidate waits", || world.kept("a", "1.0.0", State::AwaitingGrant)).await;
+    world.until("the candidate waits", || world.kept("a", "1.0.0", CandidateState::AwaitingGrant)).await;
     world.put("a.toml", "[grant]\nchange_order = true");
     world.until("it runs", || world.running("a", "2.0.0")).await;
     assert_eq!(world.status("a").unwrap().candidate, None);
@@ -169,7 +170,7 @@ async fn a_grant_taken_away_stops_what_needs_it_beside_a_refused_file_too() {
     let granted = ("a.toml", "[grant]\nchange_order = true");
     let world = World::open(&[("a.wasm", "plugin 1.0.0 needs change_order"), granted]).await;
     world.put("a.wasm", "rubbish");
-    world.until("the refusal shows", || world.kept("a", "1.0.0", State::Failed)).await;
+    world.until("the refusal shows", || world.kept("a", "1.0.0", CandidateState::Failed)).await;
     world.remove("a.toml");
     let stopped = |status: ConsumerStatus| status.state == State::Failed && status.loaded_at.is_none();
     world.until("a stopped", || world.status("a").is_some_and(stopped)).await;
@@ -181,12 +182,12 @@ async fn a_grant_taken_away_stops_what_needs_it_beside_a_refused_file_too() {
 async fn a_side_file_that_no_longer_parses_leaves_the_old_policy_in_force() {
     let world = World::open(&[("a.wasm", "plugin 1.0.0"), ("a.toml", "concurrency = 3")]).await;
     world.put("a.toml", "concurrency = 3\ncolour = \"blue\"");
-    world.until("the refusal shows", || world.kept("a", "1.0.0", State::Failed)).await;
+    world.until("the refusal shows", || world.kept("a", "1.0.0", CandidateState::Failed)).await;
     let reason = world.status("a").unwrap().reason.unwrap();
     assert!(reason.contains("a.toml:2: unknown key colour"), "{reason}");
     // A new file goes live under the old policy all the same.
     world.put("a.wasm", "plugin 2.0.0");
-    world.until("the new version runs", || world.kept("a", "2.0.0", State::Failed)).await;
+    world.until("the new version runs", || world.kept("a", "2.0.0", CandidateState::Failed)).await;
     assert_eq!(world.concurrency("a"), 3);
     world.put("a.toml", "concurrency = 4");
     world.until("the mended policy is in force", || world.concurrency("a") == 4).await;

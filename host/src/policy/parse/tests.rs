@@ -19,6 +19,7 @@ isolation = "event"
 concurrency = 3
 rate = "500/s"
 on_dead = "skip"
+keep_versions = 2
 subscribe = ["order.placed", { kind = "com.example.*", filter = '{"weight_g": [{"numeric": [">", 0]}]}' }]
 [grant]
 change_order = true
@@ -101,6 +102,7 @@ fn each_fault_names_its_line_and_what_would_be_right() {
         "rate = \"+5/s\"",
         "rate = \"0/s\"",
         "on_dead = \"drop\"",
+        "keep_versions = 0",
         "subscribe = []",
         "subscribe = \"order.placed\"",
         "subscribe = [\"order..placed\"]",

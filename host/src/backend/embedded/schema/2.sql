@@ -78,6 +78,34 @@ CREATE INDEX records_by_event ON records (position);
 ALTER TABLE consumers ADD COLUMN paused_at    INTEGER;
 ALTER TABLE consumers ADD COLUMN pause_reason TEXT;
 
+-- Versions ----------------------------------------------------------------------------------------------------------------
+
+-- What became of each plugin file. By the consumer's name: a file may be refused before its consumer has ever run.
+CREATE TABLE version_history (
+    number        INTEGER PRIMARY KEY,
+    consumer      TEXT    NOT NULL,
+    time          INTEGER NOT NULL,
+    outcome       TEXT    NOT NULL,          -- live, refused, canary, promoted, rolled-back
+    reason        TEXT,
+    hash          TEXT,                      -- SHA-256 of the file in the directory; NULL where it could not be read
+    version       TEXT,                      -- what the plugin calls itself; NULL where it could not be loaded
+    state_version INTEGER,
+    path          TEXT    NOT NULL,
+    owner         TEXT,
+    live          TEXT                       -- SHA-256 of the version that handles events from then on
+);
+CREATE INDEX version_history_by_consumer ON version_history (consumer, number);
+CREATE INDEX version_standings ON version_history (consumer, number) WHERE outcome <> 'refused';
+
+-- Versions whose files are kept, and the row of the history that last spoke of each.
+CREATE TABLE kept_versions (
+    consumer TEXT    NOT NULL,
+    hash     TEXT    NOT NULL,
+    number   INTEGER NOT NULL,
+    PRIMARY KEY (consumer, hash)
+) WITHOUT ROWID;
+CREATE INDEX kept_versions_by_hash ON kept_versions (hash);
+
 -- Sizes -----------------------------------------------------------------------------------------------------------------
 
 -- Bytes of all keys and values of a state; a counter's value counts for 8.

@@ -2,7 +2,7 @@
 //! `plugin VERSION [state N] [needs change_order] [filter]`, and workers write a log.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -13,26 +13,31 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::backend;
+use crate::backend::{self, Backend, Turn, embedded};
 use crate::consumer::directory::{Directory, Settings};
 use crate::consumer::runtime::{Live, LoadError, Loader, Runtime};
 use crate::consumer::scan::{Entry, look};
-use crate::consumer::status::{Catalogue, ConsumerStatus, State};
+use crate::consumer::status::{CandidateState, Catalogue, ConsumerStatus, State};
+use crate::consumer::steer::{Refusal, Steering, Step};
 use crate::event::Subscription;
 use crate::event::filter::Filter;
 use crate::policy::{ConsumerName, Policy};
 use crate::sandbox::{Description, Need};
+use crate::version::Hash;
 
 pub const PLUGIN_BYTES_MAX: u64 = 4096;
 
 pub struct World {
     dir: TempDir,
+    data: TempDir,
+    store: Backend,
+    steering: Arc<dyn Steering>,
     fake: Arc<Fake>,
     catalogue: Arc<dyn Catalogue>,
     reasons: Arc<Mutex<Vec<(ConsumerName, String)>>>,
     shutdown: CancellationToken,
-    running: JoinHandle<()>,
-    watching: JoinHandle<()>,
+    running: Mutex<Option<JoinHandle<()>>>,
+    watching: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl World {
@@ -41,42 +46,92 @@ impl World {
         for (file, content) in files {
             std::fs::write(dir.path().join(file), content).unwrap();
         }
-        let settings = Settings::new(dir.path().to_owned());
-        Self::over(dir, settings, Fake::default()).await
+        Self::over(dir, tempfile::tempdir().unwrap(), Fake::default()).await
+    }
+
+    /// As a host that starts again, after `meanwhile` changed the folder.
+    pub async fn reopen(self, meanwhile: impl FnOnce(&Path)) -> Self {
+        self.stop().await;
+        let Self { dir, data, store, catalogue, .. } = self;
+        // The next one opens the same store.
+        drop((store, catalogue));
+        meanwhile(dir.path());
+        Self::over(dir, data, Fake::default()).await
     }
 
     /// Where the store knows a consumer whose file is not there.
     pub async fn open_knowing(name: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let settings = Settings::new(dir.path().to_owned());
-        Self::over(dir, settings, Fake { known: vec![name.parse().unwrap()], ..Fake::default() }).await
+        let known = vec![name.parse().unwrap()];
+        Self::over(dir, tempfile::tempdir().unwrap(), Fake { known, ..Fake::default() }).await
     }
 
     pub async fn open_settling(settle: Duration) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let settings = Settings { settle, ..Settings::new(dir.path().to_owned()) };
-        Self::over(dir, settings, Fake::default()).await
+        let (dir, data) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let settings = Settings { settle, ..settings(&dir, &data) };
+        Self::with(dir, data, settings, Fake::default()).await
     }
 
-    async fn over(dir: TempDir, settings: Settings, fake: Fake) -> Self {
+    async fn over(dir: TempDir, data: TempDir, fake: Fake) -> Self {
+        let settings = settings(&dir, &data);
+        Self::with(dir, data, settings, fake).await
+    }
+
+    async fn with(dir: TempDir, data: TempDir, settings: Settings, fake: Fake) -> Self {
         let fake = Arc::new(fake);
-        let settings = Settings { plugin_bytes_max: PLUGIN_BYTES_MAX, ..settings };
-        let directory = Directory::open(settings, Handle(Arc::clone(&fake))).await.unwrap();
-        let catalogue = directory.catalogue();
+        let store = embedded::open(&embedded::Settings { data_dir: data.path().to_owned() }).unwrap();
+        let versions = Arc::clone(&store.versions);
+        let directory = Directory::open(settings, Handle(Arc::clone(&fake)), versions).await.unwrap();
+        let (catalogue, steering) = (directory.catalogue(), directory.steering());
         let shutdown = CancellationToken::new();
         let reasons = Arc::default();
         let watching = tokio::spawn(note_reasons(Arc::clone(&catalogue), Arc::clone(&reasons), shutdown.clone()));
-        let running = tokio::spawn(directory.run(shutdown.clone()));
-        Self { dir, fake, catalogue, reasons, shutdown, running, watching }
+        let running = Mutex::new(Some(tokio::spawn(directory.run(shutdown.clone()))));
+        let watching = Mutex::new(Some(watching));
+        Self { dir, data, store, steering, fake, catalogue, reasons, shutdown, running, watching }
     }
 
     /// Stops the directory and returns what the workers did.
     pub async fn close(self) -> Vec<String> {
-        self.shutdown.cancel();
-        self.running.await.unwrap();
-        self.watching.await.unwrap();
-        assert_eq!(self.fake.workers.lock().len(), 0, "a worker was left behind");
+        self.stop().await;
         self.fake.log.lock().clone()
+    }
+
+    async fn stop(&self) {
+        self.shutdown.cancel();
+        for task in [&self.running, &self.watching] {
+            let task = task.lock().take().unwrap();
+            task.await.unwrap();
+        }
+        assert_eq!(self.fake.workers.lock().len(), 0, "a worker was left behind");
+        self.store.lifecycle.close().await;
+    }
+
+    /// Goes back to the version whose content this is, or to the one before.
+    pub async fn roll_back(&self, name: &str, to: Option<&str>) -> Result<(), Refusal> {
+        let to = to.map(|content| Hash::of(content.as_bytes()).to_string()[..12].parse().unwrap());
+        self.step(name, Step::RollBack { to, reason: Some("a test".to_owned()) }).await
+    }
+
+    pub async fn promote(&self, name: &str) -> Result<(), Refusal> {
+        self.step(name, Step::Promote { reason: None }).await
+    }
+
+    async fn step(&self, name: &str, step: Step) -> Result<(), Refusal> {
+        self.steering.step(&name.parse().unwrap(), step).await
+    }
+
+    /// What the history has of a consumer, oldest first: outcome, and the version that the file called itself.
+    pub async fn history(&self, name: &str) -> Vec<String> {
+        let mut history = self.store.versions.history(&name.parse().unwrap(), 100).await.unwrap();
+        history.reverse();
+        let told = |turn: Turn| format!("{} {}", turn.outcome.as_str(), turn.file.version.unwrap_or_default());
+        history.into_iter().map(|entry| told(entry.turn)).collect()
+    }
+
+    /// Where the file of the version with this content is kept.
+    pub fn kept_path(&self, content: &str) -> PathBuf {
+        self.data.path().join(format!("versions/{}.wasm", Hash::of(content.as_bytes())))
     }
 
     pub fn path(&self, file: &str) -> PathBuf {
@@ -108,7 +163,7 @@ impl World {
     }
 
     /// Whether this version runs although a newer file (or side file) was refused, and is shown so.
-    pub fn kept(&self, name: &str, version: &str, refused: State) -> bool {
+    pub fn kept(&self, name: &str, version: &str, refused: CandidateState) -> bool {
         let shown = self.status(name).is_some_and(|status| {
             let candidate = status.candidate.map(|candidate| candidate.state);
             status.state == State::Running && status.version.as_deref() == Some(version) && candidate == Some(refused)
@@ -172,6 +227,11 @@ impl World {
     pub fn every_reason(&self, name: &str) -> Vec<String> {
         self.reasons.lock().iter().filter(|(of, _)| of.as_str() == name).map(|(_, reason)| reason.clone()).collect()
     }
+}
+
+fn settings(dir: &TempDir, data: &TempDir) -> Settings {
+    let settings = Settings::new(dir.path().to_owned(), data.path().join("versions"));
+    Settings { plugin_bytes_max: PLUGIN_BYTES_MAX, ..settings }
 }
 
 async fn note_reasons(

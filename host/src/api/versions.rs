@@ -1,0 +1,91 @@
+//! The versions of a consumer: what became of each plugin file, back to one that ran before, and on again.
+
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::response::Response;
+use serde::{Deserialize, Serialize};
+use tokio::time::timeout;
+
+use super::consumers::{one, require_known};
+use super::limits::COMMIT_TIME_MAX;
+use super::problem::{Error, Result};
+use super::request::{Params, Segment, reading};
+use super::{Shared, body, orders, page, pause};
+use crate::backend::HistoryEntry;
+use crate::consumer::steer::{Refusal, Step};
+use crate::order::draft::FieldError;
+use crate::policy::ConsumerName;
+use crate::version::{HashPrefix, NotAPrefix};
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HistoryParams {
+    limit: Option<usize>,
+}
+
+#[derive(Serialize)]
+struct History {
+    versions: Vec<HistoryEntry>,
+}
+
+/// `GET /v1/consumers/{name}/versions`: newest first.
+pub async fn history(
+    State(shared): State<Arc<Shared>>,
+    Segment(name): Segment<ConsumerName>,
+    Params(params): Params<HistoryParams>,
+) -> Result<Response> {
+    require_known(&shared, &name).await?;
+    let limit = page::limit(params.limit)?;
+    page::json(&History { versions: reading(shared.api.versions.history(&name, limit)).await? })
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Back {
+    version: Option<String>,
+    reason: Option<String>,
+}
+
+/// `POST /v1/consumers/{name}/rollback`: to the version before, or to the one named.
+pub async fn roll_back(
+    State(shared): State<Arc<Shared>>,
+    Segment(name): Segment<ConsumerName>,
+    request: Request,
+) -> Result<Response> {
+    let Back { version, reason } = body::parse(&orders::command(request).await?, Error::InvalidBody)?;
+    let to = version.map(|text| text.parse::<HashPrefix>()).transpose().map_err(|error: NotAPrefix| {
+        let detail = error.to_string();
+        Error::InvalidBody(vec![FieldError { field: "version".to_owned(), detail: detail.into() }])
+    })?;
+    let reason = reason.map(pause::check).transpose()?;
+    take(&shared, &name, Step::RollBack { to, reason }).await
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct On {
+    reason: Option<String>,
+}
+
+/// `POST /v1/consumers/{name}/promote`: the file in the directory, whatever was decided about it.
+pub async fn promote(
+    State(shared): State<Arc<Shared>>,
+    Segment(name): Segment<ConsumerName>,
+    request: Request,
+) -> Result<Response> {
+    let On { reason } = body::parse(&orders::command(request).await?, Error::InvalidBody)?;
+    let reason = reason.map(pause::check).transpose()?;
+    take(&shared, &name, Step::Promote { reason }).await
+}
+
+async fn take(shared: &Shared, name: &ConsumerName, step: Step) -> Result<Response> {
+    require_known(shared, name).await?;
+    let taken = timeout(COMMIT_TIME_MAX, shared.api.steering.step(name, step)).await;
+    match taken.map_err(|_elapsed| Error::CommitTooSlow)? {
+        Ok(()) => one(shared, name).await,
+        Err(Refusal::UnknownVersion(why)) => Err(Error::UnknownVersion(why)),
+        Err(Refusal::Impossible(why)) => Err(Error::StepRefused(why)),
+        Err(Refusal::Store(error)) => Err(Error::Store(error)),
+    }
+}

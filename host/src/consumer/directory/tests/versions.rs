@@ -1,0 +1,183 @@
+//! Stories of versions: back to one that ran before, through restarts, and on again.
+
+use std::path::Path;
+
+use super::world::World;
+use crate::consumer::status::{CandidateState, State};
+use crate::consumer::steer::Refusal;
+
+const ONE: &str = "plugin 1.0.0";
+const TWO: &str = "plugin 2.0.0";
+const THREE: &str = "plugin 3.0.0";
+
+/// A consumer `a` that came as the first of `versions` and is the last now.
+async fn grown(versions: &[&str]) -> World {
+    let world = World::open(&[("a.wasm", versions[0])]).await;
+    for version in &versions[1..] {
+        world.put("a.wasm", version);
+        world.until("it runs", || world.running("a", number(version))).await;
+    }
+    world
+}
+
+/// `1.0.0` of `plugin 1.0.0 state 2`.
+fn number(content: &str) -> &str {
+    content.split(' ').nth(1).unwrap()
+}
+
+fn impossible(refused: Result<(), Refusal>) -> String {
+    match refused {
+        Err(Refusal::Impossible(why)) => why,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn nothing(_: &Path) {}
+
+#[tokio::test]
+async fn going_back_runs_the_version_before_without_its_file_and_going_back_again_the_one_before_that() {
+    let world = grown(&[ONE, TWO, THREE]).await;
+    world.roll_back("a", None).await.unwrap();
+    assert!(world.kept("a", "2.0.0", CandidateState::RolledBack));
+    let status = world.status("a").unwrap();
+    assert_eq!(
+        status.reason.unwrap(),
+        "version 2.0.0 keeps running: it was rolled back: a test; `fanfare consumers promote a` takes it up, and so does \
+         another file"
+    );
+    assert_eq!(status.candidate.unwrap().version.as_deref(), Some("3.0.0"));
+    world.roll_back("a", None).await.unwrap();
+    assert!(world.kept("a", "1.0.0", CandidateState::RolledBack));
+    assert_eq!(
+        impossible(world.roll_back("a", None).await).split(' ').take(4).collect::<Vec<_>>().join(" "),
+        "no version ran before"
+    );
+    assert_eq!(world.log(), ["start a 1.0.0", "swap a 2.0.0", "swap a 3.0.0", "swap a 2.0.0", "swap a 1.0.0"]);
+    let told = ["live 1.0.0", "live 2.0.0", "live 3.0.0", "rolled-back 3.0.0", "rolled-back 3.0.0"];
+    assert_eq!(world.history("a").await, told);
+    world.close().await;
+}
+
+#[tokio::test]
+async fn what_was_rolled_back_stays_out_through_a_restart_and_another_file_is_taken_up() {
+    let world = grown(&[ONE, TWO]).await;
+    world.roll_back("a", None).await.unwrap();
+    let world = world.reopen(nothing).await;
+    assert!(world.kept("a", "1.0.0", CandidateState::RolledBack));
+    assert_eq!(world.log(), ["start a 1.0.0"], "the newer file never ran");
+    // The same bytes again are no other file, and another side file is none either.
+    world.put("a.wasm", TWO);
+    world.put("a.toml", "concurrency = 3");
+    world.until("the side file is in force", || world.concurrency("a") == 3).await;
+    assert!(world.kept("a", "1.0.0", CandidateState::RolledBack));
+    world.put("a.wasm", THREE);
+    world.until("the other file runs", || world.running("a", "3.0.0")).await;
+    // And what was decided about the one before is over.
+    world.put("a.wasm", TWO);
+    world.until("it runs", || world.running("a", "2.0.0")).await;
+    world.close().await;
+}
+
+#[tokio::test]
+async fn promoting_takes_up_what_was_rolled_back_through_a_restart() {
+    let world = grown(&[ONE, TWO]).await;
+    world.roll_back("a", Some(ONE)).await.unwrap();
+    world.promote("a").await.unwrap();
+    assert!(world.running("a", "2.0.0"));
+    assert!(impossible(world.promote("a").await).starts_with("nothing waits to be promoted"));
+    let world = world.reopen(nothing).await;
+    assert!(world.running("a", "2.0.0"));
+    // Naming the file in the directory is the same.
+    world.roll_back("a", None).await.unwrap();
+    world.roll_back("a", Some(TWO)).await.unwrap();
+    assert!(world.running("a", "2.0.0"));
+    assert_eq!(world.history("a").await[3..], ["promoted 2.0.0", "rolled-back 2.0.0", "promoted 2.0.0"]);
+    world.close().await;
+}
+
+#[tokio::test]
+async fn there_is_no_way_back_across_layouts_of_state() {
+    let world = grown(&[ONE, "plugin 2.0.0 state 2"]).await;
+    let why = impossible(world.roll_back("a", None).await);
+    assert!(why.contains("layout 1 and the one that runs of layout 2"), "{why}");
+    assert!(world.running("a", "2.0.0"));
+    assert_eq!(world.history("a").await, ["live 1.0.0", "live 2.0.0"], "nothing was written down");
+    world.close().await;
+}
+
+#[tokio::test]
+async fn going_back_wants_the_grants_that_the_version_needs() {
+    let world =
+        World::open(&[("a.wasm", "plugin 1.0.0 needs change_order"), ("a.toml", "[grant]\nchange_order = true")]).await;
+    world.put("a.wasm", TWO);
+    world.until("the new one runs", || world.running("a", "2.0.0")).await;
+    world.put("a.toml", "concurrency = 2");
+    world.until("the grant is taken away", || world.concurrency("a") == 2).await;
+    let why = impossible(world.roll_back("a", None).await);
+    assert!(why.ends_with("a.toml must say:\n[grant]\nchange_order = true"), "{why}");
+    assert!(world.running("a", "2.0.0"));
+    world.close().await;
+}
+
+#[tokio::test]
+async fn going_back_wants_the_file_whole_and_a_consumer_that_runs() {
+    let world = grown(&[ONE, TWO]).await;
+    assert!(matches!(world.roll_back("nobody", None).await, Err(Refusal::Impossible(_))));
+    assert!(matches!(world.roll_back("a", Some("plugin 9.0.0")).await, Err(Refusal::UnknownVersion(_))));
+    assert!(impossible(world.roll_back("a", Some(TWO)).await).ends_with("runs already"));
+    std::fs::write(world.kept_path(ONE), "plugin 1.0.1").unwrap();
+    assert!(impossible(world.roll_back("a", None).await).contains("is damaged"));
+    std::fs::remove_file(world.kept_path(ONE)).unwrap();
+    assert!(impossible(world.roll_back("a", None).await).contains("is not kept any more"));
+    assert!(world.running("a", "2.0.0"));
+    world.remove("a.wasm");
+    world.until("a is removed", || world.state("a") == Some(State::Removed)).await;
+    assert!(impossible(world.roll_back("a", None).await).contains("does not run (it is removed"));
+    world.close().await;
+}
+
+#[tokio::test]
+async fn a_bad_file_found_at_the_start_does_not_replace_the_version_that_ran_before() {
+    let world = grown(&[ONE]).await;
+    let world = world.reopen(|dir| std::fs::write(dir.join("a.wasm"), "rubbish").unwrap()).await;
+    assert!(world.kept("a", "1.0.0", CandidateState::Failed));
+    assert_eq!(world.history("a").await, ["live 1.0.0", "refused "]);
+    let needs_more = |dir: &Path| std::fs::write(dir.join("a.wasm"), "plugin 2.0.0 needs change_order").unwrap();
+    let world = world.reopen(needs_more).await;
+    assert!(world.kept("a", "1.0.0", CandidateState::AwaitingGrant));
+    assert_eq!(world.history("a").await[2..], ["refused 2.0.0"]);
+    world.close().await;
+}
+
+#[tokio::test]
+async fn as_many_versions_are_kept_as_the_side_file_says() {
+    let world = World::open(&[("a.wasm", ONE), ("a.toml", "keep_versions = 2")]).await;
+    for version in [TWO, THREE] {
+        world.put("a.wasm", version);
+        world.until("it runs", || world.running("a", number(version))).await;
+    }
+    let kept = [ONE, TWO, THREE].map(|version| world.kept_path(version).exists());
+    assert_eq!(kept, [false, true, true]);
+    // What a crash left behind is gone with the next start, and what is kept is not.
+    std::fs::write(world.kept_path("half").with_extension("draft"), "half").unwrap();
+    let world = world.reopen(nothing).await;
+    assert!(!world.kept_path("half").with_extension("draft").exists());
+    world.roll_back("a", None).await.unwrap();
+    assert!(world.kept("a", "2.0.0", CandidateState::RolledBack));
+    world.close().await;
+}
+
+#[tokio::test]
+async fn a_version_that_was_rolled_back_to_and_whose_file_is_lost_does_not_start_and_says_what_to_do() {
+    let world = grown(&[ONE, TWO]).await;
+    world.roll_back("a", None).await.unwrap();
+    std::fs::remove_file(world.kept_path(ONE)).unwrap();
+    let world = world.reopen(nothing).await;
+    let status = world.status("a").unwrap();
+    assert_eq!(status.state, State::Failed);
+    let reason = status.reason.unwrap();
+    assert!(reason.contains("consumers promote a") && reason.contains("is not kept any more"), "{reason}");
+    world.promote("a").await.unwrap();
+    assert!(world.running("a", "2.0.0"));
+    world.close().await;
+}

@@ -1,0 +1,137 @@
+//! Which version a consumer goes back to, and what runs in place of the file in the directory. Pure.
+//!
+//! A decision is about one file, by its hash: while that very file is in the directory, what was decided holds, through
+//! restarts; another file is another decision.
+
+use crate::backend::{HistoryEntry, Standing, TurnOutcome};
+use crate::version::{Hash, HashPrefix};
+
+/// What becomes of a file that could be run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Plan {
+    Take,
+    /// It is kept out, for `reason`; `live` runs.
+    Keep {
+        live: Hash,
+        reason: String,
+    },
+}
+
+impl Plan {
+    #[must_use]
+    pub fn of(file: &Hash, standing: Option<&Standing>) -> Self {
+        match standing {
+            Some(Standing { outcome: TurnOutcome::RolledBack, file: about, live: Some(live), reason })
+                if about.as_ref() == Some(file) =>
+            {
+                let why = reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+                Self::Keep { live: *live, reason: format!("it was rolled back{why}") }
+            }
+            _ => Self::Take,
+        }
+    }
+
+    /// Whether making `file` live is news.
+    #[must_use]
+    pub fn is_news(file: &Hash, standing: Option<&Standing>) -> bool {
+        !standing.is_some_and(|standing| {
+            let whole = matches!(standing.outcome, TurnOutcome::Live | TurnOutcome::Promoted);
+            whole && standing.live.as_ref() == Some(file)
+        })
+    }
+}
+
+/// The version that ran before `live` came: what was rolled back since then is passed over. `history` is newest first.
+#[must_use]
+pub fn one_before(history: &[HistoryEntry], live: &Hash) -> Option<Hash> {
+    let came = |entry: &HistoryEntry| {
+        let by_file = matches!(entry.turn.outcome, TurnOutcome::Live | TurnOutcome::Promoted);
+        by_file && entry.turn.file.hash.as_ref() == Some(live)
+    };
+    let mut older = history.iter().skip_while(|entry| !came(entry)).filter_map(|entry| entry.turn.live);
+    older.find(|before| before != live)
+}
+
+/// The version that a person means.
+///
+/// # Errors
+/// How many versions that ran begin so, where it is not one.
+pub fn meant(history: &[HistoryEntry], prefix: &HashPrefix) -> Result<Hash, usize> {
+    let mut found: Vec<Hash> =
+        history.iter().filter_map(|entry| entry.turn.live).filter(|hash| prefix.matches(hash)).collect();
+    found.sort_unstable();
+    found.dedup();
+    match found.as_slice() {
+        [one] => Ok(*one),
+        several => Err(several.len()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::{PluginFile, Turn};
+    use crate::clock::Timestamp;
+
+    fn hash(plugin: &str) -> Hash {
+        Hash::of(plugin.as_bytes())
+    }
+
+    fn entry(outcome: TurnOutcome, file: &str, live: &str) -> HistoryEntry {
+        let file = PluginFile { hash: Some(hash(file)), ..PluginFile::default() };
+        let turn = Turn { outcome, reason: None, file, live: Some(hash(live)) };
+        HistoryEntry { time: Timestamp::default(), turn, kept: true }
+    }
+
+    fn came(file: &str) -> HistoryEntry {
+        entry(TurnOutcome::Live, file, file)
+    }
+
+    /// Oldest first, as it reads.
+    fn before(history: &[HistoryEntry], live: &str) -> Option<Hash> {
+        let newest_first: Vec<_> = history.iter().rev().cloned().collect();
+        one_before(&newest_first, &hash(live))
+    }
+
+    #[test]
+    fn the_one_before_is_what_ran_when_this_one_came() {
+        assert_eq!(before(&[came("1")], "1"), None);
+        assert_eq!(before(&[came("1"), came("2"), came("3")], "3"), Some(hash("2")));
+        let refused = entry(TurnOutcome::Refused, "bad", "2");
+        assert_eq!(before(&[came("1"), came("2"), refused], "2"), Some(hash("1")));
+    }
+
+    #[test]
+    fn going_back_twice_goes_two_back_and_never_forward() {
+        let back = entry(TurnOutcome::RolledBack, "3", "2");
+        assert_eq!(before(&[came("1"), came("2"), came("3"), back], "2"), Some(hash("1")));
+    }
+
+    #[test]
+    fn what_was_rolled_back_is_passed_over_later() {
+        let back = entry(TurnOutcome::RolledBack, "2", "1");
+        assert_eq!(before(&[came("1"), came("2"), back, came("3")], "3"), Some(hash("1")));
+    }
+
+    #[test]
+    fn a_person_means_one_version_that_ran() {
+        let history = [came("2"), entry(TurnOutcome::Refused, "bad", "1"), came("1")];
+        let prefix = |plugin: &str| hash(plugin).to_string()[..8].parse().unwrap();
+        assert_eq!(meant(&history, &prefix("1")), Ok(hash("1")));
+        assert_eq!(meant(&history, &prefix("bad")), Err(0), "it never ran");
+    }
+
+    #[test]
+    fn a_decision_holds_for_its_file_and_for_no_other() {
+        let reason = Some("too slow".to_owned());
+        let outcome = TurnOutcome::RolledBack;
+        let back = Standing { outcome, file: Some(hash("2")), live: Some(hash("1")), reason };
+        let kept = Plan::Keep { live: hash("1"), reason: "it was rolled back: too slow".to_owned() };
+        assert_eq!(Plan::of(&hash("2"), Some(&back)), kept);
+        assert_eq!(Plan::of(&hash("3"), Some(&back)), Plan::Take);
+        assert_eq!(Plan::of(&hash("1"), None), Plan::Take);
+        assert!(Plan::is_news(&hash("1"), Some(&back)), "its own file is another decision");
+        let live = Standing { outcome: TurnOutcome::Live, file: Some(hash("1")), reason: None, ..back };
+        assert!(!Plan::is_news(&hash("1"), Some(&live)) && Plan::is_news(&hash("2"), Some(&live)));
+    }
+}

@@ -1,0 +1,128 @@
+//! Steps that a person asks for: back to a version that ran before, and on to a file that was decided against.
+
+use std::sync::Arc;
+
+use super::{Newest, Shared, Slot, turn};
+use crate::backend::{HISTORY_MAX, Turn, TurnOutcome};
+use crate::consumer::history::{self, Plan};
+use crate::consumer::runtime::Runtime;
+use crate::consumer::stage::{Loaded, Refused};
+use crate::consumer::steer::{Refusal, Step};
+use crate::version::{Hash, HashPrefix};
+
+impl<R: Runtime> Slot<R> {
+    pub async fn step(&mut self, step: Step, shared: &Arc<Shared<R>>) -> Result<(), Refusal> {
+        match step {
+            Step::RollBack { to, reason } => self.roll_back(to, reason, shared).await,
+            Step::Promote { reason } => self.promote(reason, shared).await,
+        }
+    }
+
+    async fn roll_back(
+        &mut self,
+        to: Option<HashPrefix>,
+        reason: Option<String>,
+        shared: &Arc<Shared<R>>,
+    ) -> Result<(), Refusal> {
+        let (Some(running), Some((_, newest))) = (&self.running, &self.newest) else {
+            return Err(self.does_not_run(shared));
+        };
+        let (live, policy, file) = (running.loaded.clone(), Arc::clone(&running.policy), newest.file.clone());
+        let target = self.target(to, &live.hash, shared).await?;
+        if file.hash == Some(target) {
+            // The file in the directory itself: on to it, not back.
+            return self.promote(reason, shared).await;
+        }
+        let loaded = self.load_kept(target, shared).await.map_err(|refused| self.refusal(refused))?;
+        together(&live, &loaded, shared)?;
+        let prepared = self.prepare(&loaded, &policy, shared).map_err(|refused| self.refusal(refused))?;
+        let turn = Turn { reason, ..turn(TurnOutcome::RolledBack, &file, target) };
+        self.go_live(loaded, prepared, Some(turn), shared).await.map_err(|refused| self.refusal(refused))?;
+        self.show_again(shared).await
+    }
+
+    async fn promote(&mut self, reason: Option<String>, shared: &Arc<Shared<R>>) -> Result<(), Refusal> {
+        let (Some((_, Newest { file, loaded })), Some(policy)) = (self.newest.clone(), self.policy.clone()) else {
+            return Err(self.does_not_run(shared));
+        };
+        let loaded = loaded.map_err(|refused| self.refusal(refused))?;
+        if self.running.as_ref().is_some_and(|running| running.loaded.hash == loaded.hash) {
+            let runs = loaded.hash.short();
+            return Err(Refusal::Impossible(format!(
+                "nothing waits to be promoted: {runs}, the file of {}, runs",
+                self.name
+            )));
+        }
+        let prepared = self.prepare(&loaded, &policy, shared).map_err(|refused| self.refusal(refused))?;
+        let turn = Turn { reason, ..turn(TurnOutcome::Promoted, &file, loaded.hash) };
+        self.go_live(loaded, prepared, Some(turn), shared).await.map_err(|refused| self.refusal(refused))?;
+        self.show_again(shared).await
+    }
+
+    /// The version to go back to.
+    async fn target(&self, to: Option<HashPrefix>, live: &Hash, shared: &Shared<R>) -> Result<Hash, Refusal> {
+        let history = shared.versions.history(&self.name, HISTORY_MAX).await?;
+        let see = format!("`fanfare consumers history {}` lists the versions that ran", self.name);
+        let target = match to {
+            None => history::one_before(&history, live)
+                .ok_or_else(|| Refusal::Impossible(format!("no version ran before {}", live.short())))?,
+            Some(prefix) => history::meant(&history, &prefix).map_err(|found| match found {
+                0 => Refusal::UnknownVersion(format!("no version {prefix} of {} ever ran; {see}", self.name)),
+                _ => Refusal::UnknownVersion(format!("{found} versions of {} begin with {prefix}; {see}", self.name)),
+            })?,
+        };
+        match target == *live {
+            true => Err(Refusal::Impossible(format!("version {} runs already", target.short()))),
+            false => Ok(target),
+        }
+    }
+
+    /// The status as it is after a step: what is told of the newest file is what a look at the directory tells.
+    async fn show_again(&mut self, shared: &Arc<Shared<R>>) -> Result<(), Refusal> {
+        let standing = shared.versions.standing(&self.name).await?;
+        let newest = self.newest.as_ref().map(|(_, newest)| newest.clone());
+        let Some(newest) = newest else { return Ok(()) };
+        let refused = match &newest.loaded {
+            Err(refused) => Some(refused.clone()),
+            Ok(loaded) => match Plan::of(&loaded.hash, standing.as_ref()) {
+                Plan::Keep { reason, .. } => Some(self.kept_out(&reason)),
+                Plan::Take => None,
+            },
+        };
+        let refusals: Vec<_> = refused.into_iter().collect();
+        self.show(&refusals, newest.loaded.ok().as_ref(), shared);
+        Ok(())
+    }
+
+    fn does_not_run(&self, shared: &Shared<R>) -> Refusal {
+        let status = shared.board.get(&self.name);
+        let why = status.map(|status| {
+            let reason = status.reason.map(|reason| format!(": {reason}")).unwrap_or_default();
+            format!(" (it is {}{reason})", status.state)
+        });
+        Refusal::Impossible(format!("the consumer {} does not run{}", self.name, why.unwrap_or_default()))
+    }
+
+    fn refusal(&self, refused: Refused) -> Refusal {
+        match refused {
+            Refused::Unavailable(why) => Refusal::Store(crate::backend::Error::Unavailable(why.into())),
+            Refused::Changed => Refusal::Impossible(format!("the file of {} is being replaced; look again", self.name)),
+            Refused::Faulty(_) | Refused::Ungranted(_) | Refused::KeptOut(_) => {
+                Refusal::Impossible(refused.to_string())
+            }
+        }
+    }
+}
+
+/// Versions with different `state-version` would read each other's state, and what was before is not kept.
+fn together<R: Runtime>(live: &Loaded<R>, target: &Loaded<R>, shared: &Shared<R>) -> Result<(), Refusal> {
+    let [runs, wanted] = [live, target].map(|loaded| shared.runtime.description(&loaded.plugin).state_version);
+    if runs == wanted {
+        return Ok(());
+    }
+    Err(Refusal::Impossible(format!(
+        "version {} keeps state of layout {wanted} and the one that runs of layout {runs}; the state from before is not kept, \
+         so there is no way back: put a version with state-version {runs} into the directory",
+        target.hash.short()
+    )))
+}

@@ -1,0 +1,141 @@
+//! Back to a version that ran before: at once, for good, and whatever crashes.
+
+use std::os::unix::process::ExitStatusExt;
+
+use fanfare_tests::load::Load;
+use fanfare_tests::orders::order;
+use fanfare_tests::{Client, TestHost, eventually, guests, json, program};
+
+/// A host where `reports` came as version 1.0.0 and is 2.0.0 now.
+fn upgraded() -> TestHost {
+    let mut host = TestHost::new();
+    host.consumers.put("reports", &guests::wasm("reports-one"));
+    host.start();
+    place(&host.client(), 1);
+    host.client().wait_until_idle();
+    host.consumers.put("reports", &guests::wasm("reports-two"));
+    host.client().wait_for_consumer("reports", |consumer| consumer["version"] == "2.0.0");
+    host
+}
+
+#[test]
+fn a_rollback_from_the_command_line_holds_through_a_crash_until_another_file_comes() {
+    let mut host = upgraded();
+    let client = host.client();
+    let told = program::run(["consumers", "rollback", "reports", "--reason", "too chatty", "--url", client.base()]);
+    assert!(told.succeeded().stdout.contains("reports runs version 1.0.0"));
+    place(&client, 2);
+    client.wait_until_idle();
+    assert_eq!((client.counter("reports", "by-version/1"), client.counter("reports", "by-version/2")), (3, 0));
+
+    host.kill();
+    host.start();
+    let client = host.client();
+    let shown = client.consumer("reports").expect("reports");
+    assert_eq!((&shown["state"], &shown["version"]), (&json!("running"), &json!("1.0.0")), "{shown:#}");
+    assert_eq!(
+        (&shown["candidate"]["state"], &shown["candidate"]["version"]),
+        (&json!("rolled-back"), &json!("2.0.0")),
+        "{shown:#}"
+    );
+    assert!(shown["reason"].to_string().contains("too chatty"), "{shown:#}");
+
+    host.consumers.put("reports", &guests::variant("reports-two", 1));
+    client.wait_for_consumer("reports", |consumer| consumer["version"] == "2.0.0" && consumer["candidate"].is_null());
+    place(&client, 1);
+    client.wait_until_idle();
+    assert_eq!(client.counter("reports", "by-version/2"), 1);
+
+    let history = client.get("/v1/consumers/reports/versions").expect(200).json();
+    let rows = history["versions"].as_array().expect("versions");
+    let outcomes: Vec<_> = rows.iter().map(|row| (row["outcome"].as_str(), row["version"].as_str())).collect();
+    let expected = [("live", "2.0.0"), ("rolled-back", "2.0.0"), ("live", "2.0.0"), ("live", "1.0.0")];
+    assert_eq!(outcomes, expected.map(|(outcome, version)| (Some(outcome), Some(version))));
+    assert!(rows.iter().all(|row| row["kept"] == true && row["owner"].is_string() && row["path"].is_string()));
+    let told = program::run(["consumers", "history", "reports", "--url", client.base()]).succeeded();
+    assert!(told.stdout.contains("too chatty") && told.stdout.contains("rolled-back"), "{told:#?}");
+}
+
+#[test]
+fn a_host_that_dies_within_a_rollback_or_a_promotion_starts_with_what_was_decided() {
+    for point in ["version.recorded", "version.swapping", "version.swapped"] {
+        let mut host = upgraded();
+        for (step, version) in [("rollback", "1.0.0"), ("promote", "2.0.0")] {
+            host.kill();
+            host.die_at(Some(point));
+            host.start();
+            // Its answer is lost with the host.
+            drop(host.client().try_post(&format!("/v1/consumers/reports/{step}"), &[], b"{}"));
+            let status = host.ended();
+            assert_eq!(status.signal(), Some(9), "{step} dies at {point}: {}", host.log());
+            host.die_at(None).start();
+            let shown = host.client().consumer("reports").expect("reports");
+            assert_eq!(shown["version"], version, "after a crash at {point}: {shown:#}");
+            place(&host.client(), 1);
+            host.client().wait_until_idle();
+        }
+        let handled = ["by-version/1", "by-version/2", "handled"].map(|key| host.client().counter("reports", key));
+        assert_eq!(handled, [2, 1, 3], "{point}");
+    }
+}
+
+#[test]
+fn going_back_and_on_under_load_loses_and_repeats_nothing() {
+    let host = upgraded();
+    let client = host.client();
+    let load = Load::begin(&client, 4);
+    for (step, key) in [("rollback", "by-version/1"), ("promote", "by-version/2"), ("rollback", "by-version/1")] {
+        let before = client.counter("reports", key);
+        let _ = client.post(&format!("/v1/consumers/reports/{step}"), &json!({})).expect(200);
+        eventually(&format!("{key} goes up"), || {
+            let now = client.counter("reports", key);
+            if now > before + 10 { Ok(()) } else { Err(format!("{key} is {now}")) }
+        });
+    }
+    let placed = i64::try_from(load.end()).expect("a count") + 1;
+    client.wait_until_idle();
+    let by_version: i64 = client.counters("reports", "by-version/").iter().map(|(_, count)| count).sum();
+    assert_eq!((client.counter("reports", "handled"), by_version), (placed, placed));
+}
+
+#[test]
+fn a_step_that_is_not_possible_is_refused_with_what_stands_against_it() {
+    let host = TestHost::with(&["reports-one"]);
+    let client = host.client();
+    let step = |name: &str, step: &str, body| client.post(&format!("/v1/consumers/{name}/{step}"), &body);
+    assert_eq!(step("nobody", "rollback", json!({})).problem(404)["type"], "/problems/unknown-consumer");
+    let refused = step("reports-one", "rollback", json!({})).problem(409);
+    assert_eq!(refused["type"], "/problems/step-refused");
+    assert!(refused["detail"].to_string().contains("no version ran before"), "{refused:#}");
+    assert_eq!(step("reports-one", "promote", json!({})).problem(409)["type"], "/problems/step-refused");
+    let unknown = step("reports-one", "rollback", json!({"version": "0000000"})).problem(404);
+    assert_eq!(unknown["type"], "/problems/unknown-version", "{unknown:#}");
+    let wrong = step("reports-one", "rollback", json!({"version": "latest"})).problem(422);
+    assert_eq!(wrong["errors"][0]["field"], "version", "{wrong:#}");
+    let told = program::run(["consumers", "rollback", "reports-one", "--url", client.base()]);
+    assert_eq!(told.code(), Some(3), "{told:#?}");
+}
+
+#[test]
+fn a_consumer_that_is_forgotten_leaves_neither_history_nor_files_of_its_versions() {
+    let host = upgraded();
+    let client = host.client();
+    let kept = || std::fs::read_dir(host.data().join("versions")).expect("kept versions").count();
+    assert_eq!(kept(), 2);
+    client.wait_until_idle();
+    host.consumers.remove("reports");
+    client.wait_for_consumer("reports", |consumer| consumer["state"] == "removed");
+    let _ = client.delete("/v1/consumers/reports").expect(204);
+    assert_eq!(client.get("/v1/consumers/reports/versions").status, 404);
+    eventually("the files are gone", || match kept() {
+        0 => Ok(()),
+        some => Err(format!("{some} are there")),
+    });
+}
+
+#[track_caller]
+fn place(client: &Client, orders: usize) {
+    for _ in 0..orders {
+        client.placed(&order(&[("TEA", 1)]));
+    }
+}
