@@ -11,8 +11,12 @@
 //! - A delivery that was leased is finished, released, or its worker's runtime is gone.
 //! - A version that was swapped out finishes the deliveries that it began, and begins no other.
 //! - An instance is used again only after its commit was accepted.
+//! - A lane is one delivery at a time, whichever version handles it: the events of an order never run on two at once.
 
+mod canary;
 pub mod retry;
+pub mod rollout;
+pub mod trial;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,12 +26,13 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
-use crate::backend::{Delivery, Finished, Inbox, InboxPolicy, Ran, Settlement};
-use crate::event::Subscriptions;
+use crate::backend::{AttemptBy, Delivery, Finished, Inbox, InboxPolicy, Ran, Settlement};
+use crate::event::{Event, Subscriptions};
 use crate::fault::{self, Point};
 use crate::policy::{ConsumerName, Policy};
 use crate::sandbox::{Handled, Outcome, Version};
 use crate::telemetry::meters::ConsumerMeters;
+use trial::Trial;
 
 /// Deliveries that a runner ends before it lets other tasks of its thread run.
 const DELIVERIES_BEFORE_YIELD: u32 = 8;
@@ -42,12 +47,45 @@ pub struct Live {
     pub version: Arc<Version>,
     pub policy: Arc<Policy>,
     pub subscriptions: Subscriptions,
+    pub candidate: Option<Candidate>,
+}
+
+/// A version that is tried on a share of the orders, under the same policy.
+#[derive(Clone)]
+pub struct Candidate {
+    pub version: Arc<Version>,
+    pub subscriptions: Subscriptions,
+    pub trial: Arc<Trial>,
 }
 
 impl Live {
     /// As many instances as can be at work at once.
     fn keep_warm(&self) {
-        self.version.keep_at_most(self.policy.concurrency.get() as usize);
+        for version in self.versions() {
+            version.keep_at_most(self.policy.concurrency.get() as usize);
+        }
+    }
+
+    fn versions(&self) -> impl Iterator<Item = &Arc<Version>> {
+        std::iter::once(&self.version).chain(self.candidate.iter().map(|candidate| &candidate.version))
+    }
+
+    /// What the consumer hears, by whichever version.
+    fn heard(&self) -> Subscriptions {
+        match &self.candidate {
+            Some(Candidate { subscriptions, trial, .. }) => self.subscriptions.with(trial.share(), subscriptions),
+            None => self.subscriptions.clone(),
+        }
+    }
+
+    /// The candidate, where the event is its to handle: it lies in its share and the candidate hears it. Once it has failed
+    /// too much, it gets only what nobody else hears.
+    fn candidate_for(&self, event: &Event) -> Option<&Candidate> {
+        self.candidate.as_ref().filter(|candidate| {
+            candidate.trial.share().has(&event.lane())
+                && candidate.subscriptions.want(event)
+                && (candidate.trial.is_open() || !self.subscriptions.want(event))
+        })
     }
 }
 
@@ -88,13 +126,12 @@ impl Worker {
     pub fn swap(&self, live: Live) {
         self.shared.inbox.configure(inbox_policy(&live));
         live.keep_warm();
-        let version = Arc::clone(&live.version);
+        let live = Arc::new(live);
         fault::pass(Point::VersionSwapping);
-        let old = self.shared.live.swap(Arc::new(live));
+        let old = self.shared.live.swap(Arc::clone(&live));
         fault::pass(Point::VersionSwapped);
-        if !Arc::ptr_eq(&old.version, &version) {
-            old.version.clear();
-        }
+        let stays = |version: &Arc<Version>| live.versions().any(|new| Arc::ptr_eq(new, version));
+        old.versions().filter(|version| !stays(version)).for_each(|version| version.clear());
     }
 
     /// Leases no more and returns when what runs has finished.
@@ -118,7 +155,7 @@ struct Shared {
 
 fn inbox_policy(live: &Live) -> InboxPolicy {
     InboxPolicy {
-        subscriptions: live.subscriptions.clone(),
+        subscriptions: live.heard(),
         concurrency: live.policy.concurrency.get(),
         rate: live.policy.rate,
         on_dead: live.policy.on_dead,
@@ -167,35 +204,63 @@ async fn run(shared: Arc<Shared>, delivery: Delivery, stopped: watch::Receiver<b
 }
 
 /// Handles one delivery until it is settled.
-async fn handle(shared: &Shared, mut delivery: Delivery) {
+async fn handle(shared: &Shared, delivery: Delivery) {
     fault::pass(Point::DeliveryLeased);
     let live = shared.live.load_full();
+    let failed = match live.candidate_for(&delivery.event) {
+        // What a rebuild does again is no trial.
+        Some(candidate) if !delivery.is_of_rebuild() => canary::handle(shared, &live, candidate, delivery).await,
+        _ => Some(delivery),
+    };
+    let Some(mut delivery) = failed else { return };
     for _ in 0..CONFLICTS_MAX {
-        let underway = shared.meters.begin();
-        let handled = live.version.handle(&delivery, shared.inbox.view_for(&delivery)).await;
-        drop(underway);
-        fault::pass(Point::DeliveryHandled);
-        if let Outcome::Store(error) = &handled.outcome {
-            tracing::warn!(consumer = %shared.name, event = %delivery.event.id, %error, "the store did not answer; the event is handled again");
-            tokio::time::sleep(STORE_PAUSE).await;
-            return release(shared, delivery);
-        }
+        let after_candidate = matches!(delivery.by, AttemptBy::LiveAfter(_));
+        let Some(handled) = attempt(shared, &live.version, &delivery).await else { break };
+        let took = handled.duration;
         match finish(shared, &live, delivery, handled) {
-            Finished::Accepted => return,
-            Finished::Conflict(again) | Finished::Full { delivery: again, .. } => {
-                shared.meters.conflict();
+            Ended::Settled { done } => {
+                if let Some(candidate) = &live.candidate {
+                    canary::note_live(shared, candidate, after_candidate, done, took);
+                }
+                return;
+            }
+            Ended::Again(again) => {
                 delivery = again;
                 tokio::task::yield_now().await;
             }
-            Finished::Superseded => return live.version.clear(),
+            Ended::Superseded => return live.version.clear(),
         }
     }
     release(shared, delivery);
 }
 
+/// One version handles one event. `None` where the store did not answer.
+async fn attempt(shared: &Shared, version: &Version, delivery: &Delivery) -> Option<Handled> {
+    let underway = shared.meters.begin();
+    let handled = version.handle(delivery, shared.inbox.view_for(delivery)).await;
+    drop(underway);
+    fault::pass(Point::DeliveryHandled);
+    if let Outcome::Store(error) = &handled.outcome {
+        tracing::warn!(consumer = %shared.name, event = %delivery.event.id, %error, "the store did not answer; the event is handled again");
+        tokio::time::sleep(STORE_PAUSE).await;
+        return None;
+    }
+    Some(handled)
+}
+
+/// How it ended that a delivery was handed back.
+enum Ended {
+    Settled {
+        done: bool,
+    },
+    /// What was read holds no more.
+    Again(Delivery),
+    Superseded,
+}
+
 /// Hands back what was handled, and keeps the instance if it was done. Where the consumer's state has no room for it, it
 /// is the fault of its guest, as any other limit that is used up.
-fn finish(shared: &Shared, live: &Live, delivery: Delivery, handled: Handled) -> Finished {
+fn finish(shared: &Shared, live: &Live, delivery: Delivery, handled: Handled) -> Ended {
     let Handled { outcome, reads, effects, calls, log, duration, instance } = handled;
     let end = |delivery: Delivery, outcome, effects, log| {
         let ran = Ran { version: live.version.label(), duration, calls: calls.clone() };
@@ -203,24 +268,39 @@ fn finish(shared: &Shared, live: &Live, delivery: Delivery, handled: Handled) ->
         shared.meters.handled(settlement.cause().map(|cause| cause.kind), duration);
         shared.inbox.finish(delivery, &reads, settlement)
     };
+    let done = matches!(outcome, Outcome::Done);
     match end(delivery, outcome, effects, log) {
         Finished::Accepted => {
             if let Some(instance) = instance {
                 live.version.keep(instance);
             }
-            Finished::Accepted
+            Ended::Settled { done }
         }
         Finished::Full { delivery, effects, bytes } => {
-            let (name, max) = (&shared.name, live.policy.limits.state_bytes);
-            let message = format!(
-                "its state would hold {bytes} bytes, and limits.state allows {max}; raise it in {name}.toml, or let the \
-                 plugin delete what it no longer needs"
-            );
-            let outcome = Outcome::Trap { kind: "limit".to_owned(), message, backtrace: None };
-            end(delivery, outcome, *effects, Vec::new())
+            match end(delivery, full(shared, live, bytes), *effects, Vec::new()) {
+                Finished::Accepted => Ended::Settled { done: false },
+                Finished::Conflict(again) | Finished::Full { delivery: again, .. } => again_after(shared, again),
+                Finished::Superseded => Ended::Superseded,
+            }
         }
-        finished => finished,
+        Finished::Conflict(again) => again_after(shared, again),
+        Finished::Superseded => Ended::Superseded,
     }
+}
+
+fn again_after(shared: &Shared, delivery: Delivery) -> Ended {
+    shared.meters.conflict();
+    Ended::Again(delivery)
+}
+
+/// The consumer's state would hold `bytes`.
+fn full(shared: &Shared, live: &Live, bytes: u64) -> Outcome {
+    let (name, max) = (&shared.name, live.policy.limits.state_bytes);
+    let message = format!(
+        "its state would hold {bytes} bytes, and limits.state allows {max}; raise it in {name}.toml, or let the plugin delete \
+         what it no longer needs"
+    );
+    Outcome::Trap { kind: "limit".to_owned(), message, backtrace: None }
 }
 
 fn release(shared: &Shared, delivery: Delivery) {

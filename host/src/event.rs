@@ -16,8 +16,10 @@ use crate::clock::Timestamp;
 use crate::order::{Change, Order, OrderId};
 
 pub mod filter;
+mod share;
 mod subscription;
 
+pub use share::Share;
 pub use subscription::{Subscription, Subscriptions};
 
 /// A chain of causes deeper than this is refused: consumers that answer each other would loop for ever.

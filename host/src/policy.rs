@@ -83,6 +83,8 @@ pub struct Policy {
     pub settings: BTreeMap<String, String>,
     pub limits: Limits,
     pub retry: Retry,
+    /// How a new version is tried; without, it takes over at once.
+    pub rollout: Option<Rollout>,
 }
 
 impl Default for Policy {
@@ -99,6 +101,7 @@ impl Default for Policy {
             settings: BTreeMap::new(),
             limits: Limits::default(),
             retry: Retry::default(),
+            rollout: None,
         }
     }
 }
@@ -296,4 +299,22 @@ impl Default for Retry {
             max_age: Duration::from_secs(7 * 24 * 3600),
         }
     }
+}
+
+/// How a new version is tried on a share of the orders, before it gets all of them.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Rollout {
+    /// Of all lanes, in thousandths.
+    pub share_permille: u32,
+    /// Events after which it is judged.
+    pub min_events: NonZeroU32,
+    /// From 0 to less than 1.
+    pub max_failure_rate: f64,
+    /// How much slower than the version before it may be, at least 1; however slow if absent.
+    pub max_slowdown: Option<f64>,
+}
+
+impl Rollout {
+    pub const MIN_EVENTS_DEFAULT: NonZeroU32 = const { NonZeroU32::new(200).unwrap() };
+    pub const MAX_FAILURE_RATE_DEFAULT: f64 = 0.01;
 }

@@ -48,7 +48,7 @@ impl Serialize for Hash {
     }
 }
 
-/// Why a text is no [`Hash`].
+/// Why a text is no [`struct@Hash`].
 #[derive(Debug, thiserror::Error)]
 #[error("{0:?} is no SHA-256 in hexadecimal")]
 pub struct NotAHash(String);
@@ -71,7 +71,7 @@ impl FromStr for Hash {
     }
 }
 
-/// The first digits of a [`Hash`], as a person types them.
+/// The first digits of a [`struct@Hash`], as a person types them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HashPrefix(String);
 

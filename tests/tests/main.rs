@@ -5,6 +5,7 @@ mod backup;
 mod bad_input;
 mod bad_plugins;
 mod calling;
+mod canary;
 mod carrier;
 mod command_line;
 mod contracts;

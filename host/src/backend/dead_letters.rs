@@ -155,6 +155,10 @@ pub struct AttemptReport {
     pub origin: Origin,
     /// It was given an edited copy of the event.
     pub edited: bool,
+    /// It was by a version that was tried on a share of the orders. One that did not end done, before the same attempt by the
+    /// live version, counted for nothing.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub candidate: bool,
     /// What it staged in vain: [`Effects::sketch`](crate::effects::Effects::sketch).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub effects: Option<Box<RawValue>>,

@@ -43,6 +43,9 @@ pub trait Inbox: Send + Sync {
     /// Returns before the commit is durable; later handlings of this consumer see it at once. If it does not
     /// become durable, it is undone together with everything that could have seen it, and leased again.
     fn finish(&self, delivery: Delivery, reads: &Reads, settlement: Settlement) -> Finished;
+
+    /// Whether all of `reads` would be answered the same now.
+    fn holds(&self, reads: &Reads) -> Result<bool>;
 }
 
 #[derive(Clone, Debug)]
@@ -69,6 +72,8 @@ pub struct Delivery {
     pub first_attempt_at: Timestamp,
     /// What a guest remembers of another generation must not reach it.
     pub generation: Generation,
+    /// Which of the consumer's versions this attempt is by: the live one, unless its holder says otherwise.
+    pub by: AttemptBy,
     /// The adapter's own mark.
     pub(in crate::backend) lease: Lease,
 }
@@ -83,8 +88,13 @@ impl Delivery {
     /// Whether order changes, events and messages of it are dropped.
     #[must_use]
     pub fn is_state_only(&self) -> bool {
+        self.is_of_rebuild() || self.lease.backfill.is_some_and(|from| from.effects == BackfillEffects::StateOnly)
+    }
+
+    /// Whether it fills a generation of state that is not in use.
+    #[must_use]
+    pub fn is_of_rebuild(&self) -> bool {
         self.lease.rebuild.is_some()
-            || self.lease.backfill.is_some_and(|from| from.effects == BackfillEffects::StateOnly)
     }
 }
 
@@ -98,6 +108,24 @@ impl Generation {
     pub(crate) fn of(number: i64) -> Self {
         Self(number)
     }
+}
+
+/// By which of a consumer's versions an attempt is.
+#[derive(Debug, Default)]
+pub enum AttemptBy {
+    #[default]
+    Live,
+    /// One that is tried on a share of the orders.
+    Candidate,
+    /// The live one, after the candidate failed; that is remembered, and is no attempt.
+    LiveAfter(Box<FailedTry>),
+}
+
+/// What a candidate failed.
+#[derive(Debug)]
+pub struct FailedTry {
+    pub cause: Cause,
+    pub ran: Ran,
 }
 
 /// What an adapter has to remember of a delivery while it is leased.

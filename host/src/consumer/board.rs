@@ -6,7 +6,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
-use super::status::{ConsumerStatus, State};
+use super::status::{Candidate, CandidateState, ConsumerStatus, State};
 use crate::policy::ConsumerName;
 
 type Table = BTreeMap<ConsumerName, ConsumerStatus>;
@@ -82,13 +82,19 @@ impl Board {
 }
 
 fn differs(before: &ConsumerStatus, after: &ConsumerStatus) -> bool {
-    let told = |status: &ConsumerStatus| (status.state, status.reason.clone(), status.hash.clone());
+    let candidate = |status: &ConsumerStatus| status.candidate.as_ref().map(|it| (it.state, it.hash.clone()));
+    let told = |status: &ConsumerStatus| (status.state, status.reason.clone(), status.hash.clone(), candidate(status));
     told(before) != told(after)
 }
 
 fn log(status: &ConsumerStatus) {
     let ConsumerStatus { name, state, reason, version, hash, .. } = status;
     let (reason, version, hash) = (reason.as_deref(), version.as_deref(), hash.as_deref());
+    if let Some(Candidate { state: CandidateState::Canary, version: tried, reason, .. }) = &status.candidate {
+        let tried = tried.as_deref();
+        tracing::info!(consumer = %name, version, candidate = tried, reason, "a new version is tried on a share of the orders");
+        return;
+    }
     let refused = status.candidate.is_some() || matches!(state, State::Failed | State::AwaitingGrant);
     if refused {
         tracing::warn!(consumer = %name, %state, reason, version, hash, "consumer is not as its file wants it");

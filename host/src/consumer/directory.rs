@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
+use parking_lot::Mutex;
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -123,6 +124,8 @@ impl<R: Runtime> Directory<R> {
             runtime,
             board: Board::default(),
             archive: swept(versions_dir, &*versions).await,
+            trials: Mutex::default(),
+            hint: Arc::clone(&hint),
             versions,
             loads: Semaphore::new(LOADS_MAX),
             plugin_bytes_max,
@@ -219,7 +222,9 @@ impl<R: Runtime> Directory<R> {
         let now = Instant::now();
         self.settling.observe(look, now);
         self.show_arriving(look);
-        let due: BTreeSet<_> = self.again.iter().filter(|(_, at)| **at <= now).map(|(name, _)| name.clone()).collect();
+        let mut due: BTreeSet<_> =
+            self.again.iter().filter(|(_, at)| **at <= now).map(|(name, _)| name.clone()).collect();
+        due.extend(self.judged());
         let diff = Diff::between(&self.taken_up, self.settling.settled());
         for name in diff.to_remove {
             self.update(name, None);
@@ -228,6 +233,13 @@ impl<R: Runtime> Directory<R> {
             let sighting = self.settling.settled().get(&name).cloned();
             self.update(name, sighting);
         }
+    }
+
+    /// Consumers whose candidate was judged. One that the store did not take the verdict of waits for its time.
+    fn judged(&self) -> Vec<ConsumerName> {
+        let trials = self.shared.trials.lock();
+        let judged = trials.iter().filter(|(_, trial)| trial.verdict().is_some()).map(|(name, _)| name);
+        judged.filter(|name| !self.again.contains_key(*name)).cloned().collect()
     }
 
     /// Starts to bring a consumer in step, unless that is under way; then it comes up again when that is over.
@@ -324,7 +336,16 @@ impl<R: Runtime> Directory<R> {
 
 impl<R: Runtime> Catalogue for Shared<R> {
     fn list(&self) -> Vec<super::status::ConsumerStatus> {
-        self.board.list()
+        let mut list = self.board.list();
+        let trials = self.trials.lock();
+        for status in &mut list {
+            if let (Some(candidate), Some(trial)) = (&mut status.candidate, trials.get(&status.name))
+                && candidate.progress.is_some()
+            {
+                candidate.progress = Some(trial.progress());
+            }
+        }
+        list
     }
 
     fn forget(&self, name: &ConsumerName) {

@@ -10,6 +10,10 @@ use crate::version::{Hash, HashPrefix};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Plan {
     Take,
+    /// It is tried on a share of the orders, beside `live`.
+    Try {
+        live: Hash,
+    },
     /// It is kept out, for `reason`; `live` runs.
     Keep {
         live: Hash,
@@ -18,8 +22,10 @@ pub enum Plan {
 }
 
 impl Plan {
+    /// `tries` says whether the policy tries new versions on a share of the orders. A canary that a restart broke off begins
+    /// anew; one whose policy does not try any more is over, and its version taken.
     #[must_use]
-    pub fn of(file: &Hash, standing: Option<&Standing>) -> Self {
+    pub fn of(file: &Hash, standing: Option<&Standing>, tries: bool) -> Self {
         match standing {
             Some(Standing { outcome: TurnOutcome::RolledBack, file: about, live: Some(live), reason })
                 if about.as_ref() == Some(file) =>
@@ -27,8 +33,17 @@ impl Plan {
                 let why = reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
                 Self::Keep { live: *live, reason: format!("it was rolled back{why}") }
             }
+            Some(Standing { live: Some(live), .. }) if tries && live != file => Self::Try { live: *live },
             _ => Self::Take,
         }
+    }
+
+    /// Whether trying `file` is news.
+    #[must_use]
+    pub fn is_new_canary(file: &Hash, standing: Option<&Standing>) -> bool {
+        let known =
+            |standing: &Standing| standing.outcome == TurnOutcome::Canary && standing.file.as_ref() == Some(file);
+        !standing.is_some_and(known)
     }
 
     /// Whether making `file` live is news.
@@ -127,11 +142,18 @@ mod tests {
         let outcome = TurnOutcome::RolledBack;
         let back = Standing { outcome, file: Some(hash("2")), live: Some(hash("1")), reason };
         let kept = Plan::Keep { live: hash("1"), reason: "it was rolled back: too slow".to_owned() };
-        assert_eq!(Plan::of(&hash("2"), Some(&back)), kept);
-        assert_eq!(Plan::of(&hash("3"), Some(&back)), Plan::Take);
-        assert_eq!(Plan::of(&hash("1"), None), Plan::Take);
+        assert_eq!(Plan::of(&hash("2"), Some(&back), true), kept);
+        assert_eq!(Plan::of(&hash("3"), Some(&back), false), Plan::Take);
+        assert_eq!(Plan::of(&hash("1"), None, true), Plan::Take, "there is nothing beside which to try it");
         assert!(Plan::is_news(&hash("1"), Some(&back)), "its own file is another decision");
         let live = Standing { outcome: TurnOutcome::Live, file: Some(hash("1")), reason: None, ..back };
+        assert_eq!(Plan::of(&hash("2"), Some(&live), true), Plan::Try { live: hash("1") });
+        assert_eq!(Plan::of(&hash("1"), Some(&live), true), Plan::Take);
+        let canary = Standing { outcome: TurnOutcome::Canary, file: Some(hash("2")), ..live.clone() };
+        assert_eq!(Plan::of(&hash("2"), Some(&canary), true), Plan::Try { live: hash("1") });
+        assert_eq!(Plan::of(&hash("2"), Some(&canary), false), Plan::Take);
+        assert_eq!(Plan::of(&hash("3"), Some(&canary), true), Plan::Try { live: hash("1") });
+        assert!(!Plan::is_new_canary(&hash("2"), Some(&canary)) && Plan::is_new_canary(&hash("3"), Some(&canary)));
         assert!(!Plan::is_news(&hash("1"), Some(&live)) && Plan::is_news(&hash("2"), Some(&live)));
     }
 }

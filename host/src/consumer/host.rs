@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::runtime::{Live, LoadError, Loader, Runtime};
+use super::runtime::{Candidate, Live, LoadError, Loader, Runtime};
 use crate::backend::{self, Consumers};
 use crate::delivery::{self, Engine, Worker};
 use crate::policy::{ConsumerName, Policy};
@@ -85,7 +85,12 @@ impl Runtime for Host {
 
 impl From<Live<Version>> for delivery::Live {
     fn from(live: Live<Version>) -> Self {
-        let Live { version, policy, subscriptions } = live;
-        Self { version, policy, subscriptions }
+        let Live { version, policy, subscriptions, candidate } = live;
+        let candidate = candidate.map(|Candidate { version, subscriptions, trial }| delivery::Candidate {
+            version,
+            subscriptions,
+            trial,
+        });
+        Self { version, policy, subscriptions, candidate }
     }
 }

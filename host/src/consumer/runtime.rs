@@ -5,16 +5,25 @@ use std::future::Future;
 use std::sync::Arc;
 
 use crate::backend;
+use crate::delivery::trial::Trial;
 use crate::event::Subscriptions;
 use crate::policy::{ConsumerName, Policy};
 use crate::sandbox::{Description, Usage};
 
 /// Everything that a worker needs, swapped as one.
-#[derive(Debug)]
 pub struct Live<V> {
     pub version: Arc<V>,
     pub policy: Arc<Policy>,
     pub subscriptions: Subscriptions,
+    pub candidate: Option<Candidate<V>>,
+}
+
+/// A version that is tried on a share of the orders, beside the live one and under its policy.
+#[derive(Clone)]
+pub struct Candidate<V> {
+    pub version: Arc<V>,
+    pub subscriptions: Subscriptions,
+    pub trial: Arc<Trial>,
 }
 
 /// Why a file does not become a plugin.

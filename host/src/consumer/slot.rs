@@ -10,14 +10,18 @@
 //! - At most one worker runs per consumer, and versions with different `state-version` never run side by side.
 //! - The history says which version is live before the worker knows it: whatever crashes, the next start goes on with it.
 
+mod canary;
 mod steps;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use tokio::sync::Semaphore;
+use parking_lot::Mutex;
+use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 
+use self::canary::NotTried;
 use super::archive::{self, Archive};
 use super::board::Board;
 use super::history::Plan;
@@ -27,6 +31,7 @@ use super::stage::{File, Loaded, Refused, Settled};
 use super::status::{Candidate, CandidateState, ConsumerStatus, State};
 use crate::backend::{PluginFile, Standing, Turn, TurnOutcome, Versions};
 use crate::clock::Timestamp;
+use crate::delivery::trial::Trial;
 use crate::event::Subscriptions;
 use crate::fault::{self, Point};
 use crate::policy::{ConsumerName, Policy};
@@ -42,6 +47,10 @@ pub struct Shared<R> {
     pub board: Board,
     pub versions: Arc<dyn Versions>,
     pub archive: Arc<Archive>,
+    /// Of consumers that try a new version.
+    pub trials: Mutex<BTreeMap<ConsumerName, Arc<Trial>>>,
+    /// Rung when one of them has a verdict.
+    pub hint: Arc<Notify>,
     /// Turns at reading and compiling.
     pub loads: Semaphore,
     pub plugin_bytes_max: u64,
@@ -71,6 +80,15 @@ struct Running<R: Runtime> {
     subscriptions: Subscriptions,
     since: Timestamp,
     worker: R::Worker,
+    candidate: Option<Trying<R>>,
+}
+
+/// The newest file, as long as it is tried on a share of the orders.
+struct Trying<R: Runtime> {
+    file: PluginFile,
+    loaded: Loaded<R>,
+    version: Arc<R::Version>,
+    trial: Arc<Trial>,
 }
 
 /// Whether a sighting was dealt with.
@@ -99,6 +117,7 @@ impl<R: Runtime> Slot<R> {
         let policy = self.read_policy(sighting, shared).await;
         let newest = self.load(&sighting.plugin, shared).await;
         let mut refusals = Refusals::default();
+        refusals.note(self.heed_verdict(shared).await);
         self.policy = self.in_force(&policy);
         match (shared.versions.standing(&self.name).await, self.policy.clone()) {
             (Ok(standing), Some(policy)) => self.follow(&newest, standing, &policy, &mut refusals, shared).await,
@@ -124,16 +143,27 @@ impl<R: Runtime> Slot<R> {
         shared: &Arc<Shared<R>>,
     ) {
         let before = standing.as_ref().and_then(|standing| standing.live);
-        let planned = newest.loaded.clone().map(|loaded| (Plan::of(&loaded.hash, standing.as_ref()), loaded));
+        let plan = |loaded: &Loaded<R>| Plan::of(&loaded.hash, standing.as_ref(), policy.rollout.is_some());
+        let mut planned = newest.loaded.clone().map(|loaded| (plan(&loaded), loaded));
+        if let Ok((Plan::Try { live }, loaded)) = &planned {
+            let news = Plan::is_new_canary(&loaded.hash, standing.as_ref());
+            match self.try_beside(*live, loaded.clone(), &newest.file, news, policy, shared).await {
+                Err(NotTried::Alone) => planned = Ok((Plan::Take, loaded.clone())),
+                Err(NotTried::Refused(refused)) => planned = Err(refused),
+                Ok(()) => return,
+            }
+        }
         let refused = match planned {
             Ok((Plan::Take, loaded)) => match self.prepare(&loaded, policy, shared) {
                 Ok(live) => {
                     let news = Plan::is_news(&loaded.hash, standing.as_ref());
                     let turn = news.then(|| turn(TurnOutcome::Live, &newest.file, loaded.hash));
-                    return refusals.note(self.go_live(loaded, live, turn, shared).await);
+                    return refusals.note(self.go_live(loaded, live, None, turn, shared).await);
                 }
                 Err(refused) => refused,
             },
+            // It was tried above.
+            Ok((Plan::Try { .. }, _)) => return,
             Ok((Plan::Keep { live, reason }, _)) => {
                 refusals.note(Err(self.kept_out(&reason)));
                 return refusals.note(self.fall_back(Some(live), policy, shared).await);
@@ -162,6 +192,7 @@ impl<R: Runtime> Slot<R> {
     /// Lets deliveries that run finish, and starts no other.
     pub async fn drain(&mut self, shared: &Shared<R>) {
         if let Some(running) = self.running.take() {
+            self.show_trial(None, shared);
             shared.board.show_state(&self.name, State::Draining, None);
             shared.runtime.stop(running.worker).await;
         }
@@ -253,9 +284,14 @@ impl<R: Runtime> Slot<R> {
         let side_file = scan::side_file_path(&shared.dir, &self.name);
         let granted = loaded.grant(&shared.runtime, policy, &side_file)?;
         // A version that runs keeps its warm instances where nothing is asked of it that it was not linked for.
-        let same = |running: &&Running<R>| running.loaded.hash == loaded.hash && running.policy.links_like(policy);
-        match self.running.as_ref().filter(same) {
-            Some(running) => Ok(granted.on(Arc::clone(&running.version))),
+        let linked = self.running.as_ref().filter(|running| running.policy.links_like(policy));
+        let versions = linked.into_iter().flat_map(|running| {
+            let candidate = running.candidate.iter().map(|candidate| (&candidate.loaded, &candidate.version));
+            std::iter::once((&running.loaded, &running.version)).chain(candidate)
+        });
+        let same = versions.into_iter().find(|(running, _)| running.hash == loaded.hash);
+        match same {
+            Some((_, version)) => Ok(granted.on(Arc::clone(version))),
             None => granted.link(&shared.runtime, &self.name),
         }
     }
@@ -265,19 +301,27 @@ impl<R: Runtime> Slot<R> {
         &mut self,
         loaded: Loaded<R>,
         live: Live<R::Version>,
+        candidate: Option<Trying<R>>,
         turn: Option<Turn>,
         shared: &Arc<Shared<R>>,
     ) -> Result<(), Refused> {
-        let Live { version, policy, subscriptions } = &live;
+        let Live { version, policy, subscriptions, .. } = &live;
         let (version, policy, subscriptions) = (Arc::clone(version), Arc::clone(policy), subscriptions.clone());
         if let Some(turn) = turn {
             self.record(turn, &policy, shared).await?;
         }
         let state_version = |loaded: &Loaded<R>| shared.runtime.description(&loaded.plugin).state_version;
         let same_file = |running: &Running<R>| running.loaded.hash == loaded.hash;
-        if self.running.as_ref().is_some_and(|running| same_file(running) && running.policy == policy) {
+        let same_trial = |running: &Running<R>| match (&running.candidate, &candidate) {
+            (None, None) => true,
+            (Some(before), Some(now)) => Arc::ptr_eq(&before.trial, &now.trial),
+            _ => false,
+        };
+        let same = |running: &Running<R>| same_file(running) && same_trial(running) && running.policy == policy;
+        if self.running.as_ref().is_some_and(same) {
             return Ok(());
         }
+        self.show_trial(candidate.as_ref(), shared);
         let since = self.running.as_ref().filter(|running| same_file(running)).map(|running| running.since);
         let together = |running: &Running<R>| state_version(&running.loaded) == state_version(&loaded);
         let worker = match self.running.take_if(|running| together(running)) {
@@ -292,7 +336,7 @@ impl<R: Runtime> Slot<R> {
             }
         };
         let since = since.unwrap_or_else(Timestamp::now);
-        self.running = Some(Running { loaded, version, policy, subscriptions, since, worker });
+        self.running = Some(Running { loaded, version, policy, subscriptions, since, worker, candidate });
         Ok(())
     }
 
@@ -306,13 +350,13 @@ impl<R: Runtime> Slot<R> {
     ) -> Result<(), Refused> {
         let running = self.running.as_ref().filter(|running| before.is_none_or(|hash| running.loaded.hash == hash));
         let loaded = match (running, before) {
-            (Some(running), _) if running.policy == *policy => return Ok(()),
+            (Some(running), _) if running.policy == *policy && running.candidate.is_none() => return Ok(()),
             (Some(running), _) => running.loaded.clone(),
             (None, Some(hash)) => self.load_kept(hash, shared).await?,
             (None, None) => return Ok(()),
         };
         match self.prepare(&loaded, policy, shared) {
-            Ok(live) => self.go_live(loaded, live, None, shared).await,
+            Ok(live) => self.go_live(loaded, live, None, None, shared).await,
             Err(refused) => {
                 if matches!(refused, Refused::Ungranted(_)) {
                     self.drain(shared).await;
@@ -370,12 +414,16 @@ impl<R: Runtime> Slot<R> {
                     subscriptions: running.subscriptions.iter().map(ToString::to_string).collect(),
                     loaded_at: Some(running.since),
                     reason: refused.map(|_| format!("version {version} keeps running: {told}")),
-                    candidate: refused.map(|state| Candidate {
-                        state,
-                        reason: told,
-                        version: newest.map(|newest| shared.runtime.description(&newest.plugin).version.to_string()),
-                        hash: newest.map(|newest| newest.hash.to_string()),
-                    }),
+                    candidate: refused
+                        .map(|state| Candidate {
+                            state,
+                            reason: told,
+                            version: newest
+                                .map(|newest| shared.runtime.description(&newest.plugin).version.to_string()),
+                            hash: newest.map(|newest| newest.hash.to_string()),
+                            progress: None,
+                        })
+                        .or_else(|| running.candidate.as_ref().map(|tried| tried.shown(shared))),
                     ..self.status(State::Running, Some(&running.loaded), shared)
                 }
             }
@@ -384,7 +432,7 @@ impl<R: Runtime> Slot<R> {
                 let state = match refused {
                     None => State::Loading,
                     Some(CandidateState::AwaitingGrant) => State::AwaitingGrant,
-                    Some(CandidateState::Failed | CandidateState::RolledBack) => State::Failed,
+                    Some(CandidateState::Failed | CandidateState::RolledBack | CandidateState::Canary) => State::Failed,
                 };
                 ConsumerStatus { reason: Some(told), ..self.status(state, newest, shared) }
             }

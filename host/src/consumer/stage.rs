@@ -190,7 +190,7 @@ impl<L: Loader> Granted<L> {
     /// As [`Granted::link`], on a version that was linked before.
     #[must_use]
     pub fn on(self, version: Arc<L::Version>) -> Live<L::Version> {
-        Live { version, policy: self.policy, subscriptions: self.subscriptions }
+        Live { version, policy: self.policy, subscriptions: self.subscriptions, candidate: None }
     }
 }
 

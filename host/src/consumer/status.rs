@@ -5,6 +5,7 @@ use std::fmt;
 use serde::Serialize;
 
 use crate::clock::Timestamp;
+use crate::delivery::rollout::Progress;
 use crate::policy::ConsumerName;
 use crate::sandbox::Usage;
 use crate::version::Hash;
@@ -67,6 +68,9 @@ pub struct Candidate {
     pub version: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hash: Option<String>,
+    /// Of a canary.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub progress: Option<Progress>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -76,6 +80,8 @@ pub enum CandidateState {
     Failed,
     /// The plugin needs something that its policy does not grant.
     AwaitingGrant,
+    /// It handles a share of the orders, until it is judged.
+    Canary,
     /// It was decided against, and stays out until the file changes or somebody promotes it.
     RolledBack,
 }

@@ -18,9 +18,25 @@ pub fn settle(
     log: Vec<LogLine>,
     ran: Ran,
 ) -> Settlement {
+    if matches!(outcome, Outcome::Done) {
+        return Settlement::Done { effects, ran };
+    }
+    let Some((cause, after)) = failure(outcome, &effects, log) else { return Settlement::Released };
+    if cause.kind == CauseKind::Reject {
+        return Settlement::Dead { cause, ran };
+    }
+    let now = Timestamp::now();
+    let tried = Tried { attempts: delivery.attempt, first_at: delivery.first_attempt_at };
+    match next_try(policy, tried, after, now, jitter(delivery)) {
+        Some(at) => Settlement::Retry { at, cause, ran },
+        None => Settlement::Dead { cause, ran },
+    }
+}
+
+/// Why it was not done, and the guest's own wish when to try again. `None` of done, and of an outcome of the store.
+pub fn failure(outcome: Outcome, effects: &Effects, log: Vec<LogLine>) -> Option<(Cause, Option<Duration>)> {
     let (mut cause, after) = match outcome {
-        Outcome::Done => return Settlement::Done { effects, ran },
-        Outcome::Store(_) => return Settlement::Released,
+        Outcome::Done | Outcome::Store(_) => return None,
         Outcome::Reject { reason } => (Cause::new(CauseKind::Reject, reason), None),
         Outcome::Retry { after, reason } => (Cause::new(CauseKind::Retry, reason), after),
         Outcome::Trap { kind, message, backtrace } => {
@@ -32,15 +48,7 @@ pub fn settle(
         }
     };
     cause.evidence = Evidence { effects: effects.sketch(), log };
-    if cause.kind == CauseKind::Reject {
-        return Settlement::Dead { cause, ran };
-    }
-    let now = Timestamp::now();
-    let tried = Tried { attempts: delivery.attempt, first_at: delivery.first_attempt_at };
-    match next_try(policy, tried, after, now, jitter(delivery)) {
-        Some(at) => Settlement::Retry { at, cause, ran },
-        None => Settlement::Dead { cause, ran },
-    }
+    Some((cause, after))
 }
 
 /// How often a delivery was tried, the attempt that just ended included.

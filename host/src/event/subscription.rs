@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::filter::Filter;
-use super::{Body, Event, KindPattern};
+use super::{Body, Event, KindPattern, Share};
 
 /// Events of a kind, and of those the ones whose data matches.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,7 +31,11 @@ impl fmt::Display for Subscription {
 
 /// All that one consumer hears. Cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Subscriptions(Arc<[Subscription]>);
+pub struct Subscriptions {
+    everywhere: Arc<[Subscription]>,
+    /// What is heard besides, of some lanes alone.
+    in_share: Option<(Share, Arc<[Subscription]>)>,
+}
 
 impl Event {
     /// Whether the event's data matches.
@@ -47,32 +51,46 @@ impl Event {
 impl Subscriptions {
     #[must_use]
     pub fn want(&self, event: &Event) -> bool {
-        let kind = event.kind();
-        self.0
-            .iter()
-            .filter(|subscription| subscription.kind.matches(kind))
-            .any(|subscription| subscription.filter.as_ref().is_none_or(|filter| event.passes(filter)))
+        any(&self.everywhere, event)
+            || self.in_share.as_ref().is_some_and(|(share, besides)| any(besides, event) && share.has(&event.lane()))
+    }
+
+    /// These, and of the lanes in `share` what `others` hear too.
+    #[must_use]
+    pub fn with(&self, share: Share, others: &Self) -> Self {
+        let besides = (self.everywhere != others.everywhere).then(|| (share, Arc::clone(&others.everywhere)));
+        Self { everywhere: Arc::clone(&self.everywhere), in_share: besides }
     }
 
     /// Whether the kind of an event is not all that counts.
     #[must_use]
     pub fn filter(&self) -> bool {
-        self.0.iter().any(|subscription| subscription.filter.is_some())
+        self.in_share.is_some() || self.everywhere.iter().any(|subscription| subscription.filter.is_some())
     }
 
     /// Whether events of `kind` are wanted, all or those that a filter lets through.
     #[must_use]
     pub fn hear(&self, kind: &str) -> bool {
-        self.0.iter().any(|subscription| subscription.kind.matches(kind))
+        let besides = self.in_share.iter().flat_map(|(_, besides)| besides.iter());
+        self.everywhere.iter().chain(besides).any(|subscription| subscription.kind.matches(kind))
     }
 
+    /// Those of every lane.
     pub fn iter(&self) -> impl Iterator<Item = &Subscription> {
-        self.0.iter()
+        self.everywhere.iter()
     }
+}
+
+fn any(subscriptions: &[Subscription], event: &Event) -> bool {
+    let kind = event.kind();
+    subscriptions
+        .iter()
+        .filter(|subscription| subscription.kind.matches(kind))
+        .any(|subscription| subscription.filter.as_ref().is_none_or(|filter| event.passes(filter)))
 }
 
 impl<S: Into<Subscription>> FromIterator<S> for Subscriptions {
     fn from_iter<I: IntoIterator<Item = S>>(subscriptions: I) -> Self {
-        Self(subscriptions.into_iter().map(Into::into).collect())
+        Self { everywhere: subscriptions.into_iter().map(Into::into).collect(), in_share: None }
     }
 }

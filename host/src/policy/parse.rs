@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use toml::de::{DeTable, DeValue};
 
-use super::{Grant, HttpGrant, HttpLimits, Isolation, Limits, OnDead, Policy, Retry, SecretSource};
+use super::{Grant, HttpGrant, HttpLimits, Isolation, Limits, OnDead, Policy, Retry, Rollout, SecretSource};
 use crate::event::{Subscription, Subscriptions};
 use table::{Faults, Table};
 
@@ -115,9 +115,8 @@ fn read(mut root: Table<'_>, faults: &mut Faults<'_>) -> Policy {
         settings: root.table("settings", faults).map(|table| settings(table, faults)).unwrap_or_default(),
         limits: root.table("limits", faults).map(|table| limits(table, faults)).unwrap_or_default(),
         retry: root.table("retry", faults).map(|table| retry(table, faults)).unwrap_or_default(),
+        rollout: root.table("rollout", faults).and_then(|table| rollout(table, faults)),
     };
-    // Passing over it would let every order meet a version that the operator wanted to try on a few.
-    root.refuse("rollout", faults, "rollout is not available yet in this version");
     root.finish(faults);
     policy
 }
@@ -246,6 +245,22 @@ fn retry(mut table: Table<'_>, faults: &mut Faults<'_>) -> Retry {
     };
     table.finish(faults);
     retry
+}
+
+fn rollout(mut table: Table<'_>, faults: &mut Faults<'_>) -> Option<Rollout> {
+    let share_permille = table.require("percent", faults, value::percent);
+    let rollout = Rollout {
+        share_permille: share_permille.unwrap_or_default(),
+        min_events: table
+            .take("min_events", faults, |v| value::count(v, NonZeroU32::MAX.get()))
+            .unwrap_or(Rollout::MIN_EVENTS_DEFAULT),
+        max_failure_rate: table
+            .take("max_failure_rate", faults, value::failure_rate)
+            .unwrap_or(Rollout::MAX_FAILURE_RATE_DEFAULT),
+        max_slowdown: table.take("max_slowdown", faults, value::slowdown),
+    };
+    table.finish(faults);
+    share_permille.map(|_| rollout)
 }
 
 #[cfg(test)]

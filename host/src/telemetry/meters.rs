@@ -106,6 +106,32 @@ impl ConsumerMeters {
     }
 }
 
+/// What became of an event that a candidate tried.
+#[derive(Clone, Copy, Debug)]
+pub enum CanaryEvent {
+    Done,
+    Failed,
+    /// The live version failed it too.
+    BothFailed,
+}
+
+/// A candidate tried an event. Looked up each time: candidates come and go, and meet a share alone.
+pub fn canary(name: &ConsumerName, event: CanaryEvent) {
+    LazyLock::force(&REGISTRY);
+    let outcome = match event {
+        CanaryEvent::Done => "done",
+        CanaryEvent::Failed => "failed",
+        CanaryEvent::BothFailed => "both_failed",
+    };
+    counter!("fanfare_canary_events_total", "consumer" => name.to_string(), "outcome" => outcome).increment(1);
+}
+
+/// A candidate was judged.
+pub fn rollout(name: &ConsumerName, outcome: &'static str) {
+    LazyLock::force(&REGISTRY);
+    counter!("fanfare_rollouts_total", "consumer" => name.to_string(), "outcome" => outcome).increment(1);
+}
+
 /// A commit would have crossed a floor that held when the handler asked; it runs again.
 pub fn floor_conflict() {
     static FLOORS: LazyLock<Counter> = LazyLock::new(|| {
@@ -209,6 +235,8 @@ fn describe() {
     describe_counter!("fanfare_orders_placed_total", "Orders placed and durable.");
     describe_counter!("fanfare_handled_total", "Handlings by consumer and outcome.");
     describe_counter!("fanfare_conflicts_total", "Handlings repeated because what they read had changed.");
+    describe_counter!("fanfare_canary_events_total", "Events that a candidate tried, by outcome.");
+    describe_counter!("fanfare_rollouts_total", "Candidates that were judged, by outcome.");
     describe_counter!(
         "fanfare_floor_conflicts_total",
         "Handlings repeated because a floor held no more, of all consumers."

@@ -7,9 +7,10 @@ use crate::backend::{Backend, Cause, CauseKind, Evidence, InboxPolicy, Placed, P
 use crate::clock::Timestamp;
 use crate::effects::Effects;
 use crate::event::filter::Filter;
-use crate::event::{Subscription, Subscriptions};
+use crate::event::{Lane, Share, Subscription, Subscriptions};
 use crate::order::{Change, Content, Order, OrderId};
 use crate::policy::{OnDead, Rate};
+use crate::version::Hash;
 
 fn only(kind: &str, filter: &str) -> Subscriptions {
     let filter = Filter::parse(filter).unwrap();
@@ -184,4 +185,34 @@ async fn concurrency_and_rate_count_from_the_next_lease_on() {
     assert!((1..=allowed).contains(&leased), "{leased} at once at 10/s");
     deliveries.configure(InboxPolicy { concurrency: 100, ..policy() });
     assert_eq!(std::iter::from_fn(|| deliveries.lease()).count() as u64, 37 - leased);
+}
+
+#[tokio::test]
+async fn what_is_heard_of_a_share_of_the_lanes_is_delivered_of_those_alone() {
+    let home = Place::new();
+    let backend = home.open();
+    let deliveries = inbox(&backend, "alpha").await;
+    let share = Share::of(&Hash::of(b"new"), 500);
+    let subscriptions = hears(&["order.placed"]).with(share, &hears(&["order.*"]));
+    deliveries.configure(InboxPolicy { subscriptions, ..policy() });
+    let mut expected = Vec::new();
+    for _ in 0..20 {
+        let order = place(&backend).await.id;
+        backend.intake.change(order, Change::Confirmed {}).await.unwrap().into_inner();
+        expected.push((order, "order.placed"));
+        expected.extend(share.has(&Lane::Order(order)).then_some((order, "order.confirmed")));
+    }
+    assert!((21..40).contains(&expected.len()), "half of them: {}", expected.len());
+    assert_eq!(report(&backend, "alpha").await.pending, u64::try_from(expected.len()).unwrap());
+    let mut delivered = Vec::new();
+    while delivered.len() < expected.len() {
+        let delivery = lease(&deliveries).await;
+        delivered.push((delivery.event.order_id().unwrap(), delivery.event.kind().to_owned()));
+        accept(&deliveries, delivery, done(Effects::default()));
+    }
+    assert!(deliveries.lease().is_none());
+    delivered.sort();
+    expected.sort();
+    assert_eq!(delivered, expected.iter().map(|(order, kind)| (*order, (*kind).to_owned())).collect::<Vec<_>>());
+    backend.lifecycle.close().await;
 }

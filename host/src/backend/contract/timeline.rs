@@ -6,7 +6,9 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::{Place, accept, done, inbox, lease, name, place, policy, settled};
-use crate::backend::{Backend, Cause, CauseKind, DeliveryState, InboxPolicy, Moment, Ran, Settlement, What, Which};
+use crate::backend::{
+    AttemptBy, Backend, Cause, CauseKind, DeliveryState, FailedTry, InboxPolicy, Moment, Ran, Settlement, What, Which,
+};
 use crate::clock::Timestamp;
 use crate::effects::{Effects, Message, Record};
 use crate::event::Custom;
@@ -198,4 +200,46 @@ async fn what_a_person_did_and_what_is_open_is_told() {
     assert!(first.items.iter().all(|moment| moment.kind == "order.placed"));
     let rest = backend.timelines.timeline(order.id, first.next, 1).await.unwrap();
     assert!(rest.items.iter().all(|moment| moment.kind == "order.confirmed") && rest.next.is_none());
+}
+
+#[tokio::test]
+async fn what_a_candidate_did_is_told_and_what_it_failed_is_no_attempt() {
+    let home = Place::new();
+    let backend = home.open();
+    let alpha = inbox(&backend, "alpha").await;
+    let mut orders = Vec::new();
+    for _ in 0..3 {
+        orders.push(place(&backend).await.id);
+    }
+    accept(&alpha, lease(&alpha).await, by("1", Effects::default()));
+    let mut tried = lease(&alpha).await;
+    tried.by = AttemptBy::Candidate;
+    accept(&alpha, tried, by("2", Effects::default()));
+    let mut failed = lease(&alpha).await;
+    let cause = Cause::new(CauseKind::Trap, "out of order");
+    failed.by = AttemptBy::LiveAfter(Box::new(FailedTry { cause, ran: ran("2") }));
+    accept(&alpha, failed, by("1", Effects::default()));
+    orders.push(place(&backend).await.id);
+    accept(&alpha, lease(&alpha).await, by("1", Effects::default()));
+    let report = settled(&backend, "alpha").await;
+    assert_eq!((report.done, report.dead), (4, 0));
+
+    let expected = [
+        vec!["alpha: done at 1 by 1 as one of 2"],
+        vec!["alpha: done at 1 by 2"],
+        vec!["alpha: trap at 1 by 2", "alpha: done at 1 by 1"],
+        vec!["alpha: done at 1 by 1 as one of 2"],
+    ];
+    for (order, expected) in orders.iter().zip(expected) {
+        let moments = timeline(&backend, *order).await;
+        assert_eq!(told(&moments)[1..], expected);
+        let by_candidate = moments.iter().filter_map(|moment| match &moment.what {
+            What::Attempt { attempt, .. } => Some((attempt.candidate, attempt.version.as_str())),
+            _ => None,
+        });
+        assert!(by_candidate.clone().all(|(candidate, version)| candidate == (version == "2")), "{moments:#?}");
+        let delivery = backend.journal.deliveries_of(*order).await.unwrap().pop().unwrap();
+        assert_eq!((delivery.attempts, delivery.state), (1, DeliveryState::Done), "{delivery:?}");
+    }
+    backend.lifecycle.close().await;
 }

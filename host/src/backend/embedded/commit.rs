@@ -36,6 +36,8 @@ pub struct ConsumerCommit {
     pub through: Vec<(u64, u64)>,
     pub exceptions: Vec<Exception>,
     pub attempt: Option<Attempt>,
+    /// What a candidate failed before.
+    pub tried: Option<Attempt>,
     /// In place of an attempt, where it was done at the first one.
     pub handled: Option<Handled>,
     /// Values as they stand after the commit.
@@ -59,6 +61,7 @@ impl ConsumerCommit {
             through: Vec::new(),
             exceptions: Vec::new(),
             attempt: None,
+            tried: None,
             handled: None,
             entries: Vec::new(),
             counters: Vec::new(),
@@ -161,6 +164,8 @@ pub struct Attempt {
     /// Of an edited copy of the event.
     pub edited: bool,
     pub calls: Vec<HttpCall>,
+    /// By a version that is tried on a share of the orders.
+    pub candidate: bool,
 }
 
 impl Attempt {
@@ -177,6 +182,7 @@ impl Attempt {
             origin: *origin,
             edited: false,
             calls: Vec::new(),
+            candidate: false,
         }
     }
 }

@@ -299,7 +299,7 @@ fn show(disk: &Disk<'_>, name: &ConsumerName, event: EventId) -> rusqlite::Resul
 /// What is remembered of a delivery's attempts, oldest first.
 pub fn attempts(disk: &Connection, consumer: ConsumerNumber, position: u64) -> rusqlite::Result<Vec<AttemptReport>> {
     disk.prepare_cached(
-        "SELECT attempt, outcome, cause, backtrace, version, duration, time, origin, edited, effects, log, calls
+        "SELECT attempt, outcome, cause, backtrace, version, duration, time, origin, edited, effects, log, calls, candidate
          FROM attempts WHERE consumer = ?1 AND position = ?2 ORDER BY number",
     )?
     .query_map(params![consumer, rows::signed(position)], |row| {
@@ -313,6 +313,7 @@ pub fn attempts(disk: &Connection, consumer: ConsumerNumber, position: u64) -> r
             time: rows::timestamp(row, 6)?,
             origin: rows::origin(row.get_ref(7)?.as_str()?),
             edited: row.get(8)?,
+            candidate: row.get(12)?,
             effects: row.get_ref(9)?.as_str_or_null()?.map(rows::from_json::<Box<RawValue>>).transpose()?,
             log: row.get_ref(10)?.as_str_or_null()?.map(rows::from_json).transpose()?.unwrap_or_default(),
             calls: row.get_ref(11)?.as_str_or_null()?.map(rows::from_json).transpose()?.unwrap_or_default(),

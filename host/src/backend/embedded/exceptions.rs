@@ -109,8 +109,8 @@ impl Writer<'_> {
         self.connection
             .prepare_cached(
                 "INSERT INTO attempts (consumer, position, attempt, outcome, cause, backtrace, version, duration, time,
-                                       effects, log, origin, edited, calls)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
+                                       effects, log, origin, edited, calls, candidate)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)",
             )?
             .execute(params![
                 consumer,
@@ -127,6 +127,7 @@ impl Writer<'_> {
                 attempt.origin.as_str(),
                 attempt.edited,
                 Some(&attempt.calls).filter(|calls| !calls.is_empty()).map(rows::json).transpose()?,
+                attempt.candidate,
             ])?;
         if attempt.attempt == 1 && attempt.origin != Origin::Replay {
             return Ok(());

@@ -27,7 +27,7 @@ use super::queue::{DEPTH_OF_DELIVERIES_MAX, Job};
 use super::readers::Disk;
 use super::{Store, backup, failed, pause, rows};
 use crate::backend::{
-    Delivery, Error, Finished, Generation, Inbox, InboxPolicy, Lease, Origin, Result, Settlement, View,
+    AttemptBy, Delivery, Error, Finished, Generation, Inbox, InboxPolicy, Lease, Origin, Result, Settlement, View,
 };
 use crate::clock::Timestamp;
 use crate::effects::Reads;
@@ -244,6 +244,7 @@ impl EmbeddedInbox {
             origin: origin(&item),
             first_attempt_at: item.first_attempt_at.unwrap_or(now),
             generation: Generation(desk.generation),
+            by: AttemptBy::Live,
             lease: Lease { epoch: desk.epoch, stored: item.stored, edited, backfill: item.backfill, rebuild: None },
         }))
     }
@@ -286,6 +287,10 @@ impl Inbox for EmbeddedInbox {
 
     fn finish(&self, delivery: Delivery, reads: &Reads, settlement: Settlement) -> Finished {
         settle::finish(self, delivery, reads, settlement)
+    }
+
+    fn holds(&self, reads: &Reads) -> Result<bool> {
+        settle::holds(self, reads).map_err(|error| failed(&error))
     }
 }
 

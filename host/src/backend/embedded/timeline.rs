@@ -157,6 +157,7 @@ fn of_run(run: &Run, time: Timestamp) -> What {
         time,
         origin: Origin::Live,
         edited: false,
+        candidate: false,
         effects: None,
         log: Vec::new(),
         calls: Vec::new(),

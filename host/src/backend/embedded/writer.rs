@@ -275,7 +275,7 @@ params![
         if let Some(handled) = &commit.handled {
             self.handled(consumer, handled)?;
         }
-        if let Some(attempt) = &commit.attempt {
+        for attempt in commit.tried.iter().chain(&commit.attempt) {
             self.attempt(consumer, attempt)?;
         }
         commit.backfills.into_iter().for_each(|backfill| self.backfill(backfill));

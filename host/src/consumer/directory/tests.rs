@@ -1,5 +1,6 @@
 //! Stories over real files in a folder of their own, with a loader that reads a line of text for a plugin.
 
+mod canary;
 mod versions;
 mod world;
 
@@ -197,10 +198,10 @@ async fn a_side_file_that_no_longer_parses_leaves_the_old_policy_in_force() {
 
 #[tokio::test]
 async fn a_new_consumer_does_not_start_under_a_side_file_that_cannot_be_read() {
-    let world = World::open(&[("a.wasm", "plugin 1.0.0"), ("a.toml", "[rollout]\npercent = 10")]).await;
+    let world = World::open(&[("a.wasm", "plugin 1.0.0"), ("a.toml", "[rollout]\nmin_events = 10")]).await;
     let status = world.status("a").unwrap();
     assert_eq!(status.state, State::Failed);
-    assert!(status.reason.unwrap().ends_with("a.toml:1: rollout is not available yet in this version"));
+    assert!(status.reason.unwrap().ends_with("a.toml:1: rollout: `percent` is missing"));
     world.close().await;
 }
 

@@ -28,16 +28,24 @@ impl<R: Runtime> Slot<R> {
             return Err(self.does_not_run(shared));
         };
         let (live, policy, file) = (running.loaded.clone(), Arc::clone(&running.policy), newest.file.clone());
-        let target = self.target(to, &live.hash, shared).await?;
+        let canary = running.candidate.is_some();
+        let target = match to {
+            // Away from what is new is back to what runs beside it.
+            None if canary => live.hash,
+            to => self.target(to, &live.hash, canary, shared).await?,
+        };
         if file.hash == Some(target) {
             // The file in the directory itself: on to it, not back.
             return self.promote(reason, shared).await;
         }
-        let loaded = self.load_kept(target, shared).await.map_err(|refused| self.refusal(refused))?;
+        let loaded = match target == live.hash {
+            true => live.clone(),
+            false => self.load_kept(target, shared).await.map_err(|refused| self.refusal(refused))?,
+        };
         together(&live, &loaded, shared)?;
         let prepared = self.prepare(&loaded, &policy, shared).map_err(|refused| self.refusal(refused))?;
         let turn = Turn { reason, ..turn(TurnOutcome::RolledBack, &file, target) };
-        self.go_live(loaded, prepared, Some(turn), shared).await.map_err(|refused| self.refusal(refused))?;
+        self.go_live(loaded, prepared, None, Some(turn), shared).await.map_err(|refused| self.refusal(refused))?;
         self.show_again(shared).await
     }
 
@@ -55,12 +63,18 @@ impl<R: Runtime> Slot<R> {
         }
         let prepared = self.prepare(&loaded, &policy, shared).map_err(|refused| self.refusal(refused))?;
         let turn = Turn { reason, ..turn(TurnOutcome::Promoted, &file, loaded.hash) };
-        self.go_live(loaded, prepared, Some(turn), shared).await.map_err(|refused| self.refusal(refused))?;
+        self.go_live(loaded, prepared, None, Some(turn), shared).await.map_err(|refused| self.refusal(refused))?;
         self.show_again(shared).await
     }
 
     /// The version to go back to.
-    async fn target(&self, to: Option<HashPrefix>, live: &Hash, shared: &Shared<R>) -> Result<Hash, Refusal> {
+    async fn target(
+        &self,
+        to: Option<HashPrefix>,
+        live: &Hash,
+        canary: bool,
+        shared: &Shared<R>,
+    ) -> Result<Hash, Refusal> {
         let history = shared.versions.history(&self.name, HISTORY_MAX).await?;
         let see = format!("`fanfare consumers history {}` lists the versions that ran", self.name);
         let target = match to {
@@ -71,7 +85,7 @@ impl<R: Runtime> Slot<R> {
                 _ => Refusal::UnknownVersion(format!("{found} versions of {} begin with {prefix}; {see}", self.name)),
             })?,
         };
-        match target == *live {
+        match target == *live && !canary {
             true => Err(Refusal::Impossible(format!("version {} runs already", target.short()))),
             false => Ok(target),
         }
@@ -84,9 +98,10 @@ impl<R: Runtime> Slot<R> {
         let Some(newest) = newest else { return Ok(()) };
         let refused = match &newest.loaded {
             Err(refused) => Some(refused.clone()),
-            Ok(loaded) => match Plan::of(&loaded.hash, standing.as_ref()) {
+            // A step ends a canary.
+            Ok(loaded) => match Plan::of(&loaded.hash, standing.as_ref(), false) {
                 Plan::Keep { reason, .. } => Some(self.kept_out(&reason)),
-                Plan::Take => None,
+                Plan::Take | Plan::Try { .. } => None,
             },
         };
         let refusals: Vec<_> = refused.into_iter().collect();

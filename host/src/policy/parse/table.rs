@@ -171,13 +171,6 @@ impl<'t> Table<'t> {
         all
     }
 
-    /// Refuses `key` if it is there, with `message`.
-    pub(crate) fn refuse(&mut self, key: &'static str, faults: &mut Faults<'_>, message: &str) {
-        if let Some((key, _)) = self.entries.remove_entry(key) {
-            faults.add(key.span(), message.to_owned());
-        }
-    }
-
     /// Refuses every key that was not asked for.
     pub(crate) fn finish(self, faults: &mut Faults<'_>) {
         for key in self.entries.keys() {

@@ -56,6 +56,11 @@ max_attempts = 5
 base = "2s"
 cap = "20m"
 max_age = "1d"
+[rollout]
+percent = 12.5
+min_events = 50
+max_failure_rate = 0.02
+max_slowdown = 2
 "#;
 
 #[test]
@@ -146,7 +151,10 @@ fn each_fault_names_its_line_and_what_would_be_right() {
         "[limits]\ncall = \"1GiB\"",
         "[retry]\nbase = \"20m\"",
         "[retry]\nmax_attempt = 3",
-        "start = \"now\"\n[rollout]\npercent = 10",
+        "[rollout]\nmin_events = 10",
+        "[rollout]\npercent = 100",
+        "[rollout]\npercent = \"10%\"\nmin_events = 0",
+        "[rollout]\npercent = 10\nmax_failure_rate = 1\nmax_slowdown = 0.5",
         "a = 1\na = 2",
         "[grant\n",
         "start = ",

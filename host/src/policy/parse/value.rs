@@ -143,17 +143,42 @@ pub(super) fn secret_source(value: &DeValue<'_>) -> Result<SecretSource, String>
 
 /// A part of one core, or some: thousandths.
 pub(super) fn cores(value: &DeValue<'_>) -> Result<u32, String> {
-    let wrong = || format!("expected a number of cores from 0.01 to {CORES_MAX}, such as 0.5, got {}", told(value));
-    let cores: f64 = match value {
-        DeValue::Float(number) => number.as_str().parse().map_err(|_| wrong())?,
-        DeValue::Integer(number) => number.as_str().parse().map_err(|_| wrong())?,
-        _ => return Err(wrong()),
-    };
-    if !(0.01..=f64::from(CORES_MAX)).contains(&cores) {
-        return Err(wrong());
+    let cores = number(value).filter(|cores| (0.01..=f64::from(CORES_MAX)).contains(cores));
+    cores
+        .map(thousandths)
+        .ok_or_else(|| format!("expected a number of cores from 0.01 to {CORES_MAX}, such as 0.5, got {}", told(value)))
+}
+
+/// A share of the orders: thousandths. All of them is no share.
+pub(super) fn percent(value: &DeValue<'_>) -> Result<u32, String> {
+    let percent = number(value).filter(|percent| (0.1..=99.0).contains(percent));
+    percent
+        .map(|percent| thousandths(percent / 100.0))
+        .ok_or_else(|| format!("expected percent of the orders from 0.1 to 99, such as 10, got {}", told(value)))
+}
+
+pub(super) fn failure_rate(value: &DeValue<'_>) -> Result<f64, String> {
+    let rate = number(value).filter(|rate| (0.0..1.0).contains(rate));
+    rate.ok_or_else(|| format!("expected a part from 0 to less than 1, such as 0.01, got {}", told(value)))
+}
+
+pub(super) fn slowdown(value: &DeValue<'_>) -> Result<f64, String> {
+    let factor = number(value).filter(|factor| (1.0..=1_000.0).contains(factor));
+    factor
+        .ok_or_else(|| format!("expected how many times the duration from 1 to 1000, such as 1.5, got {}", told(value)))
+}
+
+fn number(value: &DeValue<'_>) -> Option<f64> {
+    match value {
+        DeValue::Float(number) => number.as_str().parse().ok(),
+        DeValue::Integer(number) => number.as_str().parse().ok(),
+        _ => None,
     }
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 10 and a few thousand")]
-    Ok((cores * 1_000.0).round() as u32)
+}
+
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "callers give 0.001 to a few thousand")]
+fn thousandths(number: f64) -> u32 {
+    (number * 1_000.0).round() as u32
 }
 
 /// The beginning of URLs that may be called.

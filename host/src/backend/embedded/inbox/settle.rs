@@ -17,7 +17,7 @@ use crate::backend::embedded::orders::Orders;
 use crate::backend::embedded::queue::Job;
 use crate::backend::embedded::readers::Disk;
 use crate::backend::embedded::runs::Handled;
-use crate::backend::{Cause, Delivery, Finished, Origin, Ran, Settlement, cause};
+use crate::backend::{AttemptBy, Cause, Delivery, FailedTry, Finished, Origin, Ran, Settlement, cause};
 use crate::clock::Timestamp;
 use crate::effects::{Effects, Reads};
 use crate::event::EventId;
@@ -65,6 +65,12 @@ pub fn finish(inbox: &EmbeddedInbox, delivery: Delivery, reads: &Reads, mut sett
             Finished::Conflict(delivery)
         }
     }
+}
+
+pub fn holds(inbox: &EmbeddedInbox, reads: &Reads) -> rusqlite::Result<bool> {
+    let mut cache = inbox.cache.lock();
+    let disk = inbox.store.readers.disk();
+    Ground { store: &inbox.store, disk: &disk, cache: &mut cache, orders: None }.holds(reads)
 }
 
 /// What a commit is decided on: the latest of everything, durable or not.
@@ -207,10 +213,13 @@ fn commit(
     inbox: &EmbeddedInbox,
     cache: &mut Cache,
     orders: Option<MutexGuard<'_, Orders>>,
-    delivery: Delivery,
+    mut delivery: Delivery,
     settlement: Settlement,
     decided: Decided,
 ) -> Finished {
+    let by = std::mem::take(&mut delivery.by);
+    let candidate = matches!(by, AttemptBy::Candidate);
+    let attempt = |cause, ran| attempt(&delivery, cause, ran, candidate);
     let position = position_of(&delivery);
     let mut consumer = ConsumerCommit::new(inbox.number, cache.state(), position);
     let mut desk = inbox.desk.lock();
@@ -228,9 +237,10 @@ fn commit(
             if delivery.lease.stored {
                 consumer.exceptions.push(Exception::Remove { position });
             }
-            // A run tells nothing of calls.
-            if delivery.attempt > 1 || delivery.origin == Origin::Replay || !ran.calls.is_empty() {
-                consumer.attempt = Some(attempt(&delivery, None, ran));
+            // A run is of one version, and tells nothing of calls; beside it, a candidate's deliveries have rows of their own.
+            let apart = delivery.attempt > 1 || delivery.origin == Origin::Replay || !ran.calls.is_empty();
+            if apart || !matches!(by, AttemptBy::Live) {
+                consumer.attempt = Some(attempt(None, ran));
             } else {
                 let duration_us = duration_us(&ran);
                 consumer.handled =
@@ -244,13 +254,17 @@ fn commit(
         Settlement::Retry { at, cause, ran } => {
             let behind = desk.lanes.retry(position, at);
             park(&mut desk, &mut consumer, &delivery, Standing::Retrying(at), None, &behind);
-            consumer.attempt = Some(attempt(&delivery, Some(cause), ran));
+            consumer.attempt = Some(attempt(Some(cause), ran));
         }
         Settlement::Dead { cause, ran } => {
             die(&mut desk, &mut consumer, &delivery, &cause);
-            consumer.attempt = Some(attempt(&delivery, Some(cause), ran));
+            consumer.attempt = Some(attempt(Some(cause), ran));
         }
         Settlement::Released => {}
+    }
+    if let AttemptBy::LiveAfter(tried) = by {
+        let FailedTry { cause, ran } = *tried;
+        consumer.tried = Some(self::attempt(&delivery, Some(cause), ran, true));
     }
     fault::pass(Point::FinishDecided);
     let (entries, counters) = (consumer.entries.clone(), consumer.counters.clone());
@@ -317,7 +331,7 @@ fn die(desk: &mut Desk, consumer: &mut ConsumerCommit, delivery: &Delivery, caus
     }
 }
 
-fn attempt(delivery: &Delivery, cause: Option<Cause>, ran: Ran) -> Attempt {
+fn attempt(delivery: &Delivery, cause: Option<Cause>, ran: Ran, candidate: bool) -> Attempt {
     Attempt {
         position: position_of(delivery),
         attempt: delivery.attempt,
@@ -328,6 +342,7 @@ fn attempt(delivery: &Delivery, cause: Option<Cause>, ran: Ran) -> Attempt {
         origin: delivery.origin,
         edited: delivery.lease.edited,
         calls: ran.calls,
+        candidate,
     }
 }
 

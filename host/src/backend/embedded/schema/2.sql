@@ -97,6 +97,9 @@ CREATE TABLE version_history (
 CREATE INDEX version_history_by_consumer ON version_history (consumer, number);
 CREATE INDEX version_standings ON version_history (consumer, number) WHERE outcome <> 'refused';
 
+-- Attempts by a version that was tried on a share of the orders.
+ALTER TABLE attempts ADD COLUMN candidate INTEGER NOT NULL DEFAULT 0;
+
 -- Versions whose files are kept, and the row of the history that last spoke of each.
 CREATE TABLE kept_versions (
     consumer TEXT    NOT NULL,

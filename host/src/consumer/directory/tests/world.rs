@@ -15,10 +15,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::backend::{self, Backend, Turn, embedded};
 use crate::consumer::directory::{Directory, Settings};
-use crate::consumer::runtime::{Live, LoadError, Loader, Runtime};
+use crate::consumer::runtime::{Candidate, Live, LoadError, Loader, Runtime};
 use crate::consumer::scan::{Entry, look};
 use crate::consumer::status::{CandidateState, Catalogue, ConsumerStatus, State};
 use crate::consumer::steer::{Refusal, Steering, Step};
+use crate::delivery::trial::Trial;
 use crate::event::Subscription;
 use crate::event::filter::Filter;
 use crate::policy::{ConsumerName, Policy};
@@ -183,6 +184,21 @@ impl World {
         self.fake.workers.lock().values().any(|worker| worker.name == name && worker.version == version)
     }
 
+    /// Where what the candidate of `name` does is counted.
+    pub fn trial(&self, name: &str) -> Arc<Trial> {
+        let workers = self.fake.workers.lock();
+        let worker = workers.values().find(|worker| worker.name == name).expect("it runs");
+        Arc::clone(&worker.candidate.as_ref().expect("it tries a new version").trial)
+    }
+
+    /// Whether `tried` is shown, and is, on a share of the orders beside `version`.
+    pub fn tries(&self, name: &str, version: &str, tried: &str) -> bool {
+        let shown = self.kept(name, version, CandidateState::Canary);
+        let workers = self.fake.workers.lock();
+        let candidates = workers.values().filter(|worker| worker.name == name).filter_map(|it| it.candidate.as_ref());
+        shown && candidates.map(|candidate| candidate.version.as_str()).eq([tried])
+    }
+
     pub fn concurrency(&self, name: &str) -> u32 {
         let workers = self.fake.workers.lock();
         workers
@@ -274,6 +290,7 @@ struct Worker {
     name: String,
     version: String,
     policy: Arc<Policy>,
+    candidate: Option<Candidate<String>>,
 }
 
 struct Handle(Arc<Fake>);
@@ -314,7 +331,9 @@ impl Runtime for Handle {
         let mut workers = self.0.workers.lock();
         assert!(workers.values().all(|other| other.name != name.as_str()), "{name} has a worker already");
         let (name, version) = (name.to_string(), live.version.to_string());
-        workers.insert(worker, Worker { name, version, policy: live.policy });
+        let Live { policy, candidate, .. } = live;
+        note_candidate(&self.0, &name, candidate.as_ref());
+        workers.insert(worker, Worker { name, version, policy, candidate });
         Ok(worker)
     }
 
@@ -325,6 +344,8 @@ impl Runtime for Handle {
             self.0.log.lock().push(format!("swap {} {}", running.name, live.version));
         }
         (running.version, running.policy) = (live.version.to_string(), live.policy);
+        note_candidate(&self.0, &running.name, live.candidate.as_ref());
+        running.candidate = live.candidate;
     }
 
     async fn stop(&self, worker: u32) {
@@ -334,6 +355,12 @@ impl Runtime for Handle {
 
     async fn known(&self) -> backend::Result<Vec<ConsumerName>> {
         Ok(self.0.known.clone())
+    }
+}
+
+fn note_candidate(fake: &Fake, name: &str, candidate: Option<&Candidate<String>>) {
+    if let Some(candidate) = candidate {
+        fake.log.lock().push(format!("try {name} {}", candidate.version));
     }
 }
 

@@ -10,7 +10,7 @@ use crate::backend::embedded::generations::{Filling, Step};
 use crate::backend::embedded::inbox::desk::Desk;
 use crate::backend::embedded::inbox::{EmbeddedInbox, StateView};
 use crate::backend::embedded::queue::{Answer, DEPTH_OF_DELIVERIES_MAX, Job};
-use crate::backend::{BackfillStep, Delivery, Generation, Lease, Origin, Result, View};
+use crate::backend::{AttemptBy, BackfillStep, Delivery, Generation, Lease, Origin, Result, View};
 use crate::clock::Timestamp;
 use crate::fault::{self, Point};
 
@@ -87,7 +87,7 @@ impl EmbeddedInbox {
         desk.started(now);
         let (origin, generation) = (Origin::Backfill, Generation(state));
         let event = copy.unwrap_or(event);
-        Ok(Some(Delivery { event, attempt, origin, first_attempt_at, generation, lease }))
+        Ok(Some(Delivery { event, attempt, origin, first_attempt_at, generation, by: AttemptBy::Live, lease }))
     }
 
     /// Looks at more of the past, or asks for the hand-over. The desk is free while the store is read.
