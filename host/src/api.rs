@@ -123,6 +123,7 @@ pub fn router(api: Api) -> Router {
         .route("/v1/consumers/{name}/dead-letters/retry", post(dead_letters::retry))
         .route("/v1/consumers/{name}/dead-letters/discard", post(dead_letters::discard))
         .route("/v1/consumers/{name}/versions", get(versions::history))
+        .route("/v1/consumers/{name}/shadow", get(versions::shadow))
         .route("/v1/consumers/{name}/rollback", post(versions::roll_back))
         .route("/v1/consumers/{name}/promote", post(versions::promote))
         .route("/v1/consumers/{name}/backfill", get(backfill::show).post(backfill::start))

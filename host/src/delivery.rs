@@ -16,6 +16,7 @@
 mod canary;
 pub mod retry;
 pub mod rollout;
+pub mod shadow;
 pub mod trial;
 
 use std::sync::Arc;
@@ -26,12 +27,13 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
-use crate::backend::{AttemptBy, Delivery, Finished, Inbox, InboxPolicy, Ran, Settlement};
+use crate::backend::{AttemptBy, Delivery, Finished, Inbox, InboxPolicy, Ran, Settlement, View};
 use crate::event::{Event, Subscriptions};
 use crate::fault::{self, Point};
 use crate::policy::{ConsumerName, Policy};
 use crate::sandbox::{Handled, Outcome, Version};
 use crate::telemetry::meters::ConsumerMeters;
+use shadow::{Outcomes, Shadow};
 use trial::Trial;
 
 /// Deliveries that a runner ends before it lets other tasks of its thread run.
@@ -48,6 +50,7 @@ pub struct Live {
     pub policy: Arc<Policy>,
     pub subscriptions: Subscriptions,
     pub candidate: Option<Candidate>,
+    pub shadow: Option<Shadow>,
 }
 
 /// A version that is tried on a share of the orders, under the same policy.
@@ -208,17 +211,31 @@ async fn handle(shared: &Shared, delivery: Delivery) {
     fault::pass(Point::DeliveryLeased);
     let live = shared.live.load_full();
     let failed = match live.candidate_for(&delivery.event) {
-        // What a rebuild does again is no trial.
+        // What a rebuild does again is nobody's trial.
         Some(candidate) if !delivery.is_of_rebuild() => canary::handle(shared, &live, candidate, delivery).await,
         _ => Some(delivery),
     };
     let Some(mut delivery) = failed else { return };
     for _ in 0..CONFLICTS_MAX {
         let after_candidate = matches!(delivery.by, AttemptBy::LiveAfter(_));
-        let Some(handled) = attempt(shared, &live.version, &delivery).await else { break };
+        let view = shared.inbox.view_for(&delivery);
+        let shadow = live.shadow.as_ref().filter(|_| !delivery.is_of_rebuild());
+        let watch = shadow.and_then(|shadow| Some((shadow, shadow.watch(Arc::clone(&view))?)));
+        let view = watch.as_ref().map_or(view, |(_, watch)| watch.view());
+        let Some(handled) = attempt(shared, &live.version, &delivery, view).await else { break };
+        let compared = match watch {
+            Some((shadow, watch)) => {
+                let live = Outcomes::of(&handled.outcome, &handled.effects);
+                shadow.compare(&delivery, live, watch).await.map(|compared| (shadow, compared))
+            }
+            None => None,
+        };
         let took = handled.duration;
         match finish(shared, &live, delivery, handled) {
             Ended::Settled { done } => {
+                if let Some((shadow, compared)) = compared {
+                    shadow.ledger.note(compared);
+                }
                 if let Some(candidate) = &live.candidate {
                     canary::note_live(shared, candidate, after_candidate, done, took);
                 }
@@ -235,9 +252,9 @@ async fn handle(shared: &Shared, delivery: Delivery) {
 }
 
 /// One version handles one event. `None` where the store did not answer.
-async fn attempt(shared: &Shared, version: &Version, delivery: &Delivery) -> Option<Handled> {
+async fn attempt(shared: &Shared, version: &Version, delivery: &Delivery, view: Arc<dyn View>) -> Option<Handled> {
     let underway = shared.meters.begin();
-    let handled = version.handle(delivery, shared.inbox.view_for(delivery)).await;
+    let handled = version.handle(delivery, view).await;
     drop(underway);
     fault::pass(Point::DeliveryHandled);
     if let Outcome::Store(error) = &handled.outcome {

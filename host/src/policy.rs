@@ -85,7 +85,12 @@ pub struct Policy {
     pub retry: Retry,
     /// How a new version is tried; without, it takes over at once.
     pub rollout: Option<Rollout>,
+    /// File name of a plugin that handles the same events without effect; it lies in the folder [`SHADOW_DIR`] of the directory.
+    pub shadow: Option<String>,
 }
+
+/// Where shadows lie in the directory of consumers: no file in there is a consumer.
+pub const SHADOW_DIR: &str = "shadow";
 
 impl Default for Policy {
     fn default() -> Self {
@@ -102,6 +107,7 @@ impl Default for Policy {
             limits: Limits::default(),
             retry: Retry::default(),
             rollout: None,
+            shadow: None,
         }
     }
 }

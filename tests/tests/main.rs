@@ -26,6 +26,7 @@ mod rebuild;
 mod retention;
 mod retries;
 mod running;
+mod shadow;
 mod stock;
 mod store;
 mod stuck;

@@ -58,6 +58,8 @@ pub enum Error {
     NoBackfill(ConsumerName),
     #[error("no backfill of consumer {0} is under way")]
     NoBackfillRuns(ConsumerName),
+    #[error("consumer {0} has no shadow that could be told of: its side file names one as `shadow`")]
+    NoShadow(ConsumerName),
     /// A step that a person asked for, and that the consumer or its versions do not allow.
     #[error("{0}")]
     StepRefused(String),
@@ -124,6 +126,7 @@ impl Error {
             Self::BackfillRuns(_) => (S::CONFLICT, "/problems/backfill-under-way", "Backfill under way"),
             Self::NoBackfill(_) => (S::NOT_FOUND, "/problems/no-backfill", "No backfill"),
             Self::NoBackfillRuns(_) => (S::CONFLICT, "/problems/no-backfill-under-way", "No backfill under way"),
+            Self::NoShadow(_) => (S::NOT_FOUND, "/problems/no-shadow", "No shadow"),
             Self::StepRefused(_) => (S::CONFLICT, "/problems/step-refused", "Step refused"),
             Self::UnknownVersion(_) => (S::NOT_FOUND, "/problems/unknown-version", "Unknown version"),
             Self::UnknownDataset(_) => (S::NOT_FOUND, "/problems/unknown-dataset", "Unknown data set"),

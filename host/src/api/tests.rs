@@ -174,6 +174,10 @@ impl Catalogue for Full {
 
     fn forget(&self, _: &ConsumerName) {}
 
+    fn shadow(&self, _: &ConsumerName) -> Option<crate::delivery::shadow::Report> {
+        None
+    }
+
     fn let_go(&self, _: Vec<Hash>) {}
 }
 

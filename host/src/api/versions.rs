@@ -13,7 +13,9 @@ use super::problem::{Error, Result};
 use super::request::{Params, Segment, reading};
 use super::{Shared, body, orders, page, pause};
 use crate::backend::HistoryEntry;
+use crate::consumer::status::ShadowStatus;
 use crate::consumer::steer::{Refusal, Step};
+use crate::delivery::shadow::Report;
 use crate::order::draft::FieldError;
 use crate::policy::ConsumerName;
 use crate::version::{HashPrefix, NotAPrefix};
@@ -38,6 +40,23 @@ pub async fn history(
     require_known(&shared, &name).await?;
     let limit = page::limit(params.limit)?;
     page::json(&History { versions: reading(shared.api.versions.history(&name, limit)).await? })
+}
+
+#[derive(Serialize)]
+struct ShadowShown {
+    #[serde(flatten)]
+    status: ShadowStatus,
+    /// Absent while it handles nothing.
+    #[serde(flatten)]
+    report: Option<Report>,
+}
+
+/// `GET /v1/consumers/{name}/shadow`: what it would have done otherwise.
+pub async fn shadow(State(shared): State<Arc<Shared>>, Segment(name): Segment<ConsumerName>) -> Result<Response> {
+    require_known(&shared, &name).await?;
+    let status = shared.api.catalogue.list().into_iter().find(|status| status.name == name);
+    let status = status.and_then(|status| status.shadow).ok_or_else(|| Error::NoShadow(name.clone()))?;
+    page::json(&ShadowShown { status, report: shared.api.catalogue.shadow(&name) })
 }
 
 #[derive(Deserialize)]

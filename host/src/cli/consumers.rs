@@ -52,6 +52,8 @@ pub enum Consumers {
         #[arg(long)]
         reason: Option<String>,
     },
+    /// Show what the shadow of a consumer would have done otherwise.
+    Shadow { name: String },
     /// Deliver past events to a consumer, behind live ones.
     Backfill(super::backfill::Backfill),
 }
@@ -87,6 +89,7 @@ impl Consumers {
             Self::Promote { name, reason } => {
                 versions::step(&name, "promote", &json!({ "reason": reason }), client, output)?;
             }
+            Self::Shadow { name } => versions::shadow(&name, client, output)?,
             Self::Backfill(backfill) => backfill.run(client, output)?,
         }
         Ok(())
@@ -180,6 +183,9 @@ fn describe(consumer: &Value) -> String {
         if !value.is_empty() {
             shown.push(format!("{:<14} {}", name.replace('_', " "), visible(&value)));
         }
+    }
+    for (name, told) in [("candidate", versions::candidate(consumer)), ("shadow", versions::shadow_of(consumer))] {
+        shown.extend(told.map(|told| format!("{name:<14} {}", visible(&told))));
     }
     if let Some(backfill) = consumer.get("backfill") {
         shown.push(format!("{:<14} {}", "backfill", super::backfill::shown(backfill)));

@@ -37,6 +37,47 @@ pub fn step(name: &str, step: &str, body: &Value, client: &Client, output: &Outp
     Ok(())
 }
 
+pub fn shadow(name: &str, client: &Client, output: &Output) -> Result<(), Failure> {
+    let path = format!("/v1/consumers/{}/shadow", escaped(name));
+    output.show(&client.get(&path, &[])?, |shadow| {
+        let [file, version, reason, compared, differing, passed_over] =
+            ["/file", "/version", "/reason", "/compared", "/differing", "/passed_over"]
+                .map(|path| visible(&text(shadow, path)));
+        if !reason.is_empty() {
+            return format!("{file} handles nothing: {reason}");
+        }
+        let mut shown = format!(
+            "{file} ({version}) did {differing} of {compared} events otherwise; {passed_over} it was too slow to see"
+        );
+        for group in items(shadow, "/differences") {
+            let [what, count] = ["/what", "/count"].map(|path| text(group, path));
+            let row = |example: &Value| ["/event_id", "/order_id", "/live", "/shadow"].map(|path| text(example, path));
+            let examples = table(["event", "order", "live", "shadow"], items(group, "/examples").iter().map(row));
+            shown.push_str(&format!("\n\n{what}: {count}\n{examples}"));
+        }
+        shown
+    });
+    Ok(())
+}
+
+/// The newest file, where another version runs, in a line.
+pub fn candidate(consumer: &Value) -> Option<String> {
+    let candidate = consumer.get("candidate")?;
+    let [state, version, share, events, min_events, failed] =
+        ["/state", "/version", "/share", "/events", "/min_events", "/failed"].map(|path| text(candidate, path));
+    Some(match state.as_str() {
+        "canary" => format!("{version} gets {share} of the orders: {events} of {min_events} events, {failed} failed"),
+        _ => format!("{version} is {state}"),
+    })
+}
+
+/// The shadow in a line.
+pub fn shadow_of(consumer: &Value) -> Option<String> {
+    let shadow = consumer.get("shadow")?;
+    let [file, version, reason] = ["/file", "/version", "/reason"].map(|path| text(shadow, path));
+    Some(if reason.is_empty() { format!("{file} ({version})") } else { format!("{file} handles nothing: {reason}") })
+}
+
 fn digits(value: &Value, path: &str) -> String {
     text(value, path).chars().take(DIGITS).collect()
 }

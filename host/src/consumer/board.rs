@@ -35,7 +35,7 @@ impl Board {
         let status = match self.get(name) {
             Some(before) => {
                 let loaded_at = before.loaded_at.filter(|_| state == State::Draining);
-                ConsumerStatus { state, reason, candidate: None, loaded_at, ..before }
+                ConsumerStatus { state, reason, candidate: None, shadow: None, loaded_at, ..before }
             }
             None => ConsumerStatus::bare(name.clone(), state, reason),
         };

@@ -24,12 +24,13 @@ use super::archive::Archive;
 use super::board::Board;
 use super::diff::Diff;
 use super::runtime::Runtime;
-use super::scan::{self, Look, Sighting};
+use super::scan::{self, Entry, Look, Sighting};
 use super::settle::Settling;
 use super::slot::{self, Shared, Slot, TakenUp, blocking};
 use super::status::{Catalogue, State};
 use super::steer::{ASKED_MAX, Ask, Handle, Refusal, Steering};
 use crate::backend::Versions;
+use crate::delivery::shadow::Report;
 use crate::policy::ConsumerName;
 use crate::version::Hash;
 
@@ -99,6 +100,8 @@ pub struct Directory<R: Runtime> {
     /// Watches for as long as it is held; absent where the file system cannot tell.
     _watcher: Option<RecommendedWatcher>,
     told: Told,
+    /// Shadows whose file is not what was taken up, and since when it is as it is.
+    moving: BTreeMap<ConsumerName, (Option<Entry>, Instant)>,
 }
 
 /// What was logged and still holds, so that it is logged once.
@@ -125,6 +128,8 @@ impl<R: Runtime> Directory<R> {
             board: Board::default(),
             archive: swept(versions_dir, &*versions).await,
             trials: Mutex::default(),
+            ledgers: Mutex::default(),
+            shadow_files: Mutex::default(),
             hint: Arc::clone(&hint),
             versions,
             loads: Semaphore::new(LOADS_MAX),
@@ -147,6 +152,7 @@ impl<R: Runtime> Directory<R> {
             _watcher: watch(&dir, Arc::clone(&hint)),
             hint,
             told: Told::default(),
+            moving: BTreeMap::new(),
         };
         directory.show_absent(&first).await;
         directory.take_in(&first);
@@ -206,10 +212,17 @@ impl<R: Runtime> Directory<R> {
             () = tokio::time::sleep_until(due.into()) => {}
             () = self.hint.notified() => tokio::time::sleep(LOOK_GAP).await,
         }
-        let dir = self.shared.dir.clone();
-        match blocking(move || scan::look(&dir)).await {
-            Ok(look) => {
+        let (dir, shadows) = (self.shared.dir.clone(), self.shared.shadow_files.lock().clone());
+        let seen = |(name, (path, taken)): (ConsumerName, (PathBuf, Option<Entry>))| {
+            let entry = scan::entry_at(&path);
+            (entry != taken).then_some((name, entry))
+        };
+        match blocking(move || scan::look(&dir).map(|look| (look, shadows.into_iter().filter_map(seen).collect())))
+            .await
+        {
+            Ok((look, moved)) => {
                 self.told.unreadable = None;
+                self.note_moving(moved);
                 self.take_in(&look);
             }
             // Nothing is known of the consumers then, so nothing is done to them.
@@ -225,6 +238,7 @@ impl<R: Runtime> Directory<R> {
         let mut due: BTreeSet<_> =
             self.again.iter().filter(|(_, at)| **at <= now).map(|(name, _)| name.clone()).collect();
         due.extend(self.judged());
+        due.extend(self.moving.iter().filter(|(_, (_, at))| *at + SETTLE_AFTER <= now).map(|(name, _)| name.clone()));
         let diff = Diff::between(&self.taken_up, self.settling.settled());
         for name in diff.to_remove {
             self.update(name, None);
@@ -232,6 +246,16 @@ impl<R: Runtime> Directory<R> {
         for name in diff.to_add.into_iter().chain(diff.to_change).chain(due) {
             let sighting = self.settling.settled().get(&name).cloned();
             self.update(name, sighting);
+        }
+    }
+
+    /// Files of shadows that are not what was taken up: like plugin files, they settle when two looks agree.
+    fn note_moving(&mut self, moved: BTreeMap<ConsumerName, Option<Entry>>) {
+        let now = Instant::now();
+        let mut before = std::mem::take(&mut self.moving);
+        for (name, entry) in moved {
+            let since = before.remove(&name).filter(|(seen, _)| *seen == entry).map_or(now, |(_, since)| since);
+            self.moving.insert(name, (entry, since));
         }
     }
 
@@ -354,6 +378,10 @@ impl<R: Runtime> Catalogue for Shared<R> {
 
     fn usage(&self, name: &ConsumerName) -> Option<crate::sandbox::Usage> {
         self.runtime.usage(name)
+    }
+
+    fn shadow(&self, name: &ConsumerName) -> Option<Report> {
+        self.ledgers.lock().get(name).map(|ledger| ledger.report())
     }
 
     fn let_go(&self, versions: Vec<Hash>) {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::runtime::{Candidate, Live, LoadError, Loader, Runtime};
+use super::runtime::{Candidate, Live, LoadError, Loader, Runtime, Shadow};
 use crate::backend::{self, Consumers};
 use crate::delivery::{self, Engine, Worker};
 use crate::policy::{ConsumerName, Policy};
@@ -85,12 +85,17 @@ impl Runtime for Host {
 
 impl From<Live<Version>> for delivery::Live {
     fn from(live: Live<Version>) -> Self {
-        let Live { version, policy, subscriptions, candidate } = live;
+        let Live { version, policy, subscriptions, candidate, shadow } = live;
+        let shadow = shadow.map(|Shadow { version, subscriptions, ledger }| delivery::shadow::Shadow {
+            version,
+            subscriptions,
+            ledger,
+        });
         let candidate = candidate.map(|Candidate { version, subscriptions, trial }| delivery::Candidate {
             version,
             subscriptions,
             trial,
         });
-        Self { version, policy, subscriptions, candidate }
+        Self { version, policy, subscriptions, candidate, shadow }
     }
 }

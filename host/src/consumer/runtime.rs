@@ -5,6 +5,7 @@ use std::future::Future;
 use std::sync::Arc;
 
 use crate::backend;
+use crate::delivery::shadow::Ledger;
 use crate::delivery::trial::Trial;
 use crate::event::Subscriptions;
 use crate::policy::{ConsumerName, Policy};
@@ -16,6 +17,21 @@ pub struct Live<V> {
     pub policy: Arc<Policy>,
     pub subscriptions: Subscriptions,
     pub candidate: Option<Candidate<V>>,
+    pub shadow: Option<Shadow<V>>,
+}
+
+/// A version that handles the same events without effect.
+pub struct Shadow<V> {
+    pub version: Arc<V>,
+    pub subscriptions: Subscriptions,
+    pub ledger: Arc<Ledger>,
+}
+
+impl<V> Clone for Shadow<V> {
+    fn clone(&self) -> Self {
+        let Self { version, subscriptions, ledger } = self;
+        Self { version: Arc::clone(version), subscriptions: subscriptions.clone(), ledger: Arc::clone(ledger) }
+    }
 }
 
 /// A version that is tried on a share of the orders, beside the live one and under its policy.

@@ -11,6 +11,7 @@
 //! - The history says which version is live before the worker knows it: whatever crashes, the next start goes on with it.
 
 mod canary;
+mod shadow;
 mod steps;
 
 use std::collections::BTreeMap;
@@ -22,6 +23,7 @@ use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use self::canary::NotTried;
+use self::shadow::{Attending, same_ledger};
 use super::archive::{self, Archive};
 use super::board::Board;
 use super::history::Plan;
@@ -31,6 +33,7 @@ use super::stage::{File, Loaded, Refused, Settled};
 use super::status::{Candidate, CandidateState, ConsumerStatus, State};
 use crate::backend::{PluginFile, Standing, Turn, TurnOutcome, Versions};
 use crate::clock::Timestamp;
+use crate::delivery::shadow::Ledger;
 use crate::delivery::trial::Trial;
 use crate::event::Subscriptions;
 use crate::fault::{self, Point};
@@ -49,6 +52,10 @@ pub struct Shared<R> {
     pub archive: Arc<Archive>,
     /// Of consumers that try a new version.
     pub trials: Mutex<BTreeMap<ConsumerName, Arc<Trial>>>,
+    /// Of consumers whose shadow handles events.
+    pub ledgers: Mutex<BTreeMap<ConsumerName, Arc<Ledger>>>,
+    /// Where each consumer's shadow lies, and what was there when it was taken up.
+    pub shadow_files: Mutex<BTreeMap<ConsumerName, (PathBuf, Option<Entry>)>>,
     /// Rung when one of them has a verdict.
     pub hint: Arc<Notify>,
     /// Turns at reading and compiling.
@@ -65,6 +72,8 @@ pub struct Slot<R: Runtime> {
     newest: Option<(Entry, Newest<R>)>,
     /// The policy as it was last in force.
     policy: Option<Arc<Policy>>,
+    /// What its side file names as its shadow.
+    shadow: Option<Attending<R>>,
 }
 
 /// A plugin file as far as it came.
@@ -81,6 +90,7 @@ struct Running<R: Runtime> {
     since: Timestamp,
     worker: R::Worker,
     candidate: Option<Trying<R>>,
+    shadow: Option<Arc<Ledger>>,
 }
 
 /// The newest file, as long as it is tried on a share of the orders.
@@ -104,7 +114,7 @@ pub enum TakenUp {
 impl<R: Runtime> Slot<R> {
     #[must_use]
     pub fn new(name: ConsumerName) -> Self {
-        Self { name, running: None, newest: None, policy: None }
+        Self { name, running: None, newest: None, policy: None, shadow: None }
     }
 
     /// Brings the consumer as near to what is in the directory as it goes.
@@ -119,6 +129,7 @@ impl<R: Runtime> Slot<R> {
         let mut refusals = Refusals::default();
         refusals.note(self.heed_verdict(shared).await);
         self.policy = self.in_force(&policy);
+        self.attend(shared).await;
         match (shared.versions.standing(&self.name).await, self.policy.clone()) {
             (Ok(standing), Some(policy)) => self.follow(&newest, standing, &policy, &mut refusals, shared).await,
             (Ok(_), None) => refusals.note(newest.loaded.as_ref().map(drop).map_err(Clone::clone)),
@@ -185,7 +196,8 @@ impl<R: Runtime> Slot<R> {
     /// Stops the consumer because its file is gone. Its position stays in the store.
     pub async fn remove(&mut self, shared: &Arc<Shared<R>>) {
         self.drain(shared).await;
-        self.newest = None;
+        (self.newest, self.shadow) = (None, None);
+        shared.shadow_files.lock().remove(&self.name);
         shared.board.show_state(&self.name, State::Removed, Some(removed_reason(&self.name, shared)));
     }
 
@@ -193,6 +205,7 @@ impl<R: Runtime> Slot<R> {
     pub async fn drain(&mut self, shared: &Shared<R>) {
         if let Some(running) = self.running.take() {
             self.show_trial(None, shared);
+            self.show_shadow(None, shared);
             shared.board.show_state(&self.name, State::Draining, None);
             shared.runtime.stop(running.worker).await;
         }
@@ -305,6 +318,7 @@ impl<R: Runtime> Slot<R> {
         turn: Option<Turn>,
         shared: &Arc<Shared<R>>,
     ) -> Result<(), Refused> {
+        let live = Live { shadow: self.shadow_of(&loaded, shared), ..live };
         let Live { version, policy, subscriptions, .. } = &live;
         let (version, policy, subscriptions) = (Arc::clone(version), Arc::clone(policy), subscriptions.clone());
         if let Some(turn) = turn {
@@ -317,11 +331,18 @@ impl<R: Runtime> Slot<R> {
             (Some(before), Some(now)) => Arc::ptr_eq(&before.trial, &now.trial),
             _ => false,
         };
-        let same = |running: &Running<R>| same_file(running) && same_trial(running) && running.policy == policy;
+        let shadow = live.shadow.as_ref().map(|shadow| Arc::clone(&shadow.ledger));
+        let same = |running: &Running<R>| {
+            same_file(running)
+                && same_trial(running)
+                && running.policy == policy
+                && same_ledger(&running.shadow, &shadow)
+        };
         if self.running.as_ref().is_some_and(same) {
             return Ok(());
         }
         self.show_trial(candidate.as_ref(), shared);
+        self.show_shadow(shadow.as_ref(), shared);
         let since = self.running.as_ref().filter(|running| same_file(running)).map(|running| running.since);
         let together = |running: &Running<R>| state_version(&running.loaded) == state_version(&loaded);
         let worker = match self.running.take_if(|running| together(running)) {
@@ -336,7 +357,7 @@ impl<R: Runtime> Slot<R> {
             }
         };
         let since = since.unwrap_or_else(Timestamp::now);
-        self.running = Some(Running { loaded, version, policy, subscriptions, since, worker, candidate });
+        self.running = Some(Running { loaded, version, policy, subscriptions, since, worker, candidate, shadow });
         Ok(())
     }
 
@@ -350,7 +371,7 @@ impl<R: Runtime> Slot<R> {
     ) -> Result<(), Refused> {
         let running = self.running.as_ref().filter(|running| before.is_none_or(|hash| running.loaded.hash == hash));
         let loaded = match (running, before) {
-            (Some(running), _) if running.policy == *policy && running.candidate.is_none() => return Ok(()),
+            (Some(running), _) if running.candidate.is_none() && self.is_as(running, policy, shared) => return Ok(()),
             (Some(running), _) => running.loaded.clone(),
             (None, Some(hash)) => self.load_kept(hash, shared).await?,
             (None, None) => return Ok(()),
@@ -413,6 +434,7 @@ impl<R: Runtime> Slot<R> {
                 ConsumerStatus {
                     subscriptions: running.subscriptions.iter().map(ToString::to_string).collect(),
                     loaded_at: Some(running.since),
+                    shadow: self.shadow.as_ref().map(|shadow| shadow.shown(running, shared)),
                     reason: refused.map(|_| format!("version {version} keeps running: {told}")),
                     candidate: refused
                         .map(|state| Candidate {

@@ -178,6 +178,12 @@ impl<L: Loader> Loaded<L> {
 }
 
 impl<L: Loader> Granted<L> {
+    /// The same plugin, linked under a narrower policy than the one that grants it what it needs.
+    #[must_use]
+    pub fn under(self, policy: Arc<Policy>) -> Self {
+        Self { policy, ..self }
+    }
+
     /// Links it for one consumer.
     ///
     /// # Errors
@@ -190,7 +196,7 @@ impl<L: Loader> Granted<L> {
     /// As [`Granted::link`], on a version that was linked before.
     #[must_use]
     pub fn on(self, version: Arc<L::Version>) -> Live<L::Version> {
-        Live { version, policy: self.policy, subscriptions: self.subscriptions, candidate: None }
+        Live { version, policy: self.policy, subscriptions: self.subscriptions, candidate: None, shadow: None }
     }
 }
 

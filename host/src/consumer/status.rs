@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use crate::clock::Timestamp;
 use crate::delivery::rollout::Progress;
+use crate::delivery::shadow::Report;
 use crate::policy::ConsumerName;
 use crate::sandbox::Usage;
 use crate::version::Hash;
@@ -23,6 +24,9 @@ pub trait Catalogue: Send + Sync {
     fn usage(&self, _name: &ConsumerName) -> Option<Usage> {
         None
     }
+
+    /// What the consumer's shadow did otherwise; `None` where it has none that handles events.
+    fn shadow(&self, name: &ConsumerName) -> Option<Report>;
 
     /// Deletes the files of versions that nobody keeps any more, soon.
     fn let_go(&self, versions: Vec<Hash>);
@@ -53,6 +57,9 @@ pub struct ConsumerStatus {
     /// Since when this version handles events; absent while none does.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub loaded_at: Option<Timestamp>,
+    /// The plugin that handles the same events without effect.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shadow: Option<ShadowStatus>,
     /// The newest file, where another version runs in its place.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub candidate: Option<Candidate>,
@@ -71,6 +78,19 @@ pub struct Candidate {
     /// Of a canary.
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     pub progress: Option<Progress>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ShadowStatus {
+    /// In the folder of shadows.
+    pub file: String,
+    /// Why it handles nothing; absent where it does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hash: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -101,6 +121,7 @@ impl ConsumerStatus {
             subscriptions: Vec::new(),
             needs: Vec::new(),
             loaded_at: None,
+            shadow: None,
             candidate: None,
         }
     }

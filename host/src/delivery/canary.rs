@@ -28,7 +28,8 @@ pub(super) async fn handle(
 ) -> Option<Delivery> {
     delivery.by = AttemptBy::Candidate;
     for _ in 0..CONFLICTS_MAX {
-        let Some(handled) = attempt(shared, &candidate.version, &delivery).await else { break };
+        let view = shared.inbox.view_for(&delivery);
+        let Some(handled) = attempt(shared, &candidate.version, &delivery, view).await else { break };
         let tried = match handled.outcome {
             Outcome::Done => commit(shared, live, candidate, delivery, handled),
             _ => fail(shared, live, candidate, delivery, handled),
@@ -61,8 +62,8 @@ pub(super) fn note_live(shared: &Shared, candidate: &Candidate, after: bool, don
 }
 
 fn commit(shared: &Shared, live: &Live, candidate: &Candidate, delivery: Delivery, handled: Handled) -> Tried {
-    let Handled { reads, effects, duration, instance, .. } = handled;
-    let ran = Ran { version: candidate.version.label(), duration };
+    let Handled { reads, effects, calls, duration, instance, .. } = handled;
+    let ran = Ran { version: candidate.version.label(), duration, calls: calls.clone() };
     match shared.inbox.finish(delivery, &reads, Settlement::Done { effects, ran }) {
         Finished::Accepted => {
             shared.meters.handled(None, duration);
@@ -77,7 +78,7 @@ fn commit(shared: &Shared, live: &Live, candidate: &Candidate, delivery: Deliver
         Finished::Full { delivery, effects, bytes } => {
             let outcome = full(shared, live, bytes);
             let (effects, log) = (*effects, Vec::new());
-            let handled = Handled { outcome, reads, effects, log, duration, instance: None };
+            let handled = Handled { outcome, reads, effects, calls, log, duration, instance: None };
             fail(shared, live, candidate, delivery, handled)
         }
         Finished::Superseded => superseded(live, candidate),
@@ -87,12 +88,12 @@ fn commit(shared: &Shared, live: &Live, candidate: &Candidate, delivery: Deliver
 /// An outcome other than done: the live version's to handle, unless what the candidate read holds no more. What only the
 /// candidate hears is an attempt like any other.
 fn fail(shared: &Shared, live: &Live, candidate: &Candidate, mut delivery: Delivery, handled: Handled) -> Tried {
-    let Handled { outcome, reads, effects, log, duration, .. } = handled;
+    let Handled { outcome, reads, effects, calls, log, duration, .. } = handled;
     // A store that cannot tell will not take the delivery either.
     if !shared.inbox.holds(&reads).unwrap_or(false) {
         return Tried::Again(delivery);
     }
-    let ran = Ran { version: candidate.version.label(), duration };
+    let ran = Ran { version: candidate.version.label(), duration, calls };
     if !live.subscriptions.want(&delivery.event) {
         let settlement = retry::settle(&live.policy.retry, &delivery, outcome, effects, log, ran);
         shared.meters.handled(settlement.cause().map(|cause| cause.kind), duration);

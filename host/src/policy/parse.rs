@@ -116,6 +116,7 @@ fn read(mut root: Table<'_>, faults: &mut Faults<'_>) -> Policy {
         limits: root.table("limits", faults).map(|table| limits(table, faults)).unwrap_or_default(),
         retry: root.table("retry", faults).map(|table| retry(table, faults)).unwrap_or_default(),
         rollout: root.table("rollout", faults).and_then(|table| rollout(table, faults)),
+        shadow: root.take("shadow", faults, value::shadow),
     };
     root.finish(faults);
     policy

@@ -1,6 +1,7 @@
 //! Stories over real files in a folder of their own, with a loader that reads a line of text for a plugin.
 
 mod canary;
+mod shadow;
 mod versions;
 mod world;
 

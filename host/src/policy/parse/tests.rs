@@ -20,6 +20,7 @@ concurrency = 3
 rate = "500/s"
 on_dead = "skip"
 keep_versions = 2
+shadow = "shipment-2.wasm"
 subscribe = ["order.placed", { kind = "com.example.*", filter = '{"weight_g": [{"numeric": [">", 0]}]}' }]
 [grant]
 change_order = true
@@ -108,6 +109,8 @@ fn each_fault_names_its_line_and_what_would_be_right() {
         "rate = \"0/s\"",
         "on_dead = \"drop\"",
         "keep_versions = 0",
+        "shadow = \"../inventory.wasm\"",
+        "shadow = \".wasm\"",
         "subscribe = []",
         "subscribe = \"order.placed\"",
         "subscribe = [\"order..placed\"]",

@@ -8,7 +8,7 @@ use toml::de::DeValue;
 
 use crate::event::filter::Filter;
 use crate::event::{KindPattern, NotAKind};
-use crate::policy::{Rate, SecretSource, Start, UrlPrefix};
+use crate::policy::{Rate, SHADOW_DIR, SecretSource, Start, UrlPrefix};
 
 /// What is quoted of a wrong value, in characters: enough to find it.
 const QUOTED_CHARS_MAX: usize = 100;
@@ -155,6 +155,21 @@ pub(super) fn percent(value: &DeValue<'_>) -> Result<u32, String> {
     percent
         .map(|percent| thousandths(percent / 100.0))
         .ok_or_else(|| format!("expected percent of the orders from 0.1 to 99, such as 10, got {}", told(value)))
+}
+
+/// The name of a plugin file in the folder of shadows.
+pub(super) fn shadow(value: &DeValue<'_>) -> Result<String, String> {
+    let legal = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.');
+    let name = |text: &&str| {
+        let stem = text.strip_suffix(".wasm").unwrap_or_default();
+        !stem.is_empty() && !stem.starts_with('.') && text.len() <= NAME_BYTES_MAX && text.bytes().all(legal)
+    };
+    value.as_str().filter(name).map(str::to_owned).ok_or_else(|| {
+        format!(
+            "expected the name of a file in the folder {SHADOW_DIR}/ beside the side file, such as \"candidate.wasm\", got {}",
+            told(value)
+        )
+    })
 }
 
 pub(super) fn failure_rate(value: &DeValue<'_>) -> Result<f64, String> {

@@ -199,6 +199,18 @@ impl World {
         shown && candidates.map(|candidate| candidate.version.as_str()).eq([tried])
     }
 
+    /// The version that handles the events of `name` without effect, by its worker.
+    pub fn shadow(&self, name: &str) -> Option<String> {
+        self.fake.workers.lock().values().find(|worker| worker.name == name)?.shadow.clone()
+    }
+
+    /// Why the shadow of `name` handles nothing, once that is told.
+    pub async fn shadow_refused(&self, name: &str) -> String {
+        let reason = || self.status(name)?.shadow?.reason;
+        self.until("the refusal shows", || reason().is_some()).await;
+        reason().unwrap()
+    }
+
     pub fn concurrency(&self, name: &str) -> u32 {
         let workers = self.fake.workers.lock();
         workers
@@ -291,6 +303,7 @@ struct Worker {
     version: String,
     policy: Arc<Policy>,
     candidate: Option<Candidate<String>>,
+    shadow: Option<String>,
 }
 
 struct Handle(Arc<Fake>);
@@ -331,9 +344,10 @@ impl Runtime for Handle {
         let mut workers = self.0.workers.lock();
         assert!(workers.values().all(|other| other.name != name.as_str()), "{name} has a worker already");
         let (name, version) = (name.to_string(), live.version.to_string());
-        let Live { policy, candidate, .. } = live;
+        let Live { policy, candidate, shadow, .. } = live;
+        let shadow = shadow.map(|shadow| shadow.version.to_string());
         note_candidate(&self.0, &name, candidate.as_ref());
-        workers.insert(worker, Worker { name, version, policy, candidate });
+        workers.insert(worker, Worker { name, version, policy, candidate, shadow });
         Ok(worker)
     }
 
@@ -346,6 +360,7 @@ impl Runtime for Handle {
         (running.version, running.policy) = (live.version.to_string(), live.policy);
         note_candidate(&self.0, &running.name, live.candidate.as_ref());
         running.candidate = live.candidate;
+        running.shadow = live.shadow.map(|shadow| shadow.version.to_string());
     }
 
     async fn stop(&self, worker: u32) {
