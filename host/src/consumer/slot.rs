@@ -11,7 +11,9 @@
 //! - The history says which version is live before the worker knows it: whatever crashes, the next start goes on with it.
 
 mod canary;
+mod load;
 mod shadow;
+mod shown;
 mod steps;
 
 use std::collections::BTreeMap;
@@ -24,13 +26,13 @@ use tokio_util::sync::CancellationToken;
 
 use self::canary::NotTried;
 use self::shadow::{Attending, same_ledger};
-use super::archive::{self, Archive};
+use super::archive::Archive;
 use super::board::Board;
 use super::history::Plan;
 use super::runtime::{Live, Runtime};
 use super::scan::{self, Entry, Sighting};
-use super::stage::{File, Loaded, Refused, Settled};
-use super::status::{Candidate, CandidateState, ConsumerStatus, State};
+use super::stage::{Loaded, Refused};
+use super::status::State;
 use crate::backend::{PluginFile, Standing, Turn, TurnOutcome, Versions};
 use crate::clock::Timestamp;
 use crate::delivery::shadow::Ledger;
@@ -217,77 +219,6 @@ impl<R: Runtime> Slot<R> {
         policy.as_ref().ok().or(own).cloned()
     }
 
-    async fn read_policy(&self, sighting: &Sighting, shared: &Shared<R>) -> Result<Arc<Policy>, Refused> {
-        let Some(entry) = sighting.side_file.clone() else { return Ok(Arc::new(Policy::default())) };
-        let file = File { path: scan::side_file_path(&shared.dir, &self.name), entry };
-        blocking(move || file.read_policy()).await.map(Arc::new)
-    }
-
-    async fn load(&mut self, entry: &Entry, shared: &Arc<Shared<R>>) -> Newest<R> {
-        if let Some((_, newest)) = self.newest.as_ref().filter(|(before, _)| before == entry) {
-            return newest.clone();
-        }
-        let path = scan::plugin_path(&shared.dir, &self.name);
-        let mut file = PluginFile { path: path.display().to_string(), ..PluginFile::default() };
-        let loaded = tokio::select! {
-            biased;
-            () = shared.stopping.cancelled() => Err(Refused::Changed),
-            loaded = self.load_anew(File { path, entry: entry.clone() }, &mut file, shared) => loaded,
-        };
-        let newest = Newest { file, loaded };
-        if !matches!(newest.loaded, Err(Refused::Changed | Refused::Unavailable(_))) {
-            self.newest = Some((entry.clone(), newest.clone()));
-        }
-        newest
-    }
-
-    async fn load_anew(
-        &self,
-        file: File,
-        told: &mut PluginFile,
-        shared: &Arc<Shared<R>>,
-    ) -> Result<Loaded<R>, Refused> {
-        let Ok(_permit) = shared.loads.acquire().await else { return Err(Refused::Changed) };
-        let (read, file) = {
-            let bytes_max = shared.plugin_bytes_max;
-            blocking(move || (file.read(bytes_max), file)).await
-        };
-        let Settled { bytes, hash, owner } = read?;
-        told.hash = Some(hash);
-        told.owner = match owner {
-            Some(uid) => Some(blocking(move || archive::user(uid)).await),
-            None => None,
-        };
-        // A touched or restored file is what runs already.
-        let loaded = match self.running.as_ref().filter(|running| running.loaded.hash == hash) {
-            Some(running) => Ok(running.loaded.clone()),
-            None => Settled { bytes: Arc::clone(&bytes), hash, owner }.load(&shared.runtime).await,
-        };
-        // A copy that paused for longer than files take to settle looks complete and is not.
-        if loaded.is_err() && blocking(move || scan::entry_at(&file.path) != Some(file.entry)).await {
-            return Err(Refused::Changed);
-        }
-        if let Ok(loaded) = &loaded {
-            let description = shared.runtime.description(&loaded.plugin);
-            told.version = Some(description.version.to_string());
-            told.state_version = Some(description.state_version);
-            archive(hash, bytes, shared).await;
-        }
-        loaded
-    }
-
-    /// A version whose file was kept.
-    async fn load_kept(&self, hash: Hash, shared: &Arc<Shared<R>>) -> Result<Loaded<R>, Refused> {
-        let Ok(_permit) = shared.loads.acquire().await else { return Err(Refused::Changed) };
-        let archive = Arc::clone(&shared.archive);
-        let told = |what: String| Refused::Faulty(format!("version {} cannot run in its place: {what}", hash.short()));
-        let bytes = blocking(move || archive.read(&hash)).await.map_err(|gone| told(gone.to_string()))?;
-        Settled { bytes, hash, owner: None }.load(&shared.runtime).await.map_err(|refused| match refused {
-            Refused::Faulty(what) => told(what),
-            other => other,
-        })
-    }
-
     fn prepare(
         &self,
         loaded: &Loaded<R>,
@@ -419,63 +350,6 @@ impl<R: Runtime> Slot<R> {
             tracing::warn!(consumer = %self.name, %error, "the history does not say that a file was refused");
         }
     }
-
-    fn show(&self, refusals: &[Refused], newest: Option<&Loaded<R>>, shared: &Shared<R>) {
-        let told = refusals.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
-        let refused = refusals.first().map(|refused| match refused {
-            Refused::Ungranted(_) => CandidateState::AwaitingGrant,
-            Refused::KeptOut(_) => CandidateState::RolledBack,
-            Refused::Faulty(_) | Refused::Unavailable(_) | Refused::Changed => CandidateState::Failed,
-        });
-        let status = match (&self.running, refused) {
-            (Some(running), refused) => {
-                let version = &shared.runtime.description(&running.loaded.plugin).version;
-                let newest = newest.filter(|newest| newest.hash != running.loaded.hash);
-                ConsumerStatus {
-                    subscriptions: running.subscriptions.iter().map(ToString::to_string).collect(),
-                    loaded_at: Some(running.since),
-                    shadow: self.shadow.as_ref().map(|shadow| shadow.shown(running, shared)),
-                    reason: refused.map(|_| format!("version {version} keeps running: {told}")),
-                    candidate: refused
-                        .map(|state| Candidate {
-                            state,
-                            reason: told,
-                            version: newest
-                                .map(|newest| shared.runtime.description(&newest.plugin).version.to_string()),
-                            hash: newest.map(|newest| newest.hash.to_string()),
-                            progress: None,
-                        })
-                        .or_else(|| running.candidate.as_ref().map(|tried| tried.shown(shared))),
-                    ..self.status(State::Running, Some(&running.loaded), shared)
-                }
-            }
-            // Neither running nor refused does not happen: what is not refused was started.
-            (None, refused) => {
-                let state = match refused {
-                    None => State::Loading,
-                    Some(CandidateState::AwaitingGrant) => State::AwaitingGrant,
-                    Some(CandidateState::Failed | CandidateState::RolledBack | CandidateState::Canary) => State::Failed,
-                };
-                ConsumerStatus { reason: Some(told), ..self.status(state, newest, shared) }
-            }
-        };
-        shared.board.show(status);
-    }
-
-    fn status(&self, state: State, loaded: Option<&Loaded<R>>, shared: &Shared<R>) -> ConsumerStatus {
-        let bare = ConsumerStatus::bare(self.name.clone(), state, None);
-        let Some(loaded) = loaded else { return bare };
-        let description = shared.runtime.description(&loaded.plugin);
-        ConsumerStatus {
-            version: Some(description.version.to_string()),
-            hash: Some(loaded.hash.to_string()),
-            state_version: Some(description.state_version),
-            summary: Some(description.summary.clone()),
-            subscriptions: description.subscriptions.iter().map(ToString::to_string).collect(),
-            needs: description.needs.iter().map(ToString::to_string).collect(),
-            ..bare
-        }
-    }
 }
 
 /// Why a sighting was not taken up whole: of the newest file first.
@@ -500,15 +374,6 @@ impl<R: Runtime> Clone for Newest<R> {
 
 fn turn(outcome: TurnOutcome, file: &PluginFile, live: Hash) -> Turn {
     Turn { outcome, reason: None, file: file.clone(), live: Some(live) }
-}
-
-/// Keeps the file of a version that is about to run. That it cannot is no reason not to run it: only going back to it will
-/// be refused.
-async fn archive<R: Runtime>(hash: Hash, bytes: Arc<[u8]>, shared: &Shared<R>) {
-    let archive = Arc::clone(&shared.archive);
-    if let Err(error) = blocking(move || archive.keep(&hash, &bytes)).await {
-        tracing::warn!(version = %hash.short(), %error, "cannot keep the file of a version: nobody will be able to go back to it");
-    }
 }
 
 /// What a removed consumer's status says.

@@ -14,13 +14,14 @@ use crate::backend::{Lease, Result, View};
 use crate::order::{Order, OrderId};
 
 type Scan = (String, Option<String>, usize);
+type Entry = (Arc<str>, Arc<[u8]>);
 type Told<K, V> = Mutex<HashMap<K, V>>;
 
 pub struct Snapshot {
     view: Arc<dyn View>,
     entries: Told<String, Option<Arc<[u8]>>>,
     counters: Told<String, i64>,
-    scans: Told<Scan, Vec<(Arc<str>, Arc<[u8]>)>>,
+    scans: Told<Scan, Vec<Entry>>,
     scans_of_counters: Told<Scan, Vec<(Arc<str>, i64)>>,
     orders: Told<OrderId, Option<Order>>,
 }

@@ -1,0 +1,94 @@
+//! From the files of one consumer to its policy and a loaded plugin: the newest file, or one that was kept.
+
+use std::sync::Arc;
+
+use super::{Newest, Shared, Slot, blocking};
+use crate::backend::PluginFile;
+use crate::consumer::archive;
+use crate::consumer::runtime::Runtime;
+use crate::consumer::scan::{self, Entry, Sighting};
+use crate::consumer::stage::{File, Loaded, Refused, Settled};
+use crate::policy::Policy;
+use crate::version::Hash;
+
+impl<R: Runtime> Slot<R> {
+    pub(super) async fn read_policy(&self, sighting: &Sighting, shared: &Shared<R>) -> Result<Arc<Policy>, Refused> {
+        let Some(entry) = sighting.side_file.clone() else { return Ok(Arc::new(Policy::default())) };
+        let file = File { path: scan::side_file_path(&shared.dir, &self.name), entry };
+        blocking(move || file.read_policy()).await.map(Arc::new)
+    }
+
+    pub(super) async fn load(&mut self, entry: &Entry, shared: &Arc<Shared<R>>) -> Newest<R> {
+        if let Some((_, newest)) = self.newest.as_ref().filter(|(before, _)| before == entry) {
+            return newest.clone();
+        }
+        let path = scan::plugin_path(&shared.dir, &self.name);
+        let mut file = PluginFile { path: path.display().to_string(), ..PluginFile::default() };
+        let loaded = tokio::select! {
+            biased;
+            () = shared.stopping.cancelled() => Err(Refused::Changed),
+            loaded = self.load_anew(File { path, entry: entry.clone() }, &mut file, shared) => loaded,
+        };
+        let newest = Newest { file, loaded };
+        if !matches!(newest.loaded, Err(Refused::Changed | Refused::Unavailable(_))) {
+            self.newest = Some((entry.clone(), newest.clone()));
+        }
+        newest
+    }
+
+    async fn load_anew(
+        &self,
+        file: File,
+        told: &mut PluginFile,
+        shared: &Arc<Shared<R>>,
+    ) -> Result<Loaded<R>, Refused> {
+        let Ok(_permit) = shared.loads.acquire().await else { return Err(Refused::Changed) };
+        let (read, file) = {
+            let bytes_max = shared.plugin_bytes_max;
+            blocking(move || (file.read(bytes_max), file)).await
+        };
+        let Settled { bytes, hash, owner } = read?;
+        told.hash = Some(hash);
+        told.owner = match owner {
+            Some(uid) => Some(blocking(move || archive::user(uid)).await),
+            None => None,
+        };
+        // A touched or restored file is what runs already.
+        let loaded = match self.running.as_ref().filter(|running| running.loaded.hash == hash) {
+            Some(running) => Ok(running.loaded.clone()),
+            None => Settled { bytes: Arc::clone(&bytes), hash, owner }.load(&shared.runtime).await,
+        };
+        // A copy that paused for longer than files take to settle looks complete and is not.
+        if loaded.is_err() && blocking(move || scan::entry_at(&file.path) != Some(file.entry)).await {
+            return Err(Refused::Changed);
+        }
+        if let Ok(loaded) = &loaded {
+            let description = shared.runtime.description(&loaded.plugin);
+            told.version = Some(description.version.to_string());
+            told.state_version = Some(description.state_version);
+            archive(hash, bytes, shared).await;
+        }
+        loaded
+    }
+
+    /// A version whose file was kept.
+    pub(super) async fn load_kept(&self, hash: Hash, shared: &Arc<Shared<R>>) -> Result<Loaded<R>, Refused> {
+        let Ok(_permit) = shared.loads.acquire().await else { return Err(Refused::Changed) };
+        let archive = Arc::clone(&shared.archive);
+        let told = |what: String| Refused::Faulty(format!("version {} cannot run in its place: {what}", hash.short()));
+        let bytes = blocking(move || archive.read(&hash)).await.map_err(|gone| told(gone.to_string()))?;
+        Settled { bytes, hash, owner: None }.load(&shared.runtime).await.map_err(|refused| match refused {
+            Refused::Faulty(what) => told(what),
+            other => other,
+        })
+    }
+}
+
+/// Keeps the file of a version that is about to run. That it cannot is no reason not to run it: only going back to it will
+/// be refused.
+async fn archive<R: Runtime>(hash: Hash, bytes: Arc<[u8]>, shared: &Shared<R>) {
+    let archive = Arc::clone(&shared.archive);
+    if let Err(error) = blocking(move || archive.keep(&hash, &bytes)).await {
+        tracing::warn!(version = %hash.short(), %error, "cannot keep the file of a version: nobody will be able to go back to it");
+    }
+}

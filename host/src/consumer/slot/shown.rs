@@ -1,0 +1,65 @@
+//! What people are shown of one consumer.
+
+use super::{Shared, Slot};
+use crate::consumer::runtime::Runtime;
+use crate::consumer::stage::{Loaded, Refused};
+use crate::consumer::status::{Candidate, CandidateState, ConsumerStatus, State};
+
+impl<R: Runtime> Slot<R> {
+    pub(super) fn show(&self, refusals: &[Refused], newest: Option<&Loaded<R>>, shared: &Shared<R>) {
+        let told = refusals.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+        let refused = refusals.first().map(|refused| match refused {
+            Refused::Ungranted(_) => CandidateState::AwaitingGrant,
+            Refused::KeptOut(_) => CandidateState::RolledBack,
+            Refused::Faulty(_) | Refused::Unavailable(_) | Refused::Changed => CandidateState::Failed,
+        });
+        let status = match (&self.running, refused) {
+            (Some(running), refused) => {
+                let version = &shared.runtime.description(&running.loaded.plugin).version;
+                let newest = newest.filter(|newest| newest.hash != running.loaded.hash);
+                ConsumerStatus {
+                    subscriptions: running.subscriptions.iter().map(ToString::to_string).collect(),
+                    loaded_at: Some(running.since),
+                    shadow: self.shadow.as_ref().map(|shadow| shadow.shown(running, shared)),
+                    reason: refused.map(|_| format!("version {version} keeps running: {told}")),
+                    candidate: refused
+                        .map(|state| Candidate {
+                            state,
+                            reason: told,
+                            version: newest
+                                .map(|newest| shared.runtime.description(&newest.plugin).version.to_string()),
+                            hash: newest.map(|newest| newest.hash.to_string()),
+                            progress: None,
+                        })
+                        .or_else(|| running.candidate.as_ref().map(|tried| tried.shown(shared))),
+                    ..self.status(State::Running, Some(&running.loaded), shared)
+                }
+            }
+            // Neither running nor refused does not happen: what is not refused was started.
+            (None, refused) => {
+                let state = match refused {
+                    None => State::Loading,
+                    Some(CandidateState::AwaitingGrant) => State::AwaitingGrant,
+                    Some(CandidateState::Failed | CandidateState::RolledBack | CandidateState::Canary) => State::Failed,
+                };
+                ConsumerStatus { reason: Some(told), ..self.status(state, newest, shared) }
+            }
+        };
+        shared.board.show(status);
+    }
+
+    fn status(&self, state: State, loaded: Option<&Loaded<R>>, shared: &Shared<R>) -> ConsumerStatus {
+        let bare = ConsumerStatus::bare(self.name.clone(), state, None);
+        let Some(loaded) = loaded else { return bare };
+        let description = shared.runtime.description(&loaded.plugin);
+        ConsumerStatus {
+            version: Some(description.version.to_string()),
+            hash: Some(loaded.hash.to_string()),
+            state_version: Some(description.state_version),
+            summary: Some(description.summary.clone()),
+            subscriptions: description.subscriptions.iter().map(ToString::to_string).collect(),
+            needs: description.needs.iter().map(ToString::to_string).collect(),
+            ..bare
+        }
+    }
+}
