@@ -30,7 +30,7 @@ use crate::consumer::host::Host;
 use crate::consumer::{self, Directory};
 use crate::delivery::Engine;
 use crate::fault;
-use crate::sandbox::{self, Sandbox};
+use crate::sandbox::{self, Compiler, Sandbox};
 use crate::sender::Sender;
 use crate::telemetry::meters;
 
@@ -80,6 +80,7 @@ impl App {
         backend.upkeep.retain(config.retention);
         let sandbox = Sandbox::new(sandbox::Settings {
             cache_dir: Some(config.data_dir.join(COMPILED_DIR)),
+            compiler: Compiler::this_program()?,
             ..sandbox::Settings::default()
         })?;
         let engine = Engine::new(deliveries.clone());

@@ -25,6 +25,7 @@ mod serve;
 mod timeline;
 mod versions;
 
+use crate::sandbox::compiler;
 use client::Client;
 pub use failure::Failure;
 use print::Output;
@@ -88,6 +89,9 @@ enum Command {
     /// Work with plugin files.
     #[command(subcommand)]
     Plugin(plugin::Plugin),
+    /// Compile a component from standard input to standard output, within limits. For the host itself.
+    #[command(name = compiler::COMMAND, hide = true)]
+    CompilePlugin,
 }
 
 /// Runs the command that the process was started with.
@@ -120,6 +124,7 @@ fn run(target: &Target, command: Command, output: &Output) -> Result<(), Failure
         Command::Restore(restore) => restore.run(output),
         Command::Check(check) => check.run(client, output),
         Command::Plugin(plugin) => plugin.run(output),
+        Command::CompilePlugin => compiler::serve().map_err(Failure::Failed),
     }
 }
 

@@ -20,6 +20,7 @@ use wasmtime::Engine;
 use crate::policy::ConsumerName;
 
 mod cache;
+pub mod compiler;
 pub(crate) mod contract;
 mod cpu;
 mod description;
@@ -45,6 +46,7 @@ mod trap;
 mod version;
 mod wasi;
 
+pub use compiler::Compiler;
 pub use description::{Column, ColumnType, Dataset, Description, Need};
 pub use error::{DescribeFailed, Error, LoadError, NotAComponent};
 pub use marks::{Amount, Gauge, Usage};
@@ -61,13 +63,14 @@ const IDLE_MEMORY_MIB_MAX: usize = 1 << 10;
 pub struct Settings {
     /// Where compiled plugins are kept from one start to the next; nowhere if absent. The host's alone.
     pub cache_dir: Option<PathBuf>,
+    pub compiler: Compiler,
     /// Instances that may run at the same time, over all consumers. As many again may wait warm for their next event.
     pub instances_max: u32,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { cache_dir: None, instances_max: 128 }
+        Self { cache_dir: None, compiler: Compiler::Here, instances_max: 128 }
     }
 }
 
@@ -81,6 +84,7 @@ struct Shared {
     engine: Engine,
     linkers: engine::Linkers,
     cache: Option<cache::Cache>,
+    compiler: Compiler,
     /// Places for running and for idle instances; together they are the engine's pool.
     running: Arc<places::Places>,
     idle: Arc<Semaphore>,
@@ -100,6 +104,7 @@ impl Sandbox {
         Ok(Self(Arc::new(Shared {
             ticker: cpu::Ticker::start(engine.clone()).map_err(|cause| Error::Engine(cause.to_string()))?,
             linkers: engine::Linkers::new(&engine)?,
+            compiler: settings.compiler,
             cache: settings.cache_dir.map(|dir| cache::Cache::open(&dir, &engine)).transpose()?,
             running: places::Places::new(instances as usize),
             idle: Arc::new(Semaphore::new(instances as usize)),

@@ -8,6 +8,7 @@ mod calling;
 mod canary;
 mod carrier;
 mod command_line;
+mod compiling;
 mod contracts;
 mod crash;
 mod dead_letters;

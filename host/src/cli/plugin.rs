@@ -10,7 +10,7 @@ use super::Failure;
 use super::print::{Output, items, table, text, visible};
 use crate::consumer::check::{self, Report};
 use crate::consumer::directory::PLUGIN_BYTES_MAX;
-use crate::sandbox::{Sandbox, Settings};
+use crate::sandbox::{Compiler, Sandbox, Settings};
 
 #[derive(Debug, Subcommand)]
 pub enum Plugin {
@@ -35,7 +35,8 @@ impl Plugin {
 
 fn check(file: &std::path::Path) -> anyhow::Result<Report> {
     // One instance at a time is enough to describe itself.
-    let sandbox = Sandbox::new(Settings { cache_dir: None, instances_max: 1 })?;
+    let compiler = Compiler::this_program()?;
+    let sandbox = Sandbox::new(Settings { cache_dir: None, compiler, instances_max: 1 })?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
     let runtime = runtime.context("cannot start the threads that run the plugin")?;
     Ok(runtime.block_on(check::check(file, PLUGIN_BYTES_MAX, &sandbox)))

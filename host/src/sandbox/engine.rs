@@ -32,7 +32,8 @@ pub fn engine(instances: u32) -> Result<Engine, Error> {
     })
 }
 
-fn config() -> Config {
+/// What machine code depends on; how instances are given their memory is not in it.
+pub fn config() -> Config {
     let mut config = Config::new();
     config
         // All exports of the contract are synchronous: calls need not pass through the machinery for concurrent tasks.

@@ -41,6 +41,10 @@ pub enum LoadError {
     UnlinkedImport(String),
     #[error("it cannot be compiled: {0}")]
     Compile(String),
+    #[error(
+        "compiling it takes more than {limit} of {what}; build it in release mode, and if a generator wrote it, in smaller functions"
+    )]
+    CompileLimit { what: &'static str, limit: String },
     #[error("`describe` failed: {0}")]
     DescribeFailed(DescribeFailed),
     #[error("`describe` returned what the host cannot take: {0}")]
@@ -102,7 +106,10 @@ impl LoadError {
             Self::Compile(why) => Self::Compile(text(why)),
             Self::BadDescription(wrong) => Self::BadDescription(text(wrong)),
             Self::Host(why) => Self::Host(text(why)),
-            bounded @ (Self::TooLarge { .. } | Self::NotAComponent(_) | Self::DescribeFailed(_)) => bounded,
+            bounded @ (Self::TooLarge { .. }
+            | Self::NotAComponent(_)
+            | Self::CompileLimit { .. }
+            | Self::DescribeFailed(_)) => bounded,
         }
     }
 }

@@ -10,6 +10,7 @@ use wasmtime::wasmparser::{Parser, Payload, Validator};
 use wasmtime::{Engine, Store};
 
 use super::Sandbox;
+use super::cache;
 use super::contract::{Contract, Series};
 use super::description::Description;
 use super::error::{DescribeFailed, Error, LoadError, NotAComponent};
@@ -144,9 +145,11 @@ fn compile(sandbox: &Sandbox, bytes: &[u8]) -> Result<Compiled, LoadError> {
     if Series::spoken(&exports).is_none() {
         return Err(LoadError::UnknownContract { exports });
     }
-    let component = Component::from_binary(engine, bytes).map_err(|cause| LoadError::Compile(format!("{cause:#}")))?;
+    let compiled = sandbox.0.compiler.compile(engine, bytes)?;
+    // What an instance may not have (many memories or tables) shows only here.
+    let component = cache::deserialize(engine, &compiled).map_err(|cause| LoadError::Compile(format!("{cause:#}")))?;
     if let Some(cache) = cache {
-        cache.put(&hash, &component);
+        cache.put(&hash, &compiled);
     }
     Ok(Compiled { hash, component, from_cache: false, duration: started.elapsed() })
 }

@@ -295,7 +295,7 @@ async fn a_compiled_plugin_is_read_back_and_a_damaged_one_compiled_again() {
     let dir = tempfile::tempdir().unwrap();
     let cache_dir = dir.path().join("compiled");
     let load = async || {
-        let settings = Settings { cache_dir: Some(cache_dir.clone()), instances_max: 1 };
+        let settings = Settings { cache_dir: Some(cache_dir.clone()), instances_max: 1, ..Settings::default() };
         let plugin = super::Sandbox::new(settings).unwrap().load(guest(DONE)).await.unwrap();
         let version = plugin.link(&"inventory".parse().unwrap(), &Policy::default()).unwrap();
         let handled = handle(&version, Memory::default()).await;
@@ -304,12 +304,24 @@ async fn a_compiled_plugin_is_read_back_and_a_damaged_one_compiled_again() {
     };
     assert!(!load().await);
     assert!(load().await);
-    let kept: Vec<_> = std::fs::read_dir(&cache_dir).unwrap().map(|file| file.unwrap().path()).collect();
-    assert_eq!(kept.len(), 1, "{kept:?}");
+    let kept = std::fs::read_dir(&cache_dir).unwrap().map(|file| file.unwrap().path());
+    let (key, kept): (Vec<_>, Vec<_>) = kept.partition(|path| path.ends_with("key"));
+    assert_eq!((key.len(), kept.len()), (1, 1), "{kept:?}");
     let whole = std::fs::read(&kept[0]).unwrap();
-    std::fs::write(&kept[0], &whole[..whole.len() / 2]).unwrap();
+    let mut forged = whole.clone();
+    *forged.last_mut().unwrap() ^= 1;
+    for damaged in [&whole[..whole.len() / 2], &forged, b""] {
+        std::fs::write(&kept[0], damaged).unwrap();
+        assert!(!load().await, "{} bytes", damaged.len());
+        assert!(load().await);
+    }
+    // Somebody who does not know the key cannot make one up.
+    std::fs::write(&key[0], [7; 32]).unwrap();
     assert!(!load().await);
-    assert!(load().await);
+    std::fs::write(&key[0], b"half").unwrap();
+    assert!(!load().await && load().await, "half a key is none");
+    #[cfg(unix)]
+    assert_eq!(std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(&key[0]).unwrap()) & 0o777, 0o600);
 }
 
 #[cfg(unix)]
@@ -318,7 +330,12 @@ fn a_cache_where_others_can_write_is_refused() {
     use std::os::unix::fs::PermissionsExt;
     let dir = tempfile::tempdir().unwrap();
     std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
-    let refused = super::Sandbox::new(Settings { cache_dir: Some(dir.path().to_owned()), instances_max: 1 }).err();
+    let refused = super::Sandbox::new(Settings {
+        cache_dir: Some(dir.path().to_owned()),
+        instances_max: 1,
+        ..Settings::default()
+    })
+    .err();
     assert!(refused.unwrap().to_string().contains("others may write"));
 }
 
