@@ -247,7 +247,7 @@ pub struct HttpLimits {
     pub bytes: u64,
     /// Until a connection stands, TLS included.
     pub connect: Duration,
-    /// From then until the head of the response is there.
+    /// From the call until the head of the response is there, connecting included.
     pub first_byte: Duration,
 }
 

@@ -82,8 +82,7 @@ fn a_carrier_that_fails_is_asked_again_with_the_same_key_until_there_is_one_parc
         Reply::HangUp,
         Reply::Answer(201, None, "parcel!".to_owned()),
     ]);
-    let host =
-        shop(&carrier, "[limits]\nhttp_connect = \"1s\"\nhttp_first_byte = \"200ms\"\n[retry]\nbase = \"10ms\"\n");
+    let host = shop(&carrier, "[limits]\nhttp_connect = \"1s\"\nhttp_first_byte = \"2s\"\n[retry]\nbase = \"10ms\"\n");
     let client = host.client();
     let id = client.placed(&order(&[("TEA", 1)]));
     client.wait_for_status(&id, "shipped");

@@ -204,9 +204,9 @@ impl Call {
         )?;
         let request = request.map(|body| body::sent(body, Arc::clone(&calls)));
         let limits = calls.http.limits;
-        let shortest = |limit: Duration, wish: Option<Duration>| wish.map_or(limit, |wish| wish.min(limit));
-        let limit =
-            shortest(limits.connect, patience.connect).saturating_add(shortest(limits.first_byte, patience.first_byte));
+        // The guest's own patience begins when a connection stands.
+        let wish = patience.first_byte.map(|wish| wish.saturating_add(patience.connect.unwrap_or(limits.connect)));
+        let limit = wish.map_or(limits.first_byte, |wish| wish.min(limits.first_byte));
         let response = match tokio::time::timeout(limit, client.request(request)).await {
             Ok(Ok(response)) => response,
             Ok(Err(error)) => return Err(calls.why(&error, &method)),

@@ -334,7 +334,7 @@ async fn a_server_that_says_nothing_is_not_waited_for_beyond_the_limit() {
     let handling = world.handling();
     let failed = send(&handling, request("GET", "http://carrier.example/v1/")).await.unwrap_err();
     assert_eq!(failed.kind, FailureKind::ResponseTimeout);
-    assert_eq!(told(&handling)[0].error.as_deref(), Some("no response within 50ms"));
+    assert_eq!(told(&handling)[0].error.as_deref(), Some("no response within 30ms"));
 }
 
 #[tokio::test]
