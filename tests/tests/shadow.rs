@@ -29,18 +29,26 @@ fn a_shadow_with_one_changed_rule_names_exactly_the_orders_that_differ() {
     assert_eq!(client.consumers().len(), 1, "a shadow is no consumer of its own");
     let shown = client.consumer("reports").expect("reports");
     assert_eq!((&shown["version"], &shown["shadow"]["version"]), (&json!("1.0.0"), &json!("1.1.0")), "{shown:#}");
-    let mut large = BTreeSet::new();
+    let report = || client.get("/v1/consumers/reports/shadow").expect(200).json();
+    let (mut large, mut placed) = (BTreeSet::new(), 0_i64);
     for units in [1, 10, 3, 12, 9, 10] {
-        let id = client.placed(&order(&[("TEA", units)]));
-        client.wait_until_idle();
-        large.extend((units >= 10).then_some(id));
+        let before = report()["compared"].clone();
+        // An event that finds the shadow at rest, since the one before took it long, is passed over.
+        while report()["compared"] == before {
+            let id = client.placed(&order(&[("TEA", units)]));
+            placed += 1;
+            client.wait_until_idle();
+            if units >= 10 && report()["compared"] != before {
+                large.insert(id);
+            }
+        }
     }
-    assert_eq!(client.counter("reports", "handled"), 6, "nothing that the shadow did was committed");
+    assert_eq!(client.counter("reports", "handled"), placed, "nothing that the shadow did was committed");
 
-    let report = client.get("/v1/consumers/reports/shadow").expect(200).json();
+    let report = report();
     assert_eq!(
         [&report["compared"], &report["differing"], &report["passed_over"]],
-        [&json!(6), &json!(3), &json!(0)],
+        [&json!(6), &json!(3), &json!(placed - 6)],
         "{report:#}"
     );
     let groups = report["differences"].as_array().expect("groups");
