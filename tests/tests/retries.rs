@@ -60,7 +60,7 @@ fn retries_go_on_after_a_restart_where_they_stood() {
     let mut host = TestHost::new();
     host.consumers.add("always-retry");
     // Long enough that the second attempt is still to come when the host dies.
-    host.consumers.set_policy("always-retry", "[retry]\nmax_attempts = 2\n\n[settings]\nafter_ms = \"3000\"\n");
+    host.consumers.set_policy("always-retry", "[retry]\nmax_attempts = 2\n\n[settings]\nafter_ms = \"10000\"\n");
     host.leave_deliveries().start();
     let client = host.client();
     let id = client.placed(&order(&[("TEA", 1)]));
@@ -76,7 +76,7 @@ fn retries_go_on_after_a_restart_where_they_stood() {
     let waiting = delivery(&client, &id, "always-retry");
     assert_eq!((&waiting["state"], &waiting["attempts"]), (&json!("retrying"), &json!(1)));
     client.wait_for_consumer("always-retry", |consumer| consumer["dead"] == 1);
-    assert!(attempted.elapsed() >= Duration::from_millis(2_900), "the restart did not hurry it");
+    assert!(attempted.elapsed() >= Duration::from_millis(9_900), "the restart did not hurry it");
     assert_eq!(client.dead_letters("always-retry")[0]["attempts"], 2);
 
     host.kill();
