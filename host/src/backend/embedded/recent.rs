@@ -5,9 +5,11 @@ use std::borrow::Borrow;
 use std::collections::HashMap;
 use std::hash::Hash;
 
+use foldhash::quality::RandomState;
+
 pub struct Recent<K, V> {
-    young: HashMap<K, V>,
-    old: HashMap<K, V>,
+    young: HashMap<K, V, RandomState>,
+    old: HashMap<K, V, RandomState>,
     /// Of one generation.
     max: usize,
 }
@@ -15,7 +17,7 @@ pub struct Recent<K, V> {
 impl<K: Hash + Eq, V> Recent<K, V> {
     /// Keeps at most twice `max`, besides what must be kept.
     pub fn new(max: usize) -> Self {
-        Self { young: HashMap::new(), old: HashMap::new(), max }
+        Self { young: HashMap::default(), old: HashMap::default(), max }
     }
 
     pub fn get<Q: Hash + Eq + ?Sized>(&mut self, key: &Q) -> Option<&V>

@@ -11,8 +11,9 @@ use crate::fault::{self, Point};
 /// In order; never edited once released, only added to.
 const MIGRATIONS: &[&str] = &[include_str!("schema/1.sql"), include_str!("schema/2.sql"), include_str!("schema/3.sql")];
 
-/// Pages kept in memory by the writer, in KiB (negative by SQLite's convention).
-const WRITER_CACHE_KIB: i64 = -64_000;
+/// Pages kept in memory by the writer, in KiB (negative by SQLite's convention). After a commit that balanced a tree SQLite
+/// looks through all of them, and what it misses is in the system's cache: more costs more than it saves.
+const WRITER_CACHE_KIB: i64 = -16_000;
 const READER_CACHE_KIB: i64 = -8_000;
 
 /// Statements kept prepared per connection; the store has fewer than this.
