@@ -42,6 +42,9 @@ const DELIVERIES_BEFORE_YIELD: u32 = 8;
 const STORE_PAUSE: Duration = Duration::from_millis(100);
 /// Conflicts in a row after which a delivery is handed back and others get their turn.
 const CONFLICTS_MAX: u32 = 64;
+/// What an attempt that failed costs its consumer of its share of the CPU, besides the guest's time: it has rows of its own,
+/// which the one thread writes that writes for all.
+const FAILED_ATTEMPT: Duration = Duration::from_micros(250);
 
 /// What a consumer runs: replaced as a whole.
 #[derive(Clone)]
@@ -282,7 +285,11 @@ fn finish(shared: &Shared, live: &Live, delivery: Delivery, handled: Handled) ->
     let end = |delivery: Delivery, outcome, effects, log| {
         let ran = Ran { version: live.version.label(), duration, calls: calls.clone() };
         let settlement = retry::settle(&live.policy.retry, &delivery, outcome, effects, log, ran);
-        shared.meters.handled(settlement.cause().map(|cause| cause.kind), duration);
+        let failed = settlement.cause().map(|cause| cause.kind);
+        shared.meters.handled(failed, duration);
+        if failed.is_some() {
+            live.version.charge(FAILED_ATTEMPT);
+        }
         shared.inbox.finish(delivery, &reads, settlement)
     };
     let done = matches!(outcome, Outcome::Done);

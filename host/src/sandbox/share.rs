@@ -77,6 +77,11 @@ impl Share {
         self.bucket.lock().spend(spent);
     }
 
+    /// Takes `price` for what the host does for the consumer beyond running its guest.
+    pub fn charge(&self, price: Duration) {
+        self.bucket.lock().spend(price);
+    }
+
     /// How long to wait before `price` is taken; taken now if `None`.
     fn wait_at(&self, now: Instant, price: Duration) -> Option<Duration> {
         let own = self.handled.load(Ordering::Relaxed);

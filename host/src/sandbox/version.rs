@@ -235,6 +235,11 @@ impl Version {
         }
     }
 
+    /// Takes `price` out of the consumer's share of the CPU.
+    pub fn charge(&self, price: Duration) {
+        self.share.charge(price);
+    }
+
     /// Gives back an instance whose effects were accepted.
     pub fn keep(&self, mut instance: Warm) {
         let current = self.generation.load(Ordering::Acquire) == instance.generation;
