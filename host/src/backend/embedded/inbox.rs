@@ -41,6 +41,9 @@ const CHUNK: usize = 256;
 const CHUNKS_MAX: usize = 8;
 /// Deliveries in memory that hold the consumer's position back.
 const WINDOW: usize = 4_096;
+/// Deliveries of one consumer that are on their way to the disk: whoever commits beside one that catches up waits for so many
+/// of its own, and not for thousands. At the commit rates of a local disk it is more than a consumer at the live edge needs.
+const UNSETTLED_MAX: usize = 128;
 /// Positions passed by without a delivery before that is written down on its own.
 const PASSED_MAX: u64 = 1_024;
 
@@ -201,7 +204,7 @@ impl EmbeddedInbox {
         }
         let now = Timestamp::now();
         let mut desk = self.desk.lock();
-        if !desk.may_start(now) {
+        if !desk.may_start(now) || desk.unsettled(self.store.queue.durable()) >= UNSETTLED_MAX {
             return Ok(None);
         }
         if desk.lanes.unstored() < WINDOW / 2 && desk.cursor < self.store.tail.head() {

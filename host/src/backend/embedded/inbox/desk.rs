@@ -366,10 +366,16 @@ impl Desk {
         }
     }
 
-    pub fn pending(&mut self, durable: u64) -> u64 {
+    /// Deliveries that are through and not durable.
+    pub fn unsettled(&mut self, durable: u64) -> usize {
         self.settle(durable);
+        self.unsettled.len()
+    }
+
+    pub fn pending(&mut self, durable: u64) -> u64 {
+        let unsettled = self.unsettled(durable);
         let held = self.fill.as_ref().map_or(0, Fill::held);
-        u64::try_from(self.lanes.total() + held + self.unsettled.len()).unwrap_or(u64::MAX)
+        u64::try_from(self.lanes.total() + held + unsettled).unwrap_or(u64::MAX)
     }
 }
 
