@@ -86,6 +86,7 @@ impl App {
         let engine = Engine::new(deliveries.clone());
         let host = Host { sandbox, consumers: Arc::clone(&backend.consumers), engine };
         let settings = consumer::Settings::new(config.consumers_dir.clone(), config.data_dir.join(VERSIONS_DIR));
+        let settings = consumer::Settings { plugin_keys: config.plugin_keys.clone(), ..settings };
         // Guests describe themselves while the directory is opened: not on the threads that answer HTTP.
         let directory = deliveries.spawn(Directory::open(settings, host, Arc::clone(&backend.versions))).await??;
         let sender = Sender::start(Arc::clone(&backend.outgoing), &config.mail, deliveries)?;

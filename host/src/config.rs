@@ -11,8 +11,10 @@ use lettre::message::Mailbox;
 
 use crate::backend::Retention;
 use crate::fault::Fault;
+use crate::signature::PublicKey;
 
 mod check;
+mod keys;
 mod raw;
 mod retention;
 pub mod settings;
@@ -27,6 +29,8 @@ pub struct Config {
     pub allowed_hosts: AllowedHosts,
     pub data_dir: PathBuf,
     pub consumers_dir: PathBuf,
+    /// One of them must have signed a plugin; if there are none, nobody need have.
+    pub plugin_keys: Vec<PublicKey>,
     pub backend: BackendKind,
     pub mail: Mail,
     pub retention: Retention,

@@ -10,6 +10,7 @@ pub mod effects;
 pub mod event;
 pub mod order;
 pub mod policy;
+pub mod signature;
 pub mod version;
 
 // The ports, the adapters behind them, and what everybody is set up by and counts on.

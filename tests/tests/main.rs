@@ -28,6 +28,7 @@ mod retention;
 mod retries;
 mod running;
 mod shadow;
+mod signatures;
 mod stock;
 mod store;
 mod stuck;

@@ -1,6 +1,6 @@
 //! `fanfare plugin`: work with plugin files, without a host.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use clap::Subcommand;
@@ -8,9 +8,14 @@ use serde_json::{Value, json};
 
 use super::Failure;
 use super::print::{Output, items, table, text, visible};
+use super::serve;
+use crate::config::RawConfig;
 use crate::consumer::check::{self, Report};
 use crate::consumer::directory::PLUGIN_BYTES_MAX;
 use crate::sandbox::{Compiler, Sandbox, Settings};
+use crate::signature::PublicKey;
+
+mod keys;
 
 #[derive(Debug, Subcommand)]
 pub enum Plugin {
@@ -18,28 +23,62 @@ pub enum Plugin {
     Check {
         /// NAME.wasm; NAME.toml beside it is its side file.
         file: PathBuf,
+        /// Settings file whose `plugin_keys` say who may sign plugins [default: fanfare.toml, if it is there]
+        #[arg(long, env = "FANFARE_CONFIG", value_name = "FILE")]
+        config: Option<PathBuf>,
+    },
+    /// Make a key to sign plugins with: NAME.key, which is secret, and NAME.pub, for `plugin_keys`.
+    Keygen {
+        /// Path of both files, without their ends.
+        name: PathBuf,
+    },
+    /// Sign a plugin file in place, beside the signatures of other keys.
+    Sign {
+        file: PathBuf,
+        /// The secret key: NAME.key.
+        #[arg(long, value_name = "FILE")]
+        key: PathBuf,
+        /// Write the signed file there instead.
+        #[arg(long, value_name = "FILE")]
+        output: Option<PathBuf>,
     },
 }
 
 impl Plugin {
     pub fn run(self, output: &Output) -> Result<(), Failure> {
-        let Self::Check { file } = self;
-        let report = check(&file)?;
-        output.show(&json!(report), describe);
-        match report.ok {
-            true => Ok(()),
-            false => Err(Failure::Failed(format!("a host would not run {}", file.display()))),
+        match self {
+            Self::Check { file, config } => {
+                let raw = serve::settings(config.as_deref());
+                let keys = raw.and_then(RawConfig::plugin_keys).map_err(|error| Failure::Usage(error.to_string()))?;
+                let report = check(&file, &keys)?;
+                output.show(&json!(report), describe);
+                match report.ok {
+                    true => Ok(()),
+                    false => Err(Failure::Failed(format!("a host would not run {}", file.display()))),
+                }
+            }
+            Self::Keygen { name } => Ok(keys::generate(&name, output)?),
+            Self::Sign { file, key, output: to } => Ok(keys::sign(&file, &key, to.as_deref(), output)?),
         }
     }
 }
 
-fn check(file: &std::path::Path) -> anyhow::Result<Report> {
+fn check(file: &Path, keys: &[PublicKey]) -> anyhow::Result<Report> {
     // One instance at a time is enough to describe itself.
     let compiler = Compiler::this_program()?;
     let sandbox = Sandbox::new(Settings { cache_dir: None, compiler, instances_max: 1 })?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
     let runtime = runtime.context("cannot start the threads that run the plugin")?;
-    Ok(runtime.block_on(check::check(file, PLUGIN_BYTES_MAX, &sandbox)))
+    Ok(runtime.block_on(check::check(file, PLUGIN_BYTES_MAX, keys, &sandbox)))
+}
+
+/// A text, or a signature: one that was not held against its key is only what the file says.
+fn item_text(item: &Value) -> String {
+    match (item.pointer("/key"), item.pointer("/verified")) {
+        (Some(_), Some(Value::Bool(true))) => text(item, "/key"),
+        (Some(_), _) => format!("{} (as it says)", text(item, "/key")),
+        _ => text(item, ""),
+    }
 }
 
 fn describe(report: &Value) -> String {
@@ -53,13 +92,14 @@ fn describe(report: &Value) -> String {
         ("name", "/name"),
         ("sha-256", "/hash"),
         ("side file", "/side_file"),
+        ("signed by", "/signed_by"),
         ("version", "/description/version"),
         ("summary", "/description/summary"),
         ("hears", "/description/subscriptions"),
         ("needs", "/description/needs"),
     ] {
         let value = match report.pointer(path) {
-            Some(Value::Array(items)) => items.iter().map(|item| text(item, "")).collect::<Vec<_>>().join(", "),
+            Some(Value::Array(items)) => items.iter().map(item_text).collect::<Vec<_>>().join(", "),
             _ => text(report, path),
         };
         if !value.is_empty() {

@@ -1,6 +1,6 @@
 //! `fanfare serve`: runs a host until it is told to stop.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde_json::json;
@@ -9,15 +9,15 @@ use tokio_util::sync::CancellationToken;
 use super::Failure;
 use super::print::{Output, line};
 use crate::app;
-use crate::config::settings::{self, SETTINGS};
-use crate::config::{Config, RawConfig, from_env};
+use crate::config::settings::{SETTINGS, help};
+use crate::config::{self, Config, RawConfig, from_env};
 use crate::telemetry;
 
 /// Read where no `--config` names another, if it is there.
 const DEFAULT_FILE: &str = "fanfare.toml";
 
 #[derive(Args, Debug)]
-#[command(after_help = settings::help())]
+#[command(after_help = help())]
 pub struct Serve {
     #[command(flatten)]
     flags: HostFlags,
@@ -68,20 +68,29 @@ impl Serve {
     }
 }
 
+/// What file and environment say.
+///
+/// # Errors
+/// Where the file cannot be read, is no TOML, or has a key that is no setting.
+pub fn settings(file: Option<&Path>) -> Result<RawConfig, config::Error> {
+    let mut raw = RawConfig::default();
+    match file {
+        Some(file) => raw.read_file(file)?,
+        None if Path::new(DEFAULT_FILE).exists() => raw.read_file(DEFAULT_FILE.as_ref())?,
+        None => {}
+    }
+    raw.read_environment(from_env);
+    Ok(raw)
+}
+
 impl HostFlags {
     /// File, environment and these flags, checked.
     ///
     /// # Errors
     /// [`Failure::Usage`] with every wrong setting and where it was written.
     pub fn config(&self) -> Result<Config, Failure> {
-        let usage = |error: crate::config::Error| Failure::Usage(error.to_string());
-        let mut raw = RawConfig::default();
-        match &self.config {
-            Some(file) => raw.read_file(file).map_err(usage)?,
-            None if PathBuf::from(DEFAULT_FILE).exists() => raw.read_file(DEFAULT_FILE.as_ref()).map_err(usage)?,
-            None => {}
-        }
-        raw.read_environment(from_env);
+        let usage = |error: config::Error| Failure::Usage(error.to_string());
+        let mut raw = settings(self.config.as_deref()).map_err(usage)?;
         for setting in SETTINGS {
             if let Some(text) = self.flag(setting.key) {
                 raw.set_flag(setting, text);

@@ -20,7 +20,7 @@ const MAIL_CONCURRENCY: NonZeroUsize = NonZeroUsize::new(4).unwrap();
 const SECRET_BYTES_MAX: u64 = 64 << 10;
 
 pub(super) fn check(raw: RawConfig, variable: &dyn Fn(&str) -> Option<String>) -> Result<Config, Error> {
-    let mut check = Check { raw, variable, faults: Vec::new() };
+    let mut check = Check::new(raw, variable);
     let insecure = check.read("insecure", boolean).unwrap_or(false);
     let listen = check.listen(insecure);
     let data_dir = check.read("data_dir", folder).unwrap_or_else(|| "data".into());
@@ -28,6 +28,7 @@ pub(super) fn check(raw: RawConfig, variable: &dyn Fn(&str) -> Option<String>) -
         listen,
         allowed_hosts: check.read("allowed_hosts", allowed_hosts).unwrap_or(AllowedHosts::ByAddress),
         consumers_dir: check.read("consumers_dir", folder).unwrap_or_else(|| "consumers".into()),
+        plugin_keys: check.plugin_keys(),
         backend: check.read("backend", backend).unwrap_or(BackendKind::Embedded),
         mail: check.mail(&data_dir, insecure),
         retention: check.retention(),
@@ -47,9 +48,13 @@ pub(super) struct Check<'a> {
     pub(super) faults: Vec<String>,
 }
 
-impl Check<'_> {
+impl<'a> Check<'a> {
+    pub(super) fn new(raw: RawConfig, variable: &'a dyn Fn(&str) -> Option<String>) -> Self {
+        Self { raw, variable, faults: Vec::new() }
+    }
+
     /// The setting's value as `read` understands it; absent or wrong is `None`, and wrong is noted.
-    fn read<T>(&mut self, key: &'static str, read: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
+    pub(super) fn read<T>(&mut self, key: &'static str, read: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
         let given = self.raw.take(key)?;
         self.understand(&given, read)
     }

@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 use toml::de::{DeTable, DeValue};
 
 use super::settings::{SETTINGS, Setting};
-use super::{Config, Error, check};
+use super::{Config, Error, check, keys};
 use crate::policy::parse::Fault;
 use crate::policy::parse::table::{Faults, Table};
+use crate::signature::PublicKey;
 
 /// A config file is a page of settings; what is larger is something else.
 const FILE_BYTES_MAX: u64 = 256 << 10;
@@ -105,6 +106,14 @@ impl RawConfig {
     /// [`Error`] with every wrong setting.
     pub fn check(self, variable: impl Fn(&str) -> Option<String>) -> Result<Config, Error> {
         check::check(self, &variable)
+    }
+
+    /// The keys of `plugin_keys` alone, whatever else is set.
+    ///
+    /// # Errors
+    /// [`Error`] where that setting is wrong.
+    pub fn plugin_keys(self) -> Result<Vec<PublicKey>, Error> {
+        keys::plugin_keys(self)
     }
 
     pub(super) fn take(&mut self, key: &'static str) -> Option<Given> {

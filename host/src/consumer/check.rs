@@ -10,6 +10,7 @@ use super::scan::entry_at;
 use super::slot::blocking;
 use super::stage::{File, Refused};
 use crate::policy::{ConsumerName, Policy};
+use crate::signature::{self, PublicKey};
 
 /// What became of a file, stage by stage. Every stage stands there, up to the first that was not reached.
 #[derive(Clone, Debug, Serialize)]
@@ -25,9 +26,19 @@ pub struct Report {
     /// The side file beside it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub side_file: Option<PathBuf>,
+    /// By which keys it says that it is signed as it is.
+    pub signed_by: Vec<SignedBy>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub description: Option<Described>,
     pub stages: Vec<Reached>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct SignedBy {
+    /// The public key where it was named, else the id by which the signature tells it.
+    pub key: String,
+    /// Whether the signature was held against the key itself, and is right.
+    pub verified: bool,
 }
 
 /// What the plugin says about itself.
@@ -56,6 +67,8 @@ pub enum Stage {
     Named,
     /// It is a file, readable, and not too large.
     Read,
+    /// One of the keys that were named signed it, or none was named.
+    Trusted,
     /// It is a component of a known contract, compiles, and describes itself.
     Loaded,
     /// Its side file is right, if it has one.
@@ -73,23 +86,24 @@ impl Report {
     }
 }
 
-/// Checks the plugin file at `path`, with the side file beside it if there is one.
-pub async fn check<L: Loader>(path: &Path, bytes_max: u64, loader: &L) -> Report {
+/// Checks the plugin file at `path`, with the side file beside it if there is one, as a host that trusts `keys` would.
+pub async fn check<L: Loader>(path: &Path, bytes_max: u64, keys: &[PublicKey], loader: &L) -> Report {
     let mut report = Report {
         file: path.to_owned(),
         ok: false,
         name: None,
         hash: None,
         side_file: None,
+        signed_by: Vec::new(),
         description: None,
         stages: Vec::new(),
     };
     // The stages after a failure are not reached; what was found until then stays in the report.
-    report.ok = walk(&mut report, bytes_max, loader).await.is_some();
+    report.ok = walk(&mut report, bytes_max, keys, loader).await.is_some();
     report
 }
 
-async fn walk<L: Loader>(report: &mut Report, bytes_max: u64, loader: &L) -> Option<()> {
+async fn walk<L: Loader>(report: &mut Report, bytes_max: u64, keys: &[PublicKey], loader: &L) -> Option<()> {
     let path = report.file.clone();
     let name = report.reach(Stage::Named, named(&path))?;
     report.name = Some(name.clone());
@@ -102,7 +116,10 @@ async fn walk<L: Loader>(report: &mut Report, bytes_max: u64, loader: &L) -> Opt
     let settled = report.reach(Stage::Read, read)?;
     report.hash = Some(settled.hash.to_string());
 
-    let loaded = report.reach(Stage::Loaded, settled.load(loader).await)?;
+    report.signed_by = signed_by(&settled.bytes, keys);
+    let trusted = report.reach(Stage::Trusted, settled.verify(keys))?;
+
+    let loaded = report.reach(Stage::Loaded, trusted.load(loader).await)?;
     let description = loader.description(&loaded.plugin);
     report.description = Some(Described {
         version: description.version.to_string(),
@@ -136,6 +153,14 @@ impl Report {
         self.stages.push(Reached { stage, ok: reached.is_some(), reason });
         reached
     }
+}
+
+fn signed_by(file: &[u8], keys: &[PublicKey]) -> Vec<SignedBy> {
+    let verified = signature::verify(file, keys).unwrap_or_default();
+    let claimed = signature::claims(file).unwrap_or_default();
+    let others = claimed.into_iter().filter(|id| verified.iter().all(|key| key.id() != *id));
+    let others = others.map(|id| SignedBy { key: id.to_string(), verified: false });
+    verified.iter().map(|key| SignedBy { key: key.to_string(), verified: true }).chain(others).collect()
 }
 
 fn named(path: &Path) -> Result<ConsumerName, Refused> {

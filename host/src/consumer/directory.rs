@@ -32,6 +32,7 @@ use super::steer::{ASKED_MAX, Ask, Handle, Refusal, Steering};
 use crate::backend::Versions;
 use crate::delivery::shadow::Report;
 use crate::policy::ConsumerName;
+use crate::signature::PublicKey;
 use crate::version::Hash;
 
 /// A plugin of this size compiles for seconds and is a mistake more often than a plugin.
@@ -56,6 +57,8 @@ pub struct Settings {
     /// Files unchanged for this long are taken for complete.
     pub settle: Duration,
     pub plugin_bytes_max: u64,
+    /// One of them must have signed a plugin; if there are none, nobody need have.
+    pub plugin_keys: Vec<PublicKey>,
     /// Where files of versions that ran are kept. The host's alone.
     pub versions_dir: PathBuf,
 }
@@ -69,6 +72,7 @@ impl Settings {
             poll: Duration::from_millis(500),
             settle: SETTLE_AFTER,
             plugin_bytes_max: PLUGIN_BYTES_MAX,
+            plugin_keys: Vec::new(),
         }
     }
 }
@@ -117,7 +121,7 @@ impl<R: Runtime> Directory<R> {
     /// # Errors
     /// The directory cannot be made or read. A bad plugin is no error: its status tells.
     pub async fn open(settings: Settings, runtime: R, versions: Arc<dyn Versions>) -> Result<Self, Error> {
-        let Settings { dir, poll, settle, plugin_bytes_max, versions_dir } = settings;
+        let Settings { dir, poll, settle, plugin_bytes_max, plugin_keys, versions_dir } = settings;
         let failed = |cause| Error { dir: dir.clone(), cause };
         std::fs::create_dir_all(&dir).map_err(failed)?;
         let first = scan::look(&dir).map_err(failed)?;
@@ -134,6 +138,7 @@ impl<R: Runtime> Directory<R> {
             versions,
             loads: Semaphore::new(LOADS_MAX),
             plugin_bytes_max,
+            plugin_keys,
             stopping: CancellationToken::new(),
         };
         let (ask, asks) = mpsc::channel(ASKED_MAX);

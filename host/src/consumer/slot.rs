@@ -40,6 +40,7 @@ use crate::delivery::trial::Trial;
 use crate::event::Subscriptions;
 use crate::fault::{self, Point};
 use crate::policy::{ConsumerName, Policy};
+use crate::signature::PublicKey;
 use crate::version::Hash;
 
 /// Of a reason in the history: what is longer tells no more.
@@ -63,6 +64,8 @@ pub struct Shared<R> {
     /// Turns at reading and compiling.
     pub loads: Semaphore,
     pub plugin_bytes_max: u64,
+    /// One of them must have signed a plugin; if there are none, nobody need have.
+    pub plugin_keys: Vec<PublicKey>,
     /// Once cancelled, no load is waited for.
     pub stopping: CancellationToken,
 }

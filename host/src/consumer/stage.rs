@@ -1,9 +1,9 @@
 //! From a file to what a worker runs, in stages that are types:
 //!
 //! ```text
-//! File ──read──▶ Settled ──load──▶ Loaded ──grant──▶ Granted ──link──▶ Live
-//!  path, stamp    bytes, hash       plugin,           needs ⊆ grants,    version, policy,
-//!                                   description       subscriptions      subscriptions
+//! File ──read──▶ Settled ──verify──▶ Trusted ──load──▶ Loaded ──grant──▶ Granted ──link──▶ Live
+//!  path, stamp    bytes, hash         signed by a       plugin,           needs ⊆ grants,    version, policy,
+//!                                     named key         description       subscriptions      subscriptions
 //! ```
 //!
 //! Each step is the only way to the next type. A step that fails says which kind of failure it is, because the
@@ -21,6 +21,7 @@ use crate::event::Subscriptions;
 use crate::policy::parse::SIDE_FILE_BYTES_MAX;
 use crate::policy::{ConsumerName, Policy};
 use crate::sandbox::Description;
+use crate::signature::{self, PublicKey};
 use crate::version::Hash;
 
 /// Why a stage was not reached.
@@ -65,6 +66,12 @@ pub struct Settled {
     pub hash: Hash,
     /// Number of the user whose file it was, where the file system knows users.
     pub owner: Option<u32>,
+}
+
+/// A plugin file that the host may load: signed by a key that its operator named, or no key is named.
+pub struct Trusted {
+    bytes: Arc<[u8]>,
+    hash: Hash,
 }
 
 /// A plugin that compiles and describes itself.
@@ -145,6 +152,20 @@ impl File {
 }
 
 impl Settled {
+    /// Looks, before anything else of it is read, whether one of `keys` signed it; where there are none, anybody may have
+    /// made it. Blocks: it reads through the whole file.
+    ///
+    /// # Errors
+    /// `Faulty` where none of them signed it as it is.
+    pub fn verify(self, keys: &[PublicKey]) -> Result<Trusted, Refused> {
+        if !keys.is_empty() {
+            signature::verify(&self.bytes, keys).map_err(|refused| Refused::Faulty(refused.to_string()))?;
+        }
+        Ok(Trusted { bytes: self.bytes, hash: self.hash })
+    }
+}
+
+impl Trusted {
     /// Validates, compiles and describes.
     ///
     /// # Errors

@@ -261,17 +261,17 @@ async fn closing_stops_every_worker() {
 async fn a_check_reports_the_stages_up_to_the_one_that_failed() {
     let world = World::open(&[]).await;
     world.put("a.wasm", "plugin 1.0.0 needs change_order");
-    let report = super::super::check::check(&world.path("a.wasm"), 1000, &no_side_file()).await;
+    let report = super::super::check::check(&world.path("a.wasm"), 1000, &[], &no_side_file()).await;
     let mut json = serde_json::to_value(&report).unwrap();
     let dir = world.path("").display().to_string();
     json["file"] = "a.wasm".into();
     insta::assert_snapshot!(serde_json::to_string_pretty(&json).unwrap().replace(&dir, ""));
     world.put("a.toml", "[grant]\nchange_order = true");
-    assert!(super::super::check::check(&world.path("a.wasm"), 1000, &no_side_file()).await.ok);
+    assert!(super::super::check::check(&world.path("a.wasm"), 1000, &[], &no_side_file()).await.ok);
     world.put("b.wasm", "rubbish");
-    let report = super::super::check::check(&world.path("b.wasm"), 1000, &no_side_file()).await;
+    let report = super::super::check::check(&world.path("b.wasm"), 1000, &[], &no_side_file()).await;
     assert_eq!(report.faults().collect::<Vec<_>>(), ["the file is no plugin"]);
-    let report = super::super::check::check(&world.path("c.wasm"), 1000, &no_side_file()).await;
+    let report = super::super::check::check(&world.path("c.wasm"), 1000, &[], &no_side_file()).await;
     assert!(report.faults().next().unwrap().starts_with("there is no file"));
     world.close().await;
 }

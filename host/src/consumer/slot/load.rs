@@ -56,7 +56,7 @@ impl<R: Runtime> Slot<R> {
         // A touched or restored file is what runs already.
         let loaded = match self.running.as_ref().filter(|running| running.loaded.hash == hash) {
             Some(running) => Ok(running.loaded.clone()),
-            None => Settled { bytes: Arc::clone(&bytes), hash, owner }.load(&shared.runtime).await,
+            None => load_settled(Settled { bytes: Arc::clone(&bytes), hash, owner }, shared).await,
         };
         // A copy that paused for longer than files take to settle looks complete and is not.
         if loaded.is_err() && blocking(move || scan::entry_at(&file.path) != Some(file.entry)).await {
@@ -77,11 +77,21 @@ impl<R: Runtime> Slot<R> {
         let archive = Arc::clone(&shared.archive);
         let told = |what: String| Refused::Faulty(format!("version {} cannot run in its place: {what}", hash.short()));
         let bytes = blocking(move || archive.read(&hash)).await.map_err(|gone| told(gone.to_string()))?;
-        Settled { bytes, hash, owner: None }.load(&shared.runtime).await.map_err(|refused| match refused {
+        // The keys may be others than when it ran.
+        load_settled(Settled { bytes, hash, owner: None }, shared).await.map_err(|refused| match refused {
             Refused::Faulty(what) => told(what),
             other => other,
         })
     }
+}
+
+/// Of a file that was read.
+pub(super) async fn load_settled<R: Runtime>(settled: Settled, shared: &Arc<Shared<R>>) -> Result<Loaded<R>, Refused> {
+    let trusted = {
+        let shared = Arc::clone(shared);
+        blocking(move || settled.verify(&shared.plugin_keys)).await?
+    };
+    trusted.load(&shared.runtime).await
 }
 
 /// Keeps the file of a version that is about to run. That it cannot is no reason not to run it: only going back to it will

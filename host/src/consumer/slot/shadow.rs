@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::load::load_settled;
 use super::{Running, Shared, Slot, blocking};
 use crate::consumer::runtime::{self, Live, Runtime};
 use crate::consumer::scan::{self, Entry};
@@ -61,7 +62,7 @@ impl<R: Runtime> Slot<R> {
     ) -> Result<(Loaded<R>, runtime::Shadow<R::Version>), Refused> {
         let Ok(_permit) = shared.loads.acquire().await else { return Err(Refused::Changed) };
         let bytes_max = shared.plugin_bytes_max;
-        let loaded = blocking(move || file.read(bytes_max)).await?.load(&shared.runtime).await?;
+        let loaded = load_settled(blocking(move || file.read(bytes_max)).await?, shared).await?;
         let side_file = scan::side_file_path(&shared.dir, &self.name);
         let granted = loaded.grant(&shared.runtime, policy, &side_file)?.under(Arc::new(narrowed(policy)));
         let Live { version, subscriptions, .. } = granted.link(&shared.runtime, &self.name)?;
