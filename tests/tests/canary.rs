@@ -31,6 +31,8 @@ fn tried(host: &TestHost, guest: &str, judged: impl Fn(&Value) -> bool) -> Vec<S
         ids.push(client.placed(&order(&[("TEA", 1)])));
     }
     client.wait_until_idle();
+    let checked = program::run(["check", "--url", client.base()]).succeeded();
+    assert!(checked.stdout.contains("nothing is wrong"), "{checked:?}");
     ids
 }
 

@@ -54,6 +54,8 @@ fn a_rollback_from_the_command_line_holds_through_a_crash_until_another_file_com
     assert!(rows.iter().all(|row| row["kept"] == true && row["owner"].is_string() && row["path"].is_string()));
     let told = program::run(["consumers", "history", "reports", "--url", client.base()]).succeeded();
     assert!(told.stdout.contains("too chatty") && told.stdout.contains("rolled-back"), "{told:#?}");
+    let checked = program::run(["check", "--url", client.base()]).succeeded();
+    assert!(checked.stdout.contains("nothing is wrong"), "{checked:?}");
 }
 
 #[test]

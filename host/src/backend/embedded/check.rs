@@ -15,7 +15,7 @@ const PAGE: i64 = 1_000;
 const FAULTS_MAX: usize = 20;
 
 /// In order; a [`CheckPlace`] names one by its index.
-const RULES: [(&str, Look); 15] = [
+const RULES: [(&str, Look); 17] = [
     ("pages", Look::With(pages)),
     ("events", Look::Walk(EVENTS)),
     ("orders", Look::Walk(ORDERS)),
@@ -31,6 +31,8 @@ const RULES: [(&str, Look); 15] = [
     ("records", Look::Walk(RECORDS)),
     ("state", Look::Walk(STATE)),
     ("idempotency keys", Look::Walk(KEYS)),
+    ("version history", Look::Walk(VERSIONS)),
+    ("kept versions", Look::Walk(KEPT)),
 ];
 
 /// How a rule is looked at.
@@ -178,6 +180,37 @@ const KEYS: &str = "
     SELECT 0, 0, k.key, 'idempotency key ' || k.key, CASE WHEN o.number IS NULL THEN 'its order is missing' END
     FROM idempotency AS k LEFT JOIN orders AS o ON o.number = k.order_number
     WHERE k.key > ?3 AND ?1 = ?1 AND ?2 = ?2 ORDER BY k.key LIMIT ?4";
+
+/// Each row goes on from where the one before it left its consumer: a file that came live or was promoted is the live version
+/// from then on, a refused one or a canary changes nothing. The first row that there is may go on from one that aged out.
+const VERSIONS: &str = "
+    SELECT number, 0, '', 'row ' || number || ' of the versions of ' || consumer, CASE
+        WHEN outcome NOT IN ('live', 'refused', 'canary', 'promoted', 'rolled-back') THEN 'its outcome ' || outcome || ' is not known'
+        WHEN outcome <> 'refused' AND live IS NULL THEN 'it does not say which version is live'
+        WHEN hash NOT GLOB replace(hex(zeroblob(32)), '0', '[0-9a-f]') OR live NOT GLOB replace(hex(zeroblob(32)), '0', '[0-9a-f]')
+            THEN 'a version in it is no SHA-256'
+        WHEN outcome IN ('live', 'promoted') AND hash IS NOT live THEN 'its file came live, and another version is'
+        WHEN outcome IN ('canary', 'rolled-back') AND hash IS live THEN 'the file beside or behind the live version is that version'
+        WHEN outcome IN ('canary', 'refused') AND before IS NOT NULL AND live IS NOT before
+            THEN 'it left live what was live before, and names another version'
+        WHEN newest AND live NOT IN (SELECT hash FROM kept_versions AS k WHERE k.consumer = v.consumer)
+            THEN 'the version that is live is not kept' END
+    FROM (SELECT *, (SELECT b.live FROM version_history AS b WHERE b.consumer = h.consumer AND b.number < h.number
+                     AND b.outcome <> 'refused' ORDER BY b.number DESC LIMIT 1) AS before,
+              number = (SELECT max(n.number) FROM version_history AS n
+                        WHERE n.consumer = h.consumer AND n.outcome <> 'refused') AS newest
+          FROM version_history AS h WHERE number > ?1 AND ?2 = ?2 AND ?3 = ?3 ORDER BY number LIMIT ?4) AS v";
+
+/// A name has no slash, so consumer and hash make one key. Rows of the history that are older than all there are aged out.
+const KEPT: &str = "
+    SELECT 0, 0, k.consumer || '/' || k.hash, 'version ' || k.hash || ' of ' || k.consumer, CASE
+        WHEN oldest IS NULL THEN 'its consumer has no history'
+        WHEN k.number >= oldest AND NOT EXISTS (SELECT 1 FROM version_history AS h
+            WHERE h.number = k.number AND h.consumer = k.consumer AND k.hash IN (h.hash, h.live) AND h.outcome <> 'refused')
+            THEN 'row ' || k.number || ' of the history does not speak of it' END
+    FROM (SELECT *, (SELECT min(number) FROM version_history AS h WHERE h.consumer = kept.consumer) AS oldest
+          FROM kept_versions AS kept) AS k
+    WHERE k.consumer || '/' || k.hash > ?3 AND ?1 = ?1 AND ?2 = ?2 ORDER BY k.consumer || '/' || k.hash LIMIT ?4";
 
 pub async fn check(embedded: &Embedded, place: CheckPlace) -> Result<Checked> {
     embedded.store.read(move |disk| step(disk, place)).await

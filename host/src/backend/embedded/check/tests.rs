@@ -11,9 +11,23 @@ fn healthy() -> tempfile::TempDir {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join(FILE);
     Connection::open(&file).unwrap().execute_batch(include_str!("../schema/fixtures/1.sql")).unwrap();
-    drop(schema::open_writer(&file).unwrap());
+    schema::open_writer(&file).unwrap().execute_batch(VERSIONS).unwrap();
     directory
 }
+
+/// `loyalty` came as a…, b… was refused once and then tried, promoted, and rolled back; a row before all of it aged out.
+const VERSIONS: &str = "
+    CREATE TEMP TABLE h AS SELECT printf('%.*c', 64, 'a') AS a, printf('%.*c', 64, 'b') AS b, printf('%.*c', 64, 'c') AS c;
+    INSERT INTO version_history (number, consumer, time, outcome, hash, path, live)
+        SELECT 12, 'loyalty', 1, 'live', a, 'loyalty.wasm', a FROM h UNION ALL
+        SELECT 13, 'loyalty', 2, 'refused', b, 'loyalty.wasm', a FROM h UNION ALL
+        SELECT 14, 'loyalty', 3, 'refused', NULL, 'loyalty.wasm', a FROM h UNION ALL
+        SELECT 15, 'loyalty', 4, 'canary', b, 'loyalty.wasm', a FROM h UNION ALL
+        SELECT 16, 'loyalty', 5, 'promoted', b, 'loyalty.wasm', b FROM h UNION ALL
+        SELECT 17, 'loyalty', 6, 'rolled-back', b, 'loyalty.wasm', a FROM h UNION ALL
+        SELECT 18, 'never-ran', 7, 'refused', c, 'never-ran.wasm', NULL FROM h;
+    INSERT INTO kept_versions SELECT 'loyalty', a, 17 FROM h UNION ALL SELECT 'loyalty', b, 16 FROM h
+        UNION ALL SELECT 'loyalty', c, 3 FROM h;";
 
 fn findings(directory: &Path) -> Vec<Finding> {
     let mut findings = Vec::new();
@@ -37,7 +51,7 @@ fn a_store_that_is_well_has_no_findings_and_every_rule_is_looked_at() {
 }
 
 /// What breaks a store, and what is found then.
-const BROKEN: [(&str, &str, &str); 31] = [
+const BROKEN: [(&str, &str, &str); 42] = [
     ("DELETE FROM events WHERE position = 5", "events", "event 6: the event before it is missing"),
     ("UPDATE events SET order_number = 77 WHERE position = 3", "events", "event 3: its order is missing"),
     ("UPDATE events SET data = '{' WHERE position = 3", "events", "event 3: its data is no JSON"),
@@ -135,6 +149,52 @@ const BROKEN: [(&str, &str, &str); 31] = [
         "runs",
         "run 3-99 (live): it ends after the newest event",
     ),
+    (
+        "UPDATE version_history SET outcome = 'lost' WHERE number = 13",
+        "version history",
+        "row 13 of the versions of loyalty: its outcome lost is not known",
+    ),
+    (
+        "UPDATE version_history SET live = NULL WHERE number = 17",
+        "version history",
+        "row 17 of the versions of loyalty: it does not say which version is live",
+    ),
+    ("UPDATE version_history SET hash = 'AB' WHERE number = 13", "version history", "a version in it is no SHA-256"),
+    (
+        "UPDATE version_history SET live = hash, hash = live WHERE number = 15;
+         UPDATE version_history SET hash = replace(hash, 'b', 'a') WHERE number = 16",
+        "version history",
+        "row 16 of the versions of loyalty: its file came live, and another version is",
+    ),
+    (
+        "UPDATE version_history SET live = hash WHERE number = 17",
+        "version history",
+        "row 17 of the versions of loyalty: the file beside or behind the live version is that version",
+    ),
+    (
+        "UPDATE version_history SET number = 99 WHERE number = 13;
+         UPDATE version_history SET live = replace(live, 'a', 'b') WHERE number = 99",
+        "version history",
+        "row 99 of the versions of loyalty: it left live what was live before, and names another version",
+    ),
+    (
+        "UPDATE version_history SET number = number + 100 WHERE number = 15;
+         UPDATE version_history SET number = 15 WHERE number = 16; UPDATE version_history SET number = 16 WHERE number = 115",
+        "version history",
+        "row 16 of the versions of loyalty: it left live what was live before, and names another version",
+    ),
+    (
+        "DELETE FROM kept_versions WHERE number = 17",
+        "version history",
+        "row 17 of the versions of loyalty: the version that is live is not kept",
+    ),
+    (
+        "UPDATE kept_versions SET consumer = 'nobody' WHERE number = 3",
+        "kept versions",
+        "of nobody: its consumer has no history",
+    ),
+    ("UPDATE kept_versions SET number = 99 WHERE number = 3", "kept versions", "row 99 of the history does not speak of it"),
+    ("UPDATE kept_versions SET number = 13 WHERE number = 16", "kept versions", "row 13 of the history does not speak of it"),
 ];
 
 #[test]
