@@ -51,7 +51,7 @@ pub use description::{Column, ColumnType, Dataset, Description, Need};
 pub use error::{DescribeFailed, Error, LoadError, NotAComponent};
 pub use marks::{Amount, Gauge, Usage};
 pub use outcome::{Handled, Outcome};
-pub use plugin::{Hash, LoadReport, PLUGIN_BYTES_MAX, Plugin};
+pub use plugin::{LoadReport, PLUGIN_BYTES_MAX, Plugin};
 pub use version::{Version, Warm};
 
 /// Plugins compiled at the same time; each compilation uses several threads already.

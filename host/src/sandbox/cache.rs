@@ -16,8 +16,8 @@ use wasmtime::Engine;
 use wasmtime::component::Component;
 
 use super::error::Error;
-use super::plugin::Hash;
 use crate::fault::{self, Point};
+use crate::version::Hash;
 
 const MAC_BYTES: usize = 32;
 const KEY_FILE: &str = "key";

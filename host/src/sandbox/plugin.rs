@@ -4,7 +4,6 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sha2::{Digest, Sha256};
 use wasmtime::component::Component;
 use wasmtime::wasmparser::{Parser, Payload, Validator};
 use wasmtime::{Engine, Store};
@@ -22,6 +21,7 @@ use super::version::Version;
 use crate::capability::GuestLog;
 use crate::capability::http::Http;
 use crate::policy::{ConsumerName, Limits, Policy};
+use crate::version::Hash;
 
 /// Components that carry an interpreter (Python, JavaScript) have 10 to 40 MiB.
 pub const PLUGIN_BYTES_MAX: usize = 64 << 20;
@@ -38,10 +38,6 @@ pub struct Plugin {
     description: Description,
     report: LoadReport,
 }
-
-/// SHA-256 of a plugin file.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Hash([u8; 32]);
 
 /// How loading went.
 #[derive(Clone, Copy, Debug)]
@@ -135,7 +131,7 @@ fn compile(sandbox: &Sandbox, bytes: &[u8]) -> Result<Compiled, LoadError> {
     let started = Instant::now();
     let (engine, cache) = (&sandbox.0.engine, sandbox.0.cache.as_ref());
     check_form(bytes)?;
-    let hash = Hash(Sha256::digest(bytes).into());
+    let hash = Hash::of(bytes);
     // What is in the cache was valid and compiled once.
     if let Some(component) = cache.and_then(|cache| cache.get(engine, &hash)) {
         return Ok(Compiled { hash, component, from_cache: true, duration: started.elapsed() });
@@ -245,28 +241,6 @@ async fn call_describe(
         })
         .await?;
     Ok(Description::check(described).map_err(LoadError::BadDescription))
-}
-
-impl Hash {
-    /// The first eight digits: enough for people to tell versions apart.
-    #[must_use]
-    pub fn short(&self) -> String {
-        let mut digits = self.to_string();
-        digits.truncate(8);
-        digits
-    }
-}
-
-impl fmt::Display for Hash {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
-}
-
-impl fmt::Debug for Hash {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
 }
 
 impl fmt::Debug for Plugin {
