@@ -36,10 +36,13 @@ pub use journal::Refusal;
 pub(crate) use log::GuestLog;
 pub use state::Shortage;
 
+/// The kind of a trap that a call over HTTP ends in where it would be the only thing to take effect.
+pub const TRIAL: &str = "trial";
+
 /// Why the guest cannot go on. Never a return value for the guest: it traps.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Stop {
-    /// The guest went too far. `kind` is `limit`, `grant`, `event-loop`, `bad-argument` or `host`.
+    /// The guest went too far. `kind` is `limit`, `grant`, `trial`, `event-loop`, `bad-argument` or `host`.
     #[error("{message}")]
     Overstep { kind: &'static str, message: String },
     #[error(transparent)]
@@ -53,6 +56,11 @@ impl Stop {
 
     fn grant(message: String) -> Self {
         Self::Overstep { kind: "grant", message }
+    }
+
+    /// A call over HTTP, where whatever else is done is thrown away.
+    fn trial(message: String) -> Self {
+        Self::Overstep { kind: TRIAL, message }
     }
 
     fn bad_argument(message: String) -> Self {

@@ -80,7 +80,7 @@ pub enum Gate {
 /// What stands behind a handling's calls.
 pub(super) enum Outgoing {
     NotGranted,
-    Closed(&'static str),
+    Closed(Stop),
     Open(Arc<Calls>),
 }
 
@@ -209,14 +209,19 @@ impl Handling {
     #[must_use]
     pub fn calling(mut self, http: Option<&Arc<Http>>, gate: Gate) -> Self {
         self.outgoing = match (http, gate) {
+            // Whatever is granted: which line to add is not what stands in its way.
+            (_, Gate::Trial) => Outgoing::Closed(Stop::trial(
+                "outgoing HTTP is refused: this is a trial, whose effects are thrown away".to_owned(),
+            )),
             (None, _) => Outgoing::NotGranted,
             (Some(http), Gate::Open(lease)) => {
                 Outgoing::Open(Arc::new(Calls::new(Arc::clone(http), self.event.id, Arc::clone(&self.view), lease)))
             }
-            (Some(_), Gate::StateOnly) => Outgoing::Closed(
-                "this backfill has effects = \"state-only\", and a call would be an effect beside state",
-            ),
-            (Some(_), Gate::Trial) => Outgoing::Closed("this is a trial, whose effects are thrown away"),
+            (Some(_), Gate::StateOnly) => Outgoing::Closed(Stop::grant(
+                "outgoing HTTP is refused: this backfill has effects = \"state-only\", and a call would be an effect beside \
+                 state"
+                    .to_owned(),
+            )),
         };
         self
     }
@@ -230,9 +235,12 @@ impl Handling {
         }
     }
 
-    /// What a call without any grant ends in.
+    /// What a call ends in where there is no grant, or the gate is closed.
     #[must_use]
-    pub fn not_granted(&self) -> Stop {
+    pub fn refused(&self) -> Stop {
+        if let Outgoing::Closed(stop) = &self.outgoing {
+            return stop.clone();
+        }
         Stop::grant(format!(
             "outgoing HTTP is not granted: add grant.http in {}.toml, such as http = [{{ url_prefix = \
              \"https://api.carrier.example/v1/\", methods = [\"POST\"] }}]",
@@ -243,8 +251,7 @@ impl Handling {
     /// A call that is about to be made.
     pub fn call(&self, request: Request) -> Result<Call, Stop> {
         match &self.outgoing {
-            Outgoing::NotGranted => Err(self.not_granted()),
-            Outgoing::Closed(why) => Err(Stop::grant(format!("outgoing HTTP is refused: {why}"))),
+            Outgoing::NotGranted | Outgoing::Closed(_) => Err(self.refused()),
             Outgoing::Open(calls) => calls.begin(request),
         }
     }

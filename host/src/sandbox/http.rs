@@ -40,7 +40,7 @@ pub fn add_handler_to_linker(linker: &mut Linker<State>) -> wasmtime::Result<()>
 pub fn add_refusal_to_linker(linker: &mut Linker<State>) -> wasmtime::Result<()> {
     linker.instance(OUTGOING_HANDLER)?.func_wrap("handle", |store, _: Handle| -> wasmtime::Result<Handled> {
         let handling = handling(store.data())?;
-        Err(handling.not_granted().into())
+        Err(handling.refused().into())
     })
 }
 

@@ -36,7 +36,7 @@ pub enum Outcome {
     Reject {
         reason: String,
     },
-    /// `kind` is wasmtime's name of the trap in kebab-case, or one of the host's own: `limit`, `grant`, `memory`,
+    /// `kind` is wasmtime's name of the trap in kebab-case, or one of the host's own: `limit`, `grant`, `trial`, `memory`,
     /// `event-loop`, `bad-argument`, `exit`, `host`. All texts are bounded and never trusted: they quote the guest.
     Trap {
         kind: String,

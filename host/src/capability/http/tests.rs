@@ -415,14 +415,15 @@ async fn without_a_grant_or_in_a_trial_nobody_is_called() {
     let server = Answering::with(OK).await;
     let world = World::new(GRANT, server.address, &[]);
     let open = Gate::Open(Lease::of_nothing());
-    for (http, gate, said) in [
-        (None, open, "add grant.http in inventory.toml"),
-        (Some(&world.http), Gate::StateOnly, "state-only"),
-        (Some(&world.http), Gate::Trial, "a trial"),
+    for (http, gate, of_kind, said) in [
+        (None, open, "grant", "add grant.http in inventory.toml"),
+        (Some(&world.http), Gate::StateOnly, "grant", "state-only"),
+        (Some(&world.http), Gate::Trial, "trial", "a trial"),
+        (None, Gate::Trial, "trial", "a trial"),
     ] {
         let handling = world.handling().calling(http, gate);
         let (kind, message) = overstep(handling.call(request("GET", "http://carrier.example/v1/")).map(drop));
-        assert_eq!(kind, "grant");
+        assert_eq!(kind, of_kind);
         assert!(message.contains(said), "{message}");
     }
 }
