@@ -1,11 +1,9 @@
 //! `fanfare consumers backfill`: past events for a consumer that was not there.
 
-use std::io::{self, IsTerminal as _};
 use std::thread;
 use std::time::Duration;
 
 use clap::{ArgGroup, Args};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Map, Value, json};
 
 use super::Failure;
@@ -102,7 +100,8 @@ impl Backfill {
 
 /// Waits until the backfill that `report` tells of has ended.
 fn follow(path: &str, client: &Client, mut report: Value, output: &Output) -> Result<Value, Failure> {
-    let bar = progress(number(&report, "/events"), output);
+    let template = "{bar:40} {pos}/{len} events, {per_sec}, {msg} ({eta} left)";
+    let bar = output.progress(Some(number(&report, "/events")), template);
     while matches!(text(&report, "/state").as_str(), "running" | "paused") {
         thread::sleep(LOOK_EVERY);
         report = client.get(path, &[])?;
@@ -121,16 +120,6 @@ fn follow(path: &str, client: &Client, mut report: Value, output: &Output) -> Re
 
 fn number(report: &Value, path: &str) -> u64 {
     report.pointer(path).and_then(Value::as_u64).unwrap_or_default()
-}
-
-fn progress(events: u64, output: &Output) -> ProgressBar {
-    let hidden = output.is_json() || !io::stderr().is_terminal();
-    let target = if hidden { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
-    let bar = ProgressBar::with_draw_target(Some(events), target);
-    if let Ok(style) = ProgressStyle::with_template("{bar:40} {pos}/{len} events, {per_sec}, {msg} ({eta} left)") {
-        bar.set_style(style);
-    }
-    bar
 }
 
 fn failed(failure: &Value) -> String {

@@ -1,11 +1,10 @@
 //! `fanfare backup` and `fanfare restore`: a copy of the store, and a data directory made from one.
 
 use std::fs::{self, File};
-use std::io::{self, BufRead, IsTerminal as _, Read as _, Write as _};
+use std::io::{self, BufRead, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
 
 use super::Failure;
@@ -116,7 +115,7 @@ impl Drop for Half {
 /// Takes the copy that the host makes. Returns what it says of it.
 fn fetch(client: &Client, half: &Path, output: &Output) -> Result<Value, Failure> {
     let mut answer = client.stream("/v1/backup", Payload::json(b""))?;
-    let bar = progress(output);
+    let bar = output.progress(Some(0), "{bar:40} {pos} of {len} pages, {eta} left");
     let (bytes, copied) = loop {
         let mut line = String::new();
         let read = io::Read::take(&mut answer, LINE_BYTES_MAX).read_line(&mut line);
@@ -144,19 +143,6 @@ fn fetch(client: &Client, half: &Path, output: &Output) -> Result<Value, Failure
 
 fn broken_off(why: &dyn std::fmt::Display) -> Failure {
     Failure::Unavailable(format!("the copy broke off: {why}; nothing was kept of it"))
-}
-
-fn progress(output: &Output) -> ProgressBar {
-    let hidden = output.is_json() || !io::stderr().is_terminal();
-    let bar = ProgressBar::with_draw_target(
-        Some(0),
-        if hidden { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() },
-    );
-    // The template is a constant.
-    if let Ok(style) = ProgressStyle::with_template("{bar:40} {pos} of {len} pages, {eta} left") {
-        bar.set_style(style);
-    }
-    bar
 }
 
 fn summary(shown: &Value) -> String {

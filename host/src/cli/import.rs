@@ -4,12 +4,12 @@
 //! one request in doubt, and running the same import again settles it: orders are known by their reference.
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, IsTerminal, Read};
+use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::ProgressBar;
 use serde_json::{Value, json};
 
 use super::Failure;
@@ -199,16 +199,11 @@ fn interrupted(failure: Failure, sent: u64, tally: &Tally) -> Failure {
 }
 
 fn progress(bytes: Option<u64>, output: &Output) -> ProgressBar {
-    let hidden = output.is_json() || !io::stderr().is_terminal();
-    let target = if hidden { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
     let template = match bytes {
         Some(_) => "{bar:40} {bytes}/{total_bytes} {msg} ({eta} left)",
         None => "{spinner} {bytes} {msg}",
     };
-    let bar = ProgressBar::with_draw_target(bytes, target);
-    if let Ok(style) = ProgressStyle::with_template(template) {
-        bar.set_style(style);
-    }
+    let bar = output.progress(bytes, template);
     bar.enable_steady_tick(Duration::from_millis(200));
     bar
 }

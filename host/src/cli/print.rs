@@ -2,9 +2,10 @@
 //!
 //! Texts of orders and of guests are shown with control characters escaped: a terminal obeys them.
 
-use std::io::Write;
+use std::io::{IsTerminal as _, Write};
 
 use comfy_table::{Cell, CellAlignment, Table, presets};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::Value;
 
 use super::failure::Failure;
@@ -37,6 +38,18 @@ impl Output {
         if !self.json {
             line(text);
         }
+    }
+
+    /// A bar for long work, where somebody looks at it.
+    pub fn progress(&self, total: Option<u64>, template: &str) -> ProgressBar {
+        let hidden = self.json || !std::io::stderr().is_terminal();
+        let target = if hidden { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
+        let bar = ProgressBar::with_draw_target(total, target);
+        // The template is a constant.
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            bar.set_style(style);
+        }
+        bar
     }
 
     pub fn failure(&self, failure: &Failure) {
