@@ -48,6 +48,7 @@ mod rows;
 mod runs;
 mod schema;
 mod size;
+mod state;
 mod statements;
 mod tail;
 mod timeline;

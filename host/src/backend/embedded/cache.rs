@@ -6,19 +6,17 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::Connection;
 
 use super::commit::StateNumber;
 use super::readers::Disk;
 use super::recent::Recent;
 use super::size;
+use super::state::{self, Entries, Scan};
 use crate::effects::Value;
 
 /// Values kept per kind, consumer and generation, besides those that are on their way to the disk.
 const SLOTS_MAX: usize = 32_768;
-
-/// Keys and what they hold, in key order.
-pub type Entries = Vec<(Arc<str>, Arc<[u8]>)>;
 
 struct Slot<T> {
     value: T,
@@ -84,12 +82,7 @@ impl Cache {
 
     pub fn entry(&mut self, disk: &Disk<'_>, key: &str) -> rusqlite::Result<Value> {
         let state = self.state;
-        self.entries.get_or_read(key, || {
-            disk.connection()?
-                .prepare_cached("SELECT value FROM entries WHERE state = ?1 AND key = ?2")?
-                .query_row(params![state, key], |row| Ok(Arc::from(row.get_ref(0)?.as_blob()?)))
-                .optional()
-        })
+        self.entries.get_or_read(key, || state::entry(disk.connection()?, state, key))
     }
 
     /// 0 where there is none.
@@ -99,12 +92,7 @@ impl Cache {
 
     fn counter_if_any(&mut self, disk: &Disk<'_>, key: &str) -> rusqlite::Result<Option<i64>> {
         let state = self.state;
-        self.counters.get_or_read(key, || {
-            disk.connection()?
-                .prepare_cached("SELECT value FROM counters WHERE state = ?1 AND key = ?2")?
-                .query_row(params![state, key], |row| row.get(0))
-                .optional()
-        })
+        self.counters.get_or_read(key, || state::counter(disk.connection()?, state, key))
     }
 
     pub fn bytes(&self) -> u64 {
@@ -157,14 +145,7 @@ impl Cache {
         durable: u64,
     ) -> rusqlite::Result<Entries> {
         let dirty = self.entries.dirty(prefix, after, durable);
-        let mut statement = disk
-            .connection()?
-            .prepare_cached("SELECT key, value FROM entries WHERE state = ?1 AND key >= ?2 ORDER BY key")?;
-        let stored = statement.query_map(params![self.state, after.unwrap_or(prefix).max(prefix)], |row| {
-            Ok((Arc::from(row.get_ref(0)?.as_str()?), Some(Arc::from(row.get_ref(1)?.as_blob()?))))
-        })?;
-        let found = merge(stored, dirty, prefix, after, limit)?;
-        Ok(found.into_iter().filter_map(|(key, value)| Some((key, value?))).collect())
+        state::scan(disk.connection()?, Scan { state: self.state, prefix, after, limit }, dirty)
     }
 
     pub fn scan_counts(
@@ -176,47 +157,6 @@ impl Cache {
         durable: u64,
     ) -> rusqlite::Result<Vec<(Arc<str>, i64)>> {
         let dirty = self.counters.dirty(prefix, after, durable);
-        let mut statement = disk
-            .connection()?
-            .prepare_cached("SELECT key, value FROM counters WHERE state = ?1 AND key >= ?2 ORDER BY key")?;
-        let stored = statement.query_map(params![self.state, after.unwrap_or(prefix).max(prefix)], |row| {
-            Ok((Arc::from(row.get_ref(0)?.as_str()?), Some(row.get(1)?)))
-        })?;
-        let found = merge(stored, dirty, prefix, after, limit)?;
-        Ok(found.into_iter().filter_map(|(key, value)| Some((key, value?))).collect())
+        state::scan_counts(disk.connection()?, Scan { state: self.state, prefix, after, limit }, dirty)
     }
-}
-
-/// Both in key order, the dirty value where a key stands in both, at most `limit` that are present.
-fn merge<T>(
-    stored: impl Iterator<Item = rusqlite::Result<(Arc<str>, Option<T>)>>,
-    mut dirty: BTreeMap<Arc<str>, Option<T>>,
-    prefix: &str,
-    after: Option<&str>,
-    limit: usize,
-) -> rusqlite::Result<Vec<(Arc<str>, Option<T>)>> {
-    let mut found = Vec::new();
-    for row in stored {
-        let (key, value) = row?;
-        if after.is_some_and(|after| &*key <= after) {
-            continue;
-        }
-        if !key.starts_with(prefix) || found.len() >= limit {
-            break;
-        }
-        while let Some(first) = dirty.first_entry().filter(|first| first.key() < &key) {
-            let (key, value) = first.remove_entry();
-            if value.is_some() {
-                found.push((key, value));
-            }
-        }
-        match dirty.remove(&key) {
-            Some(None) => {}
-            Some(newer) => found.push((key, newer)),
-            None => found.push((key, value)),
-        }
-    }
-    found.extend(dirty.into_iter().filter(|(_, value)| value.is_some()));
-    found.truncate(limit);
-    Ok(found)
 }

@@ -15,7 +15,7 @@ use super::exceptions::{OpenRun, open_runs};
 use super::generations::Filling;
 use super::progress::Progress;
 use super::statements::Statements;
-use super::{backfills, generations, kinds, rows, size};
+use super::{backfills, generations, kinds, rows, size, state};
 use crate::backend::{Origin, Placed, Placement, Published};
 use crate::clock::Timestamp;
 use crate::effects::Value;
@@ -322,21 +322,15 @@ params![
 
     /// Writes what was held back until the end of the batch.
     pub fn flush(&mut self) -> rusqlite::Result<()> {
-        let mut set = self.connection.prepare_cached(
-            "INSERT INTO entries (state, key, value) VALUES (?1, ?2, ?3)
-             ON CONFLICT (state, key) DO UPDATE SET value = excluded.value",
-        )?;
-        let mut delete = self.connection.prepare_cached("DELETE FROM entries WHERE state = ?1 AND key = ?2")?;
+        let mut set = self.connection.prepare_cached(state::SET_ENTRY)?;
+        let mut delete = self.connection.prepare_cached(state::DELETE_ENTRY)?;
         for ((state, key), value) in self.entries.drain() {
             match value {
                 Some(value) => set.execute(params![state, &*key, &*value])?,
                 None => delete.execute(params![state, &*key])?,
             };
         }
-        let mut count = self.connection.prepare_cached(
-            "INSERT INTO counters (state, key, value) VALUES (?1, ?2, ?3)
-             ON CONFLICT (state, key) DO UPDATE SET value = excluded.value",
-        )?;
+        let mut count = self.connection.prepare_cached(state::SET_COUNTER)?;
         for ((state, key), value) in self.counters.drain() {
             count.execute(params![state, &*key, value])?;
         }
