@@ -37,7 +37,7 @@ use crate::telemetry::meters;
 /// Where compiled plugins are kept, in the data directory.
 const COMPILED_DIR: &str = "compiled";
 /// Where files of versions that ran are kept, in the data directory.
-const VERSIONS_DIR: &str = "versions";
+pub const VERSIONS_DIR: &str = "versions";
 /// How long running deliveries may take to end. What is cut off then is delivered again at the next start.
 const DELIVERIES_DRAIN_MAX: Duration = Duration::from_secs(20);
 /// Threads that are stuck in the file system must not keep the process.

@@ -36,7 +36,8 @@ Exit codes:
   1  failed
   2  wrong usage or settings
   3  refused by the host, for a reason that repeating does not change
-  4  the host cannot be reached, or cannot serve now; the same command may succeed later";
+  4  the host cannot be reached, or cannot serve now; the same command may succeed later
+  5  what was compared differs";
 
 /// Submit an order once; every sandboxed consumer hears of it.
 #[derive(Debug, Parser)]

@@ -301,7 +301,7 @@ fn finish(shared: &Shared, live: &Live, delivery: Delivery, handled: Handled) ->
             Ended::Settled { done }
         }
         Finished::Full { delivery, effects, bytes } => {
-            match end(delivery, full(shared, live, bytes), *effects, Vec::new()) {
+            match end(delivery, full(&shared.name, live.policy.limits.state_bytes, bytes), *effects, Vec::new()) {
                 Finished::Accepted => Ended::Settled { done: false },
                 Finished::Conflict(again) | Finished::Full { delivery: again, .. } => again_after(shared, again),
                 Finished::Superseded => Ended::Superseded,
@@ -318,8 +318,7 @@ fn again_after(shared: &Shared, delivery: Delivery) -> Ended {
 }
 
 /// The consumer's state would hold `bytes`.
-fn full(shared: &Shared, live: &Live, bytes: u64) -> Outcome {
-    let (name, max) = (&shared.name, live.policy.limits.state_bytes);
+fn full(name: &ConsumerName, max: u64, bytes: u64) -> Outcome {
     let message = format!(
         "its state would hold {bytes} bytes, and limits.state allows {max}; raise it in {name}.toml, or let the plugin delete \
          what it no longer needs"

@@ -16,9 +16,11 @@ use crate::clock::Timestamp;
 use crate::order::{Change, Order, OrderId};
 
 pub mod filter;
+mod range;
 mod share;
 mod subscription;
 
+pub use range::{Bound, EventRange, NotARange};
 pub use share::Share;
 pub use subscription::{Subscription, Subscriptions};
 

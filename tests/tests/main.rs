@@ -23,6 +23,7 @@ mod limits;
 mod live;
 mod pause;
 mod placing;
+mod plugin_run;
 mod rebuild;
 mod retention;
 mod retries;

@@ -37,6 +37,7 @@ mod lanes;
 mod model;
 mod orders;
 mod outgoing;
+mod past;
 mod pause;
 mod progress;
 mod queue;
@@ -82,6 +83,7 @@ use crate::fault::{self, Point};
 use crate::policy::ConsumerName;
 
 pub use self::check::check_directory;
+pub use self::past::{Copies, Past, PastError};
 pub use self::restore::{RestoreError, copy, restore, verify};
 
 /// The file in the data directory that holds everything.

@@ -17,6 +17,8 @@ pub enum Failure {
     Refused(Problem),
     /// The host cannot be reached or does not accept now: 4.
     Unavailable(String),
+    /// What was compared is not the same: 5.
+    Differs(String),
     /// Anything else: 1.
     Failed(String),
 }
@@ -54,6 +56,7 @@ impl Failure {
             Self::Usage(_) => 2,
             Self::Refused(_) => 3,
             Self::Unavailable(_) => 4,
+            Self::Differs(_) => 5,
         }
     }
 }
@@ -61,7 +64,7 @@ impl Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Usage(what) | Self::Unavailable(what) | Self::Failed(what) => f.write_str(what),
+            Self::Usage(what) | Self::Unavailable(what) | Self::Differs(what) | Self::Failed(what) => f.write_str(what),
             Self::Refused(problem) => write!(f, "the host refused: {problem}"),
         }
     }

@@ -1,21 +1,22 @@
 //! `fanfare plugin`: work with plugin files, without a host.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::Context as _;
 use clap::Subcommand;
 use serde_json::{Value, json};
+use tokio::runtime::Runtime;
 
 use super::Failure;
 use super::print::{Output, items, table, text, visible};
 use super::serve;
 use crate::config::RawConfig;
-use crate::consumer::check::{self, Report};
+use crate::consumer::check;
 use crate::consumer::directory::PLUGIN_BYTES_MAX;
 use crate::sandbox::{Compiler, Sandbox, Settings};
-use crate::signature::PublicKey;
 
 mod keys;
+mod run;
 
 #[derive(Debug, Subcommand)]
 pub enum Plugin {
@@ -42,6 +43,7 @@ pub enum Plugin {
         #[arg(long, value_name = "FILE")]
         output: Option<PathBuf>,
     },
+    Run(run::Run),
 }
 
 impl Plugin {
@@ -50,7 +52,7 @@ impl Plugin {
             Self::Check { file, config } => {
                 let raw = serve::settings(config.as_deref());
                 let keys = raw.and_then(RawConfig::plugin_keys).map_err(|error| Failure::Usage(error.to_string()))?;
-                let report = check(&file, &keys)?;
+                let report = runtime()?.block_on(check::check(&file, PLUGIN_BYTES_MAX, &keys, &sandbox()?));
                 output.show(&json!(report), describe);
                 match report.ok {
                     true => Ok(()),
@@ -58,18 +60,21 @@ impl Plugin {
                 }
             }
             Self::Keygen { name } => Ok(keys::generate(&name, output)?),
+            Self::Run(run) => run.run(output),
             Self::Sign { file, key, output: to } => Ok(keys::sign(&file, &key, to.as_deref(), output)?),
         }
     }
 }
 
-fn check(file: &Path, keys: &[PublicKey]) -> anyhow::Result<Report> {
-    // One instance at a time is enough to describe itself.
+/// One instance at a time is enough to describe itself, or to handle one event after the other.
+fn sandbox() -> anyhow::Result<Sandbox> {
     let compiler = Compiler::this_program()?;
-    let sandbox = Sandbox::new(Settings { cache_dir: None, compiler, instances_max: 1 })?;
+    Ok(Sandbox::new(Settings { cache_dir: None, compiler, instances_max: 1 })?)
+}
+
+fn runtime() -> anyhow::Result<Runtime> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
-    let runtime = runtime.context("cannot start the threads that run the plugin")?;
-    Ok(runtime.block_on(check::check(file, PLUGIN_BYTES_MAX, keys, &sandbox)))
+    runtime.context("cannot start the threads that run the plugin")
 }
 
 /// A text, or a signature: one that was not held against its key is only what the file says.

@@ -84,6 +84,11 @@ pub fn settings(file: Option<&Path>) -> Result<RawConfig, config::Error> {
 }
 
 impl HostFlags {
+    /// The flags that say where a host keeps what.
+    pub fn folders(config: Option<PathBuf>, data_dir: Option<String>, consumers_dir: Option<String>) -> Self {
+        Self { config, data_dir, consumers_dir, ..Self::default() }
+    }
+
     /// File, environment and these flags, checked.
     ///
     /// # Errors

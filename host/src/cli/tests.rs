@@ -10,7 +10,9 @@ fn the_commands_are_consistent() {
 #[test]
 fn help_tells_the_exit_codes() {
     let help = Cli::command().render_help().to_string();
-    for code in ["0  done", "2  wrong usage", "3  refused", "4  the host cannot be reached"] {
+    for code in
+        ["0  done", "2  wrong usage", "3  refused", "4  the host cannot be reached", "5  what was compared differs"]
+    {
         assert!(help.contains(code), "{help}");
     }
 }
@@ -23,6 +25,7 @@ fn each_kind_of_failure_has_its_exit_code() {
         (Failure::Usage(String::new()), 2),
         (Failure::Refused(problem), 3),
         (Failure::Unavailable(String::new()), 4),
+        (Failure::Differs(String::new()), 5),
     ];
     for (failure, code) in failures {
         assert_eq!(failure.code(), code);

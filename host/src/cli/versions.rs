@@ -49,15 +49,22 @@ pub fn shadow(name: &str, client: &Client, output: &Output) -> Result<(), Failur
         let mut shown = format!(
             "{file} ({version}) did {differing} of {compared} events otherwise; {passed_over} it was too slow to see"
         );
-        for group in items(shadow, "/differences") {
-            let [what, count] = ["/what", "/count"].map(|path| text(group, path));
-            let row = |example: &Value| ["/event_id", "/order_id", "/live", "/shadow"].map(|path| text(example, path));
-            let examples = table(["event", "order", "live", "shadow"], items(group, "/examples").iter().map(row));
-            shown.push_str(&format!("\n\n{what}: {count}\n{examples}"));
-        }
+        shown.push_str(&differences(shadow, "shadow"));
         shown
     });
     Ok(())
+}
+
+/// What a report says that the version called `other` did otherwise.
+pub fn differences(report: &Value, other: &str) -> String {
+    let mut shown = String::new();
+    for group in items(report, "/differences") {
+        let [what, count] = ["/what", "/count"].map(|path| text(group, path));
+        let row = |example: &Value| ["/event_id", "/order_id", "/live", "/shadow"].map(|path| text(example, path));
+        let examples = table(["event", "order", "live", other], items(group, "/examples").iter().map(row));
+        shown.push_str(&format!("\n\n{what}: {count}\n{examples}"));
+    }
+    shown
 }
 
 /// The newest file, where another version runs, in a line.

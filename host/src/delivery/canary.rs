@@ -76,7 +76,7 @@ fn commit(shared: &Shared, live: &Live, candidate: &Candidate, delivery: Deliver
         }
         Finished::Conflict(again) => Tried::Again(again),
         Finished::Full { delivery, effects, bytes } => {
-            let outcome = full(shared, live, bytes);
+            let outcome = full(&shared.name, live.policy.limits.state_bytes, bytes);
             let (effects, log) = (*effects, Vec::new());
             let handled = Handled { outcome, reads, effects, calls, log, duration, instance: None };
             fail(shared, live, candidate, delivery, handled)

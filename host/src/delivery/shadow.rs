@@ -12,6 +12,7 @@
 
 mod differences;
 mod masked;
+pub mod replay;
 pub mod report;
 mod snapshot;
 
@@ -29,6 +30,7 @@ use self::snapshot::Snapshot;
 use crate::backend::{Delivery, View};
 use crate::clock::Timestamp;
 use crate::event::{Event, Subscriptions};
+use crate::policy::{Isolation, Policy};
 use crate::sandbox::{Outcome, Version};
 
 /// Of one event: the lane waits for it.
@@ -73,7 +75,7 @@ impl Shadow {
     pub async fn compare(&self, delivery: &Delivery, live: Outcomes<'_>, watch: Watch) -> Option<Compared> {
         let event = &delivery.event;
         if !self.subscriptions.want(event) {
-            return Some(Compared::unheard(event, &live));
+            return Some(Compared::unheard(event, Some(&live), None));
         }
         let handled =
             self.version.handle_event(event, delivery.attempt, delivery.origin, watch.snapshot as Arc<dyn View>).await;
@@ -88,6 +90,16 @@ impl Shadow {
         let shadow = Outcomes::of(&handled.outcome, &handled.effects);
         Some(Compared::new(event, differences(&live, &shadow, &mask)))
     }
+}
+
+/// The policy under which a version handles events without effect: it calls nobody, and remembers nothing.
+#[must_use]
+pub fn narrowed(policy: &Policy) -> Policy {
+    let mut narrowed = policy.clone();
+    narrowed.grant.http.clear();
+    narrowed.grant.secrets.clear();
+    narrowed.isolation = Isolation::Event;
+    narrowed
 }
 
 /// Ids that both were told: they are compared.

@@ -54,6 +54,12 @@ pub fn recognise(file: &Connection) -> Result<(), String> {
     }
 }
 
+/// Whether the file has today's format: an older one lacks tables or columns.
+pub fn is_current(file: &Connection) -> rusqlite::Result<bool> {
+    let format: usize = file.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    Ok(format == MIGRATIONS.len())
+}
+
 /// A connection beside the writer that only folds the write-ahead log in.
 pub fn open_second(file: &Path) -> rusqlite::Result<Connection> {
     let connection = Connection::open(file)?;
@@ -63,10 +69,26 @@ pub fn open_second(file: &Path) -> rusqlite::Result<Connection> {
 
 /// A connection that sees what is committed, and can change nothing.
 pub fn open_reader(file: &Path) -> rusqlite::Result<Connection> {
-    let reader = Connection::open_with_flags(
-        file,
-        OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI,
-    )?;
+    open_to_read(file, OpenFlags::empty())
+}
+
+/// A connection to a file that nobody writes, all of which is in it: nothing is made beside it.
+pub fn open_resting(file: &Path) -> rusqlite::Result<Connection> {
+    let mut uri = String::from("file:");
+    for byte in std::path::absolute(file).unwrap_or_else(|_| file.to_owned()).as_os_str().as_encoded_bytes() {
+        match byte {
+            b'/' | b'-' | b'_' | b'.' => uri.push(char::from(*byte)),
+            letter if letter.is_ascii_alphanumeric() => uri.push(char::from(*letter)),
+            other => uri.push_str(&format!("%{other:02x}")),
+        }
+    }
+    uri.push_str("?immutable=1");
+    open_to_read(uri.as_ref(), OpenFlags::SQLITE_OPEN_URI)
+}
+
+fn open_to_read(file: &Path, more: OpenFlags) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let reader = Connection::open_with_flags(file, flags | more)?;
     reader.pragma_update(None, "cache_size", READER_CACHE_KIB)?;
     reader.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
     Ok(reader)

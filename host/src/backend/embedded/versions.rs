@@ -120,7 +120,7 @@ fn let_go(disk: &Connection, name: &ConsumerName, number: i64, keep: usize) -> r
     Ok(gone)
 }
 
-fn standing(disk: &Connection, name: &ConsumerName) -> rusqlite::Result<Option<Standing>> {
+pub fn standing(disk: &Connection, name: &ConsumerName) -> rusqlite::Result<Option<Standing>> {
     disk.prepare_cached(&format!(
         "SELECT {ENTRY} FROM version_history AS h WHERE consumer = ?1 AND outcome <> 'refused' ORDER BY number DESC LIMIT 1"
     ))?
@@ -129,6 +129,12 @@ fn standing(disk: &Connection, name: &ConsumerName) -> rusqlite::Result<Option<S
         Ok(Standing { outcome, file: file.hash, live, reason })
     })
     .optional()
+}
+
+/// The versions that the consumer keeps.
+pub fn kept(disk: &Connection, name: &ConsumerName) -> rusqlite::Result<Vec<Hash>> {
+    let mut kept = disk.prepare_cached("SELECT hash FROM kept_versions WHERE consumer = ?1 ORDER BY number")?;
+    kept.query_map([name.as_str()], |row| rows::parse(row.get_ref(0)?.as_str()?))?.collect()
 }
 
 fn history(disk: &Connection, name: &ConsumerName, limit: usize) -> rusqlite::Result<Vec<HistoryEntry>> {

@@ -8,8 +8,8 @@ use crate::consumer::runtime::{self, Live, Runtime};
 use crate::consumer::scan::{self, Entry};
 use crate::consumer::stage::{File, Loaded, Refused};
 use crate::consumer::status::ShadowStatus;
-use crate::delivery::shadow::{Ledger, TIME_MAX};
-use crate::policy::{Isolation, Policy, SHADOW_DIR};
+use crate::delivery::shadow::{Ledger, TIME_MAX, narrowed};
+use crate::policy::{Policy, SHADOW_DIR};
 
 /// What became of the file that the side file names.
 pub(super) struct Attending<R: Runtime> {
@@ -64,7 +64,7 @@ impl<R: Runtime> Slot<R> {
         let bytes_max = shared.plugin_bytes_max;
         let loaded = load_settled(blocking(move || file.read(bytes_max)).await?, shared).await?;
         let side_file = scan::side_file_path(&shared.dir, &self.name);
-        let granted = loaded.grant(&shared.runtime, policy, &side_file)?.under(Arc::new(narrowed(policy)));
+        let granted = loaded.grant(&shared.runtime, policy, &side_file)?.under(Arc::new(bounded(policy)));
         let Live { version, subscriptions, .. } = granted.link(&shared.runtime, &self.name)?;
         let before = self.shadow.as_ref().and_then(|before| before.ready.as_ref().ok());
         // What was found out about a plugin holds under another policy too.
@@ -118,13 +118,11 @@ pub(super) fn same_ledger(one: &Option<Arc<Ledger>>, other: &Option<Arc<Ledger>>
     }
 }
 
-/// A shadow calls nobody, remembers nothing, and holds its lane up for no longer than it must.
-fn narrowed(policy: &Policy) -> Policy {
-    let mut narrowed = policy.clone();
-    narrowed.grant.http.clear();
-    narrowed.isolation = Isolation::Event;
-    narrowed.limits.time = narrowed.limits.time.min(TIME_MAX);
-    narrowed
+/// A shadow holds its lane up for no longer than it must.
+fn bounded(policy: &Policy) -> Policy {
+    let mut bounded = narrowed(policy);
+    bounded.limits.time = bounded.limits.time.min(TIME_MAX);
+    bounded
 }
 
 fn layouts<R: Runtime>(live: &Loaded<R>, shadow: &Loaded<R>, shared: &Shared<R>) -> Result<(), Refused> {

@@ -11,7 +11,7 @@ use crate::sandbox::Outcome;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
-    /// The shadow does not hear the event at all.
+    /// One of them does not hear the event at all.
     Subscription,
     /// done, retry, reject, trap or timeout. Then effects are not compared.
     Outcome,
@@ -49,6 +49,11 @@ impl<'a> Outcomes<'a> {
             Outcome::Store(error) => ("store", Some(error.to_string())),
         };
         Self { outcome, detail, effects }
+    }
+
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        self.outcome
     }
 
     /// For people: how it ended, and what it staged if it was done.

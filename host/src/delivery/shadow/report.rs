@@ -76,11 +76,15 @@ impl Compared {
         Self { event_id: event.id, order_id: event.order_id(), kind: event.kind().to_owned(), differences }
     }
 
-    /// The shadow does not hear the event.
+    /// One of them does not hear the event.
     #[must_use]
-    pub fn unheard(event: &Event, live: &Outcomes<'_>) -> Self {
-        let shadow = RawValue::from_string(r#"{"outcome":"not heard"}"#.to_owned()).unwrap_or_default();
-        Self::new(event, vec![Difference { kind: Kind::Subscription, live: live.shown(), shadow }])
+    pub fn unheard(event: &Event, live: Option<&Outcomes<'_>>, shadow: Option<&Outcomes<'_>>) -> Self {
+        let shown = |side: Option<&Outcomes<'_>>| match side {
+            Some(outcomes) => outcomes.shown(),
+            None => RawValue::from_string(r#"{"outcome":"not heard"}"#.to_owned()).unwrap_or_default(),
+        };
+        let difference = Difference { kind: Kind::Subscription, live: shown(live), shadow: shown(shadow) };
+        Self::new(event, vec![difference])
     }
 }
 
