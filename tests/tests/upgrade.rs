@@ -7,8 +7,12 @@ use fanfare_tests::orders::order;
 use fanfare_tests::{TestHost, program};
 use rusqlite::Connection;
 
-/// What the last program of format 1 left, as text.
-const FORMAT_1: &str = include_str!("../../host/src/backend/embedded/schema/fixtures/1.sql");
+/// Stores of every format, as text; the last is today's.
+const FORMATS: [&str; 3] = [
+    include_str!("../../host/src/backend/embedded/schema/fixtures/1.sql"),
+    include_str!("../../host/src/backend/embedded/schema/fixtures/2.sql"),
+    include_str!("../../host/src/backend/embedded/schema/fixtures/3.sql"),
+];
 const KILLED: i32 = 9;
 
 fn format(host: &TestHost) -> u32 {
@@ -17,16 +21,27 @@ fn format(host: &TestHost) -> u32 {
 }
 
 #[test]
-fn a_store_of_format_1_goes_on_although_the_host_is_killed_while_it_brings_it_up() {
+fn a_store_of_any_format_goes_on_although_the_host_is_killed_while_it_brings_it_up() {
+    for (before, store) in (1..).zip(FORMATS) {
+        brought_up(before, store);
+    }
+}
+
+fn brought_up(before: u32, fixture: &str) {
     let mut host = TestHost::new();
     fs::create_dir_all(host.data()).expect("a data folder");
     let store = Connection::open(host.data().join("fanfare.sqlite")).expect("a store");
-    store.execute_batch(FORMAT_1).expect("a store of format 1");
+    store.execute_batch(fixture).expect("a store of an older format");
     drop(store);
     for guest in ["always-reject", "inventory"] {
         host.consumers.add(guest);
     }
-    for (fault, left) in [("migration.written:1", 1), ("migration.committed:1", 2)] {
+    let steps = if (before as usize) < FORMATS.len() {
+        vec![("migration.written:1", before), ("migration.committed:1", before + 1)]
+    } else {
+        vec![]
+    };
+    for (fault, left) in steps {
         let status = host.die_at(Some(fault)).start_in_vain();
         assert_eq!(status.signal(), Some(KILLED), "{fault}: {}", host.log());
         assert_eq!(format(&host), left, "{fault} leaves all of it or nothing");

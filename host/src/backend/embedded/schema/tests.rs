@@ -4,13 +4,19 @@ use std::path::Path;
 use rusqlite::Connection;
 
 use super::{MIGRATIONS, migrate, open_writer};
+use crate::backend::embedded::check::check_directory;
 use crate::backend::embedded::{FILE, OpenError, Settings, open};
-use crate::backend::{Backend, CauseKey, CauseKind, LetterQuery, OrderQuery, Placed, Placement, StateQuery, Which};
+use crate::backend::{
+    Backend, BackfillState, CauseKey, CauseKind, LetterQuery, LetterShown, OrderQuery, Placed, Placement, StateQuery,
+    Which,
+};
 use crate::clock::Timestamp;
 use crate::order::{Content, Customer, Line, Order};
 
-/// A store of every released format, as text: what `.dump` of the sqlite3 shell wrote of a file that the program left.
-const FIXTURES: [(usize, &str); 1] = [(1, include_str!("fixtures/1.sql"))];
+/// A store of every format, as text: what `.dump` of the sqlite3 shell wrote of a file that the program left, and of that file as
+/// each migration made it, with rows in what the migration added.
+const FIXTURES: [(usize, &str); 3] =
+    [(1, include_str!("fixtures/1.sql")), (2, include_str!("fixtures/2.sql")), (3, include_str!("fixtures/3.sql"))];
 
 /// Every row of every table that the file has, by table.
 fn rows(file: &Path, tables: &[String]) -> BTreeMap<String, Vec<String>> {
@@ -58,7 +64,15 @@ async fn every_released_format_opens_with_all_that_it_held_and_goes_on() {
                 rows.iter().zip(&before[&table]).map(|(now, before)| starts_with_row(now, before)).collect();
             assert_eq!((rows.len(), kept.contains(&false)), (before[&table].len(), false), "format {format}: {table}");
         }
+        check_directory(directory.path(), |checked| assert_eq!(checked.findings, [], "format {format}")).unwrap();
         let backend = opened(directory.path());
+        if format >= 2 {
+            assert_what_format_2_added(&backend).await;
+        }
+        if format >= 3 {
+            let calls = first_letter(&backend).await.attempts.remove(0).calls;
+            assert_eq!((calls.len(), calls[0].status), (1, Some(503)));
+        }
 
         let orders = backend.journal.orders(OrderQuery { limit: 10, ..OrderQuery::default() }).await.unwrap().items;
         let statuses: Vec<_> = orders.iter().map(|order| (order.status.as_str(), order.revision)).collect();
@@ -95,6 +109,38 @@ async fn every_released_format_opens_with_all_that_it_held_and_goes_on() {
         assert_eq!(next.iter().map(|event| event.position.get()).collect::<Vec<_>>(), [head.get() + 1]);
         backend.lifecycle.close().await;
     }
+}
+
+#[test]
+fn every_format_has_a_fixture() {
+    assert_eq!(FIXTURES.map(|(format, _)| format).to_vec(), (1..=MIGRATIONS.len()).collect::<Vec<_>>());
+}
+
+async fn first_letter(backend: &Backend) -> LetterShown {
+    let reject = "always-reject".parse().unwrap();
+    let query = LetterQuery { limit: 1, ..LetterQuery::default() };
+    let first = backend.dead_letters.list(&reject, query).await.unwrap().items.remove(0);
+    backend.dead_letters.show(&reject, first.event_id).await.unwrap().unwrap()
+}
+
+async fn assert_what_format_2_added(backend: &Backend) {
+    let letter = first_letter(backend).await;
+    assert!(letter.edited.is_some() && letter.attempts[0].effects.is_some(), "{letter:#?}");
+    assert_eq!(letter.attempts[0].log[0].text, "about to reject");
+
+    let inventory = "inventory".parse().unwrap();
+    let history = backend.versions.history(&inventory, 10).await.unwrap();
+    let outcomes: Vec<_> = history.iter().map(|entry| entry.turn.outcome.as_str()).collect();
+    assert_eq!(outcomes, ["rolled-back", "canary", "refused", "live"]);
+    let standing = backend.versions.standing(&inventory).await.unwrap().unwrap();
+    assert_eq!(standing.live, history[3].turn.file.hash);
+    assert_eq!(backend.versions.kept().await.unwrap().len(), 2);
+
+    let rebuild = backend.backfills.latest(&"always-retry".parse().unwrap()).await.unwrap().unwrap();
+    assert_eq!(rebuild.state, BackfillState::Paused);
+    let known = backend.consumers.known().await.unwrap();
+    let shipment = known.iter().find(|report| report.name.as_str() == "shipment").unwrap();
+    assert!(shipment.paused.as_ref().is_some_and(|pause| pause.reason.as_deref() == Some("stocktaking")));
 }
 
 /// Whether the row still begins with what it held, whatever columns were added behind.
