@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::Write;
+use std::os::unix::process::ExitStatusExt;
 use std::process::Stdio;
 
 use fanfare_tests::orders::order;
@@ -21,6 +22,50 @@ fn the_compiler_writes_machine_code_for_a_component_and_says_what_is_wrong_with_
     let refused = compile(b"\0asm\x0d\0\x01\0 and what is no component");
     assert_eq!((refused.status.code(), refused.stdout.len()), (Some(1), 0));
     assert!(!refused.stderr.is_empty());
+}
+
+/// A component of many functions that are long and nest deep: seconds of work for any machine.
+fn bomb() -> Vec<u8> {
+    fn section(id: u8, content: &[u8]) -> Vec<u8> {
+        [&[id], leb128(content.len()).as_slice(), content].concat()
+    }
+    let sum = [0x20, 0, 0x41, 7, 0x6a, 0x21, 0].repeat(20_000);
+    let body = [vec![0], [3, 0x40].repeat(900), sum, vec![0x0b; 901]].concat();
+    let function = [leb128(body.len()), body].concat();
+    let count = leb128(100);
+    let module = [
+        b"\0asm\x01\0\0\0".to_vec(),
+        section(1, &[1, 0x60, 1, 0x7f, 0]),
+        section(3, &[count.clone(), vec![0; 100]].concat()),
+        section(10, &[count, function.repeat(100)].concat()),
+    ];
+    [b"\0asm\x0d\0\x01\0".to_vec(), section(1, &module.concat())].concat()
+}
+
+fn leb128(mut number: usize) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    while number >= 0x80 {
+        bytes.push((number & 0x7f) as u8 | 0x80);
+        number >>= 7;
+    }
+    bytes.push(number as u8);
+    bytes
+}
+
+#[test]
+fn a_component_that_takes_too_long_to_compile_ends_the_compiler_at_its_limit() {
+    // What the host may not exceed, the compiler may not either, so smaller limits than its own can be set from outside.
+    let mut command = std::process::Command::new("sh");
+    command.args(["-c", "ulimit -t 2; exec \"$0\" compile-plugin"]).arg(program::fanfare().get_program());
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("the program starts");
+    let mut stdin = child.stdin.take().expect("its input");
+    // It may end before it has read everything.
+    let feeding = std::thread::spawn(move || drop(stdin.write_all(&bomb())));
+    let ended = child.wait_with_output().expect("it ends");
+    feeding.join().expect("fed");
+    // SIGXCPU, by which the host knows that it was the limit on CPU time.
+    assert_eq!((ended.status.signal(), ended.stdout.len()), (Some(24), 0), "{ended:?}");
 }
 
 #[test]

@@ -182,8 +182,11 @@ fn confine() -> io::Result<()> {
     ];
     for (resource, max) in limits {
         // What the host itself may not exceed, its child may not either.
-        let max = getrlimit(resource).maximum.map_or(max, |host| host.min(max));
-        setrlimit(resource, Rlimit { current: Some(max), maximum: Some(max) })?;
+        let host = getrlimit(resource).maximum.unwrap_or(u64::MAX);
+        // Where the hard limit on CPU is reached, the kernel kills without a word; a second before it, with one that the host reads.
+        let over = u64::from(matches!(resource, Resource::Cpu));
+        let maximum = host.min(max + over);
+        setrlimit(resource, Rlimit { current: Some(maximum.saturating_sub(over)), maximum: Some(maximum) })?;
     }
     Ok(())
 }
