@@ -25,6 +25,7 @@ pub mod slot;
 pub mod stage;
 pub mod status;
 pub mod steer;
+pub mod watch;
 
 pub use check::check;
 pub use directory::{Directory, Settings};

@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
+use notify::RecommendedWatcher;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::task::JoinSet;
@@ -29,6 +29,7 @@ use super::settle::Settling;
 use super::slot::{self, Shared, Slot, TakenUp, blocking};
 use super::status::{Catalogue, State};
 use super::steer::{ASKED_MAX, Ask, Handle, Refusal, Steering};
+use super::watch::watch;
 use crate::backend::Versions;
 use crate::delivery::shadow::Report;
 use crate::policy::ConsumerName;
@@ -423,25 +424,6 @@ async fn swept(dir: PathBuf, versions: &dyn Versions) -> Arc<Archive> {
         Err(error) => tracing::warn!(%error, "cannot tell which files of versions are needed: all stay"),
     }
     archive
-}
-
-fn watch(dir: &std::path::Path, hint: Arc<Notify>) -> Option<RecommendedWatcher> {
-    use notify::event::{AccessKind, AccessMode, EventKind};
-    let on_event = move |event: notify::Result<notify::Event>| {
-        // Looking and reading are events too; taking them for hints would never end.
-        let written =
-            |kind| !matches!(kind, EventKind::Access(access) if access != AccessKind::Close(AccessMode::Write));
-        if event.is_ok_and(|event| written(event.kind)) {
-            hint.notify_one();
-        }
-    };
-    let watching = notify::recommended_watcher(on_event)
-        .and_then(|mut watcher| watcher.watch(dir, RecursiveMode::NonRecursive).map(|()| watcher));
-    watching
-        .inspect_err(
-            |error| tracing::info!(%error, "the file system does not tell of changes; looking from time to time"),
-        )
-        .ok()
 }
 
 #[cfg(test)]
