@@ -29,7 +29,7 @@ use super::settle::Settling;
 use super::slot::{self, Shared, Slot, TakenUp, blocking};
 use super::status::{Catalogue, State};
 use super::steer::{ASKED_MAX, Ask, Handle, Refusal, Steering};
-use super::watch::watch;
+use super::watch::{Renamed, watch};
 use crate::backend::Versions;
 use crate::delivery::shadow::Report;
 use crate::policy::ConsumerName;
@@ -40,8 +40,8 @@ use crate::version::Hash;
 pub const PLUGIN_BYTES_MAX: u64 = 64 << 20;
 /// Copies on one machine write without such pauses; a longer time would be felt by somebody who waits for a plugin.
 const SETTLE_AFTER: Duration = Duration::from_millis(120);
-/// A burst of notifications becomes one look.
-const LOOK_GAP: Duration = Duration::from_millis(20);
+/// A burst of notifications becomes one look, and a swap hardly waits for it.
+const LOOK_GAP: Duration = Duration::from_millis(5);
 /// What the host or its store could not do is tried again after this.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// Start-up does not wait longer than this for plugins; they go on loading while the host serves.
@@ -55,7 +55,7 @@ pub struct Settings {
     pub dir: PathBuf,
     /// Time between looks where no notification comes.
     pub poll: Duration,
-    /// Files unchanged for this long are taken for complete.
+    /// Files unchanged for this long are taken for complete, as are those that came by a rename.
     pub settle: Duration,
     pub plugin_bytes_max: u64,
     /// One of them must have signed a plugin; if there are none, nobody need have.
@@ -98,6 +98,7 @@ pub struct Directory<R: Runtime> {
     again: BTreeMap<ConsumerName, Instant>,
     updates: JoinSet<(ConsumerName, Slot<R>, TakenUp)>,
     hint: Arc<Notify>,
+    renamed: Arc<Renamed>,
     asks: mpsc::Receiver<Ask>,
     steering: Handle,
     /// Steps whose consumer is busy.
@@ -125,7 +126,8 @@ impl<R: Runtime> Directory<R> {
         let Settings { dir, poll, settle, plugin_bytes_max, plugin_keys, versions_dir } = settings;
         let failed = |cause| Error { dir: dir.clone(), cause };
         std::fs::create_dir_all(&dir).map_err(failed)?;
-        let first = scan::look(&dir).map_err(failed)?;
+        let renamed = Arc::new(Renamed::default());
+        let first = scan::look(&dir, &renamed).map_err(failed)?;
         let hint = Arc::new(Notify::new());
         let shared = Shared {
             dir: dir.clone(),
@@ -155,8 +157,9 @@ impl<R: Runtime> Directory<R> {
             busy: BTreeSet::new(),
             again: BTreeMap::new(),
             updates: JoinSet::new(),
-            _watcher: watch(&dir, Arc::clone(&hint)),
+            _watcher: watch(&dir, Arc::clone(&hint), Arc::clone(&renamed)),
             hint,
+            renamed,
             told: Told::default(),
             moving: BTreeMap::new(),
         };
@@ -219,12 +222,15 @@ impl<R: Runtime> Directory<R> {
             () = self.hint.notified() => tokio::time::sleep(LOOK_GAP).await,
         }
         let (dir, shadows) = (self.shared.dir.clone(), self.shared.shadow_files.lock().clone());
+        let renamed = Arc::clone(&self.renamed);
         let seen = |(name, (path, taken)): (ConsumerName, (PathBuf, Option<Entry>))| {
             let entry = scan::entry_at(&path);
             (entry != taken).then_some((name, entry))
         };
-        match blocking(move || scan::look(&dir).map(|look| (look, shadows.into_iter().filter_map(seen).collect())))
-            .await
+        match blocking(move || {
+            scan::look(&dir, &renamed).map(|look| (look, shadows.into_iter().filter_map(seen).collect()))
+        })
+        .await
         {
             Ok((look, moved)) => {
                 self.told.unreadable = None;

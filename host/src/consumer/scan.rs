@@ -6,6 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use super::watch::Renamed;
 use crate::clock::Timestamp;
 use crate::policy::ConsumerName;
 
@@ -20,8 +21,8 @@ const QUIET_AFTER: Duration = Duration::from_secs(2);
 #[derive(Debug, Default)]
 pub struct Look {
     pub sightings: BTreeMap<ConsumerName, Sighting>,
-    /// Names among the sightings whose files were not touched for a while.
-    pub quiet: BTreeSet<ConsumerName>,
+    /// Names among the sightings whose files are complete: not touched for a while, or renamed to where they are.
+    pub whole: BTreeSet<ConsumerName>,
     /// File names that look like a plugin's and cannot be one, with the reason.
     pub strays: BTreeMap<String, String>,
 }
@@ -90,8 +91,11 @@ pub fn side_file_path(dir: &Path, name: &ConsumerName) -> PathBuf {
 ///
 /// # Errors
 /// The directory cannot be read: nothing is known then, which is not the same as nothing being there.
-pub fn look(dir: &Path) -> io::Result<Look> {
-    let now = Timestamp::now();
+pub fn look(dir: &Path, renamed: &Renamed) -> io::Result<Look> {
+    look_at(dir, Timestamp::now(), renamed)
+}
+
+fn look_at(dir: &Path, now: Timestamp, renamed: &Renamed) -> io::Result<Look> {
     let mut seen = Look::default();
     for (count, entry) in fs::read_dir(dir)?.enumerate() {
         if count >= ENTRIES_MAX {
@@ -108,14 +112,26 @@ pub fn look(dir: &Path) -> io::Result<Look> {
                 continue;
             }
         };
-        let Some(plugin) = entry_at(&plugin_path(dir, &name)) else { continue };
-        let sighting = Sighting { plugin, side_file: entry_at(&side_file_path(dir, &name)) };
-        if sighting.quiet_at(now) {
-            seen.quiet.insert(name.clone());
+        let Some((plugin, whole)) = see(&plugin_path(dir, &name), now, renamed) else { continue };
+        let side_file = see(&side_file_path(dir, &name), now, renamed);
+        if whole && side_file.as_ref().is_none_or(|(_, whole)| *whole) {
+            seen.whole.insert(name.clone());
         }
-        seen.sightings.insert(name, sighting);
+        seen.sightings.insert(name, Sighting { plugin, side_file: side_file.map(|(entry, _)| entry) });
     }
     Ok(seen)
+}
+
+/// What is at `path`, and whether it is complete.
+fn see(path: &Path, now: Timestamp, renamed: &Renamed) -> Option<(Entry, bool)> {
+    // Asked before the look, or it could be of a file that came after it; taken after it, when a write in between was told.
+    let came = path.file_name().filter(|file| renamed.has(file));
+    let entry = entry_at(path)?;
+    let came = came.is_some_and(|file| renamed.take(file));
+    // A link says nothing of what it leads to.
+    let itself = || fs::symlink_metadata(path).is_ok_and(|metadata| !metadata.is_symlink());
+    let quiet = matches!(&entry, Entry::File(stamp) if stamp.quiet_at(now));
+    Some((entry, quiet || came && itself()))
 }
 
 /// What is at `path`, links followed; `None` if nothing is.
@@ -132,13 +148,6 @@ pub fn entry_at(path: &Path) -> Option<Entry> {
     }
 }
 
-impl Sighting {
-    fn quiet_at(&self, now: Timestamp) -> bool {
-        let quiet = |entry: &Entry| matches!(entry, Entry::File(stamp) if stamp.quiet_at(now));
-        quiet(&self.plugin) && self.side_file.as_ref().is_none_or(quiet)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -149,19 +158,38 @@ mod tests {
         for file in [".hidden.wasm", "a.wasm~", "b.wasm.tmp", "c.txt", "d.toml", "Upper.wasm", "shipment.wasm"] {
             fs::write(dir.path().join(file), b"x").unwrap();
         }
-        let look = look(dir.path()).unwrap();
+        let look = look(dir.path(), &Renamed::default()).unwrap();
         let names: Vec<_> = look.sightings.keys().map(ConsumerName::as_str).collect();
         assert_eq!(names, ["shipment"]);
         assert_eq!(look.strays.keys().collect::<Vec<_>>(), ["Upper.wasm"]);
-        assert!(look.quiet.is_empty(), "just written");
+        assert!(look.whole.is_empty(), "just written");
     }
 
     #[test]
     fn what_is_no_file_says_what_it_is() {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join("x.wasm")).unwrap();
-        let plugin = look(dir.path()).unwrap().sightings.into_values().next().unwrap().plugin;
+        let plugin = look(dir.path(), &Renamed::default()).unwrap().sightings.into_values().next().unwrap().plugin;
         assert_eq!(plugin, Entry::Other("a directory".to_owned()));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn what_was_renamed_here_is_whole_unless_it_is_a_link_or_its_side_file_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        for file in ["alone.wasm", "copied.wasm", "led-to", "steered.toml", "steered.wasm"] {
+            fs::write(dir.path().join(file), b"x").unwrap();
+        }
+        std::os::unix::fs::symlink("led-to", dir.path().join("linked.wasm")).unwrap();
+        let whole = |renamed: &Renamed| {
+            // So long ago that nothing is quiet.
+            let look = look_at(dir.path(), Timestamp::default(), renamed).unwrap();
+            look.whole.into_iter().map(|name| name.to_string()).collect::<Vec<_>>()
+        };
+        let renamed = Renamed::of(&["alone.wasm", "linked.wasm", "steered.wasm"]);
+        assert_eq!(whole(&renamed), ["alone"]);
+        assert!(whole(&renamed).is_empty(), "a rename counts for one look");
+        assert_eq!(whole(&Renamed::of(&["steered.wasm", "steered.toml"])), ["steered"]);
     }
 
     #[cfg(unix)]
@@ -171,7 +199,8 @@ mod tests {
         fs::write(dir.path().join("target"), b"x").unwrap();
         std::os::unix::fs::symlink("target", dir.path().join("a.wasm")).unwrap();
         std::os::unix::fs::symlink("nowhere", dir.path().join("b.wasm")).unwrap();
-        let plugins: Vec<_> = look(dir.path()).unwrap().sightings.into_values().map(|seen| seen.plugin).collect();
+        let plugins: Vec<_> =
+            look(dir.path(), &Renamed::default()).unwrap().sightings.into_values().map(|seen| seen.plugin).collect();
         assert!(matches!(&plugins[..], [Entry::File(_), Entry::Other(what)] if what.contains("nowhere")));
     }
 
@@ -193,6 +222,6 @@ mod tests {
 
     #[test]
     fn a_directory_that_cannot_be_read_is_an_error_and_not_empty() {
-        assert!(look(Path::new("/nowhere/at/all")).is_err());
+        assert!(look(Path::new("/nowhere/at/all"), &Renamed::default()).is_err());
     }
 }

@@ -1,4 +1,4 @@
-//! Waits until files are complete: a sighting settles when nothing changed between two looks.
+//! Waits until files are complete: a sighting settles when nothing changed between two looks, or when it is known to be whole.
 //!
 //! Pure: looks and instants come in, the settled table comes out. A file that goes away settles likewise, so that
 //! a tool which deletes and writes anew does not stop a consumer.
@@ -37,7 +37,7 @@ impl Settling {
                 Some((before, since)) if before.as_ref() == seen => *since,
                 _ => now,
             };
-            if now.duration_since(since) >= self.after || look.quiet.contains(&name) {
+            if now.duration_since(since) >= self.after || look.whole.contains(&name) {
                 self.unsettled.remove(&name);
                 match seen {
                     Some(seen) => self.settled.insert(name, seen.clone()),
@@ -129,10 +129,10 @@ mod tests {
     }
 
     #[test]
-    fn a_quiet_file_settles_at_first_sight() {
+    fn a_whole_file_settles_at_first_sight() {
         let mut settling = Settling::new(AFTER);
         let mut look = look(Some("old"));
-        look.quiet.insert("a".parse().unwrap());
+        look.whole.insert("a".parse().unwrap());
         settling.observe(&look, Instant::now());
         assert_eq!(settled(&settling), Some("old"));
     }

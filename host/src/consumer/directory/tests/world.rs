@@ -19,6 +19,7 @@ use crate::consumer::runtime::{Candidate, Live, LoadError, Loader, Runtime};
 use crate::consumer::scan::{Entry, look};
 use crate::consumer::status::{CandidateState, Catalogue, ConsumerStatus, State};
 use crate::consumer::steer::{Refusal, Steering, Step};
+use crate::consumer::watch::Renamed;
 use crate::delivery::trial::Trial;
 use crate::event::Subscription;
 use crate::event::filter::Filter;
@@ -245,7 +246,12 @@ impl World {
 
     /// Size of the plugin file of `name`, as a look sees it.
     pub fn bytes(&self, name: &str) -> Option<u64> {
-        match &look(self.dir.path()).unwrap().sightings.get(&name.parse::<ConsumerName>().unwrap())?.plugin {
+        match &look(self.dir.path(), &Renamed::default())
+            .unwrap()
+            .sightings
+            .get(&name.parse::<ConsumerName>().unwrap())?
+            .plugin
+        {
             Entry::File(stamp) => Some(stamp.bytes),
             Entry::Other(_) => None,
         }
