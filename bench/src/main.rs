@@ -5,6 +5,8 @@
 //! | `fanout` | the five guests of plugins/bench | one event, five deliveries, one effect each |
 //! | `journey` | the five that ship | placed, confirmed, shipped: three events, nine deliveries |
 //! | `stuck` | those of `fanout`, and one that is stuck | a fixed load, beside each kind of being stuck and alone |
+//! | `many` | a hundred variants of inventory | none: start-up, memory, and handling as below |
+//! | `handling` | none | none: handling as below, without a host |
 //!
 //! What is measured, and how:
 //! - **accepted**: orders answered 201 over the time of the load; **ack** is the time of one answer. Every connection
@@ -17,20 +19,22 @@
 //! - **half**: the host of `fanout` at half of the rate that it just reached end to end ([`half`]): ack, and the time from
 //!   the answer until all five deliveries of an order were done.
 //! - **memory**: VmRSS when every consumer runs and no event was handled yet, and the largest seen under load.
-//! - **handling**: one event of inventory (three lines, all in stock) in the sandbox, in process, without a store; and
-//!   the same code as native Rust.
+//! - **handling**: one event of inventory (three lines, all in stock) in the sandbox, in process, without a store; beside it the
+//!   same component in a bare loop of wasmtime ([`bare`]); and the same code as native Rust.
 //! - **start-up**: from starting the program until it is ready with the five that ship all running.
 //!
 //! **Invariant**: a figure is printed only if every order was handled by every consumer exactly once and every unit of
 //! stock is accounted for; the baseline's only if, besides, it does what the guests do, effect by effect.
 
 mod api;
+mod bare;
 mod books;
 mod half;
 mod handling;
 mod host;
 mod load;
 mod machine;
+mod many;
 mod mode;
 mod native;
 mod report;
@@ -106,7 +110,11 @@ enum Modes {
     Half,
     /// A fixed load alone, and beside consumers that are stuck.
     Stuck,
-    /// All of them but that, and handling and start-up besides.
+    /// One event in the sandbox alone, without a host.
+    Handling,
+    /// A hundred different plugins in one host.
+    Many,
+    /// All loads but that beside stuck consumers, and handling and start-up besides.
     All,
 }
 
@@ -161,11 +169,16 @@ fn measure(arguments: &Arguments, places: &Places) -> Result<Report> {
     if arguments.mode == Modes::All {
         eprintln!("measuring start-up");
         report.startup = Some(runtime.block_on(startup::measure(places))?);
+    }
+    if arguments.mode == Modes::Many {
+        report.many = Some(runtime.block_on(many::measure(places))?);
+    }
+    if matches!(arguments.mode, Modes::Handling | Modes::All) {
         eprintln!("measuring the handling of one event");
         report.handling = Some(runtime.block_on(handling::measure(&places.shipped, arguments.native.as_deref()))?);
     }
     let half = matches!(arguments.mode, Modes::Half | Modes::All);
-    if arguments.mode != Modes::Journey {
+    if matches!(arguments.mode, Modes::Fanout | Modes::Half | Modes::All) {
         report.fanout = Some(runtime.block_on(mode::measure(&mode::FANOUT, half, arguments, places))?);
     }
     if matches!(arguments.mode, Modes::Journey | Modes::All) {

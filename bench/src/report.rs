@@ -5,8 +5,9 @@ use std::fmt;
 use serde_json::{Map, Value, json};
 
 use crate::half::Half;
-use crate::handling::Handling;
+use crate::handling::{Beside, Handling};
 use crate::host::Mail;
+use crate::many::Many;
 use crate::mode::{Figures, Measured};
 use crate::startup::Startup;
 
@@ -18,11 +19,12 @@ pub struct Report {
     pub journey: Option<Measured>,
     pub handling: Option<Handling>,
     pub startup: Option<Startup>,
+    pub many: Option<Many>,
 }
 
 impl Report {
     pub fn new(connections: u16, seconds: u64, mail: Mail) -> Self {
-        Self { connections, seconds, mail, fanout: None, journey: None, handling: None, startup: None }
+        Self { connections, seconds, mail, fanout: None, journey: None, handling: None, startup: None, many: None }
     }
 
     pub fn print(&self, json: bool) {
@@ -44,12 +46,14 @@ impl Report {
         if let Some(half) = self.fanout.as_ref().and_then(|fanout| fanout.half.as_ref()) {
             table.push_str(&half.to_string());
         }
-        if let Some(Handling { warm_us, fresh_us, native_us }) = &self.handling {
-            table.push_str(&format!("\none event of inventory: {warm_us:.1} µs warm, {fresh_us:.1} µs fresh"));
-            table.push_str(&native_us.map_or("\n".to_owned(), |micros| format!(", {micros:.1} µs native\n")));
+        if let Some(handling) = &self.handling {
+            table.push_str(&handling.to_string());
         }
         if let Some(Startup { cold_ms, cached_ms }) = &self.startup {
             table.push_str(&format!("start-up with five plugins: {cold_ms:.0} ms cold, {cached_ms:.0} ms cached\n"));
+        }
+        if let Some(many) = &self.many {
+            table.push_str(&many.to_string());
         }
         table
     }
@@ -103,13 +107,23 @@ impl Report {
             object.extend(ratios(prefix, host.zip(native)));
         }
         object.extend(halves(self.fanout.as_ref().and_then(|one| one.half.as_ref())));
-        let (handling, startup) = (self.handling.as_ref(), self.startup.as_ref());
+        let (handling, startup, many) = (self.handling.as_ref(), self.startup.as_ref(), self.many.as_ref());
         let rest = [
-            ("handle_warm_us", json!(handling.map(|one| rounded(one.warm_us)))),
-            ("handle_fresh_us", json!(handling.map(|one| rounded(one.fresh_us)))),
+            ("handle_warm_us", json!(handling.map(|one| rounded(one.warm.host_us)))),
+            ("handle_fresh_us", json!(handling.map(|one| rounded(one.fresh.host_us)))),
+            ("bare_warm_us", json!(handling.map(|one| rounded(one.warm.bare_us)))),
+            ("bare_fresh_us", json!(handling.map(|one| rounded(one.fresh.bare_us)))),
+            ("warm_over_bare", json!(handling.map(|one| rounded(one.warm.ratio())))),
+            ("fresh_over_bare", json!(handling.map(|one| rounded(one.fresh.ratio())))),
             ("native_handle_us", json!(handling.and_then(|one| one.native_us).map(rounded))),
             ("start_cold_ms", json!(startup.map(|one| rounded(one.cold_ms)))),
             ("start_cached_ms", json!(startup.map(|one| rounded(one.cached_ms)))),
+            ("many_cold_ms_each", json!(many.map(|one| rounded(one.cold_ms_each)))),
+            ("many_cached_ms_each", json!(many.map(|one| rounded(one.cached_ms_each)))),
+            ("many_rss_cold_mib", json!(many.map(|one| rounded(one.rss_cold_mib)))),
+            ("many_rss_cached_mib", json!(many.map(|one| rounded(one.rss_cached_mib)))),
+            ("many_handle_warm_us", json!(many.map(|one| rounded(one.warm_us)))),
+            ("many_handle_alone_us", json!(many.map(|one| rounded(one.warm_alone_us)))),
             ("seconds", json!(self.seconds)),
             ("connections", json!(self.connections)),
             ("cores", json!(cores())),
@@ -172,6 +186,31 @@ impl fmt::Display for Half {
     }
 }
 
+impl fmt::Display for Handling {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "\none event of inventory, in µs: {:>12} {:>8} {:>8}", "host", "bare", "ratio")?;
+        for (name, beside) in [("warm instance", &self.warm), ("fresh instance", &self.fresh)] {
+            writeln!(f, "{name:<31} {:>12.1} {:>8.1} {:>8.2}", beside.host_us, beside.bare_us, beside.ratio())?;
+        }
+        self.native_us.map_or(Ok(()), |native| writeln!(f, "{:<31} {native:>12.1}", "as native Rust"))
+    }
+}
+
+impl fmt::Display for Many {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { cold_ms_each, cached_ms_each, rss_cold_mib, rss_cached_mib, warm_us, warm_alone_us } = self;
+        writeln!(f, "\n100 plugins: {cold_ms_each:.1} ms each to start cold, {cached_ms_each:.1} ms cached")?;
+        writeln!(f, "memory with all of them: {rss_cold_mib:.0} MiB compiled anew, {rss_cached_mib:.0} MiB cached")?;
+        writeln!(f, "one event of one of them: {warm_us:.1} µs warm, {warm_alone_us:.1} µs where it is alone")
+    }
+}
+
+impl Beside {
+    fn ratio(&self) -> f64 {
+        self.host_us / self.bare_us
+    }
+}
+
 /// The middle one, or the upper of the two in the middle.
 pub fn median(mut values: Vec<f64>) -> Option<f64> {
     values.sort_unstable_by(f64::total_cmp);
@@ -208,6 +247,8 @@ mod tests {
             "cpu_s_per_1000",
             "handle_warm_us",
             "handle_fresh_us",
+            "bare_warm_us",
+            "fresh_over_bare",
             "native_handle_us",
             "native_end_to_end_per_s",
             "end_to_end_over_native",
@@ -216,6 +257,8 @@ mod tests {
             "journey_end_to_end_per_s",
             "start_cold_ms",
             "start_cached_ms",
+            "many_cached_ms_each",
+            "many_rss_cached_mib",
             "rss_idle_mib",
             "rss_load_mib",
         ] {
