@@ -18,8 +18,9 @@ pub const FILES: u64 = 128;
 const SHOPS: usize = 4;
 /// Longer than any swap may take.
 const SWAP_TIME_MAX: Duration = Duration::from_secs(30);
-/// The newest events are in memory: only when it is full of them, memory says something about swaps.
-const WARM_UP_EVENTS: usize = 66_000;
+/// The newest events are in memory, and what was written last of a consumer's state, which is a key for each order here and two
+/// events: only when it is full of both, memory says something about swaps.
+const WARM_UP_EVENTS: usize = 140_000;
 /// After so many swaps every file was there once.
 const FIRST: u32 = 100;
 const CONSUMER: &str = "lanes";
