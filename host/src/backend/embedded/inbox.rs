@@ -42,8 +42,8 @@ const CHUNKS_MAX: usize = 8;
 /// Deliveries in memory that hold the consumer's position back.
 const WINDOW: usize = 4_096;
 /// Deliveries of one consumer that are on their way to the disk: whoever commits beside one that catches up waits for so many
-/// of its own, and not for thousands. At the commit rates of a local disk it is more than a consumer at the live edge needs.
-const UNSETTLED_MAX: usize = 128;
+/// of its own, and not for thousands. Fewer would hold consumers back that are behind because the machine has more to do.
+const UNSETTLED_MAX: usize = 1_024;
 /// Positions passed by without a delivery before that is written down on its own.
 const PASSED_MAX: u64 = 1_024;
 
