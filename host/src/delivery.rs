@@ -234,7 +234,7 @@ async fn handle(shared: &Shared, delivery: Delivery) {
             None => None,
         };
         let took = handled.duration;
-        match finish(shared, &live, delivery, handled) {
+        match finish(shared, &live, delivery, handled).await {
             Ended::Settled { done } => {
                 if let Some((shadow, compared)) = compared {
                     shadow.ledger.note(compared);
@@ -251,7 +251,7 @@ async fn handle(shared: &Shared, delivery: Delivery) {
             Ended::Superseded => return live.version.clear(),
         }
     }
-    release(shared, delivery);
+    release(shared, delivery).await;
 }
 
 /// One version handles one event. `None` where the store did not answer.
@@ -280,20 +280,21 @@ enum Ended {
 
 /// Hands back what was handled, and keeps the instance if it was done. Where the consumer's state has no room for it, it
 /// is the fault of its guest, as any other limit that is used up.
-fn finish(shared: &Shared, live: &Live, delivery: Delivery, handled: Handled) -> Ended {
+async fn finish(shared: &Shared, live: &Live, delivery: Delivery, handled: Handled) -> Ended {
     let Handled { outcome, reads, effects, calls, log, duration, instance } = handled;
-    let end = |delivery: Delivery, outcome, effects, log| {
+    let settle = |delivery: &Delivery, outcome, effects, log| {
         let ran = Ran { version: live.version.label(), duration, calls: calls.clone() };
-        let settlement = retry::settle(&live.policy.retry, &delivery, outcome, effects, log, ran);
+        let settlement = retry::settle(&live.policy.retry, delivery, outcome, effects, log, ran);
         let failed = settlement.cause().map(|cause| cause.kind);
         shared.meters.handled(failed, duration);
         if failed.is_some() {
             live.version.charge(FAILED_ATTEMPT);
         }
-        shared.inbox.finish(delivery, &reads, settlement)
+        settlement
     };
     let done = matches!(outcome, Outcome::Done);
-    match end(delivery, outcome, effects, log) {
+    let settlement = settle(&delivery, outcome, effects, log);
+    match shared.inbox.finish(delivery, &reads, settlement).await {
         Finished::Accepted => {
             if let Some(instance) = instance {
                 live.version.keep(instance);
@@ -301,7 +302,9 @@ fn finish(shared: &Shared, live: &Live, delivery: Delivery, handled: Handled) ->
             Ended::Settled { done }
         }
         Finished::Full { delivery, effects, bytes } => {
-            match end(delivery, full(&shared.name, live.policy.limits.state_bytes, bytes), *effects, Vec::new()) {
+            let outcome = full(&shared.name, live.policy.limits.state_bytes, bytes);
+            let settlement = settle(&delivery, outcome, *effects, Vec::new());
+            match shared.inbox.finish(delivery, &reads, settlement).await {
                 Finished::Accepted => Ended::Settled { done: false },
                 Finished::Conflict(again) | Finished::Full { delivery: again, .. } => again_after(shared, again),
                 Finished::Superseded => Ended::Superseded,
@@ -326,8 +329,8 @@ fn full(name: &ConsumerName, max: u64, bytes: u64) -> Outcome {
     Outcome::Trap { kind: "limit".to_owned(), message, backtrace: None }
 }
 
-fn release(shared: &Shared, delivery: Delivery) {
-    match shared.inbox.finish(delivery, &crate::effects::Reads::default(), Settlement::Released) {
+async fn release(shared: &Shared, delivery: Delivery) {
+    match shared.inbox.finish(delivery, &crate::effects::Reads::default(), Settlement::Released).await {
         Finished::Accepted | Finished::Superseded => {}
         Finished::Conflict(delivery) | Finished::Full { delivery, .. } => {
             tracing::error!(consumer = %shared.name, event = %delivery.event.id, "a release cannot conflict; the event waits for a restart");

@@ -13,6 +13,7 @@ mod room;
 mod timeline;
 mod versions;
 
+use std::panic::Location;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -108,9 +109,12 @@ fn done(effects: Effects) -> Settlement {
 }
 
 #[track_caller]
-fn accept(inbox: &Arc<dyn Inbox>, delivery: Delivery, settlement: Settlement) {
-    let finished = inbox.finish(delivery, &Reads::default(), settlement);
-    assert!(matches!(finished, Finished::Accepted), "{finished:?}");
+fn accept(inbox: &Arc<dyn Inbox>, delivery: Delivery, settlement: Settlement) -> impl Future<Output = ()> {
+    let caller = Location::caller();
+    async move {
+        let finished = inbox.finish(delivery, &Reads::default(), settlement).await;
+        assert!(matches!(finished, Finished::Accepted), "{caller}: {finished:?}");
+    }
 }
 
 /// Waits for the next lease, at most a few seconds.

@@ -40,12 +40,12 @@ pub trait Inbox: Send + Sync {
     /// Ends a delivery. If what `reads` says does not hold any more, nothing is committed and the delivery comes
     /// back: handle it again on a fresh view. That is not an attempt.
     ///
-    /// Returns before the commit is durable; later handlings of this consumer see it at once. If it does not
-    /// become durable, it is undone together with everything that could have seen it, and leased again.
-    fn finish(&self, delivery: Delivery, reads: &Reads, settlement: Settlement) -> Finished;
+    /// May return before the commit is durable, or only then; later handlings of this consumer see it at once. If it
+    /// does not become durable, it is undone together with everything that could have seen it, and leased again.
+    async fn finish(&self, delivery: Delivery, reads: &Reads, settlement: Settlement) -> Finished;
 
     /// Whether all of `reads` would be answered the same now.
-    fn holds(&self, reads: &Reads) -> Result<bool>;
+    async fn holds(&self, reads: &Reads) -> Result<bool>;
 }
 
 #[derive(Clone, Debug)]
@@ -302,7 +302,7 @@ impl CauseKind {
 #[derive(Debug)]
 #[must_use]
 pub enum Finished {
-    /// Accepted; in the next commit.
+    /// Committed, or in the next commit.
     Accepted,
     /// A read or a floor does not hold any more.
     Conflict(Delivery),

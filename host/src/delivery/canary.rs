@@ -31,8 +31,8 @@ pub(super) async fn handle(
         let view = shared.inbox.view_for(&delivery);
         let Some(handled) = attempt(shared, &candidate.version, &delivery, view).await else { break };
         let tried = match handled.outcome {
-            Outcome::Done => commit(shared, live, candidate, delivery, handled),
-            _ => fail(shared, live, candidate, delivery, handled),
+            Outcome::Done => commit(shared, live, candidate, delivery, handled).await,
+            _ => fail(shared, live, candidate, delivery, handled).await,
         };
         match tried {
             Tried::Settled => return None,
@@ -44,7 +44,7 @@ pub(super) async fn handle(
             }
         }
     }
-    release(shared, delivery);
+    release(shared, delivery).await;
     None
 }
 
@@ -61,10 +61,10 @@ pub(super) fn note_live(shared: &Shared, candidate: &Candidate, after: bool, don
     }
 }
 
-fn commit(shared: &Shared, live: &Live, candidate: &Candidate, delivery: Delivery, handled: Handled) -> Tried {
+async fn commit(shared: &Shared, live: &Live, candidate: &Candidate, delivery: Delivery, handled: Handled) -> Tried {
     let Handled { reads, effects, calls, duration, instance, .. } = handled;
     let ran = Ran { version: candidate.version.label(), duration, calls: calls.clone() };
-    match shared.inbox.finish(delivery, &reads, Settlement::Done { effects, ran }) {
+    match shared.inbox.finish(delivery, &reads, Settlement::Done { effects, ran }).await {
         Finished::Accepted => {
             shared.meters.handled(None, duration);
             meters::canary(&shared.name, CanaryEvent::Done);
@@ -79,7 +79,7 @@ fn commit(shared: &Shared, live: &Live, candidate: &Candidate, delivery: Deliver
             let outcome = full(&shared.name, live.policy.limits.state_bytes, bytes);
             let (effects, log) = (*effects, Vec::new());
             let handled = Handled { outcome, reads, effects, calls, log, duration, instance: None };
-            fail(shared, live, candidate, delivery, handled)
+            fail(shared, live, candidate, delivery, handled).await
         }
         Finished::Superseded => superseded(live, candidate),
     }
@@ -87,17 +87,17 @@ fn commit(shared: &Shared, live: &Live, candidate: &Candidate, delivery: Deliver
 
 /// An outcome other than done: the live version's to handle, unless what the candidate read holds no more. What only the
 /// candidate hears is an attempt like any other.
-fn fail(shared: &Shared, live: &Live, candidate: &Candidate, mut delivery: Delivery, handled: Handled) -> Tried {
+async fn fail(shared: &Shared, live: &Live, candidate: &Candidate, mut delivery: Delivery, handled: Handled) -> Tried {
     let Handled { outcome, reads, effects, calls, log, duration, .. } = handled;
     // A store that cannot tell will not take the delivery either.
-    if !shared.inbox.holds(&reads).unwrap_or(false) {
+    if !shared.inbox.holds(&reads).await.unwrap_or(false) {
         return Tried::Again(delivery);
     }
     let ran = Ran { version: candidate.version.label(), duration, calls };
     if !live.subscriptions.want(&delivery.event) {
         let settlement = retry::settle(&live.policy.retry, &delivery, outcome, effects, log, ran);
         shared.meters.handled(settlement.cause().map(|cause| cause.kind), duration);
-        return match shared.inbox.finish(delivery, &reads, settlement) {
+        return match shared.inbox.finish(delivery, &reads, settlement).await {
             Finished::Accepted => {
                 failed(shared, &candidate.trial);
                 Tried::Settled

@@ -108,7 +108,7 @@ async fn live_events_of_an_order_wait_for_its_history_and_others_do_not() {
     let new = place(&backend).await;
     let live = next(&inbox).await;
     assert_eq!((live.event.order_id(), live.origin), (Some(new.id), Origin::Live));
-    accept(&inbox, live, done(Effects::default()));
+    accept(&inbox, live, done(Effects::default())).await;
     assert!(inbox.lease().is_none(), "what has undelivered history waits");
     assert_eq!(stands(&backend, |report| report.held == 2).await.state, BackfillState::Paused);
 
@@ -119,12 +119,12 @@ async fn live_events_of_an_order_wait_for_its_history_and_others_do_not() {
     assert_eq!(first[1].event.order_id(), Some(quiet.id));
     assert!(inbox.lease().is_none(), "a lane runs one delivery at a time");
     for delivery in first {
-        accept(&inbox, delivery, done(Effects::default()));
+        accept(&inbox, delivery, done(Effects::default())).await;
     }
     let (one, other) = (next(&inbox).await, next(&inbox).await);
     assert_eq!((what(&one), what(&other)), ((4, Origin::Live), (5, Origin::Live)));
-    accept(&inbox, one, done(Effects::default()));
-    accept(&inbox, other, done(Effects::default()));
+    accept(&inbox, one, done(Effects::default())).await;
+    accept(&inbox, other, done(Effects::default())).await;
     let report = stands(&backend, |report| report.state == BackfillState::Done).await;
     assert_eq!((report.events, report.delivered, report.held, report.position), (3, 3, 0, 3));
     assert_eq!(backend.backfills.count(&name(CONSUMER), &everything()).await.unwrap(), Some(0));
@@ -144,7 +144,7 @@ async fn what_a_consumer_missed_concerns_it_only_once_a_backfill_brings_it() {
     start(&backend, everything()).await;
     assert_eq!(states().await, [(CONSUMER.to_owned(), DeliveryState::Pending)]);
     let delivery = next(&inbox).await;
-    accept(&inbox, delivery, done(Effects::default()));
+    accept(&inbox, delivery, done(Effects::default())).await;
     stands(&backend, |report| report.state == BackfillState::Done).await;
     assert_eq!(states().await, [(CONSUMER.to_owned(), DeliveryState::Done)]);
 }
@@ -163,8 +163,8 @@ async fn what_was_delivered_before_a_cancel_is_not_delivered_again() {
         matches!(steer(&backend, BackfillStep::Cancel).await, Steered::Yes(it) if it.state == BackfillState::Cancelled)
     );
     assert!(inbox.lease().is_none(), "a cancelled backfill starts no delivery");
-    accept(&inbox, two, done(Effects::default()));
-    accept(&inbox, one, done(Effects::default()));
+    accept(&inbox, two, done(Effects::default())).await;
+    accept(&inbox, one, done(Effects::default())).await;
     assert!(matches!(steer(&backend, BackfillStep::Resume).await, Steered::None));
     start(&backend, everything()).await;
     assert!(matches!(
@@ -174,7 +174,7 @@ async fn what_was_delivered_before_a_cancel_is_not_delivered_again() {
     for position in [3, 4] {
         let delivery = next(&inbox).await;
         assert_eq!(what(&delivery), (position, Origin::Backfill));
-        accept(&inbox, delivery, done(Effects::default()));
+        accept(&inbox, delivery, done(Effects::default())).await;
     }
     let report = stands(&backend, |report| report.state == BackfillState::Done).await;
     assert_eq!((report.events, report.delivered), (2, 2));
@@ -197,7 +197,7 @@ async fn state_only_commits_state_and_records_and_counts_what_it_drops() {
     };
     let cause = Cause::new(CauseKind::Reject, "no");
     let delivery = next(&inbox).await;
-    accept(&inbox, delivery, Settlement::Dead { cause, ran: ran() });
+    accept(&inbox, delivery, Settlement::Dead { cause, ran: ran() }).await;
     stands(&backend, |report| report.state == BackfillState::Done).await;
     drop(inbox);
 
@@ -207,7 +207,7 @@ async fn state_only_commits_state_and_records_and_counts_what_it_drops() {
     backend.dead_letters.retry(&name(CONSUMER), Which::All.first(100)).await.unwrap().into_inner();
     let again = next(&inbox).await;
     assert_eq!(again.origin, Origin::Replay);
-    accept(&inbox, again, done(effects()));
+    accept(&inbox, again, done(effects())).await;
     let report = stands(&backend, |report| report.delivered == 1).await;
     assert_eq!((report.dropped, report.state), (2, BackfillState::Done));
     assert_eq!(backend.journal.order(order.id).await.unwrap().unwrap().status, Status::Placed);
@@ -236,7 +236,7 @@ async fn a_backfill_is_held_to_its_rate_and_a_time_to_begin_at() {
     start(&backend, Backfill { rate: "1/s".parse().unwrap(), ..everything() }).await;
     let first = next(&inbox).await;
     assert!(inbox.lease().is_none(), "one a second");
-    accept(&inbox, first, done(Effects::default()));
+    accept(&inbox, first, done(Effects::default())).await;
     assert_eq!(report(&backend, CONSUMER).await.backfill.unwrap().state, BackfillState::Running);
     assert!(inbox.lease().is_none(), "one a second");
 }
@@ -259,7 +259,7 @@ async fn a_filter_takes_its_part_and_leaves_the_rest_to_the_next() {
     for _ in 0..3 {
         let delivery = next(&inbox).await;
         delivered.push(delivery.event.position.get());
-        accept(&inbox, delivery, done(Effects::default()));
+        accept(&inbox, delivery, done(Effects::default())).await;
     }
     delivered.sort_unstable();
     assert_eq!(delivered, [1, 3, 5], "what does not match holds nothing up");
@@ -270,7 +270,7 @@ async fn a_filter_takes_its_part_and_leaves_the_rest_to_the_next() {
     for position in [2, 4] {
         let delivery = next(&inbox).await;
         assert_eq!(what(&delivery), (position, Origin::Backfill));
-        accept(&inbox, delivery, done(Effects::default()));
+        accept(&inbox, delivery, done(Effects::default())).await;
     }
     stands(&backend, |report| report.state == BackfillState::Done).await;
 }
@@ -356,7 +356,7 @@ impl Story {
                         self.leased.push(delivery);
                     }
                 }
-                Step::End(which, how) => self.finish(which, how),
+                Step::End(which, how) => self.finish(which, how).await,
                 Step::Steer(step) => {
                     steer_if_any(self.backend(), step).await;
                 }
@@ -365,7 +365,7 @@ impl Story {
         }
     }
 
-    fn finish(&mut self, which: usize, how: u8) {
+    async fn finish(&mut self, which: usize, how: u8) {
         let (Some(inbox), false) = (&self.inbox, self.leased.is_empty()) else { return };
         let delivery = self.leased.remove(which % self.leased.len());
         let cause = Cause::new(CauseKind::Reject, "no");
@@ -381,7 +381,7 @@ impl Story {
                 })
             }
         };
-        accept(inbox, delivery, settlement);
+        accept(inbox, delivery, settlement).await;
     }
 
     /// What was handed out and not finished is forgotten, as in a crash.
@@ -400,12 +400,12 @@ impl Story {
         let deadline = std::time::Instant::now() + Duration::from_secs(20);
         loop {
             while !self.leased.is_empty() {
-                self.finish(0, u8::MAX);
+                self.finish(0, u8::MAX).await;
             }
             let inbox = Arc::clone(self.inbox.as_ref().unwrap());
             while let Some(delivery) = inbox.lease() {
                 self.leased.push(delivery);
-                self.finish(0, u8::MAX);
+                self.finish(0, u8::MAX).await;
             }
             self.backend().dead_letters.retry(&name(CONSUMER), Which::All.first(100)).await.unwrap().into_inner();
             let (report, backfill) = (report(self.backend(), CONSUMER).await, latest(self.backend()).await);
@@ -468,10 +468,10 @@ async fn a_lane_that_skips_its_dead_letters_goes_on_under_a_backfill() {
     let cause = Cause::new(CauseKind::Reject, "no");
     let history = next(&inbox).await;
     assert_eq!(what(&history), (1, Origin::Backfill));
-    accept(&inbox, history, Settlement::Dead { cause, ran: ran() });
+    accept(&inbox, history, Settlement::Dead { cause, ran: ran() }).await;
     let live = next(&inbox).await;
     assert_eq!(what(&live), (2, Origin::Live));
-    accept(&inbox, live, done(Effects::default()));
+    accept(&inbox, live, done(Effects::default())).await;
     let ended = stands(&backend, |report| report.state == BackfillState::Done).await;
     assert_eq!((ended.delivered, report(&backend, CONSUMER).await.dead), (0, 1));
 }

@@ -27,7 +27,7 @@ fn later(after: Duration, detail: &str) -> Settlement {
 /// Places an order whose delivery dies.
 async fn die(backend: &Backend, deliveries: &Arc<dyn Inbox>, settlement: Settlement) -> Order {
     let order = place(backend).await;
-    accept(deliveries, lease(deliveries).await, settlement);
+    accept(deliveries, lease(deliveries).await, settlement).await;
     order
 }
 
@@ -94,7 +94,7 @@ async fn dead_letters_are_grouped_by_cause_over_all_of_them() {
     let backend = home.reopen(backend).await;
     let deliveries = inbox(&backend, "alpha").await;
     for _ in 0..5 {
-        accept(&deliveries, lease(&deliveries).await, done(Effects::default()));
+        accept(&deliveries, lease(&deliveries).await, done(Effects::default())).await;
     }
     let report = settled(&backend, "alpha").await;
     assert_eq!((report.pending, report.dead), (3, 3));
@@ -118,7 +118,7 @@ async fn a_redrive_goes_through_the_letters_a_few_at_a_time() {
         counts.push(count);
         // What dies again is behind the cursor, and is not redriven again.
         for _ in 0..count {
-            accept(&deliveries, lease(&deliveries).await, dead(CauseKind::Reject, "no, again"));
+            accept(&deliveries, lease(&deliveries).await, dead(CauseKind::Reject, "no, again")).await;
         }
         match next {
             Some(next) => selection.after = Some(next),
@@ -137,7 +137,7 @@ async fn a_letter_shows_what_every_attempt_staged_and_logged() {
     let backend = home.open();
     let deliveries = inbox(&backend, "alpha").await;
     let order = place(&backend).await;
-    accept(&deliveries, lease(&deliveries).await, later(Duration::ZERO, "not yet"));
+    accept(&deliveries, lease(&deliveries).await, later(Duration::ZERO, "not yet")).await;
     let delivery = lease(&deliveries).await;
     let event = delivery.event.id;
     let evidence = Evidence {
@@ -146,7 +146,7 @@ async fn a_letter_shows_what_every_attempt_staged_and_logged() {
     };
     let backtrace = Some("0: handle".to_owned());
     let cause = Cause { backtrace, evidence, ..Cause::new(CauseKind::Trap, "unreachable: 7") };
-    accept(&deliveries, delivery, Settlement::Dead { cause, ran: ran() });
+    accept(&deliveries, delivery, Settlement::Dead { cause, ran: ran() }).await;
     wait_for_dead(&backend, 1).await;
     drop(deliveries);
 
@@ -176,12 +176,12 @@ async fn of_many_attempts_the_first_and_the_last_are_kept() {
     let deliveries = inbox(&backend, "alpha").await;
     place(&backend).await;
     for attempt in 1..40 {
-        accept(&deliveries, lease(&deliveries).await, later(Duration::ZERO, &format!("attempt {attempt}")));
+        accept(&deliveries, lease(&deliveries).await, later(Duration::ZERO, &format!("attempt {attempt}"))).await;
     }
     let delivery = lease(&deliveries).await;
     let event = delivery.event.id;
     assert_eq!(delivery.attempt, 40);
-    accept(&deliveries, delivery, dead(CauseKind::Retry, "attempt 40"));
+    accept(&deliveries, delivery, dead(CauseKind::Retry, "attempt 40")).await;
     wait_for_dead(&backend, 1).await;
     let shown = show(&backend, event).await.unwrap();
     let kept: Vec<u32> = shown.attempts.iter().map(|AttemptReport { attempt, .. }| *attempt).collect();
@@ -210,14 +210,14 @@ async fn an_edited_copy_is_delivered_to_its_consumer_alone_and_the_event_stays()
     let again = lease(&deliveries).await;
     assert_eq!((again.event.id, again.attempt, again.origin), (event, 1, Origin::Replay));
     assert_eq!(mended(&again).as_deref(), Some("mended"));
-    accept(&deliveries, again, later(Duration::ZERO, "later"));
+    accept(&deliveries, again, later(Duration::ZERO, "later")).await;
     drop(deliveries);
 
     let backend = home.reopen(backend).await;
     let deliveries = inbox(&backend, "alpha").await;
     let again = lease(&deliveries).await;
     assert_eq!(mended(&again).as_deref(), Some("mended"), "a restart keeps the copy");
-    accept(&deliveries, again, dead(CauseKind::Reject, "still no"));
+    accept(&deliveries, again, dead(CauseKind::Reject, "still no")).await;
     wait_for_dead(&backend, 1).await;
     let shown = show(&backend, event).await.unwrap();
     assert!(shown.edited.unwrap().data.get().contains("mended"));
@@ -226,7 +226,7 @@ async fn an_edited_copy_is_delivered_to_its_consumer_alone_and_the_event_stays()
     let other = inbox(&backend, "beta").await;
     let theirs = lease(&other).await;
     assert_eq!((theirs.event.id, mended(&theirs)), (event, None));
-    accept(&other, theirs, done(Effects::default()));
+    accept(&other, theirs, done(Effects::default())).await;
     assert_eq!(backend.journal.order(order.id).await.unwrap().unwrap().content, order.content);
     let unknown = backend.dead_letters.retry_edited(&name("alpha"), EventId::generate(), copy).await.unwrap();
     assert!(!unknown.into_inner());
@@ -251,14 +251,14 @@ async fn the_data_of_a_custom_event_can_be_edited() {
     backend.intake.publish(vec![custom.clone()]).await.unwrap().into_inner();
     let delivery = lease(&deliveries).await;
     let event = delivery.event.id;
-    accept(&deliveries, delivery, dead(CauseKind::Reject, "not a number"));
+    accept(&deliveries, delivery, dead(CauseKind::Reject, "not a number")).await;
     wait_for_dead(&backend, 1).await;
     let copy = Body::Custom(Custom { data: data(r#"{"n":1}"#), ..custom });
     assert!(backend.dead_letters.retry_edited(&name("alpha"), event, copy).await.unwrap().into_inner());
     let again = lease(&deliveries).await;
     let Body::Custom(custom) = &again.event.body else { panic!("{:?}", again.event) };
     assert_eq!(custom.data.get(), r#"{"n":1}"#);
-    accept(&deliveries, again, done(Effects::default()));
+    accept(&deliveries, again, done(Effects::default())).await;
     let report = settled(&backend, "alpha").await;
     assert_eq!((report.pending, report.dead, report.done), (0, 0, 1));
 }
@@ -278,6 +278,6 @@ async fn what_was_given_up_is_not_shown_as_done() {
     assert_eq!(state().await, DeliveryState::Discarded);
     let next = lease(&deliveries).await;
     assert_eq!(next.event.kind(), "order.confirmed");
-    accept(&deliveries, next, done(Effects::default()));
+    accept(&deliveries, next, done(Effects::default())).await;
     settled(&backend, "alpha").await;
 }

@@ -51,11 +51,11 @@ async fn every_effect_is_there_once_after_a_restart() {
         records: vec![Record { dataset: "rows".into(), row: r#"{"a":1}"#.into() }],
         ..adjust("count", 3, None)
     };
-    accept(&deliveries, delivery, done(effects));
+    accept(&deliveries, delivery, done(effects)).await;
     // The consumer listens to its own change too.
     let confirmed = lease(&deliveries).await;
     assert_eq!(confirmed.event.kind(), "order.confirmed");
-    accept(&deliveries, confirmed, done(Effects::default()));
+    accept(&deliveries, confirmed, done(Effects::default())).await;
     settled(&backend, "alpha").await;
     drop(deliveries);
 
@@ -88,7 +88,7 @@ async fn a_handler_sees_what_its_consumer_committed_before_it_is_durable() {
         let delivery = lease(&deliveries).await;
         assert_eq!(deliveries.view().count("n").await.unwrap(), expected);
         let reads = Reads { counters: vec![("n".into(), expected)], ..Reads::default() };
-        let finished = deliveries.finish(delivery, &reads, done(adjust("n", 1, None)));
+        let finished = deliveries.finish(delivery, &reads, done(adjust("n", 1, None))).await;
         assert!(matches!(finished, Finished::Accepted));
     }
     settled(&backend, "alpha").await;
@@ -104,12 +104,12 @@ async fn what_a_view_answered_is_durable_once_it_says_so() {
         place(&backend).await;
         place(&backend).await;
         let (first, second) = (lease(&deliveries).await, lease(&deliveries).await);
-        accept(&deliveries, first, done(adjust("n", 1, None)));
+        accept(&deliveries, first, done(adjust("n", 1, None))).await;
         let view = deliveries.view();
         assert_eq!(view.count("n").await.unwrap(), expected);
         view.durable(second.lease()).await.unwrap();
         assert_eq!(counter(&backend, "alpha", "n").await, expected, "as everybody sees it");
-        accept(&deliveries, second, done(Effects::default()));
+        accept(&deliveries, second, done(Effects::default())).await;
     }
 }
 
@@ -122,13 +122,15 @@ async fn what_was_read_must_still_hold_whatever_the_outcome() {
     place(&backend).await;
     let (slow, quick) = (lease(&deliveries).await, lease(&deliveries).await);
     let set = |value: &'static [u8]| Effects { entries: vec![("k".into(), Some(value.into()))], ..Effects::default() };
-    accept(&deliveries, quick, done(set(b"new")));
+    accept(&deliveries, quick, done(set(b"new"))).await;
     let seen_absent = Reads { entries: vec![("k".into(), None)], ..Reads::default() };
-    let Finished::Conflict(slow) = deliveries.finish(slow, &seen_absent, rejected()) else { panic!("accepted") };
-    let Finished::Conflict(slow) = deliveries.finish(slow, &seen_absent, done(set(b"old"))) else { panic!("accepted") };
+    let Finished::Conflict(slow) = deliveries.finish(slow, &seen_absent, rejected()).await else { panic!("accepted") };
+    let Finished::Conflict(slow) = deliveries.finish(slow, &seen_absent, done(set(b"old"))).await else {
+        panic!("accepted")
+    };
     assert_eq!(slow.attempt, 1, "a conflict is not an attempt");
     let seen = Reads { entries: vec![("k".into(), Some(b"new".as_slice().into()))], ..Reads::default() };
-    assert!(matches!(deliveries.finish(slow, &seen, done(set(b"newer"))), Finished::Accepted));
+    assert!(matches!(deliveries.finish(slow, &seen, done(set(b"newer"))).await, Finished::Accepted));
     settled(&backend, "alpha").await;
     let page =
         backend.consumers.state(&name("alpha"), StateQuery { limit: 10, ..StateQuery::default() }).await.unwrap();
@@ -145,9 +147,11 @@ async fn an_order_that_moved_meanwhile_is_a_conflict() {
     backend.intake.change(order.id, Change::Cancelled { reason: "late".into() }).await.unwrap().into_inner();
     let reads = Reads { orders: vec![(order.id, Some(1))], ..Reads::default() };
     let effects = Effects { order_changes: vec![(order.id, Change::Confirmed {})], ..Effects::default() };
-    let Finished::Conflict(delivery) = deliveries.finish(delivery, &reads, done(effects)) else { panic!("accepted") };
+    let Finished::Conflict(delivery) = deliveries.finish(delivery, &reads, done(effects)).await else {
+        panic!("accepted")
+    };
     assert_eq!(deliveries.view().order(order.id).await.unwrap().unwrap().status, Status::Cancelled);
-    accept(&deliveries, delivery, done(Effects::default()));
+    accept(&deliveries, delivery, done(Effects::default())).await;
 }
 
 #[tokio::test]
@@ -163,18 +167,18 @@ async fn no_floor_is_crossed() {
         leased.push(lease(&deliveries).await);
     }
     let first = leased.remove(0);
-    accept(&deliveries, first, done(adjust("stock", 3, None)));
+    accept(&deliveries, first, done(adjust("stock", 3, None))).await;
     let mut refused = Vec::new();
     for delivery in leased {
         if let Finished::Conflict(delivery) =
-            deliveries.finish(delivery, &Reads::default(), done(adjust("stock", -1, Some(0))))
+            deliveries.finish(delivery, &Reads::default(), done(adjust("stock", -1, Some(0)))).await
         {
             refused.push(delivery);
         }
     }
     assert_eq!(refused.len(), 4);
     for delivery in refused {
-        accept(&deliveries, delivery, done(Effects::default()));
+        accept(&deliveries, delivery, done(Effects::default())).await;
     }
     settled(&backend, "alpha").await;
     assert_eq!(counter(&backend, "alpha", "stock").await, 0);
@@ -187,12 +191,12 @@ async fn a_retry_keeps_its_lane_waiting_through_a_restart() {
     let deliveries = inbox(&backend, "alpha").await;
     let order = place(&backend).await;
     let delivery = lease(&deliveries).await;
-    accept(&deliveries, delivery, retried(Timestamp::now().plus(Duration::from_millis(300))));
+    accept(&deliveries, delivery, retried(Timestamp::now().plus(Duration::from_millis(300)))).await;
     backend.intake.change(order.id, Change::Confirmed {}).await.unwrap().into_inner();
     let other = place(&backend).await;
     let delivery = lease(&deliveries).await;
     assert_eq!(delivery.event.order_id(), Some(other.id), "another order does not wait");
-    accept(&deliveries, delivery, done(Effects::default()));
+    accept(&deliveries, delivery, done(Effects::default())).await;
     drop(deliveries);
 
     let backend = home.reopen(backend).await;
@@ -200,10 +204,10 @@ async fn a_retry_keeps_its_lane_waiting_through_a_restart() {
     let again = lease(&deliveries).await;
     assert_eq!((again.event.kind(), again.attempt), ("order.placed", 2));
     assert!(deliveries.lease().is_none(), "the lane runs one delivery at a time");
-    accept(&deliveries, again, done(Effects::default()));
+    accept(&deliveries, again, done(Effects::default())).await;
     let next = lease(&deliveries).await;
     assert_eq!((next.event.kind(), next.attempt), ("order.confirmed", 1));
-    accept(&deliveries, next, done(Effects::default()));
+    accept(&deliveries, next, done(Effects::default())).await;
     settled(&backend, "alpha").await;
     let reports = backend.journal.deliveries_of(order.id).await.unwrap();
     assert_eq!(reports[0].attempts, 2);
@@ -218,7 +222,7 @@ async fn a_dead_letter_parks_its_lane_until_it_is_retried() {
     let order = place(&backend).await;
     let delivery = lease(&deliveries).await;
     let event = delivery.event.id;
-    accept(&deliveries, delivery, rejected());
+    accept(&deliveries, delivery, rejected()).await;
     backend.intake.change(order.id, Change::Confirmed {}).await.unwrap().into_inner();
     assert!(deliveries.lease().is_none());
     drop(deliveries);
@@ -234,7 +238,7 @@ async fn a_dead_letter_parks_its_lane_until_it_is_retried() {
     assert_eq!(retry(&backend, of("no")).await, 1);
     let again = lease(&deliveries).await;
     assert_eq!((again.event.id, again.attempt), (event, 1));
-    accept(&deliveries, again, rejected());
+    accept(&deliveries, again, rejected()).await;
     while report(&backend, "alpha").await.dead != 1 {
         tokio::task::yield_now().await;
     }
@@ -243,7 +247,7 @@ async fn a_dead_letter_parks_its_lane_until_it_is_retried() {
     assert_eq!(discarded, Redriven { count: 1, next: None });
     let next = lease(&deliveries).await;
     assert_eq!(next.event.kind(), "order.confirmed");
-    accept(&deliveries, next, done(Effects::default()));
+    accept(&deliveries, next, done(Effects::default())).await;
     let report = settled(&backend, "alpha").await;
     assert_eq!((report.pending, report.dead), (0, 0));
 }
@@ -256,11 +260,11 @@ async fn a_consumer_that_skips_goes_on_and_keeps_its_dead_letters() {
     deliveries.configure(InboxPolicy { on_dead: OnDead::Skip, ..policy() });
     let order = place(&backend).await;
     let delivery = lease(&deliveries).await;
-    accept(&deliveries, delivery, rejected());
+    accept(&deliveries, delivery, rejected()).await;
     backend.intake.change(order.id, Change::Confirmed {}).await.unwrap().into_inner();
     let next = lease(&deliveries).await;
     assert_eq!(next.event.kind(), "order.confirmed");
-    accept(&deliveries, next, done(Effects::default()));
+    accept(&deliveries, next, done(Effects::default())).await;
     drop(deliveries);
 
     let backend = home.reopen(backend).await;
@@ -269,7 +273,7 @@ async fn a_consumer_that_skips_goes_on_and_keeps_its_dead_letters() {
     assert_eq!(retry(&backend, Which::All).await, 1);
     let again = lease(&deliveries).await;
     assert_eq!(again.event.kind(), "order.placed");
-    accept(&deliveries, again, done(Effects::default()));
+    accept(&deliveries, again, done(Effects::default())).await;
     let report = settled(&backend, "alpha").await;
     assert_eq!((report.pending, report.dead), (0, 0));
 }
@@ -292,7 +296,7 @@ async fn acknowledgements_out_of_order_survive_a_restart() {
             open.push(delivery.event.position);
             continue;
         }
-        accept(&deliveries, delivery, done(adjust("n", 1, None)));
+        accept(&deliveries, delivery, done(adjust("n", 1, None))).await;
     }
     drop(deliveries);
     let backend = home.reopen(backend).await;
@@ -301,7 +305,7 @@ async fn acknowledgements_out_of_order_survive_a_restart() {
     for _ in 0..3 {
         let delivery = lease(&deliveries).await;
         again.push(delivery.event.position);
-        accept(&deliveries, delivery, done(adjust("n", 1, None)));
+        accept(&deliveries, delivery, done(adjust("n", 1, None))).await;
     }
     assert_eq!(again, open);
     settled(&backend, "alpha").await;
@@ -341,9 +345,9 @@ async fn concurrency_and_subscriptions_are_kept() {
     assert_eq!((one.event.kind(), two.event.kind()), ("order.confirmed", "order.confirmed"));
     assert!(deliveries.lease().is_none(), "two run at most");
     assert_eq!(report(&backend, "alpha").await.pending, 4);
-    accept(&deliveries, one, Settlement::Released);
+    accept(&deliveries, one, Settlement::Released).await;
     let again = lease(&deliveries).await;
     assert_eq!((again.attempt, again.event.order_id()), (1, Some(orders[0].id)));
-    accept(&deliveries, again, done(Effects::default()));
-    accept(&deliveries, two, done(Effects::default()));
+    accept(&deliveries, again, done(Effects::default())).await;
+    accept(&deliveries, two, done(Effects::default())).await;
 }

@@ -52,7 +52,7 @@ async fn a_filter_lets_through_what_matches_and_the_rest_is_passed_by() {
     assert_eq!(report(&backend, "alpha").await.pending, 1);
     let delivery = lease(&deliveries).await;
     assert_eq!(delivery.event.order_id(), Some(euros));
-    accept(&deliveries, delivery, done(Effects::default()));
+    accept(&deliveries, delivery, done(Effects::default())).await;
     assert!(deliveries.lease().is_none());
     assert!(backend.journal.deliveries_of(dollars).await.unwrap().is_empty(), "it does not concern the consumer");
     assert_eq!(backend.journal.deliveries_of(euros).await.unwrap().len(), 1);
@@ -84,7 +84,7 @@ async fn what_waits_behind_a_pause_is_counted_by_the_filter() {
     assert_eq!(report(&backend, "alpha").await.pending, ORDERS - ORDERS / 7);
     deliveries.configure(InboxPolicy { concurrency: 8, ..stopped });
     for left in (0..ORDERS / 7).rev() {
-        accept(&deliveries, lease(&deliveries).await, done(Effects::default()));
+        accept(&deliveries, lease(&deliveries).await, done(Effects::default())).await;
         let pending = report(&backend, "alpha").await.pending;
         assert!((left..=ORDERS / 7).contains(&pending), "{pending} pending, {left} left");
     }
@@ -102,16 +102,16 @@ async fn subscriptions_that_narrow_count_for_what_waits_and_those_that_widen_for
     assert_eq!(running.event.order_id(), Some(one.id));
     deliveries.configure(InboxPolicy { subscriptions: hears(&["order.confirmed"]), ..policy() });
     // What runs ends; behind it, the second order's first event is not wanted any more.
-    accept(&deliveries, running, done(Effects::default()));
+    accept(&deliveries, running, done(Effects::default())).await;
     let confirmed = lease(&deliveries).await;
     assert_eq!((confirmed.event.kind(), confirmed.event.order_id()), ("order.confirmed", Some(one.id)));
-    accept(&deliveries, confirmed, done(Effects::default()));
+    accept(&deliveries, confirmed, done(Effects::default())).await;
     assert!(deliveries.lease().is_none());
     assert_eq!(settled(&backend, "alpha").await.pending, 0);
     deliveries.configure(policy());
     assert!(deliveries.lease().is_none(), "what was passed by stays so");
     backend.intake.change(two.id, Change::Confirmed {}).await.unwrap().into_inner();
-    accept(&deliveries, lease(&deliveries).await, done(Effects::default()));
+    accept(&deliveries, lease(&deliveries).await, done(Effects::default())).await;
     settled(&backend, "alpha").await;
     drop(deliveries);
     let backend = home.reopen(backend).await;
@@ -127,11 +127,11 @@ async fn what_was_tried_already_is_delivered_still() {
     let order = place(&backend).await;
     let cause =
         Cause { kind: CauseKind::Retry, detail: "later".into(), backtrace: None, evidence: Evidence::default() };
-    accept(&deliveries, lease(&deliveries).await, Settlement::Retry { at: Timestamp::now(), cause, ran: ran() });
+    accept(&deliveries, lease(&deliveries).await, Settlement::Retry { at: Timestamp::now(), cause, ran: ran() }).await;
     deliveries.configure(InboxPolicy { subscriptions: hears(&["order.shipped"]), ..policy() });
     let again = lease(&deliveries).await;
     assert_eq!((again.attempt, again.event.order_id()), (2, Some(order.id)));
-    accept(&deliveries, again, done(Effects::default()));
+    accept(&deliveries, again, done(Effects::default())).await;
     assert_eq!(settled(&backend, "alpha").await.pending, 0);
 }
 
@@ -141,20 +141,20 @@ async fn lanes_that_stood_behind_dead_letters_go_on_once_the_policy_skips() {
     let backend = home.open();
     let deliveries = inbox(&backend, "alpha").await;
     let order = place(&backend).await;
-    accept(&deliveries, lease(&deliveries).await, rejected());
+    accept(&deliveries, lease(&deliveries).await, rejected()).await;
     backend.intake.change(order.id, Change::Confirmed {}).await.unwrap().into_inner();
     assert!(deliveries.lease().is_none());
     deliveries.configure(InboxPolicy { on_dead: OnDead::Skip, ..policy() });
     let behind = lease(&deliveries).await;
     assert_eq!(behind.event.kind(), "order.confirmed");
-    accept(&deliveries, behind, done(Effects::default()));
+    accept(&deliveries, behind, done(Effects::default())).await;
     while report(&backend, "alpha").await.done != 1 {
         tokio::task::yield_now().await;
     }
     // The letter is there still, and can be retried.
     assert_eq!(report(&backend, "alpha").await.dead, 1);
     assert_eq!(backend.dead_letters.retry(&name("alpha"), Which::All.first(10)).await.unwrap().into_inner().count, 1);
-    accept(&deliveries, lease(&deliveries).await, done(Effects::default()));
+    accept(&deliveries, lease(&deliveries).await, done(Effects::default())).await;
     let report = settled(&backend, "alpha").await;
     assert_eq!((report.pending, report.dead), (0, 0));
 }
@@ -174,7 +174,7 @@ async fn concurrency_and_rate_count_from_the_next_lease_on() {
     let (two, three) = (lease(&deliveries).await, lease(&deliveries).await);
     assert!(deliveries.lease().is_none());
     for delivery in [one, two, three] {
-        accept(&deliveries, delivery, done(Effects::default()));
+        accept(&deliveries, delivery, done(Effects::default())).await;
     }
     let per_second = NonZeroU32::new(10).unwrap();
     let rate = Some(Rate { per_second });
@@ -208,7 +208,7 @@ async fn what_is_heard_of_a_share_of_the_lanes_is_delivered_of_those_alone() {
     while delivered.len() < expected.len() {
         let delivery = lease(&deliveries).await;
         delivered.push((delivery.event.order_id().unwrap(), delivery.event.kind().to_owned()));
-        accept(&deliveries, delivery, done(Effects::default()));
+        accept(&deliveries, delivery, done(Effects::default())).await;
     }
     assert!(deliveries.lease().is_none());
     delivered.sort();

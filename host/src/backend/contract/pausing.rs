@@ -25,7 +25,7 @@ async fn a_paused_consumer_ends_what_runs_and_starts_nothing() {
     let running = lease(&deliveries).await;
     assert!(pause(&backend, "alpha", Some("stocktaking")).await);
     assert!(deliveries.lease().is_none());
-    accept(&deliveries, running, done(Effects::default()));
+    accept(&deliveries, running, done(Effects::default())).await;
     let paused = report(&backend, "alpha").await.paused.unwrap();
     assert_eq!(paused.reason.as_deref(), Some("stocktaking"));
 
@@ -36,7 +36,7 @@ async fn a_paused_consumer_ends_what_runs_and_starts_nothing() {
 
     assert!(resume(&backend, "alpha").await && resume(&backend, "alpha").await);
     assert_eq!(report(&backend, "alpha").await.paused, None);
-    accept(&deliveries, lease(&deliveries).await, done(Effects::default()));
+    accept(&deliveries, lease(&deliveries).await, done(Effects::default())).await;
     let report = settled(&backend, "alpha").await;
     assert_eq!((report.pending, report.done), (0, 2));
 }
@@ -61,7 +61,7 @@ async fn a_pause_outlives_a_restart_and_counts_on() {
     for kind in ["order.placed", "order.confirmed"] {
         let delivery = lease(&deliveries).await;
         assert_eq!(delivery.event.kind(), kind);
-        accept(&deliveries, delivery, done(Effects::default()));
+        accept(&deliveries, delivery, done(Effects::default())).await;
     }
 }
 
@@ -74,7 +74,7 @@ async fn what_was_done_ahead_is_not_pending_while_a_consumer_is_paused() {
         place(&backend).await;
     }
     let (first, second) = (lease(&deliveries).await, lease(&deliveries).await);
-    accept(&deliveries, second, done(Effects::default()));
+    accept(&deliveries, second, done(Effects::default())).await;
     pause(&backend, "alpha", None).await;
     drop((first, deliveries));
 

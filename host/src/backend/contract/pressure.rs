@@ -59,7 +59,8 @@ impl Handlers {
             };
             let handled = Adjustment { key: if stock > 0 { "taken" } else { "refused" }.into(), by: 1, floor: None };
             let effects = Effects { adjustments: vec![take, handled], ..Effects::default() };
-            match self.inbox.finish(delivery, &reads, Settlement::Done { effects, ran: ran() }) {
+            let settlement = Settlement::Done { effects, ran: ran() };
+            match self.runtime.block_on(self.inbox.finish(delivery, &reads, settlement)) {
                 Finished::Accepted => return,
                 Finished::Conflict(again) => {
                     self.conflicts.fetch_add(1, Ordering::SeqCst);
@@ -83,7 +84,7 @@ async fn no_floor_is_crossed_by_64_handlers_of_one_sku() {
     let first = deliveries.lease().unwrap();
     let stock = Adjustment { key: "stock".into(), by: STOCK, floor: None };
     let effects = Effects { adjustments: vec![stock], ..Effects::default() };
-    let finished = deliveries.finish(first, &Reads::default(), Settlement::Done { effects, ran: ran() });
+    let finished = deliveries.finish(first, &Reads::default(), Settlement::Done { effects, ran: ran() }).await;
     assert!(matches!(finished, Finished::Accepted));
 
     let handlers = Handlers {

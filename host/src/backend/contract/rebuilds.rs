@@ -102,7 +102,7 @@ async fn handled(inbox: &Arc<dyn Inbox>, delivery: &Delivery) -> (Reads, Effects
 async fn done(inbox: &Arc<dyn Inbox>, mut delivery: Delivery) {
     loop {
         let (reads, effects) = handled(inbox, &delivery).await;
-        match inbox.finish(delivery, &reads, Settlement::Done { effects, ran: ran() }) {
+        match inbox.finish(delivery, &reads, Settlement::Done { effects, ran: ran() }).await {
             Finished::Conflict(again) => delivery = again,
             Finished::Accepted | Finished::Superseded => return,
             Finished::Full { bytes, .. } => panic!("{bytes} bytes are within the limit"),
@@ -110,9 +110,9 @@ async fn done(inbox: &Arc<dyn Inbox>, mut delivery: Delivery) {
     }
 }
 
-fn fail(inbox: &Arc<dyn Inbox>, delivery: Delivery) {
+async fn fail(inbox: &Arc<dyn Inbox>, delivery: Delivery) {
     let cause = Cause::new(CauseKind::Reject, "no");
-    let finished = inbox.finish(delivery, &Reads::default(), Settlement::Dead { cause, ran: ran() });
+    let finished = inbox.finish(delivery, &Reads::default(), Settlement::Dead { cause, ran: ran() }).await;
     assert!(matches!(finished, Finished::Accepted | Finished::Superseded), "{finished:?}");
 }
 
@@ -230,7 +230,7 @@ async fn what_is_an_exception_is_delivered_on_the_new_state_once() {
             done(&inbox, delivery).await;
         } else {
             letters.insert(subject.to_string(), delivery.event.id);
-            fail(&inbox, delivery);
+            fail(&inbox, delivery).await;
         }
     }
     serve_until(&backend, &inbox, 6).await;
@@ -260,7 +260,7 @@ async fn a_copy_that_a_person_edited_is_handled_again_in_place_of_its_event() {
     publish(&backend, "tea").await;
     let delivery = lease(&inbox).await;
     let (id, event) = (delivery.event.id, Arc::clone(&delivery.event));
-    fail(&inbox, delivery);
+    fail(&inbox, delivery).await;
     serve_until(&backend, &inbox, 1).await;
     let Body::Custom(custom) = &event.body else { panic!("{event:?}") };
     let data: Arc<RawValue> = RawValue::from_string(r#"{"edited":true}"#.to_owned()).unwrap().into();
@@ -302,10 +302,10 @@ async fn an_event_that_fails_pauses_the_rebuild_and_is_the_first_when_it_is_resu
     let past = lease(&inbox).await;
     let event = past.event.id;
     let again = Settlement::Retry { at: Timestamp::now(), cause, ran: ran() };
-    assert!(matches!(inbox.finish(past, &Reads::default(), again), Finished::Accepted));
+    assert!(matches!(inbox.finish(past, &Reads::default(), again).await, Finished::Accepted));
     let past = lease(&inbox).await;
     assert_eq!((past.event.id, past.attempt), (event, 2));
-    fail(&inbox, past);
+    fail(&inbox, past).await;
     let paused = eventually(&backend, |report| report.state == BackfillState::Paused).await;
     let failure = paused.failure.unwrap();
     assert_eq!((failure.event_id, failure.position, failure.attempt), (event, 1, 2));
@@ -392,7 +392,8 @@ async fn a_new_state_is_held_to_the_limit_and_weighs_what_is_in_it() {
     start(&backend, rebuild()).await;
     let past = lease(&inbox).await;
     let (reads, effects) = handled(&inbox, &past).await;
-    let Finished::Full { delivery, bytes, .. } = inbox.finish(past, &reads, Settlement::Done { effects, ran: ran() })
+    let Finished::Full { delivery, bytes, .. } =
+        inbox.finish(past, &reads, Settlement::Done { effects, ran: ran() }).await
     else {
         panic!("there is no room for it")
     };
@@ -411,7 +412,7 @@ async fn what_a_rebuild_needs_is_held_back_from_retention() {
     for subject in ["dead", "tea", "salt", "tea"] {
         publish(&backend, subject).await;
     }
-    fail(&inbox, lease(&inbox).await);
+    fail(&inbox, lease(&inbox).await).await;
     serve(&backend, &inbox).await;
     start(&backend, rebuild()).await;
     // It is past the dead letter, which is done behind its back.

@@ -107,10 +107,10 @@ async fn what_a_consumer_has_to_do_stays_until_it_is_forgotten() {
     let orders = [cancelled(&backend).await, cancelled(&backend).await, cancelled(&backend).await];
     // The first is handled, the second is a dead letter, the third is not looked at.
     let first = lease(&inbox).await;
-    accept(&inbox, first, done(Effects::default()));
+    accept(&inbox, first, done(Effects::default())).await;
     let second = lease(&inbox).await;
     assert_eq!(second.event.position.get(), 3);
-    accept(&inbox, second, Settlement::Dead { cause: cause(), ran: ran() });
+    accept(&inbox, second, Settlement::Dead { cause: cause(), ran: ran() }).await;
     let rest = [lease(&inbox).await, lease(&inbox).await];
 
     backend.upkeep.retain(SHORT);
@@ -123,10 +123,10 @@ async fn what_a_consumer_has_to_do_stays_until_it_is_forgotten() {
     // All that come behind the first, but for the newest.
     held(HeldBy::Position, 4).await;
     for delivery in rest {
-        accept(&inbox, delivery, done(Effects::default()));
+        accept(&inbox, delivery, done(Effects::default())).await;
     }
     let last = lease(&inbox).await;
-    accept(&inbox, last, done(Effects::default()));
+    accept(&inbox, last, done(Effects::default())).await;
     held(HeldBy::Delivery, 3).await;
     // The first went with its events; the others stay with theirs.
     all_gone_but(&backend, &[orders[2], orders[1]]).await;
@@ -150,7 +150,7 @@ async fn a_dead_letter_that_is_discarded_holds_nothing_back() {
     cancel(&backend, order.id).await;
     let last = super::place(&backend).await;
     let delivery = lease(&inbox).await;
-    accept(&inbox, delivery, done(Effects::default()));
+    accept(&inbox, delivery, done(Effects::default())).await;
     backend.upkeep.retain(SHORT);
     eventually("the letter holds events back", async || report(&backend, "strict").await.held).await;
     assert_eq!(
@@ -158,13 +158,13 @@ async fn a_dead_letter_that_is_discarded_holds_nothing_back() {
         1
     );
     let next = lease(&inbox).await;
-    accept(&inbox, next, done(Effects::default()));
+    accept(&inbox, next, done(Effects::default())).await;
     all_gone_but(&backend, &[last.id]).await;
 }
 
 async fn accept_dead(inbox: &Arc<dyn Inbox>) {
     let delivery = lease(inbox).await;
-    accept(inbox, delivery, Settlement::Dead { cause: cause(), ran: ran() });
+    accept(inbox, delivery, Settlement::Dead { cause: cause(), ran: ran() }).await;
 }
 
 #[tokio::test]
@@ -185,7 +185,7 @@ async fn a_consumer_that_comes_late_begins_at_the_oldest_event_that_is_kept() {
         assert_eq!(report(&backend, consumer).await.pending, 1);
         let delivery = lease(&inbox).await;
         assert_eq!(delivery.event.position.get(), 41);
-        accept(&inbox, delivery, done(Effects::default()));
+        accept(&inbox, delivery, done(Effects::default())).await;
         assert_eq!(settled(&backend, consumer).await.pending, 0);
     }
 }
@@ -218,7 +218,7 @@ async fn a_consumer_of_a_name_that_was_forgotten_begins_with_nothing() {
     super::place(&backend).await;
     let effects = Effects { entries: vec![("key".into(), Some(b"old".as_slice().into()))], ..Effects::default() };
     let delivery = lease(&inbox).await;
-    accept(&inbox, delivery, done(effects));
+    accept(&inbox, delivery, done(effects)).await;
     settled(&backend, "again").await;
     drop(inbox);
     assert_eq!(backend.consumers.forget(&name("again")).await.unwrap().into_inner(), Forgotten::Done);
@@ -228,7 +228,7 @@ async fn a_consumer_of_a_name_that_was_forgotten_begins_with_nothing() {
     assert_eq!(report(&backend, "again").await.done, 0);
     let delivery = lease(&inbox).await;
     assert_eq!(delivery.event.position.get(), 1, "from the beginning, as it asked");
-    accept(&inbox, delivery, done(Effects::default()));
+    accept(&inbox, delivery, done(Effects::default())).await;
     settled(&backend, "again").await;
 }
 

@@ -20,11 +20,11 @@ fn count(key: &str, by: i64) -> Effects {
 /// What the state would weigh, where there is no room for it.
 async fn handle(backend: &Backend, inbox: &std::sync::Arc<dyn crate::backend::Inbox>, effects: Effects) -> Option<u64> {
     place(backend).await;
-    match inbox.finish(lease(inbox).await, &Reads::default(), done(effects)) {
+    match inbox.finish(lease(inbox).await, &Reads::default(), done(effects)).await {
         Finished::Accepted => None,
         Finished::Full { delivery, effects, bytes } => {
             assert!(!effects.is_empty(), "what was staged comes back");
-            accept(inbox, delivery, done(Effects::default()));
+            accept(inbox, delivery, done(Effects::default())).await;
             Some(bytes)
         }
         other => panic!("{other:?}"),

@@ -67,7 +67,7 @@ async fn an_order_tells_every_attempt_and_what_was_caused() {
     let backend = home.open();
     let (alpha, beta) = (inbox(&backend, "alpha").await, inbox(&backend, "beta").await);
     let order = place(&backend).await;
-    accept(&alpha, lease(&alpha).await, retried("1"));
+    accept(&alpha, lease(&alpha).await, retried("1")).await;
     drop((alpha, beta));
 
     let backend = home.reopen(backend).await;
@@ -88,11 +88,11 @@ async fn an_order_tells_every_attempt_and_what_was_caused() {
         records: ["lines", "orders", "lines"].map(record).into(),
         ..Effects::default()
     };
-    accept(&alpha, lease(&alpha).await, by("2", effects));
+    accept(&alpha, lease(&alpha).await, by("2", effects)).await;
     let rows = Effects { records: vec![record("lines")], ..Effects::default() };
-    accept(&beta, lease(&beta).await, by("1", rows));
+    accept(&beta, lease(&beta).await, by("1", rows)).await;
     let confirmed = lease(&alpha).await;
-    accept(&alpha, confirmed, by("2", Effects::default()));
+    accept(&alpha, confirmed, by("2", Effects::default())).await;
     settled(&backend, "alpha").await;
 
     let moments = timeline(&backend, order.id).await;
@@ -141,11 +141,11 @@ async fn a_thousand_successes_in_a_row_are_a_handful_of_rows() {
                 leased.push(lease(&deliveries).await);
             }
             for delivery in leased.into_iter().rev() {
-                accept(&deliveries, delivery, by(half, Effects::default()));
+                accept(&deliveries, delivery, by(half, Effects::default())).await;
             }
         }
         while let Some(delivery) = deliveries.lease() {
-            accept(&deliveries, delivery, by(half, Effects::default()));
+            accept(&deliveries, delivery, by(half, Effects::default())).await;
         }
         settled(&backend, "alpha").await;
         drop(deliveries);
@@ -172,7 +172,7 @@ async fn what_a_person_did_and_what_is_open_is_told() {
     paused.configure(InboxPolicy { concurrency: 0, ..policy() });
     let order = place(&backend).await;
     let dead = || Settlement::Dead { cause: Cause::new(CauseKind::Reject, "no"), ran: ran("1") };
-    accept(&deliveries, lease(&deliveries).await, dead());
+    accept(&deliveries, lease(&deliveries).await, dead()).await;
     backend.intake.change(order.id, Change::Confirmed {}).await.unwrap().into_inner();
     while super::report(&backend, "alpha").await.dead != 1 {
         tokio::task::yield_now().await;
@@ -183,12 +183,12 @@ async fn what_a_person_did_and_what_is_open_is_told() {
     assert_eq!(words[3..], open);
 
     backend.dead_letters.retry(&name("alpha"), Which::All.first(1)).await.unwrap().into_inner();
-    accept(&deliveries, lease(&deliveries).await, dead());
+    accept(&deliveries, lease(&deliveries).await, dead()).await;
     while super::report(&backend, "alpha").await.dead != 1 {
         tokio::task::yield_now().await;
     }
     backend.dead_letters.discard(&name("alpha"), Which::All.first(1)).await.unwrap().into_inner();
-    accept(&deliveries, lease(&deliveries).await, done(Effects::default()));
+    accept(&deliveries, lease(&deliveries).await, done(Effects::default())).await;
     settled(&backend, "alpha").await;
     let moments = timeline(&backend, order.id).await;
     let words = told(&moments);
@@ -211,16 +211,16 @@ async fn what_a_candidate_did_is_told_and_what_it_failed_is_no_attempt() {
     for _ in 0..3 {
         orders.push(place(&backend).await.id);
     }
-    accept(&alpha, lease(&alpha).await, by("1", Effects::default()));
+    accept(&alpha, lease(&alpha).await, by("1", Effects::default())).await;
     let mut tried = lease(&alpha).await;
     tried.by = AttemptBy::Candidate;
-    accept(&alpha, tried, by("2", Effects::default()));
+    accept(&alpha, tried, by("2", Effects::default())).await;
     let mut failed = lease(&alpha).await;
     let cause = Cause::new(CauseKind::Trap, "out of order");
     failed.by = AttemptBy::LiveAfter(Box::new(FailedTry { cause, ran: ran("2") }));
-    accept(&alpha, failed, by("1", Effects::default()));
+    accept(&alpha, failed, by("1", Effects::default())).await;
     orders.push(place(&backend).await.id);
-    accept(&alpha, lease(&alpha).await, by("1", Effects::default()));
+    accept(&alpha, lease(&alpha).await, by("1", Effects::default())).await;
     let report = settled(&backend, "alpha").await;
     assert_eq!((report.done, report.dead), (4, 0));
 

@@ -288,11 +288,11 @@ impl Inbox for EmbeddedInbox {
         if delivery.lease.rebuild.is_some() { self.view_of(delivery) } else { self.view() }
     }
 
-    fn finish(&self, delivery: Delivery, reads: &Reads, settlement: Settlement) -> Finished {
+    async fn finish(&self, delivery: Delivery, reads: &Reads, settlement: Settlement) -> Finished {
         settle::finish(self, delivery, reads, settlement)
     }
 
-    fn holds(&self, reads: &Reads) -> Result<bool> {
+    async fn holds(&self, reads: &Reads) -> Result<bool> {
         settle::holds(self, reads).map_err(|error| failed(&error))
     }
 }

@@ -277,13 +277,13 @@ impl World {
             How::Dead => Settlement::Dead { cause: cause(), ran: ran() },
             How::Released => Settlement::Released,
         };
-        match self.inbox.finish(delivery, &reads, settlement) {
+        match self.inbox.finish(delivery, &reads, settlement).await {
             Finished::Accepted | Finished::Superseded => {}
             Finished::Full { bytes, .. } => panic!("{bytes} bytes are within the limit"),
             // On a fresh view nothing can have changed: this is the only thread.
             Finished::Conflict(again) => {
                 let Held { delivery, reads, effects } = self.handle(again).await;
-                let again = self.inbox.finish(delivery, &reads, Settlement::Done { effects, ran: ran() });
+                let again = self.inbox.finish(delivery, &reads, Settlement::Done { effects, ran: ran() }).await;
                 assert!(matches!(again, Finished::Accepted | Finished::Superseded), "{again:?}");
             }
         }

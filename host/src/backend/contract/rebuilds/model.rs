@@ -157,11 +157,11 @@ impl Story {
         let cause = Cause::new(CauseKind::Reject, "no");
         let settlement = match how {
             How::Done => return done(&inbox, delivery).await,
-            How::Dead => return fail(&inbox, delivery),
+            How::Dead => return fail(&inbox, delivery).await,
             How::Retry => Settlement::Retry { at: Timestamp::now(), cause, ran: ran() },
             How::Released => Settlement::Released,
         };
-        let finished = inbox.finish(delivery, &Reads::default(), settlement);
+        let finished = inbox.finish(delivery, &Reads::default(), settlement).await;
         assert!(matches!(finished, Finished::Accepted | Finished::Superseded), "{finished:?}");
     }
 
