@@ -1,54 +1,65 @@
 //! What every backend must pass: the promises of the ports, as functions over the ports alone.
+//!
+//! A claim is an `async fn(Place)`. Each file ends with the table of its claims and the backends that they hold on, and of each
+//! row are made as many tests: `embedded::a_claim`, `aws::a_claim`.
+//!
+//! **What the ports do not promise, no claim relies on**
+//! - Positions grow along a lane and with time; they need not be contiguous.
+//! - Leases come in journal order within a lane; in any order among lanes.
+//! - A report tells what was committed, some time after it was: [`wait`] has what waits for it.
+//! - That nothing can be leased is known at once only where nothing is on its way: [`wait::nothing_comes`].
+
+/// Makes a test of each claim on each backend that it holds on. Where it cannot hold on all, the reason stands beside it.
+macro_rules! claims {
+    ($($claim:ident on [$($backend:ident),+] $(because $reason:literal)?),* $(,)?) => {
+        mod embedded { $($(claims! { @embedded $backend $claim })+)* }
+        mod aws { $($(claims! { @aws $backend $claim })+)* }
+    };
+    (@embedded embedded $claim:ident) => {
+        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        async fn $claim() {
+            Box::pin(super::$claim($crate::backend::contract::Place::embedded())).await;
+        }
+    };
+    (@aws aws $claim:ident) => {
+        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        async fn $claim() {
+            Box::pin(super::$claim($crate::backend::contract::Place::aws())).await;
+        }
+    };
+    (@$on:ident $other:ident $claim:ident) => {};
+}
 
 mod backfills;
 mod dead_letters;
 mod deliveries;
 mod hearing;
 mod intake;
+mod lanes;
 mod pausing;
+mod place;
 mod pressure;
 mod rebuilds;
 mod retention;
 mod room;
 mod timeline;
 mod versions;
+mod wait;
 
 use std::panic::Location;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde_json::value::RawValue;
+
+use self::place::Place;
+use self::wait::{events, eventually, lease, leases, nothing_comes, report, report_when, settled, stays_quiet};
 use super::{Backend, Delivery, Finished, Inbox, InboxPolicy, Placed, Placement, Ran, Settlement};
 use crate::clock::Timestamp;
 use crate::effects::{Effects, Reads};
-use crate::event::{KindPattern, Subscriptions};
-use crate::order::{Content, Customer, Line, Order};
+use crate::event::{Custom, KindPattern, Subscriptions};
+use crate::order::{Change, Content, Customer, Line, Order, OrderId};
 use crate::policy::{ConsumerName, OnDead, Start};
-
-/// A place where a backend lives, so that it can be closed and opened again.
-pub struct Place {
-    directory: tempfile::TempDir,
-}
-
-impl Place {
-    fn new() -> Self {
-        Self { directory: tempfile::tempdir().unwrap() }
-    }
-
-    fn open(&self) -> Backend {
-        super::embedded::open(&super::embedded::Settings { data_dir: self.directory.path().to_owned() }).unwrap()
-    }
-
-    /// How many rows a table has.
-    fn rows(&self, table: &str) -> u64 {
-        super::embedded::rows_of(&self.directory.path().join(super::embedded::FILE), table)
-    }
-
-    async fn reopen(&self, backend: Backend) -> Backend {
-        backend.lifecycle.close().await;
-        drop(backend);
-        self.open()
-    }
-}
 
 fn content(reference: Option<&str>, quantity: u32) -> Content {
     Content {
@@ -74,6 +85,26 @@ async fn place(backend: &Backend) -> Order {
         Placed::New(order) => order,
         other => panic!("{other:?}"),
     }
+}
+
+async fn confirm(backend: &Backend, order: OrderId) {
+    backend.intake.change(order, Change::Confirmed {}).await.unwrap().into_inner();
+}
+
+/// A custom event in the lane of `subject`.
+fn custom(subject: &str) -> Custom {
+    Custom {
+        kind: "com.example.counted".into(),
+        source: "/test".into(),
+        origin_id: None,
+        subject: subject.into(),
+        order_id: None,
+        data: RawValue::from_string(format!("{{\"subject\":\"{subject}\"}}")).unwrap().into(),
+    }
+}
+
+async fn publish(backend: &Backend, subject: &str) {
+    backend.intake.publish(vec![custom(subject)]).await.unwrap().into_inner();
 }
 
 fn name(name: &str) -> ConsumerName {
@@ -115,32 +146,4 @@ fn accept(inbox: &Arc<dyn Inbox>, delivery: Delivery, settlement: Settlement) ->
         let finished = inbox.finish(delivery, &Reads::default(), settlement).await;
         assert!(matches!(finished, Finished::Accepted), "{caller}: {finished:?}");
     }
-}
-
-/// Waits for the next lease, at most a few seconds.
-async fn lease(inbox: &Arc<dyn Inbox>) -> Delivery {
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(5);
-    loop {
-        if let Some(delivery) = inbox.lease() {
-            return delivery;
-        }
-        tokio::time::timeout_at(deadline, inbox.changed()).await.expect("nothing to lease for 5 s");
-    }
-}
-
-/// Waits until everything that was finished is durable and nothing is left to do.
-async fn settled(backend: &Backend, consumer: &str) -> super::ConsumerReport {
-    let deadline = std::time::Instant::now() + Duration::from_secs(5);
-    loop {
-        let report = report(backend, consumer).await;
-        if report.pending == report.dead || std::time::Instant::now() > deadline {
-            return report;
-        }
-        tokio::task::yield_now().await;
-    }
-}
-
-async fn report(backend: &Backend, consumer: &str) -> super::ConsumerReport {
-    let known = backend.consumers.known().await.unwrap();
-    known.into_iter().find(|report| report.name == name(consumer)).unwrap()
 }

@@ -2,11 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 
-use super::{Place, accept, done, lease, name, place, policy, ran, report};
+use super::wait::{Deadline, tell};
+use super::{
+    Place, accept, confirm, done, events, lease, leases, name, nothing_comes, place, policy, publish, ran, report,
+    report_when,
+};
 use crate::backend::{
     Backend, Backfill, BackfillEffects, BackfillReport, BackfillState, BackfillStep, Backfilled, Cause, CauseKind,
     Delivery, DeliveryState, Inbox, InboxPolicy, Origin, Settlement, Since, Started, StateQuery, Steered, Which,
@@ -14,7 +18,7 @@ use crate::backend::{
 use crate::clock::Timestamp;
 use crate::effects::{Adjustment, Effects, Message};
 use crate::event::filter::Filter;
-use crate::event::{Custom, Event, KindPattern, Lane};
+use crate::event::{Event, EventId, KindPattern, Lane};
 use crate::order::{Change, Order, Status};
 use crate::policy::{OnDead, Start};
 
@@ -57,45 +61,22 @@ async fn steer(backend: &Backend, step: BackfillStep) -> Steered {
 
 /// Waits until the backfill stands like this.
 async fn stands(backend: &Backend, wanted: impl Fn(&BackfillReport) -> bool) -> BackfillReport {
-    let deadline = std::time::Instant::now() + Duration::from_secs(5);
+    let deadline = Deadline::new();
     loop {
         let report = latest(backend).await;
         if wanted(&report) {
             return report;
         }
-        assert!(std::time::Instant::now() < deadline, "{report:?}");
-        tokio::task::yield_now().await;
+        deadline.pause(report).await;
     }
 }
 
-async fn publish(backend: &Backend, subject: &str) {
-    let custom = Custom {
-        kind: "com.example.counted".into(),
-        source: "/test".into(),
-        origin_id: None,
-        subject: subject.into(),
-        order_id: None,
-        data: serde_json::value::RawValue::from_string(format!("{{\"subject\":\"{subject}\"}}")).unwrap().into(),
-    };
-    backend.intake.publish(vec![custom]).await.unwrap().into_inner();
+fn what(delivery: &Delivery) -> (EventId, Origin) {
+    (delivery.event.id, delivery.origin)
 }
 
-async fn confirm(backend: &Backend, order: &Order) {
-    backend.intake.change(order.id, Change::Confirmed {}).await.unwrap().into_inner();
-}
-
-async fn next(inbox: &Arc<dyn Inbox>) -> Delivery {
-    lease(inbox).await
-}
-
-fn what(delivery: &Delivery) -> (u64, Origin) {
-    (delivery.event.position.get(), delivery.origin)
-}
-
-#[tokio::test]
-async fn live_events_of_an_order_wait_for_its_history_and_others_do_not() {
-    let home = Place::new();
-    let backend = home.open();
+async fn live_events_of_an_order_wait_for_its_history_and_others_do_not(home: Place) {
+    let backend = home.open().await;
     let (old, quiet) = (place(&backend).await, place(&backend).await);
     publish(&backend, "tea").await;
     let inbox = attach(&backend).await;
@@ -103,37 +84,39 @@ async fn live_events_of_an_order_wait_for_its_history_and_others_do_not() {
     start(&backend, everything()).await;
     steer(&backend, BackfillStep::Pause).await;
 
-    confirm(&backend, &old).await;
+    confirm(&backend, old.id).await;
     publish(&backend, "tea").await;
     let new = place(&backend).await;
-    let live = next(&inbox).await;
+    let journal = events(&backend, 6).await;
+    let live = lease(&inbox).await;
     assert_eq!((live.event.order_id(), live.origin), (Some(new.id), Origin::Live));
     accept(&inbox, live, done(Effects::default())).await;
-    assert!(inbox.lease().is_none(), "what has undelivered history waits");
+    nothing_comes(&home, &backend, &inbox, "what has undelivered history waits").await;
     assert_eq!(stands(&backend, |report| report.held == 2).await.state, BackfillState::Paused);
 
     steer(&backend, BackfillStep::Resume).await;
-    let first: Vec<_> = [next(&inbox).await, next(&inbox).await, next(&inbox).await].into();
-    let origins: Vec<_> = first.iter().map(what).collect();
-    assert_eq!(origins, [(1, Origin::Backfill), (2, Origin::Backfill), (3, Origin::Backfill)]);
+    let first = leases::<3>(&inbox).await;
+    let told = first.each_ref().map(what);
+    assert_eq!(told, [0, 1, 2].map(|index: usize| (journal[index].id, Origin::Backfill)));
     assert_eq!(first[1].event.order_id(), Some(quiet.id));
-    assert!(inbox.lease().is_none(), "a lane runs one delivery at a time");
+    nothing_comes(&home, &backend, &inbox, "a lane runs one delivery at a time").await;
     for delivery in first {
         accept(&inbox, delivery, done(Effects::default())).await;
     }
-    let (one, other) = (next(&inbox).await, next(&inbox).await);
-    assert_eq!((what(&one), what(&other)), ((4, Origin::Live), (5, Origin::Live)));
-    accept(&inbox, one, done(Effects::default())).await;
-    accept(&inbox, other, done(Effects::default())).await;
+    let rest = leases::<2>(&inbox).await;
+    assert_eq!(rest.each_ref().map(what), [3, 4].map(|index: usize| (journal[index].id, Origin::Live)));
+    for delivery in rest {
+        accept(&inbox, delivery, done(Effects::default())).await;
+    }
     let report = stands(&backend, |report| report.state == BackfillState::Done).await;
-    assert_eq!((report.events, report.delivered, report.held, report.position), (3, 3, 0, 3));
+    assert_eq!((report.events, report.delivered, report.held), (3, 3, 0));
+    let [last_of_history, first_of_live] = [2, 3].map(|index: usize| journal[index].position.get());
+    assert!((last_of_history..first_of_live).contains(&report.last) && report.position == report.last, "{report:?}");
     assert_eq!(backend.backfills.count(&name(CONSUMER), &everything()).await.unwrap(), Some(0));
 }
 
-#[tokio::test]
-async fn what_a_consumer_missed_concerns_it_only_once_a_backfill_brings_it() {
-    let home = Place::new();
-    let backend = home.open();
+async fn what_a_consumer_missed_concerns_it_only_once_a_backfill_brings_it(home: Place) {
+    let backend = home.open().await;
     let order = place(&backend).await;
     let inbox = attach(&backend).await;
     let states = async || -> Vec<_> {
@@ -143,47 +126,43 @@ async fn what_a_consumer_missed_concerns_it_only_once_a_backfill_brings_it() {
     assert_eq!(states().await, []);
     start(&backend, everything()).await;
     assert_eq!(states().await, [(CONSUMER.to_owned(), DeliveryState::Pending)]);
-    let delivery = next(&inbox).await;
+    let delivery = lease(&inbox).await;
     accept(&inbox, delivery, done(Effects::default())).await;
     stands(&backend, |report| report.state == BackfillState::Done).await;
     assert_eq!(states().await, [(CONSUMER.to_owned(), DeliveryState::Done)]);
 }
 
-#[tokio::test]
-async fn what_was_delivered_before_a_cancel_is_not_delivered_again() {
-    let home = Place::new();
-    let backend = home.open();
+async fn what_was_delivered_before_a_cancel_is_not_delivered_again(home: Place) {
+    let backend = home.open().await;
     for _ in 0..4 {
         place(&backend).await;
     }
     let inbox = attach(&backend).await;
     start(&backend, everything()).await;
-    let (one, two) = (next(&inbox).await, next(&inbox).await);
+    let [one, two] = leases(&inbox).await;
+    let begun = [one.event.id, two.event.id];
     assert!(
         matches!(steer(&backend, BackfillStep::Cancel).await, Steered::Yes(it) if it.state == BackfillState::Cancelled)
     );
-    assert!(inbox.lease().is_none(), "a cancelled backfill starts no delivery");
     accept(&inbox, two, done(Effects::default())).await;
     accept(&inbox, one, done(Effects::default())).await;
+    nothing_comes(&home, &backend, &inbox, "a cancelled backfill starts no delivery").await;
     assert!(matches!(steer(&backend, BackfillStep::Resume).await, Steered::None));
     start(&backend, everything()).await;
     assert!(matches!(
         backend.backfills.start(&name(CONSUMER), everything()).await.unwrap().into_inner(),
         Started::Runs
     ));
-    for position in [3, 4] {
-        let delivery = next(&inbox).await;
-        assert_eq!(what(&delivery), (position, Origin::Backfill));
+    for delivery in leases::<2>(&inbox).await {
+        assert!(delivery.origin == Origin::Backfill && !begun.contains(&delivery.event.id), "{delivery:?}");
         accept(&inbox, delivery, done(Effects::default())).await;
     }
     let report = stands(&backend, |report| report.state == BackfillState::Done).await;
     assert_eq!((report.events, report.delivered), (2, 2));
 }
 
-#[tokio::test]
-async fn state_only_commits_state_and_records_and_counts_what_it_drops() {
-    let home = Place::new();
-    let backend = home.open();
+async fn state_only_commits_state_and_records_and_counts_what_it_drops(home: Place) {
+    let backend = home.open().await;
     let order = place(&backend).await;
     let inbox = attach(&backend).await;
     start(&backend, Backfill { effects: BackfillEffects::StateOnly, ..everything() }).await;
@@ -196,7 +175,7 @@ async fn state_only_commits_state_and_records_and_counts_what_it_drops() {
         ..Effects::default()
     };
     let cause = Cause::new(CauseKind::Reject, "no");
-    let delivery = next(&inbox).await;
+    let delivery = lease(&inbox).await;
     accept(&inbox, delivery, Settlement::Dead { cause, ran: ran() }).await;
     stands(&backend, |report| report.state == BackfillState::Done).await;
     drop(inbox);
@@ -205,7 +184,7 @@ async fn state_only_commits_state_and_records_and_counts_what_it_drops() {
     let backend = home.reopen(backend).await;
     let inbox = attach(&backend).await;
     backend.dead_letters.retry(&name(CONSUMER), Which::All.first(100)).await.unwrap().into_inner();
-    let again = next(&inbox).await;
+    let again = lease(&inbox).await;
     assert_eq!(again.origin, Origin::Replay);
     accept(&inbox, again, done(effects())).await;
     let report = stands(&backend, |report| report.delivered == 1).await;
@@ -218,14 +197,12 @@ async fn state_only_commits_state_and_records_and_counts_what_it_drops() {
     assert_eq!(state.counters, [("n".to_owned(), 1)]);
 }
 
-#[tokio::test]
-async fn a_backfill_is_held_to_its_rate_and_a_time_to_begin_at() {
-    let home = Place::new();
-    let backend = home.open();
+async fn a_backfill_is_held_to_its_rate_and_a_time_to_begin_at(home: Place) {
+    let backend = home.open().await;
     for _ in 0..3 {
         place(&backend).await;
     }
-    let events = backend.journal.events_after(None, 10).await.unwrap();
+    let events = events(&backend, 3).await;
     let time = events[2].time;
     let wanted = u64::try_from(events.iter().filter(|event| event.time >= time).count()).unwrap();
     let inbox = attach(&backend).await;
@@ -233,18 +210,20 @@ async fn a_backfill_is_held_to_its_rate_and_a_time_to_begin_at() {
     assert_eq!(backend.backfills.count(&name(CONSUMER), &since).await.unwrap(), Some(wanted));
     let never = Backfill { from: Since::At(Timestamp::MAX), ..everything() };
     assert_eq!(start(&backend, never).await.state, BackfillState::Done, "there is nothing to do");
-    start(&backend, Backfill { rate: "1/s".parse().unwrap(), ..everything() }).await;
-    let first = next(&inbox).await;
-    assert!(inbox.lease().is_none(), "one a second");
-    accept(&inbox, first, done(Effects::default())).await;
+    let began = Instant::now();
+    start(&backend, Backfill { rate: "4/s".parse().unwrap(), ..everything() }).await;
+    let running = leases::<3>(&inbox).await;
+    let took = began.elapsed();
+    assert!(took >= Duration::from_millis(300), "three at 4/s came within {took:?}");
     assert_eq!(report(&backend, CONSUMER).await.backfill.unwrap().state, BackfillState::Running);
-    assert!(inbox.lease().is_none(), "one a second");
+    for delivery in running {
+        accept(&inbox, delivery, done(Effects::default())).await;
+    }
+    stands(&backend, |report| report.state == BackfillState::Done).await;
 }
 
-#[tokio::test]
-async fn a_filter_takes_its_part_and_leaves_the_rest_to_the_next() {
-    let home = Place::new();
-    let backend = home.open();
+async fn a_filter_takes_its_part_and_leaves_the_rest_to_the_next(home: Place) {
+    let backend = home.open().await;
     for subject in ["tea", "salt", "tea"] {
         publish(&backend, subject).await;
     }
@@ -254,22 +233,23 @@ async fn a_filter_takes_its_part_and_leaves_the_rest_to_the_next() {
     let tea = Backfill { filter: Some(filter), ..everything() };
     assert_eq!(backend.backfills.count(&name(CONSUMER), &tea).await.unwrap(), Some(2));
     start(&backend, tea.clone()).await;
-    confirm(&backend, &order).await;
-    let mut delivered = Vec::new();
+    confirm(&backend, order.id).await;
+    let journal = events(&backend, 5).await;
+    let mut delivered = BTreeSet::new();
     for _ in 0..3 {
-        let delivery = next(&inbox).await;
-        delivered.push(delivery.event.position.get());
+        let delivery = lease(&inbox).await;
+        delivered.insert(delivery.event.id);
         accept(&inbox, delivery, done(Effects::default())).await;
     }
-    delivered.sort_unstable();
-    assert_eq!(delivered, [1, 3, 5], "what does not match holds nothing up");
+    let of = |indices: &[usize]| -> BTreeSet<_> { indices.iter().map(|index| journal[*index].id).collect() };
+    assert_eq!(delivered, of(&[0, 2, 4]), "what does not match holds nothing up");
     let report = stands(&backend, |report| report.state == BackfillState::Done).await;
     assert_eq!((report.events, report.delivered), (2, 2));
     assert_eq!(report.filter, tea.filter);
     assert_eq!(start(&backend, everything()).await.events, 2);
-    for position in [2, 4] {
-        let delivery = next(&inbox).await;
-        assert_eq!(what(&delivery), (position, Origin::Backfill));
+    let rest = leases::<2>(&inbox).await;
+    assert_eq!(rest.each_ref().map(what), [1, 3].map(|index: usize| (journal[index].id, Origin::Backfill)));
+    for delivery in rest {
         accept(&inbox, delivery, done(Effects::default())).await;
     }
     stands(&backend, |report| report.state == BackfillState::Done).await;
@@ -312,9 +292,8 @@ struct Story {
 }
 
 impl Story {
-    async fn run(history: Vec<Step>, before: Vec<Step>, during: Vec<Step>) {
-        let home = Place::new();
-        let backend = home.open();
+    async fn run(home: Place, history: Vec<Step>, before: Vec<Step>, during: Vec<Step>) {
+        let backend = home.open().await;
         let mut story = Self {
             home,
             store: Some(backend),
@@ -346,7 +325,7 @@ impl Story {
                 Step::Place => self.orders.push(place(self.backend()).await),
                 Step::Confirm(which) => {
                     if let Some(order) = self.orders.get(which) {
-                        confirm(self.backend(), order).await;
+                        confirm(self.backend(), order.id).await;
                     }
                 }
                 Step::Publish(subject) => publish(self.backend(), &format!("subject-{subject}")).await,
@@ -397,7 +376,7 @@ impl Story {
 
     async fn end(mut self) {
         steer_if_any(self.backend(), BackfillStep::Resume).await;
-        let deadline = std::time::Instant::now() + Duration::from_secs(20);
+        let deadline = Deadline::new();
         loop {
             while !self.leased.is_empty() {
                 self.finish(0, u8::MAX).await;
@@ -412,7 +391,7 @@ impl Story {
             if report.pending == 0 && backfill.state == BackfillState::Done {
                 break;
             }
-            assert!(std::time::Instant::now() < deadline, "{report:?} {:?}", self.done.len());
+            deadline.pause((report, self.done.len())).await;
         }
         self.judge().await;
     }
@@ -442,36 +421,40 @@ async fn steer_if_any(backend: &Backend, step: BackfillStep) -> Option<Steered> 
     backend.backfills.steer(&name(CONSUMER), step).await.ok().map(|steered| steered.into_inner())
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, max_shrink_iters: 200, ..ProptestConfig::default() })]
-
-    #[test]
-    fn history_and_live_events_of_a_lane_come_in_order_and_once_whatever_happens(
-        history in prop::collection::vec(step(), 0..14),
-        before in prop::collection::vec(step(), 0..10),
-        during in prop::collection::vec(step(), 0..40),
-    ) {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-        runtime.block_on(Story::run(history, before, during));
-    }
+async fn history_and_live_events_of_a_lane_come_in_order_and_once_whatever_happens(home: Place) {
+    let steps = |max| prop::collection::vec(step(), 0..max);
+    tell(&home, 48, (steps(14), steps(10), steps(40)), async |home, (history, before, during)| {
+        Story::run(home, history, before, during).await;
+    });
 }
 
-#[tokio::test]
-async fn a_lane_that_skips_its_dead_letters_goes_on_under_a_backfill() {
-    let home = Place::new();
-    let backend = home.open();
+async fn a_lane_that_skips_its_dead_letters_goes_on_under_a_backfill(home: Place) {
+    let backend = home.open().await;
     let order = place(&backend).await;
     let inbox = attach(&backend).await;
     inbox.configure(InboxPolicy { on_dead: OnDead::Skip, ..listens() });
     start(&backend, everything()).await;
-    confirm(&backend, &order).await;
+    confirm(&backend, order.id).await;
+    let journal = events(&backend, 2).await;
     let cause = Cause::new(CauseKind::Reject, "no");
-    let history = next(&inbox).await;
-    assert_eq!(what(&history), (1, Origin::Backfill));
+    let history = lease(&inbox).await;
+    assert_eq!(what(&history), (journal[0].id, Origin::Backfill));
     accept(&inbox, history, Settlement::Dead { cause, ran: ran() }).await;
-    let live = next(&inbox).await;
-    assert_eq!(what(&live), (2, Origin::Live));
+    let live = lease(&inbox).await;
+    assert_eq!(what(&live), (journal[1].id, Origin::Live));
     accept(&inbox, live, done(Effects::default())).await;
     let ended = stands(&backend, |report| report.state == BackfillState::Done).await;
-    assert_eq!((ended.delivered, report(&backend, CONSUMER).await.dead), (0, 1));
+    assert_eq!(ended.delivered, 0);
+    report_when(&backend, CONSUMER, |it| it.dead == 1).await;
+}
+
+claims! {
+    live_events_of_an_order_wait_for_its_history_and_others_do_not on [embedded],
+    what_a_consumer_missed_concerns_it_only_once_a_backfill_brings_it on [embedded],
+    what_was_delivered_before_a_cancel_is_not_delivered_again on [embedded],
+    state_only_commits_state_and_records_and_counts_what_it_drops on [embedded],
+    a_backfill_is_held_to_its_rate_and_a_time_to_begin_at on [embedded],
+    a_filter_takes_its_part_and_leaves_the_rest_to_the_next on [embedded],
+    history_and_live_events_of_a_lane_come_in_order_and_once_whatever_happens on [embedded],
+    a_lane_that_skips_its_dead_letters_goes_on_under_a_backfill on [embedded],
 }

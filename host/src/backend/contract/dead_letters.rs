@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use serde_json::value::RawValue;
 
-use super::{Place, accept, done, inbox, lease, name, place, ran, report, settled};
+use super::{
+    Place, accept, confirm, custom, done, hears, inbox, lease, name, place, policy, ran, report_when, settled,
+};
 use crate::backend::{
     AttemptReport, Backend, Cause, CauseCount, CauseKey, CauseKind, Delivery, DeliveryState, Evidence, Inbox,
-    LetterQuery, LetterShown, Level, LogLine, Origin, Redriven, Selection, Settlement, Which,
+    InboxPolicy, LetterQuery, LetterShown, Level, LogLine, Origin, Redriven, Selection, Settlement, Which,
 };
 use crate::clock::Timestamp;
 use crate::effects::Effects;
@@ -33,11 +35,7 @@ async fn die(backend: &Backend, deliveries: &Arc<dyn Inbox>, settlement: Settlem
 
 /// Waits until this many letters are dead and durable.
 async fn wait_for_dead(backend: &Backend, dead: u64) {
-    let deadline = std::time::Instant::now() + Duration::from_secs(5);
-    while report(backend, "alpha").await.dead != dead {
-        assert!(std::time::Instant::now() < deadline, "{:?}", report(backend, "alpha").await);
-        tokio::task::yield_now().await;
-    }
+    report_when(backend, "alpha", |it| it.dead == dead).await;
 }
 
 async fn causes(backend: &Backend) -> Vec<(CauseKind, String, u64)> {
@@ -60,10 +58,8 @@ async fn retry(backend: &Backend, selection: Selection) -> Redriven {
     backend.dead_letters.retry(&name("alpha"), selection).await.unwrap().into_inner()
 }
 
-#[tokio::test]
-async fn dead_letters_are_grouped_by_cause_over_all_of_them() {
-    let home = Place::new();
-    let backend = home.open();
+async fn dead_letters_are_grouped_by_cause_over_all_of_them(home: Place) {
+    let backend = home.open().await;
     let deliveries = inbox(&backend, "alpha").await;
     let before = Timestamp::now();
     for n in 0..5 {
@@ -96,15 +92,12 @@ async fn dead_letters_are_grouped_by_cause_over_all_of_them() {
     for _ in 0..5 {
         accept(&deliveries, lease(&deliveries).await, done(Effects::default())).await;
     }
-    let report = settled(&backend, "alpha").await;
-    assert_eq!((report.pending, report.dead), (3, 3));
+    report_when(&backend, "alpha", |it| (it.pending, it.dead) == (3, 3)).await;
     assert_eq!(causes(&backend).await, groups[1..]);
 }
 
-#[tokio::test]
-async fn a_redrive_goes_through_the_letters_a_few_at_a_time() {
-    let home = Place::new();
-    let backend = home.open();
+async fn a_redrive_goes_through_the_letters_a_few_at_a_time(home: Place) {
+    let backend = home.open().await;
     let deliveries = inbox(&backend, "alpha").await;
     for _ in 0..5 {
         die(&backend, &deliveries, dead(CauseKind::Reject, "no")).await;
@@ -131,10 +124,8 @@ async fn a_redrive_goes_through_the_letters_a_few_at_a_time() {
     assert_eq!(causes(&backend).await, [(CauseKind::Reject, "no, again".to_owned(), 5)]);
 }
 
-#[tokio::test]
-async fn a_letter_shows_what_every_attempt_staged_and_logged() {
-    let home = Place::new();
-    let backend = home.open();
+async fn a_letter_shows_what_every_attempt_staged_and_logged(home: Place) {
+    let backend = home.open().await;
     let deliveries = inbox(&backend, "alpha").await;
     let order = place(&backend).await;
     accept(&deliveries, lease(&deliveries).await, later(Duration::ZERO, "not yet")).await;
@@ -169,10 +160,8 @@ async fn a_letter_shows_what_every_attempt_staged_and_logged() {
     assert!(backend.dead_letters.show(&name("beta"), event).await.unwrap().is_none());
 }
 
-#[tokio::test]
-async fn of_many_attempts_the_first_and_the_last_are_kept() {
-    let home = Place::new();
-    let backend = home.open();
+async fn of_many_attempts_the_first_and_the_last_are_kept(home: Place) {
+    let backend = home.open().await;
     let deliveries = inbox(&backend, "alpha").await;
     place(&backend).await;
     for attempt in 1..40 {
@@ -189,10 +178,8 @@ async fn of_many_attempts_the_first_and_the_last_are_kept() {
     assert_eq!(shown.letter.attempts, 40);
 }
 
-#[tokio::test]
-async fn an_edited_copy_is_delivered_to_its_consumer_alone_and_the_event_stays() {
-    let home = Place::new();
-    let backend = home.open();
+async fn an_edited_copy_is_delivered_to_its_consumer_alone_and_the_event_stays(home: Place) {
+    let backend = home.open().await;
     let deliveries = inbox(&backend, "alpha").await;
     let order = die(&backend, &deliveries, dead(CauseKind::Reject, "no such street")).await;
     wait_for_dead(&backend, 1).await;
@@ -232,22 +219,12 @@ async fn an_edited_copy_is_delivered_to_its_consumer_alone_and_the_event_stays()
     assert!(!unknown.into_inner());
 }
 
-#[tokio::test]
-async fn the_data_of_a_custom_event_can_be_edited() {
-    let home = Place::new();
-    let backend = home.open();
+async fn the_data_of_a_custom_event_can_be_edited(home: Place) {
+    let backend = home.open().await;
     let deliveries = inbox(&backend, "alpha").await;
-    let all = super::InboxPolicy { subscriptions: super::hears(&["*"]), ..super::policy() };
-    deliveries.configure(all);
+    deliveries.configure(InboxPolicy { subscriptions: hears(&["*"]), ..policy() });
     let data = |json: &str| -> Arc<RawValue> { RawValue::from_string(json.to_owned()).unwrap().into() };
-    let custom = Custom {
-        kind: "com.example.told".into(),
-        source: "/shop".into(),
-        origin_id: None,
-        subject: "s".into(),
-        order_id: None,
-        data: data(r#"{"n":"one"}"#),
-    };
+    let custom = Custom { data: data(r#"{"n":"one"}"#), ..custom("tea") };
     backend.intake.publish(vec![custom.clone()]).await.unwrap().into_inner();
     let delivery = lease(&deliveries).await;
     let event = delivery.event.id;
@@ -259,17 +236,14 @@ async fn the_data_of_a_custom_event_can_be_edited() {
     let Body::Custom(custom) = &again.event.body else { panic!("{:?}", again.event) };
     assert_eq!(custom.data.get(), r#"{"n":1}"#);
     accept(&deliveries, again, done(Effects::default())).await;
-    let report = settled(&backend, "alpha").await;
-    assert_eq!((report.pending, report.dead, report.done), (0, 0, 1));
+    report_when(&backend, "alpha", |it| (it.pending, it.dead, it.done) == (0, 0, 1)).await;
 }
 
-#[tokio::test]
-async fn what_was_given_up_is_not_shown_as_done() {
-    let home = Place::new();
-    let backend = home.open();
+async fn what_was_given_up_is_not_shown_as_done(home: Place) {
+    let backend = home.open().await;
     let deliveries = inbox(&backend, "alpha").await;
     let order = die(&backend, &deliveries, dead(CauseKind::Reject, "no")).await;
-    backend.intake.change(order.id, Change::Confirmed {}).await.unwrap().into_inner();
+    confirm(&backend, order.id).await;
     wait_for_dead(&backend, 1).await;
     let state = async || backend.journal.deliveries_of(order.id).await.unwrap()[0].state;
     assert_eq!(state().await, DeliveryState::Dead);
@@ -280,4 +254,14 @@ async fn what_was_given_up_is_not_shown_as_done() {
     assert_eq!(next.event.kind(), "order.confirmed");
     accept(&deliveries, next, done(Effects::default())).await;
     settled(&backend, "alpha").await;
+}
+
+claims! {
+    dead_letters_are_grouped_by_cause_over_all_of_them on [embedded],
+    a_redrive_goes_through_the_letters_a_few_at_a_time on [embedded],
+    a_letter_shows_what_every_attempt_staged_and_logged on [embedded],
+    of_many_attempts_the_first_and_the_last_are_kept on [embedded],
+    an_edited_copy_is_delivered_to_its_consumer_alone_and_the_event_stays on [embedded],
+    the_data_of_a_custom_event_can_be_edited on [embedded],
+    what_was_given_up_is_not_shown_as_done on [embedded],
 }

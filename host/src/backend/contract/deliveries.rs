@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use super::{Place, accept, done, hears, inbox, lease, name, place, policy, ran, report, settled};
+use super::{
+    Place, accept, confirm, done, hears, inbox, lease, leases, name, nothing_comes, place, policy, ran, report_when,
+    settled,
+};
 use crate::backend::{
     Cause, CauseKey, CauseKind, DeliveryState, Finished, InboxPolicy, LetterQuery, MessageState, Redriven, Settlement,
     StateQuery, Which,
@@ -35,10 +38,8 @@ async fn counter(backend: &crate::backend::Backend, consumer: &str, key: &str) -
     page.counters.first().map_or(0, |(_, value)| *value)
 }
 
-#[tokio::test]
-async fn every_effect_is_there_once_after_a_restart() {
-    let home = Place::new();
-    let backend = home.open();
+async fn every_effect_is_there_once_after_a_restart(home: Place) {
+    let backend = home.open().await;
     let deliveries = inbox(&backend, "alpha").await;
     let order = place(&backend).await;
     let delivery = lease(&deliveries).await;
@@ -61,9 +62,7 @@ async fn every_effect_is_there_once_after_a_restart() {
 
     let backend = home.reopen(backend).await;
     let deliveries = inbox(&backend, "alpha").await;
-    let report = report(&backend, "alpha").await;
-    assert_eq!((report.pending, report.dead, report.done), (0, 0, 2));
-    assert!(deliveries.lease().is_none(), "what was acknowledged comes again");
+    report_when(&backend, "alpha", |it| (it.pending, it.dead, it.done) == (0, 0, 2)).await;
     let page =
         backend.consumers.state(&name("alpha"), StateQuery { limit: 10, ..StateQuery::default() }).await.unwrap();
     assert_eq!(page.entries, [("entry".to_owned(), b"value".to_vec())]);
@@ -74,12 +73,11 @@ async fn every_effect_is_there_once_after_a_restart() {
     assert_eq!(backend.journal.records("rows", None, 10).await.unwrap().items, [r#"{"a":1}"#]);
     let states: Vec<_> = backend.journal.deliveries_of(order.id).await.unwrap().iter().map(|it| it.state).collect();
     assert_eq!(states, [DeliveryState::Done, DeliveryState::Done]);
+    nothing_comes(&home, &backend, &deliveries, "what was acknowledged comes again").await;
 }
 
-#[tokio::test]
-async fn a_handler_sees_what_its_consumer_committed_before_it_is_durable() {
-    let home = Place::new();
-    let backend = home.open();
+async fn a_handler_sees_what_its_consumer_committed_before_it_is_durable(home: Place) {
+    let backend = home.open().await;
     let deliveries = inbox(&backend, "alpha").await;
     for _ in 0..50 {
         place(&backend).await;
@@ -95,15 +93,13 @@ async fn a_handler_sees_what_its_consumer_committed_before_it_is_durable() {
     assert_eq!(counter(&backend, "alpha", "n").await, 50);
 }
 
-#[tokio::test]
-async fn what_a_view_answered_is_durable_once_it_says_so() {
-    let home = Place::new();
-    let backend = home.open();
+async fn what_a_view_answered_is_durable_once_it_says_so(home: Place) {
+    let backend = home.open().await;
     let deliveries = inbox(&backend, "alpha").await;
     for expected in 1..=20 {
         place(&backend).await;
         place(&backend).await;
-        let (first, second) = (lease(&deliveries).await, lease(&deliveries).await);
+        let [first, second] = leases(&deliveries).await;
         accept(&deliveries, first, done(adjust("n", 1, None))).await;
         let view = deliveries.view();
         assert_eq!(view.count("n").await.unwrap(), expected);
@@ -113,14 +109,12 @@ async fn what_a_view_answered_is_durable_once_it_says_so() {
     }
 }
 
-#[tokio::test]
-async fn what_was_read_must_still_hold_whatever_the_outcome() {
-    let home = Place::new();
-    let backend = home.open();
+async fn what_was_read_must_still_hold_whatever_the_outcome(home: Place) {
+    let backend = home.open().await;
     let deliveries = inbox(&backend, "alpha").await;
     place(&backend).await;
     place(&backend).await;
-    let (slow, quick) = (lease(&deliveries).await, lease(&deliveries).await);
+    let [slow, quick] = leases(&deliveries).await;
     let set = |value: &'static [u8]| Effects { entries: vec![("k".into(), Some(value.into()))], ..Effects::default() };
     accept(&deliveries, quick, done(set(b"new"))).await;
     let seen_absent = Reads { entries: vec![("k".into(), None)], ..Reads::default() };
@@ -137,10 +131,8 @@ async fn what_was_read_must_still_hold_whatever_the_outcome() {
     assert_eq!(page.entries, [("k".to_owned(), b"newer".to_vec())]);
 }
 
-#[tokio::test]
-async fn an_order_that_moved_meanwhile_is_a_conflict() {
-    let home = Place::new();
-    let backend = home.open();
+async fn an_order_that_moved_meanwhile_is_a_conflict(home: Place) {
+    let backend = home.open().await;
     let deliveries = inbox(&backend, "alpha").await;
     let order = place(&backend).await;
     let delivery = lease(&deliveries).await;
@@ -154,19 +146,13 @@ async fn an_order_that_moved_meanwhile_is_a_conflict() {
     accept(&deliveries, delivery, done(Effects::default())).await;
 }
 
-#[tokio::test]
-async fn no_floor_is_crossed() {
-    let home = Place::new();
-    let backend = home.open();
+async fn no_floor_is_crossed(home: Place) {
+    let backend = home.open().await;
     let deliveries = inbox(&backend, "alpha").await;
     for _ in 0..8 {
         place(&backend).await;
     }
-    let mut leased = Vec::new();
-    for _ in 0..8 {
-        leased.push(lease(&deliveries).await);
-    }
-    let first = leased.remove(0);
+    let [first, leased @ ..] = leases::<8>(&deliveries).await;
     accept(&deliveries, first, done(adjust("stock", 3, None))).await;
     let mut refused = Vec::new();
     for delivery in leased {
@@ -184,52 +170,66 @@ async fn no_floor_is_crossed() {
     assert_eq!(counter(&backend, "alpha", "stock").await, 0);
 }
 
-#[tokio::test]
-async fn a_retry_keeps_its_lane_waiting_through_a_restart() {
-    let home = Place::new();
-    let backend = home.open();
+async fn a_retry_keeps_its_lane_waiting_and_no_other_through_a_restart(home: Place) {
+    let backend = home.open().await;
     let deliveries = inbox(&backend, "alpha").await;
     let order = place(&backend).await;
     let delivery = lease(&deliveries).await;
-    accept(&deliveries, delivery, retried(Timestamp::now().plus(Duration::from_millis(300)))).await;
-    backend.intake.change(order.id, Change::Confirmed {}).await.unwrap().into_inner();
+    accept(&deliveries, delivery, retried(Timestamp::now().plus(Duration::from_secs(3_600)))).await;
+    confirm(&backend, order.id).await;
     let other = place(&backend).await;
     let delivery = lease(&deliveries).await;
     assert_eq!(delivery.event.order_id(), Some(other.id), "another order does not wait");
     accept(&deliveries, delivery, done(Effects::default())).await;
+    nothing_comes(&home, &backend, &deliveries, "the lane waits for the retry").await;
+    drop(deliveries);
+
+    let backend = home.reopen(backend).await;
+    let deliveries = inbox(&backend, "alpha").await;
+    report_when(&backend, "alpha", |it| it.pending == 2).await;
+    nothing_comes(&home, &backend, &deliveries, "it waits still").await;
+    let states: Vec<_> = backend.journal.deliveries_of(order.id).await.unwrap().iter().map(|it| it.state).collect();
+    assert_eq!(states, [DeliveryState::Retrying, DeliveryState::Waiting]);
+}
+
+async fn a_retry_comes_when_it_is_due_and_before_its_lane_goes_on(home: Place) {
+    let backend = home.open().await;
+    let deliveries = inbox(&backend, "alpha").await;
+    let order = place(&backend).await;
+    let due = Timestamp::now().plus(Duration::from_millis(300));
+    accept(&deliveries, lease(&deliveries).await, retried(due)).await;
+    confirm(&backend, order.id).await;
     drop(deliveries);
 
     let backend = home.reopen(backend).await;
     let deliveries = inbox(&backend, "alpha").await;
     let again = lease(&deliveries).await;
     assert_eq!((again.event.kind(), again.attempt), ("order.placed", 2));
-    assert!(deliveries.lease().is_none(), "the lane runs one delivery at a time");
+    assert!(Timestamp::now() >= due, "it comes no sooner");
+    nothing_comes(&home, &backend, &deliveries, "the lane runs one delivery at a time").await;
     accept(&deliveries, again, done(Effects::default())).await;
     let next = lease(&deliveries).await;
     assert_eq!((next.event.kind(), next.attempt), ("order.confirmed", 1));
     accept(&deliveries, next, done(Effects::default())).await;
-    settled(&backend, "alpha").await;
+    report_when(&backend, "alpha", |it| it.pending == 0).await;
     let reports = backend.journal.deliveries_of(order.id).await.unwrap();
     assert_eq!(reports[0].attempts, 2);
-    assert_eq!(report(&backend, "alpha").await.pending, 0);
 }
 
-#[tokio::test]
-async fn a_dead_letter_parks_its_lane_until_it_is_retried() {
-    let home = Place::new();
-    let backend = home.open();
+async fn a_dead_letter_parks_its_lane_until_it_is_retried(home: Place) {
+    let backend = home.open().await;
     let deliveries = inbox(&backend, "alpha").await;
     let order = place(&backend).await;
     let delivery = lease(&deliveries).await;
     let event = delivery.event.id;
     accept(&deliveries, delivery, rejected()).await;
-    backend.intake.change(order.id, Change::Confirmed {}).await.unwrap().into_inner();
-    assert!(deliveries.lease().is_none());
+    confirm(&backend, order.id).await;
+    nothing_comes(&home, &backend, &deliveries, "the lane is parked").await;
     drop(deliveries);
 
     let backend = home.reopen(backend).await;
     let deliveries = inbox(&backend, "alpha").await;
-    assert!(deliveries.lease().is_none());
+    nothing_comes(&home, &backend, &deliveries, "it is parked still").await;
     let query = LetterQuery { limit: 10, ..LetterQuery::default() };
     let letters = backend.dead_letters.list(&name("alpha"), query).await.unwrap().items;
     assert_eq!((letters.len(), letters[0].event_id, letters[0].cause.as_str()), (1, event, "no"));
@@ -239,29 +239,24 @@ async fn a_dead_letter_parks_its_lane_until_it_is_retried() {
     let again = lease(&deliveries).await;
     assert_eq!((again.event.id, again.attempt), (event, 1));
     accept(&deliveries, again, rejected()).await;
-    while report(&backend, "alpha").await.dead != 1 {
-        tokio::task::yield_now().await;
-    }
+    report_when(&backend, "alpha", |it| it.dead == 1).await;
     let selection = Which::Event(event).first(10);
     let discarded = backend.dead_letters.discard(&name("alpha"), selection).await.unwrap().into_inner();
     assert_eq!(discarded, Redriven { count: 1, next: None });
     let next = lease(&deliveries).await;
     assert_eq!(next.event.kind(), "order.confirmed");
     accept(&deliveries, next, done(Effects::default())).await;
-    let report = settled(&backend, "alpha").await;
-    assert_eq!((report.pending, report.dead), (0, 0));
+    report_when(&backend, "alpha", |it| (it.pending, it.dead) == (0, 0)).await;
 }
 
-#[tokio::test]
-async fn a_consumer_that_skips_goes_on_and_keeps_its_dead_letters() {
-    let home = Place::new();
-    let backend = home.open();
+async fn a_consumer_that_skips_goes_on_and_keeps_its_dead_letters(home: Place) {
+    let backend = home.open().await;
     let deliveries = inbox(&backend, "alpha").await;
     deliveries.configure(InboxPolicy { on_dead: OnDead::Skip, ..policy() });
     let order = place(&backend).await;
     let delivery = lease(&deliveries).await;
     accept(&deliveries, delivery, rejected()).await;
-    backend.intake.change(order.id, Change::Confirmed {}).await.unwrap().into_inner();
+    confirm(&backend, order.id).await;
     let next = lease(&deliveries).await;
     assert_eq!(next.event.kind(), "order.confirmed");
     accept(&deliveries, next, done(Effects::default())).await;
@@ -269,31 +264,24 @@ async fn a_consumer_that_skips_goes_on_and_keeps_its_dead_letters() {
 
     let backend = home.reopen(backend).await;
     let deliveries = inbox(&backend, "alpha").await;
-    assert_eq!(report(&backend, "alpha").await.dead, 1);
+    report_when(&backend, "alpha", |it| it.dead == 1).await;
     assert_eq!(retry(&backend, Which::All).await, 1);
     let again = lease(&deliveries).await;
     assert_eq!(again.event.kind(), "order.placed");
     accept(&deliveries, again, done(Effects::default())).await;
-    let report = settled(&backend, "alpha").await;
-    assert_eq!((report.pending, report.dead), (0, 0));
+    report_when(&backend, "alpha", |it| (it.pending, it.dead) == (0, 0)).await;
 }
 
-#[tokio::test]
-async fn acknowledgements_out_of_order_survive_a_restart() {
-    let home = Place::new();
-    let backend = home.open();
+async fn acknowledgements_out_of_order_survive_a_restart(home: Place) {
+    let backend = home.open().await;
     let deliveries = inbox(&backend, "alpha").await;
     for _ in 0..6 {
         place(&backend).await;
     }
-    let mut leased = Vec::new();
-    for _ in 0..6 {
-        leased.push(lease(&deliveries).await);
-    }
     let mut open = Vec::new();
-    for (index, delivery) in leased.into_iter().enumerate() {
+    for (index, delivery) in leases::<6>(&deliveries).await.into_iter().enumerate() {
         if index % 2 == 0 {
-            open.push(delivery.event.position);
+            open.push(delivery.event.id);
             continue;
         }
         accept(&deliveries, delivery, done(adjust("n", 1, None))).await;
@@ -301,36 +289,31 @@ async fn acknowledgements_out_of_order_survive_a_restart() {
     drop(deliveries);
     let backend = home.reopen(backend).await;
     let deliveries = inbox(&backend, "alpha").await;
-    let mut again = Vec::new();
-    for _ in 0..3 {
-        let delivery = lease(&deliveries).await;
-        again.push(delivery.event.position);
+    let again = leases::<3>(&deliveries).await;
+    assert_eq!(again.each_ref().map(|delivery| delivery.event.id), open[..]);
+    for delivery in again {
         accept(&deliveries, delivery, done(adjust("n", 1, None))).await;
     }
-    assert_eq!(again, open);
     settled(&backend, "alpha").await;
-    assert!(deliveries.lease().is_none());
+    nothing_comes(&home, &backend, &deliveries, "each was done").await;
     assert_eq!(counter(&backend, "alpha", "n").await, 6);
 }
 
-#[tokio::test]
-async fn a_new_consumer_starts_where_it_was_told() {
-    let home = Place::new();
-    let backend = home.open();
-    place(&backend).await;
+async fn a_new_consumer_starts_where_it_was_told(home: Place) {
+    let backend = home.open().await;
+    let old = place(&backend).await;
     let now = backend.consumers.attach(&name("now"), crate::policy::Start::Now).await.unwrap();
     now.configure(policy());
     let all = inbox(&backend, "all").await;
-    place(&backend).await;
-    assert_eq!(lease(&now).await.event.position.get(), 2);
-    assert!(now.lease().is_none());
-    assert_eq!(lease(&all).await.event.position.get(), 1);
+    let new = place(&backend).await;
+    assert_eq!(lease(&now).await.event.order_id(), Some(new.id));
+    let heard = leases(&all).await.map(|delivery| delivery.event.order_id());
+    assert_eq!(heard, [Some(old.id), Some(new.id)]);
+    nothing_comes(&home, &backend, &now, "it began after the first").await;
 }
 
-#[tokio::test]
-async fn concurrency_and_subscriptions_are_kept() {
-    let home = Place::new();
-    let backend = home.open();
+async fn concurrency_and_subscriptions_are_kept(home: Place) {
+    let backend = home.open().await;
     let deliveries = inbox(&backend, "alpha").await;
     let only = InboxPolicy { concurrency: 2, subscriptions: hears(&["order.confirmed"]), ..policy() };
     deliveries.configure(only);
@@ -339,15 +322,38 @@ async fn concurrency_and_subscriptions_are_kept() {
         orders.push(place(&backend).await);
     }
     for order in &orders {
-        backend.intake.change(order.id, Change::Confirmed {}).await.unwrap().into_inner();
+        confirm(&backend, order.id).await;
     }
-    let (one, two) = (lease(&deliveries).await, lease(&deliveries).await);
+    let [one, two] = leases(&deliveries).await;
     assert_eq!((one.event.kind(), two.event.kind()), ("order.confirmed", "order.confirmed"));
     assert!(deliveries.lease().is_none(), "two run at most");
-    assert_eq!(report(&backend, "alpha").await.pending, 4);
+    report_when(&backend, "alpha", |it| it.pending == 4).await;
+    let released = one.event.id;
     accept(&deliveries, one, Settlement::Released).await;
-    let again = lease(&deliveries).await;
-    assert_eq!((again.attempt, again.event.order_id()), (1, Some(orders[0].id)));
-    accept(&deliveries, again, done(Effects::default())).await;
     accept(&deliveries, two, done(Effects::default())).await;
+    let mut left = Vec::new();
+    for _ in 0..3 {
+        let delivery = lease(&deliveries).await;
+        assert_eq!((delivery.attempt, delivery.event.kind()), (1, "order.confirmed"), "no attempt was made");
+        left.push(delivery.event.id);
+        accept(&deliveries, delivery, done(Effects::default())).await;
+    }
+    assert!(left.contains(&released));
+    report_when(&backend, "alpha", |it| (it.pending, it.done) == (0, 4)).await;
+}
+
+claims! {
+    every_effect_is_there_once_after_a_restart on [embedded],
+    a_handler_sees_what_its_consumer_committed_before_it_is_durable on [embedded],
+    what_a_view_answered_is_durable_once_it_says_so on [embedded],
+    what_was_read_must_still_hold_whatever_the_outcome on [embedded],
+    an_order_that_moved_meanwhile_is_a_conflict on [embedded],
+    no_floor_is_crossed on [embedded],
+    a_retry_keeps_its_lane_waiting_and_no_other_through_a_restart on [embedded],
+    a_retry_comes_when_it_is_due_and_before_its_lane_goes_on on [embedded],
+    a_dead_letter_parks_its_lane_until_it_is_retried on [embedded],
+    a_consumer_that_skips_goes_on_and_keeps_its_dead_letters on [embedded],
+    acknowledgements_out_of_order_survive_a_restart on [embedded],
+    a_new_consumer_starts_where_it_was_told on [embedded],
+    concurrency_and_subscriptions_are_kept on [embedded],
 }

@@ -1,8 +1,14 @@
 //! What a consumer hears, and that a change of it, or of anything else in its policy, counts from the next lease on.
 
+use std::collections::BTreeSet;
 use std::num::NonZeroU32;
+use std::time::{Duration, Instant};
 
-use super::{Place, accept, content, done, hears, inbox, lease, name, place, policy, ran, report, settled};
+use super::wait::nothing_comes_but;
+use super::{
+    Place, accept, confirm, content, done, hears, inbox, lease, leases, name, nothing_comes, place, policy, ran,
+    report, report_when, settled,
+};
 use crate::backend::{Backend, Cause, CauseKind, Evidence, InboxPolicy, Placed, Placement, Settlement, Which};
 use crate::clock::Timestamp;
 use crate::effects::Effects;
@@ -41,30 +47,25 @@ fn rejected() -> Settlement {
     }
 }
 
-#[tokio::test]
-async fn a_filter_lets_through_what_matches_and_the_rest_is_passed_by() {
-    let home = Place::new();
-    let backend = home.open();
+async fn a_filter_lets_through_what_matches_and_the_rest_is_passed_by(home: Place) {
+    let backend = home.open().await;
     let deliveries = inbox(&backend, "alpha").await;
     deliveries.configure(InboxPolicy { subscriptions: only("order.*", EURO), ..policy() });
     let dollars = place_in(&backend, "USD").await;
     let euros = place_in(&backend, "EUR").await;
-    assert_eq!(report(&backend, "alpha").await.pending, 1);
+    report_when(&backend, "alpha", |it| it.pending == 1).await;
     let delivery = lease(&deliveries).await;
     assert_eq!(delivery.event.order_id(), Some(euros));
     accept(&deliveries, delivery, done(Effects::default())).await;
-    assert!(deliveries.lease().is_none());
     assert!(backend.journal.deliveries_of(dollars).await.unwrap().is_empty(), "it does not concern the consumer");
     assert_eq!(backend.journal.deliveries_of(euros).await.unwrap().len(), 1);
-    let report = settled(&backend, "alpha").await;
-    assert_eq!((report.pending, report.done), (0, 1));
+    report_when(&backend, "alpha", |it| (it.pending, it.done) == (0, 1)).await;
+    nothing_comes(&home, &backend, &deliveries, "the rest is passed by").await;
 }
 
-#[tokio::test]
-async fn what_waits_behind_a_pause_is_counted_by_the_filter() {
+async fn what_waits_behind_a_pause_is_counted_by_the_filter(home: Place) {
     const ORDERS: u64 = 700;
-    let home = Place::new();
-    let backend = home.open();
+    let backend = home.open().await;
     let deliveries = inbox(&backend, "alpha").await;
     let stopped = InboxPolicy { concurrency: 0, subscriptions: only("order.*", EURO), ..policy() };
     deliveries.configure(stopped.clone());
@@ -72,57 +73,60 @@ async fn what_waits_behind_a_pause_is_counted_by_the_filter() {
         place_in(&backend, if order % 7 == 0 { "EUR" } else { "USD" }).await;
         // Counted again and again, each event once.
         if order % 100 == 0 {
-            assert_eq!(report(&backend, "alpha").await.pending, order / 7 + 1);
+            report_when(&backend, "alpha", |it| it.pending == order / 7 + 1).await;
         }
     }
-    assert_eq!(report(&backend, "alpha").await.pending, ORDERS / 7);
+    report_when(&backend, "alpha", |it| it.pending == ORDERS / 7).await;
     // Another filter counts anew; it does not hear less for what was counted before.
     deliveries.configure(InboxPolicy {
         subscriptions: only("order.*", r#"{"order":{"currency":["USD"]}}"#),
         ..stopped.clone()
     });
-    assert_eq!(report(&backend, "alpha").await.pending, ORDERS - ORDERS / 7);
+    report_when(&backend, "alpha", |it| it.pending == ORDERS - ORDERS / 7).await;
     deliveries.configure(InboxPolicy { concurrency: 8, ..stopped });
     for left in (0..ORDERS / 7).rev() {
         accept(&deliveries, lease(&deliveries).await, done(Effects::default())).await;
         let pending = report(&backend, "alpha").await.pending;
         assert!((left..=ORDERS / 7).contains(&pending), "{pending} pending, {left} left");
     }
-    assert_eq!(settled(&backend, "alpha").await.pending, 0);
+    report_when(&backend, "alpha", |it| it.pending == 0).await;
 }
 
-#[tokio::test]
-async fn subscriptions_that_narrow_count_for_what_waits_and_those_that_widen_for_what_comes() {
-    let home = Place::new();
-    let backend = home.open();
+async fn subscriptions_that_narrow_count_for_what_waits_and_those_that_widen_for_what_comes(home: Place) {
+    let backend = home.open().await;
     let deliveries = inbox(&backend, "alpha").await;
     let (one, two) = (place(&backend).await, place(&backend).await);
-    backend.intake.change(one.id, Change::Confirmed {}).await.unwrap().into_inner();
     let running = lease(&deliveries).await;
-    assert_eq!(running.event.order_id(), Some(one.id));
+    let (one, two) = if running.event.order_id() == Some(one.id) { (one, two) } else { (two, one) };
+    confirm(&backend, one.id).await;
     deliveries.configure(InboxPolicy { subscriptions: hears(&["order.confirmed"]), ..policy() });
-    // What runs ends; behind it, the second order's first event is not wanted any more.
+    // What runs ends; beside it, the other order's first event is not wanted any more.
     accept(&deliveries, running, done(Effects::default())).await;
     let confirmed = lease(&deliveries).await;
     assert_eq!((confirmed.event.kind(), confirmed.event.order_id()), ("order.confirmed", Some(one.id)));
     accept(&deliveries, confirmed, done(Effects::default())).await;
-    assert!(deliveries.lease().is_none());
-    assert_eq!(settled(&backend, "alpha").await.pending, 0);
+    let heard = async || {
+        let order = place(&backend).await;
+        confirm(&backend, order.id).await;
+        order.id
+    };
+    nothing_comes_but(&home, &deliveries, "it is not heard any more", heard).await;
+    report_when(&backend, "alpha", |it| it.pending == 0).await;
     deliveries.configure(policy());
-    assert!(deliveries.lease().is_none(), "what was passed by stays so");
-    backend.intake.change(two.id, Change::Confirmed {}).await.unwrap().into_inner();
-    accept(&deliveries, lease(&deliveries).await, done(Effects::default())).await;
+    nothing_comes(&home, &backend, &deliveries, "what was passed by stays so").await;
+    confirm(&backend, two.id).await;
+    let confirmed = lease(&deliveries).await;
+    assert_eq!((confirmed.event.kind(), confirmed.event.order_id()), ("order.confirmed", Some(two.id)));
+    accept(&deliveries, confirmed, done(Effects::default())).await;
     settled(&backend, "alpha").await;
     drop(deliveries);
     let backend = home.reopen(backend).await;
     let deliveries = inbox(&backend, "alpha").await;
-    assert!(deliveries.lease().is_none(), "and it stays so after a restart");
+    nothing_comes(&home, &backend, &deliveries, "and it stays so after a restart").await;
 }
 
-#[tokio::test]
-async fn what_was_tried_already_is_delivered_still() {
-    let home = Place::new();
-    let backend = home.open();
+async fn what_was_tried_already_is_delivered_still(home: Place) {
+    let backend = home.open().await;
     let deliveries = inbox(&backend, "alpha").await;
     let order = place(&backend).await;
     let cause =
@@ -132,37 +136,29 @@ async fn what_was_tried_already_is_delivered_still() {
     let again = lease(&deliveries).await;
     assert_eq!((again.attempt, again.event.order_id()), (2, Some(order.id)));
     accept(&deliveries, again, done(Effects::default())).await;
-    assert_eq!(settled(&backend, "alpha").await.pending, 0);
+    report_when(&backend, "alpha", |it| it.pending == 0).await;
 }
 
-#[tokio::test]
-async fn lanes_that_stood_behind_dead_letters_go_on_once_the_policy_skips() {
-    let home = Place::new();
-    let backend = home.open();
+async fn lanes_that_stood_behind_dead_letters_go_on_once_the_policy_skips(home: Place) {
+    let backend = home.open().await;
     let deliveries = inbox(&backend, "alpha").await;
     let order = place(&backend).await;
     accept(&deliveries, lease(&deliveries).await, rejected()).await;
-    backend.intake.change(order.id, Change::Confirmed {}).await.unwrap().into_inner();
-    assert!(deliveries.lease().is_none());
+    confirm(&backend, order.id).await;
+    let besides = nothing_comes(&home, &backend, &deliveries, "the lane is parked").await;
     deliveries.configure(InboxPolicy { on_dead: OnDead::Skip, ..policy() });
     let behind = lease(&deliveries).await;
     assert_eq!(behind.event.kind(), "order.confirmed");
     accept(&deliveries, behind, done(Effects::default())).await;
-    while report(&backend, "alpha").await.done != 1 {
-        tokio::task::yield_now().await;
-    }
     // The letter is there still, and can be retried.
-    assert_eq!(report(&backend, "alpha").await.dead, 1);
+    report_when(&backend, "alpha", |it| (it.done, it.dead) == (besides + 1, 1)).await;
     assert_eq!(backend.dead_letters.retry(&name("alpha"), Which::All.first(10)).await.unwrap().into_inner().count, 1);
     accept(&deliveries, lease(&deliveries).await, done(Effects::default())).await;
-    let report = settled(&backend, "alpha").await;
-    assert_eq!((report.pending, report.dead), (0, 0));
+    report_when(&backend, "alpha", |it| (it.pending, it.dead) == (0, 0)).await;
 }
 
-#[tokio::test]
-async fn concurrency_and_rate_count_from_the_next_lease_on() {
-    let home = Place::new();
-    let backend = home.open();
+async fn concurrency_and_rate_count_from_the_next_lease_on(home: Place) {
+    let backend = home.open().await;
     let deliveries = inbox(&backend, "alpha").await;
     for _ in 0..40 {
         place(&backend).await;
@@ -171,26 +167,24 @@ async fn concurrency_and_rate_count_from_the_next_lease_on() {
     let one = lease(&deliveries).await;
     assert!(deliveries.lease().is_none());
     deliveries.configure(InboxPolicy { concurrency: 3, ..policy() });
-    let (two, three) = (lease(&deliveries).await, lease(&deliveries).await);
+    let [two, three] = leases(&deliveries).await;
     assert!(deliveries.lease().is_none());
     for delivery in [one, two, three] {
         accept(&deliveries, delivery, done(Effects::default())).await;
     }
-    let per_second = NonZeroU32::new(10).unwrap();
-    let rate = Some(Rate { per_second });
+    let rate = Some(Rate { per_second: NonZeroU32::new(10).unwrap() });
     deliveries.configure(InboxPolicy { rate, concurrency: 100, ..policy() });
-    let began = Timestamp::now();
-    let leased = std::iter::from_fn(|| deliveries.lease()).count() as u64;
-    let allowed = 2 + Timestamp::now().since(began).as_secs() * 10;
-    assert!((1..=allowed).contains(&leased), "{leased} at once at 10/s");
+    let began = Instant::now();
+    let mut leased = leases::<10>(&deliveries).await.into_iter().collect::<Vec<_>>();
+    let took = began.elapsed();
+    assert!(took >= Duration::from_millis(700), "ten at 10/s came within {took:?}");
     deliveries.configure(InboxPolicy { concurrency: 100, ..policy() });
-    assert_eq!(std::iter::from_fn(|| deliveries.lease()).count() as u64, 37 - leased);
+    leased.extend(leases::<27>(&deliveries).await);
+    assert_eq!(leased.iter().map(|delivery| delivery.event.id).collect::<BTreeSet<_>>().len(), 37);
 }
 
-#[tokio::test]
-async fn what_is_heard_of_a_share_of_the_lanes_is_delivered_of_those_alone() {
-    let home = Place::new();
-    let backend = home.open();
+async fn what_is_heard_of_a_share_of_the_lanes_is_delivered_of_those_alone(home: Place) {
+    let backend = home.open().await;
     let deliveries = inbox(&backend, "alpha").await;
     let share = Share::of(&Hash::of(b"new"), 500);
     let subscriptions = hears(&["order.placed"]).with(share, &hears(&["order.*"]));
@@ -203,16 +197,26 @@ async fn what_is_heard_of_a_share_of_the_lanes_is_delivered_of_those_alone() {
         expected.extend(share.has(&Lane::Order(order)).then_some((order, "order.confirmed")));
     }
     assert!((21..40).contains(&expected.len()), "half of them: {}", expected.len());
-    assert_eq!(report(&backend, "alpha").await.pending, u64::try_from(expected.len()).unwrap());
+    report_when(&backend, "alpha", |it| it.pending == expected.len() as u64).await;
     let mut delivered = Vec::new();
     while delivered.len() < expected.len() {
         let delivery = lease(&deliveries).await;
         delivered.push((delivery.event.order_id().unwrap(), delivery.event.kind().to_owned()));
         accept(&deliveries, delivery, done(Effects::default())).await;
     }
-    assert!(deliveries.lease().is_none());
     delivered.sort();
     expected.sort();
     assert_eq!(delivered, expected.iter().map(|(order, kind)| (*order, (*kind).to_owned())).collect::<Vec<_>>());
+    nothing_comes(&home, &backend, &deliveries, "no other is heard").await;
     backend.lifecycle.close().await;
+}
+
+claims! {
+    a_filter_lets_through_what_matches_and_the_rest_is_passed_by on [embedded],
+    what_waits_behind_a_pause_is_counted_by_the_filter on [embedded],
+    subscriptions_that_narrow_count_for_what_waits_and_those_that_widen_for_what_comes on [embedded],
+    what_was_tried_already_is_delivered_still on [embedded],
+    lanes_that_stood_behind_dead_letters_go_on_once_the_policy_skips on [embedded],
+    concurrency_and_rate_count_from_the_next_lease_on on [embedded],
+    what_is_heard_of_a_share_of_the_lanes_is_delivered_of_those_alone on [embedded],
 }

@@ -1,16 +1,12 @@
 //! Promise 1 and idempotency: an order answered is never lost, and a repeat is answered, not repeated.
 
-use std::sync::Arc;
-
-use super::{Place, place, placement};
+use super::{Place, custom, events, eventually, place, placement};
 use crate::backend::{Changed, OrderQuery, Placed};
 use crate::event::{Body, Custom};
 use crate::order::{Change, OrderId, Status};
 
-#[tokio::test]
-async fn an_order_that_was_answered_is_there_after_a_restart() {
-    let home = Place::new();
-    let backend = home.open();
+async fn an_order_that_was_answered_is_there_after_a_restart(home: Place) {
+    let backend = home.open().await;
     let order = place(&backend).await;
     let backend = home.reopen(backend).await;
     assert_eq!(backend.journal.order(order.id).await.unwrap().unwrap(), order);
@@ -18,10 +14,8 @@ async fn an_order_that_was_answered_is_there_after_a_restart() {
     assert!(matches!(&events[..], [event] if event.kind() == "order.placed"));
 }
 
-#[tokio::test]
-async fn the_same_key_makes_one_order_and_one_answer() {
-    let backend = Place::new();
-    let backend = backend.open();
+async fn the_same_key_makes_one_order_and_one_answer(home: Place) {
+    let backend = home.open().await;
     let tries = (0..200).map(|_| backend.intake.place(placement(None, Some("key"), 1)));
     let answers = futures::future::join_all(tries).await;
     let (mut new, mut ids) = (0, std::collections::BTreeSet::new());
@@ -42,10 +36,8 @@ async fn the_same_key_makes_one_order_and_one_answer() {
     assert!(matches!(other, Placed::KeyReused));
 }
 
-#[tokio::test]
-async fn a_repeat_is_answered_with_the_order_as_it_was_placed() {
-    let home = Place::new();
-    let backend = home.open();
+async fn a_repeat_is_answered_with_the_order_as_it_was_placed(home: Place) {
+    let backend = home.open().await;
     let Placed::New(order) = backend.intake.place(placement(None, Some("key"), 1)).await.unwrap().into_inner() else {
         panic!("not new");
     };
@@ -55,10 +47,8 @@ async fn a_repeat_is_answered_with_the_order_as_it_was_placed() {
     assert!(matches!(repeat, Placed::Repeated(again) if again == order));
 }
 
-#[tokio::test]
-async fn a_reference_is_taken_once() {
-    let home = Place::new();
-    let backend = home.open();
+async fn a_reference_is_taken_once(home: Place) {
+    let backend = home.open().await;
     let Placed::New(order) = backend.intake.place(placement(Some("R-1"), None, 1)).await.unwrap().into_inner() else {
         panic!("not new");
     };
@@ -71,10 +61,8 @@ async fn a_reference_is_taken_once() {
     }
 }
 
-#[tokio::test]
-async fn an_order_takes_legal_steps_only() {
-    let home = Place::new();
-    let backend = home.open();
+async fn an_order_takes_legal_steps_only(home: Place) {
+    let backend = home.open().await;
     let order = place(&backend).await;
     let cancel = || Change::Cancelled { reason: "no need".into() };
     let changed = backend.intake.change(order.id, cancel()).await.unwrap().into_inner();
@@ -96,18 +84,9 @@ async fn an_order_takes_legal_steps_only() {
     assert_eq!(seen, [(1, Status::Placed, Status::Placed), (2, Status::Cancelled, Status::Cancelled)]);
 }
 
-#[tokio::test]
-async fn an_event_from_outside_is_recorded_once() {
-    let home = Place::new();
-    let backend = home.open();
-    let event = |id: Option<&str>| Custom {
-        kind: "com.example.a".into(),
-        source: "/shop".into(),
-        origin_id: id.map(Into::into),
-        subject: "s".into(),
-        order_id: None,
-        data: Arc::from(serde_json::value::RawValue::from_string(r#"{"n":1}"#.into()).unwrap()),
-    };
+async fn an_event_from_outside_is_recorded_once(home: Place) {
+    let backend = home.open().await;
+    let event = |id: Option<&str>| Custom { origin_id: id.map(Into::into), ..custom("tea") };
     let first = backend.intake.publish(vec![event(Some("1")), event(Some("1")), event(None)]).await.unwrap();
     let repeated: Vec<bool> = first.iter().map(|published| published.repeated).collect();
     assert_eq!(repeated, [false, true, false]);
@@ -115,36 +94,52 @@ async fn an_event_from_outside_is_recorded_once() {
     assert_eq!((again[0].id, again[0].repeated), (first[0].id, true));
 
     let backend = home.reopen(backend).await;
-    let events = backend.journal.events_after(None, 10).await.unwrap();
-    let positions: Vec<u64> = events.iter().map(|event| event.position.get()).collect();
-    assert_eq!(positions, [1, 2]);
+    let events = events(&backend, 2).await;
+    assert!(events.is_sorted_by(|one, other| one.position < other.position));
+    assert_eq!(events.iter().map(|event| event.id).collect::<Vec<_>>(), [first[0].id, first[2].id]);
     let Body::Custom(custom) = &events[0].body else { panic!("an order change") };
-    assert_eq!((&*custom.source, &*custom.subject, custom.data.get()), ("/shop", "s", r#"{"n":1}"#));
+    assert_eq!((&*custom.source, &*custom.subject, custom.data.get()), ("/test", "tea", r#"{"subject":"tea"}"#));
 }
 
-#[tokio::test]
-async fn lists_are_newest_first_and_go_on_where_they_ended() {
-    let home = Place::new();
-    let backend = home.open();
+async fn lists_are_newest_first_and_go_on_where_they_ended(home: Place) {
+    let backend = home.open().await;
     let mut ids = Vec::new();
     for _ in 0..5 {
         ids.push(place(&backend).await.id);
     }
     backend.intake.change(ids[1], Change::Confirmed {}).await.unwrap().into_inner();
     ids.reverse();
-    let (mut seen, mut after) = (Vec::new(), None);
-    loop {
-        let page = backend.journal.orders(OrderQuery { after, limit: 2, ..OrderQuery::default() }).await.unwrap();
-        seen.extend(page.items.into_iter().map(|order| order.id));
-        after = page.next;
-        if after.is_none() {
-            break;
+    eventually("all orders in pages of two", async || {
+        let (mut seen, mut after) = (Vec::new(), None);
+        loop {
+            let page = backend.journal.orders(OrderQuery { after, limit: 2, ..OrderQuery::default() }).await.unwrap();
+            assert!(page.items.len() <= 2);
+            seen.extend(page.items.into_iter().map(|order| order.id));
+            after = page.next;
+            if after.is_none() {
+                return (seen == ids).then_some(());
+            }
         }
-    }
-    assert_eq!(seen, ids);
-    let confirmed = OrderQuery { status: Some(Status::Confirmed), limit: 9, ..OrderQuery::default() };
-    let page = backend.journal.orders(confirmed).await.unwrap();
-    assert_eq!(page.items.iter().map(|order| order.id).collect::<Vec<_>>(), [ids[3]]);
+    })
+    .await;
+    eventually("the one that is confirmed", async || {
+        let confirmed = OrderQuery { status: Some(Status::Confirmed), limit: 9, ..OrderQuery::default() };
+        let page = backend.journal.orders(confirmed).await.unwrap();
+        (page.items.iter().map(|order| order.id).collect::<Vec<_>>() == [ids[3]]).then_some(())
+    })
+    .await;
+    let customers = OrderQuery { customer: Some("c-1".into()), limit: 9, ..OrderQuery::default() };
+    assert_eq!(backend.journal.orders(customers).await.unwrap().items.len(), 5);
     let stranger = OrderQuery { customer: Some("nobody".into()), limit: 9, ..OrderQuery::default() };
     assert!(backend.journal.orders(stranger).await.unwrap().items.is_empty());
+}
+
+claims! {
+    an_order_that_was_answered_is_there_after_a_restart on [embedded],
+    the_same_key_makes_one_order_and_one_answer on [embedded],
+    a_repeat_is_answered_with_the_order_as_it_was_placed on [embedded],
+    a_reference_is_taken_once on [embedded],
+    an_order_takes_legal_steps_only on [embedded],
+    an_event_from_outside_is_recorded_once on [embedded],
+    lists_are_newest_first_and_go_on_where_they_ended on [embedded],
 }

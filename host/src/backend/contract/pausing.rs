@@ -1,10 +1,11 @@
 //! A person pauses a consumer: nothing starts, nothing is passed by, nothing is lost.
 
-use super::{Place, accept, done, hears, inbox, lease, name, place, policy, report, settled};
+use super::{
+    Place, accept, confirm, done, hears, inbox, lease, leases, name, place, policy, report, report_when, stays_quiet,
+};
 use crate::backend::{Backend, InboxPolicy, Pause};
 use crate::clock::Timestamp;
 use crate::effects::Effects;
-use crate::order::Change;
 
 async fn pause(backend: &Backend, consumer: &str, reason: Option<&str>) -> bool {
     let pause = Pause { since: Timestamp::now(), reason: reason.map(str::to_owned) };
@@ -15,17 +16,16 @@ async fn resume(backend: &Backend, consumer: &str) -> bool {
     backend.consumers.set_pause(&name(consumer), None).await.unwrap().into_inner()
 }
 
-#[tokio::test]
-async fn a_paused_consumer_ends_what_runs_and_starts_nothing() {
-    let home = Place::new();
-    let backend = home.open();
+async fn a_paused_consumer_ends_what_runs_and_starts_nothing(home: Place) {
+    let backend = home.open().await;
     let deliveries = inbox(&backend, "alpha").await;
     place(&backend).await;
     place(&backend).await;
     let running = lease(&deliveries).await;
     assert!(pause(&backend, "alpha", Some("stocktaking")).await);
-    assert!(deliveries.lease().is_none());
+    stays_quiet(&home, &backend, &deliveries).await;
     accept(&deliveries, running, done(Effects::default())).await;
+    stays_quiet(&home, &backend, &deliveries).await;
     let paused = report(&backend, "alpha").await.paused.unwrap();
     assert_eq!(paused.reason.as_deref(), Some("stocktaking"));
 
@@ -37,14 +37,11 @@ async fn a_paused_consumer_ends_what_runs_and_starts_nothing() {
     assert!(resume(&backend, "alpha").await && resume(&backend, "alpha").await);
     assert_eq!(report(&backend, "alpha").await.paused, None);
     accept(&deliveries, lease(&deliveries).await, done(Effects::default())).await;
-    let report = settled(&backend, "alpha").await;
-    assert_eq!((report.pending, report.done), (0, 2));
+    report_when(&backend, "alpha", |it| (it.pending, it.done) == (0, 2)).await;
 }
 
-#[tokio::test]
-async fn a_pause_outlives_a_restart_and_counts_on() {
-    let home = Place::new();
-    let backend = home.open();
+async fn a_pause_outlives_a_restart_and_counts_on(home: Place) {
+    let backend = home.open().await;
     let deliveries = inbox(&backend, "alpha").await;
     pause(&backend, "alpha", None).await;
     let order = place(&backend).await;
@@ -54,9 +51,9 @@ async fn a_pause_outlives_a_restart_and_counts_on() {
     // Before its plugin is there, and after.
     assert!(report(&backend, "alpha").await.paused.is_some());
     let deliveries = inbox(&backend, "alpha").await;
-    backend.intake.change(order.id, Change::Confirmed {}).await.unwrap().into_inner();
-    assert!(deliveries.lease().is_none());
-    assert_eq!(report(&backend, "alpha").await.pending, 2);
+    confirm(&backend, order.id).await;
+    stays_quiet(&home, &backend, &deliveries).await;
+    report_when(&backend, "alpha", |it| it.pending == 2).await;
     resume(&backend, "alpha").await;
     for kind in ["order.placed", "order.confirmed"] {
         let delivery = lease(&deliveries).await;
@@ -65,44 +62,38 @@ async fn a_pause_outlives_a_restart_and_counts_on() {
     }
 }
 
-#[tokio::test]
-async fn what_was_done_ahead_is_not_pending_while_a_consumer_is_paused() {
-    let home = Place::new();
-    let backend = home.open();
+async fn what_was_done_ahead_is_not_pending_while_a_consumer_is_paused(home: Place) {
+    let backend = home.open().await;
     let deliveries = inbox(&backend, "alpha").await;
     for _ in 0..3 {
         place(&backend).await;
     }
-    let (first, second) = (lease(&deliveries).await, lease(&deliveries).await);
+    let [first, second] = leases(&deliveries).await;
     accept(&deliveries, second, done(Effects::default())).await;
     pause(&backend, "alpha", None).await;
     drop((first, deliveries));
 
     let backend = home.reopen(backend).await;
     let _deliveries = inbox(&backend, "alpha").await;
-    assert_eq!(report(&backend, "alpha").await.pending, 2);
+    report_when(&backend, "alpha", |it| it.pending == 2).await;
 }
 
-#[tokio::test]
-async fn what_comes_while_a_consumer_is_paused_is_judged_when_it_goes_on() {
-    let home = Place::new();
-    let backend = home.open();
+async fn what_comes_while_a_consumer_is_paused_is_judged_when_it_goes_on(home: Place) {
+    let backend = home.open().await;
     let deliveries = inbox(&backend, "alpha").await;
     deliveries.configure(InboxPolicy { subscriptions: hears(&["order.cancelled"]), ..policy() });
     pause(&backend, "alpha", None).await;
     place(&backend).await;
-    assert!(deliveries.lease().is_none());
-    assert_eq!(report(&backend, "alpha").await.pending, 0);
+    stays_quiet(&home, &backend, &deliveries).await;
+    report_when(&backend, "alpha", |it| it.pending == 0).await;
     // Nothing was passed by: the version that comes next may want it.
     deliveries.configure(policy());
     resume(&backend, "alpha").await;
     assert_eq!(lease(&deliveries).await.event.kind(), "order.placed");
 }
 
-#[tokio::test]
-async fn consumers_without_a_plugin_are_paused_and_unknown_ones_are_not() {
-    let home = Place::new();
-    let backend = home.open();
+async fn consumers_without_a_plugin_are_paused_and_unknown_ones_are_not(home: Place) {
+    let backend = home.open().await;
     drop(inbox(&backend, "alpha").await);
     let backend = home.reopen(backend).await;
     assert!(pause(&backend, "alpha", None).await);
@@ -110,5 +101,13 @@ async fn consumers_without_a_plugin_are_paused_and_unknown_ones_are_not() {
     assert!(!resume(&backend, "beta").await);
     let deliveries = inbox(&backend, "alpha").await;
     place(&backend).await;
-    assert!(deliveries.lease().is_none());
+    stays_quiet(&home, &backend, &deliveries).await;
+}
+
+claims! {
+    a_paused_consumer_ends_what_runs_and_starts_nothing on [embedded],
+    a_pause_outlives_a_restart_and_counts_on on [embedded],
+    what_was_done_ahead_is_not_pending_while_a_consumer_is_paused on [embedded],
+    what_comes_while_a_consumer_is_paused_is_judged_when_it_goes_on on [embedded],
+    consumers_without_a_plugin_are_paused_and_unknown_ones_are_not on [embedded],
 }

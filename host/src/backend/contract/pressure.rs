@@ -1,13 +1,14 @@
 //! Many handlers at once, and many things that happen between them.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Barrier};
-use std::time::{Duration, Instant};
 
-use tokio::runtime::Handle;
+use tokio::sync::Barrier;
+use tokio::task::JoinSet;
 
-use super::{Place, inbox, name, place, policy, ran, settled};
-use crate::backend::{Delivery, Finished, Inbox, InboxPolicy, Settlement, StateQuery};
+use super::wait::Deadline;
+use super::{Place, accept, done, inbox, lease, name, place, policy, report_when};
+use crate::backend::{Delivery, Finished, Inbox, InboxPolicy, StateQuery};
 use crate::effects::{Adjustment, Effects, Reads};
 
 const HANDLERS: u32 = 64;
@@ -17,7 +18,6 @@ const ORDERS: u64 = 600;
 
 /// Handlers of one SKU, and what they meet.
 struct Handlers {
-    runtime: Handle,
     inbox: Arc<dyn Inbox>,
     /// Where each waits in its first handling, having seen the stock, until all have.
     all: Barrier,
@@ -26,30 +26,27 @@ struct Handlers {
 }
 
 impl Handlers {
-    fn run(&self) {
-        let deadline = Instant::now() + Duration::from_secs(60);
-        let mut met = false;
+    async fn run(self: Arc<Self>) {
+        let (mut deadline, mut met) = (Deadline::new(), false);
         while self.left.load(Ordering::SeqCst) > 0 {
-            assert!(Instant::now() < deadline, "{} left", self.left.load(Ordering::SeqCst));
             match self.inbox.lease() {
                 Some(delivery) => {
-                    self.handle(delivery, || {
-                        if !std::mem::replace(&mut met, true) {
-                            self.all.wait();
-                        }
-                    });
+                    self.handle(delivery, &mut met).await;
                     self.left.fetch_sub(1, Ordering::SeqCst);
+                    deadline = Deadline::new();
                 }
-                None => std::thread::yield_now(),
+                None => deadline.pause(&self.left).await,
             }
         }
     }
 
     /// Takes one unit, or notes that there was none, as inventory does: a conflict is handled again.
-    fn handle(&self, mut delivery: Delivery, mut between: impl FnMut()) {
+    async fn handle(&self, mut delivery: Delivery, met: &mut bool) {
         loop {
-            let stock = self.runtime.block_on(self.inbox.view().count("stock")).unwrap();
-            between();
+            let stock = self.inbox.view().count("stock").await.unwrap();
+            if !std::mem::replace(met, true) {
+                self.all.wait().await;
+            }
             let (take, reads) = if stock > 0 {
                 (Adjustment { key: "stock".into(), by: -1, floor: Some(0) }, Reads::default())
             } else {
@@ -59,8 +56,7 @@ impl Handlers {
             };
             let handled = Adjustment { key: if stock > 0 { "taken" } else { "refused" }.into(), by: 1, floor: None };
             let effects = Effects { adjustments: vec![take, handled], ..Effects::default() };
-            let settlement = Settlement::Done { effects, ran: ran() };
-            match self.runtime.block_on(self.inbox.finish(delivery, &reads, settlement)) {
+            match self.inbox.finish(delivery, &reads, done(effects)).await {
                 Finished::Accepted => return,
                 Finished::Conflict(again) => {
                     self.conflicts.fetch_add(1, Ordering::SeqCst);
@@ -72,36 +68,30 @@ impl Handlers {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_floor_is_crossed_by_64_handlers_of_one_sku() {
-    let home = Place::new();
-    let backend = home.open();
+async fn no_floor_is_crossed_by_64_handlers_of_one_sku(home: Place) {
+    let backend = home.open().await;
     for _ in 0..ORDERS {
         place(&backend).await;
     }
     let deliveries = inbox(&backend, "alpha").await;
     deliveries.configure(InboxPolicy { concurrency: HANDLERS, ..policy() });
-    let first = deliveries.lease().unwrap();
     let stock = Adjustment { key: "stock".into(), by: STOCK, floor: None };
     let effects = Effects { adjustments: vec![stock], ..Effects::default() };
-    let finished = deliveries.finish(first, &Reads::default(), Settlement::Done { effects, ran: ran() }).await;
-    assert!(matches!(finished, Finished::Accepted));
+    accept(&deliveries, lease(&deliveries).await, done(effects)).await;
 
-    let handlers = Handlers {
-        runtime: Handle::current(),
+    let handlers = Arc::new(Handlers {
         inbox: deliveries,
         all: Barrier::new(usize::try_from(HANDLERS).unwrap()),
         left: AtomicU64::new(ORDERS - 1),
         conflicts: AtomicU64::new(0),
-    };
-    std::thread::scope(|scope| {
-        for _ in 0..HANDLERS {
-            scope.spawn(|| handlers.run());
-        }
     });
+    let mut running = JoinSet::new();
+    for _ in 0..HANDLERS {
+        running.spawn(Arc::clone(&handlers).run());
+    }
+    running.join_all().await;
 
-    let report = settled(&backend, "alpha").await;
-    assert_eq!((report.pending, report.done), (0, ORDERS));
+    report_when(&backend, "alpha", |it| (it.pending, it.done) == (0, ORDERS)).await;
     let query = StateQuery { limit: 10, ..StateQuery::default() };
     let counters = backend.consumers.state(&name("alpha"), query).await.unwrap().counters;
     let expected = [
@@ -115,4 +105,8 @@ async fn no_floor_is_crossed_by_64_handlers_of_one_sku() {
     let refused = u64::from(HANDLERS) - u64::try_from(STOCK).unwrap();
     let conflicts = handlers.conflicts.load(Ordering::SeqCst);
     assert!(conflicts >= refused, "{conflicts} conflicts");
+}
+
+claims! {
+    no_floor_is_crossed_by_64_handlers_of_one_sku on [embedded],
 }

@@ -5,11 +5,12 @@ mod model;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::value::RawValue;
 
-use super::{Place, lease, name, place, policy, ran, report};
+use super::wait::Deadline;
+use super::{Place, events, eventually, lease, leases, name, nothing_comes, place, policy, publish, ran, report};
 use crate::backend::{
     Backend, Backfill, BackfillEffects, BackfillReport, BackfillState, BackfillStep, Backfilled, Cause, CauseKind,
     Delivery, DeliveryState, Finished, HeldBy, Inbox, InboxPolicy, Keep, Origin, Retention, Settlement, Since, Started,
@@ -22,7 +23,6 @@ use crate::order::{Change, Status};
 use crate::policy::Start;
 
 const CONSUMER: &str = "alpha";
-const PATIENCE: Duration = Duration::from_secs(30);
 
 fn rebuild() -> Backfill {
     Backfill {
@@ -57,18 +57,6 @@ async fn steer(backend: &Backend, step: BackfillStep) -> Steered {
 
 async fn latest(backend: &Backend) -> BackfillReport {
     backend.backfills.latest(&name(CONSUMER)).await.unwrap().unwrap()
-}
-
-async fn publish(backend: &Backend, subject: &str) {
-    let custom = Custom {
-        kind: "com.example.counted".into(),
-        source: "/test".into(),
-        origin_id: None,
-        subject: subject.into(),
-        order_id: None,
-        data: RawValue::from_string("{}".to_owned()).unwrap().into(),
-    };
-    backend.intake.publish(vec![custom]).await.unwrap().into_inner();
 }
 
 fn lane_key(lane: &Lane) -> Arc<str> {
@@ -139,7 +127,7 @@ async fn expected(backend: &Backend, without: &BTreeSet<u64>) -> (BTreeMap<Strin
 
 /// Does whatever there is to do, until the rebuild has ended.
 async fn work(backend: &Backend, inbox: &Arc<dyn Inbox>) -> BackfillReport {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Deadline::new();
     loop {
         while let Some(delivery) = inbox.lease() {
             done(inbox, delivery).await;
@@ -148,14 +136,13 @@ async fn work(backend: &Backend, inbox: &Arc<dyn Inbox>) -> BackfillReport {
         if report.state == BackfillState::Done {
             return report;
         }
-        assert!(Instant::now() < deadline, "{report:?}");
-        tokio::task::yield_now().await;
+        deadline.pause(report).await;
     }
 }
 
 /// Does live deliveries until there are none.
 async fn serve(backend: &Backend, inbox: &Arc<dyn Inbox>) {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Deadline::new();
     loop {
         while let Some(delivery) = inbox.lease() {
             done(inbox, delivery).await;
@@ -164,31 +151,32 @@ async fn serve(backend: &Backend, inbox: &Arc<dyn Inbox>) {
         if report.pending == report.dead {
             return;
         }
-        assert!(Instant::now() < deadline, "{report:?}");
-        tokio::task::yield_now().await;
+        deadline.pause(report).await;
     }
 }
 
-#[tokio::test]
-async fn a_rebuild_ends_with_the_state_of_one_that_was_always_there_and_repeats_no_effect() {
-    let home = Place::new();
-    let backend = home.open();
+async fn a_rebuild_ends_with_the_state_of_one_that_was_always_there_and_repeats_no_effect(home: Place) {
+    let backend = home.open().await;
     // Never offered: the consumer comes later.
     let old = place(&backend).await;
     let inbox = attach(&backend, Start::Now).await;
     publish(&backend, "tea").await;
     place(&backend).await;
     serve(&backend, &inbox).await;
-    let events = backend.journal.events_after(None, 100).await.unwrap().len();
-    let (messages, records) = (home.rows("messages"), home.rows("records"));
+    let journal = events(&backend, 4).await;
+    let kept = async || {
+        let messages = backend.journal.messages(None, 100).await.unwrap().items.len();
+        (messages, backend.journal.records("rows", None, 100).await.unwrap().items.len())
+    };
+    assert_eq!(kept().await, (3, 3), "one of each, of what was offered");
     let before = state(&backend).await;
-    assert_eq!(backend.backfills.count(&name(CONSUMER), &rebuild()).await.unwrap(), Some(events as u64));
+    assert_eq!(backend.backfills.count(&name(CONSUMER), &rebuild()).await.unwrap(), Some(4));
     assert_eq!(backend.journal.deliveries_of(old.id).await.unwrap().len(), 0);
 
     let report = start(&backend, rebuild()).await;
-    assert_eq!((report.rebuild, report.state, report.events), (true, BackfillState::Running, events as u64));
+    assert_eq!((report.rebuild, report.state, report.events), (true, BackfillState::Running, 4));
     let past = lease(&inbox).await;
-    assert_eq!((past.origin, past.event.position.get()), (Origin::Backfill, 1));
+    assert_eq!((past.origin, past.event.id), (Origin::Backfill, journal[0].id));
     assert_eq!(inbox.view_for(&past).count("n").await.unwrap(), 0, "it begins with nothing");
     done(&inbox, past).await;
     assert_eq!(inbox.view().count("n").await.unwrap(), before.1, "what is in use is another state");
@@ -197,10 +185,10 @@ async fn a_rebuild_ends_with_the_state_of_one_that_was_always_there_and_repeats_
 
     publish(&backend, "tea").await;
     let report = work(&backend, &inbox).await;
-    assert_eq!((report.events, report.delivered), (events as u64 + 1, events as u64 + 1));
+    assert_eq!((report.events, report.delivered), (5, 5));
     assert_eq!(report.dropped, 2 * report.delivered + 1, "messages, records, and an order that is still placed");
     assert_eq!(state(&backend).await, expected(&backend, &BTreeSet::new()).await);
-    assert_eq!((home.rows("messages"), home.rows("records")), (messages + 1, records + 1), "of the live event alone");
+    assert_eq!(kept().await, (4, 4), "of the live event alone");
     assert_eq!(backend.journal.deliveries_of(old.id).await.unwrap()[0].state, DeliveryState::Done);
     let missed = Backfill { of: Backfilled::Missed, effects: BackfillEffects::All, ..rebuild() };
     assert_eq!(backend.backfills.count(&name(CONSUMER), &missed).await.unwrap(), Some(0), "all was offered by now");
@@ -213,18 +201,17 @@ async fn a_rebuild_ends_with_the_state_of_one_that_was_always_there_and_repeats_
     assert_eq!(state(&backend).await, expected(&backend, &BTreeSet::new()).await);
 }
 
-#[tokio::test]
-async fn what_is_an_exception_is_delivered_on_the_new_state_once() {
-    let home = Place::new();
-    let backend = home.open();
+async fn what_is_an_exception_is_delivered_on_the_new_state_once(home: Place) {
+    let backend = home.open().await;
     let inbox = attach(&backend, Start::Now).await;
     for subject in ["dead", "discarded", "redone", "fine"] {
         publish(&backend, subject).await;
         publish(&backend, subject).await;
     }
+    let journal = events(&backend, 8).await;
+    let without = |indices: &[usize]| indices.iter().map(|index| journal[*index].position.get()).collect();
     let mut letters = BTreeMap::new();
-    for _ in 0..4 {
-        let delivery = lease(&inbox).await;
+    for delivery in leases::<4>(&inbox).await {
         let Lane::Subject(subject) = delivery.event.lane() else { panic!("{delivery:?}") };
         if &*subject == "fine" {
             done(&inbox, delivery).await;
@@ -245,17 +232,15 @@ async fn what_is_an_exception_is_delivered_on_the_new_state_once() {
     done(&inbox, past).await;
     work(&backend, &inbox).await;
     serve_until(&backend, &inbox, 2).await;
-    assert_eq!(state(&backend).await, expected(&backend, &BTreeSet::from([1, 2, 3])).await);
+    assert_eq!(state(&backend).await, expected(&backend, &without(&[0, 1, 2])).await);
 
     backend.dead_letters.retry(&name(CONSUMER), Which::All.first(10)).await.unwrap().into_inner();
     serve(&backend, &inbox).await;
-    assert_eq!(state(&backend).await, expected(&backend, &BTreeSet::from([3])).await);
+    assert_eq!(state(&backend).await, expected(&backend, &without(&[2])).await);
 }
 
-#[tokio::test]
-async fn a_copy_that_a_person_edited_is_handled_again_in_place_of_its_event() {
-    let home = Place::new();
-    let backend = home.open();
+async fn a_copy_that_a_person_edited_is_handled_again_in_place_of_its_event(home: Place) {
+    let backend = home.open().await;
     let inbox = attach(&backend, Start::Now).await;
     publish(&backend, "tea").await;
     let delivery = lease(&inbox).await;
@@ -278,20 +263,21 @@ async fn a_copy_that_a_person_edited_is_handled_again_in_place_of_its_event() {
 
 /// Does live deliveries until so many are pending.
 async fn serve_until(backend: &Backend, inbox: &Arc<dyn Inbox>, pending: u64) {
-    let deadline = Instant::now() + PATIENCE;
-    while report(backend, CONSUMER).await.pending != pending {
+    let deadline = Deadline::new();
+    loop {
         while let Some(delivery) = inbox.lease() {
             done(inbox, delivery).await;
         }
-        assert!(Instant::now() < deadline);
-        tokio::task::yield_now().await;
+        let report = report(backend, CONSUMER).await;
+        if report.pending == pending {
+            return;
+        }
+        deadline.pause(report).await;
     }
 }
 
-#[tokio::test]
-async fn an_event_that_fails_pauses_the_rebuild_and_is_the_first_when_it_is_resumed() {
-    let home = Place::new();
-    let backend = home.open();
+async fn an_event_that_fails_pauses_the_rebuild_and_is_the_first_when_it_is_resumed(home: Place) {
+    let backend = home.open().await;
     let inbox = attach(&backend, Start::Now).await;
     publish(&backend, "tea").await;
     publish(&backend, "tea").await;
@@ -300,17 +286,20 @@ async fn an_event_that_fails_pauses_the_rebuild_and_is_the_first_when_it_is_resu
     start(&backend, rebuild()).await;
     let cause = Cause::new(CauseKind::Retry, "not now");
     let past = lease(&inbox).await;
-    let event = past.event.id;
+    let (event, position) = (past.event.id, past.event.position.get());
     let again = Settlement::Retry { at: Timestamp::now(), cause, ran: ran() };
     assert!(matches!(inbox.finish(past, &Reads::default(), again).await, Finished::Accepted));
     let past = lease(&inbox).await;
     assert_eq!((past.event.id, past.attempt), (event, 2));
     fail(&inbox, past).await;
-    let paused = eventually(&backend, |report| report.state == BackfillState::Paused).await;
-    let failure = paused.failure.unwrap();
-    assert_eq!((failure.event_id, failure.position, failure.attempt), (event, 1, 2));
+    let failure = eventually("a pause", async || {
+        let report = latest(&backend).await;
+        report.failure.filter(|_| report.state == BackfillState::Paused)
+    })
+    .await;
+    assert_eq!((failure.event_id, failure.position, failure.attempt), (event, position, 2));
     assert_eq!((failure.outcome, failure.cause.as_str()), (CauseKind::Reject, "no"));
-    assert!(inbox.lease().is_none(), "nothing goes on");
+    let mut besides = nothing_comes(&home, &backend, &inbox, "nothing goes on").await;
     assert_eq!((state(&backend).await, report(&backend, CONSUMER).await.dead), (before, 0));
     // Live events do.
     publish(&backend, "salt").await;
@@ -321,32 +310,18 @@ async fn an_event_that_fails_pauses_the_rebuild_and_is_the_first_when_it_is_resu
     drop(inbox);
     let backend = home.reopen(backend).await;
     let inbox = attach(&backend, Start::Now).await;
-    assert!(inbox.lease().is_none());
+    besides += nothing_comes(&home, &backend, &inbox, "it is paused still").await;
     steer(&backend, BackfillStep::Resume).await;
     let past = lease(&inbox).await;
     assert_eq!((past.event.id, past.attempt), (event, 1));
     done(&inbox, past).await;
     let report = work(&backend, &inbox).await;
-    assert_eq!((report.failure, report.delivered), (None, 3));
+    assert_eq!((report.failure, report.delivered), (None, besides + 3));
     assert_eq!(state(&backend).await, expected(&backend, &BTreeSet::new()).await);
 }
 
-async fn eventually(backend: &Backend, wanted: impl Fn(&BackfillReport) -> bool) -> BackfillReport {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        let report = latest(backend).await;
-        if wanted(&report) {
-            return report;
-        }
-        assert!(Instant::now() < deadline, "{report:?}");
-        tokio::task::yield_now().await;
-    }
-}
-
-#[tokio::test]
-async fn a_rebuild_that_is_cancelled_leaves_nothing_behind() {
-    let home = Place::new();
-    let backend = home.open();
+async fn a_rebuild_that_is_cancelled_leaves_nothing_behind(home: Place) {
+    let backend = home.open().await;
     let inbox = attach(&backend, Start::Now).await;
     for _ in 0..4 {
         publish(&backend, "tea").await;
@@ -357,37 +332,49 @@ async fn a_rebuild_that_is_cancelled_leaves_nothing_behind() {
     start(&backend, rebuild()).await;
     done(&inbox, lease(&inbox).await).await;
     let past = lease(&inbox).await;
-    assert!(inbox.lease().is_none(), "one after another");
+    let mut besides = nothing_comes(&home, &backend, &inbox, "one after another").await;
     steer(&backend, BackfillStep::Cancel).await;
     done(&inbox, past).await;
-    assert!(inbox.lease().is_none());
+    besides += nothing_comes(&home, &backend, &inbox, "it is cancelled").await;
     assert_eq!(latest(&backend).await.state, BackfillState::Cancelled);
     assert_eq!(state(&backend).await, before);
     assert!(matches!(steer(&backend, BackfillStep::Resume).await, Steered::None));
 
-    // The next one begins with nothing; and what is past goes.
+    // The next one begins with nothing.
     start(&backend, rebuild()).await;
     let report = work(&backend, &inbox).await;
-    assert_eq!(report.delivered, 8);
-    assert_eq!(state(&backend).await, before);
+    assert_eq!(report.delivered, besides + 8);
+    assert_eq!(state(&backend).await, expected(&backend, &BTreeSet::new()).await);
+}
+
+async fn states_that_are_past_go(home: Place) {
+    let backend = home.open().await;
+    let inbox = attach(&backend, Start::Now).await;
+    publish(&backend, "tea").await;
+    publish(&backend, "salt").await;
+    serve(&backend, &inbox).await;
+    let before = state(&backend).await;
+    start(&backend, rebuild()).await;
+    done(&inbox, lease(&inbox).await).await;
+    steer(&backend, BackfillStep::Cancel).await;
+    start(&backend, rebuild()).await;
+    work(&backend, &inbox).await;
     backend.upkeep.retain(Retention { attempts: Keep::For(Duration::from_millis(1)), ..Retention::default() });
-    let deadline = Instant::now() + PATIENCE;
-    while (home.rows("entries"), home.rows("counters"), home.rows("deferred")) != (2, 1, 0) {
-        assert!(Instant::now() < deadline, "states that are past stay");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    eventually("one state alone", async || {
+        ((home.rows("entries"), home.rows("counters"), home.rows("deferred")) == (2, 1, 0)).then_some(())
+    })
+    .await;
     assert_eq!(state(&backend).await, before);
 }
 
-#[tokio::test]
-async fn a_new_state_is_held_to_the_limit_and_weighs_what_is_in_it() {
-    let home = Place::new();
-    let backend = home.open();
+async fn a_new_state_is_held_to_the_limit_and_weighs_what_is_in_it(home: Place) {
+    let backend = home.open().await;
     let inbox = attach(&backend, Start::Now).await;
     publish(&backend, "tea").await;
     serve(&backend, &inbox).await;
-    // `n` with a counter's 8 bytes, and `lane/tea` with `1,`.
-    let weight = 9 + 10;
+    // `n` with a counter's 8 bytes, and `lane/tea` with the position and a comma.
+    let position = events(&backend, 1).await[0].position.to_string();
+    let weight = ("n".len() + 8 + "lane/tea".len() + position.len() + 1) as u64;
     inbox.configure(InboxPolicy { state_bytes_max: weight - 1, ..listens() });
     start(&backend, rebuild()).await;
     let past = lease(&inbox).await;
@@ -404,20 +391,22 @@ async fn a_new_state_is_held_to_the_limit_and_weighs_what_is_in_it() {
     assert_eq!(state(&backend).await, expected(&backend, &BTreeSet::new()).await);
 }
 
-#[tokio::test]
-async fn what_a_rebuild_needs_is_held_back_from_retention() {
-    let home = Place::new();
-    let backend = home.open();
+async fn what_a_rebuild_needs_is_held_back_from_retention(home: Place) {
+    let backend = home.open().await;
     let inbox = attach(&backend, Start::Now).await;
     for subject in ["dead", "tea", "salt", "tea"] {
         publish(&backend, subject).await;
     }
-    fail(&inbox, lease(&inbox).await).await;
+    let journal = events(&backend, 4).await;
+    let [dead, tea, salt] = leases(&inbox).await;
+    fail(&inbox, dead).await;
+    done(&inbox, tea).await;
+    done(&inbox, salt).await;
     serve(&backend, &inbox).await;
     start(&backend, rebuild()).await;
     // It is past the dead letter, which is done behind its back.
     let past = lease(&inbox).await;
-    assert_eq!(past.event.position.get(), 2);
+    assert_eq!(past.event.id, journal[1].id);
     steer(&backend, BackfillStep::Pause).await;
     done(&inbox, past).await;
     backend.dead_letters.retry(&name(CONSUMER), Which::All.first(10)).await.unwrap().into_inner();
@@ -425,43 +414,48 @@ async fn what_a_rebuild_needs_is_held_back_from_retention() {
     serve(&backend, &inbox).await;
     let keep = Keep::For(Duration::from_millis(1));
     backend.upkeep.retain(Retention { events: keep, orders: keep, open_orders: keep, ..Retention::default() });
-    let deadline = Instant::now() + PATIENCE;
-    let held = loop {
-        if let Some(held) = report(&backend, CONSUMER).await.held {
-            break held;
-        }
-        assert!(Instant::now() < deadline, "nothing is held back");
-        tokio::task::yield_now().await;
-    };
+    let held = eventually("what is held back", async || report(&backend, CONSUMER).await.held).await;
     assert_eq!((held.reason, held.events), (HeldBy::Backfill, 3));
-    assert_eq!(backend.journal.events_after(None, 10).await.unwrap().len(), 4);
+    events(&backend, 4).await;
     let all = expected(&backend, &BTreeSet::new()).await;
     steer(&backend, BackfillStep::Resume).await;
     work(&backend, &inbox).await;
     assert_eq!(state(&backend).await, all);
 }
 
-#[tokio::test]
-async fn live_deliveries_wait_for_a_hand_over_and_not_for_one_that_does_not_come() {
-    let home = Place::new();
-    let backend = home.open();
+async fn live_deliveries_wait_for_a_hand_over_and_not_for_one_that_does_not_come(home: Place) {
+    let backend = home.open().await;
     let inbox = attach(&backend, Start::Now).await;
     publish(&backend, "tea").await;
     publish(&backend, "salt").await;
-    let (tea, salt) = (lease(&inbox).await, lease(&inbox).await);
+    let [tea, salt] = leases(&inbox).await;
+    let first = tea.event.id;
     done(&inbox, tea).await;
     start(&backend, rebuild()).await;
     // Once all that is done was handled again, no live delivery starts while one runs.
     let past = lease(&inbox).await;
-    assert_eq!((past.origin, past.event.position.get()), (Origin::Backfill, 1));
+    assert_eq!((past.origin, past.event.id), (Origin::Backfill, first));
     done(&inbox, past).await;
     assert!(inbox.lease().is_none());
     publish(&backend, "pepper").await;
     assert!(inbox.lease().is_none(), "it waits");
     let pepper = lease(&inbox).await;
-    assert_eq!((pepper.origin, pepper.event.position.get()), (Origin::Live, 3), "the one that runs takes its time");
+    let told = (pepper.origin, pepper.event.lane());
+    assert_eq!(told, (Origin::Live, Lane::Subject("pepper".into())), "the one that runs takes its time");
     done(&inbox, pepper).await;
     done(&inbox, salt).await;
     work(&backend, &inbox).await;
     assert_eq!(state(&backend).await, expected(&backend, &BTreeSet::new()).await);
+}
+
+claims! {
+    a_rebuild_ends_with_the_state_of_one_that_was_always_there_and_repeats_no_effect on [embedded],
+    what_is_an_exception_is_delivered_on_the_new_state_once on [embedded],
+    a_copy_that_a_person_edited_is_handled_again_in_place_of_its_event on [embedded],
+    an_event_that_fails_pauses_the_rebuild_and_is_the_first_when_it_is_resumed on [embedded],
+    a_rebuild_that_is_cancelled_leaves_nothing_behind on [embedded],
+    states_that_are_past_go on [embedded] because "it counts rows of the file",
+    a_new_state_is_held_to_the_limit_and_weighs_what_is_in_it on [embedded],
+    what_a_rebuild_needs_is_held_back_from_retention on [embedded],
+    live_deliveries_wait_for_a_hand_over_and_not_for_one_that_does_not_come on [embedded],
 }

@@ -5,6 +5,7 @@ use crate::backend::{
     Backfill, BackfillEffects, BackfillStep, Backfilled, Changed, Forgotten, HeldBy, Keep, OrderQuery, Retention,
     Since, Started, Which,
 };
+use crate::event::Event;
 use crate::order::{Change, OrderId};
 
 const SOON: Keep = Keep::For(Duration::from_millis(1));
@@ -20,16 +21,12 @@ const SHORT: Retention = Retention {
     idempotency: SOON,
 };
 
-async fn positions(backend: &Backend) -> Vec<u64> {
-    let events = backend.journal.events_after(None, 1_000).await.unwrap();
-    events.iter().map(|event| event.position.get()).collect()
-}
-
-/// The positions that are on disk, whatever the newest events in memory say.
-async fn kept(place: &Place, backend: Backend) -> (Backend, Vec<u64>) {
-    let backend = place.reopen(backend).await;
-    let positions = positions(&backend).await;
-    (backend, positions)
+/// What is kept once so many events are, whatever is told from memory.
+async fn kept(home: &Place, backend: Backend, count: usize) -> (Backend, Vec<Arc<Event>>) {
+    eventually(&format!("{count} events"), async || (home.events_kept(&backend).await == count).then_some(())).await;
+    let backend = home.reopen(backend).await;
+    let events = events(&backend, count).await;
+    (backend, events)
 }
 
 async fn ids(backend: &Backend) -> Vec<OrderId> {
@@ -48,45 +45,30 @@ async fn cancel(backend: &Backend, id: OrderId) {
     assert!(matches!(backend.intake.change(id, change).await.unwrap().into_inner(), Changed::Done(_)));
 }
 
-async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
-    let deadline = std::time::Instant::now() + Duration::from_secs(10);
-    loop {
-        if let Some(found) = look().await {
-            return found;
-        }
-        assert!(std::time::Instant::now() < deadline, "not within 10 s: {what}");
-        tokio::task::yield_now().await;
-    }
-}
-
 async fn all_gone_but(backend: &Backend, kept: &[OrderId]) {
     eventually(&format!("no orders but {kept:?}"), async || (ids(backend).await == kept).then_some(())).await;
 }
 
-#[tokio::test]
-async fn what_is_old_and_at_its_end_goes_and_numbers_go_on() {
-    let place = Place::new();
-    let mut backend = place.open();
+async fn what_is_old_and_at_its_end_goes_and_numbers_go_on(home: Place) {
+    let backend = home.open().await;
     for _ in 0..100 {
         cancelled(&backend).await;
     }
-    let open = super::place(&backend).await.id;
+    let open = place(&backend).await.id;
     let last = cancelled(&backend).await;
-    assert_eq!(positions(&backend).await.last(), Some(&203));
+    let newest = events(&backend, 203).await.pop().unwrap();
 
     backend.upkeep.retain(SHORT);
     all_gone_but(&backend, &[last, open]).await;
-    // Events as young as these may wait for another round, which is none of their orders' concern.
-    eventually("no event but the newest", async || (place.rows("events") == 1).then_some(())).await;
-    let (reopened, positions) = kept(&place, backend).await;
-    assert_eq!(positions, [203], "the newest event stays, and with it its order");
-    backend = reopened;
-    let next = super::place(&backend).await;
-    assert_eq!(self::positions(&backend).await.last(), Some(&204));
+    let (backend, left) = kept(&home, backend, 1).await;
+    assert_eq!(left[0].id, newest.id, "the newest event stays, and with it its order");
+    let next = place(&backend).await;
     cancel(&backend, open).await;
-    assert_eq!(ids(&backend).await, [next.id, last, open], "an order that was idle can still change");
+    let [old, placed, cancelled] = &events(&backend, 3).await[..] else { panic!("three events") };
+    assert!(newest.position == old.position && old.position < placed.position && placed.position < cancelled.position);
+    all_gone_but(&backend, &[next.id, last, open]).await;
     let events = backend.journal.events_of(open).await.unwrap();
-    assert_eq!(events.iter().map(|event| event.position.get()).collect::<Vec<_>>(), [205]);
+    assert_eq!(events.iter().map(|event| event.id).collect::<Vec<_>>(), [cancelled.id], "an idle one can still change");
 
     backend.upkeep.retain(SHORT);
     eventually("the orders that ended went too", async || {
@@ -99,19 +81,16 @@ async fn what_is_old_and_at_its_end_goes_and_numbers_go_on() {
     assert!(!matches!(refused, Changed::Done(_)), "{refused:?}");
 }
 
-#[tokio::test]
-async fn what_a_consumer_has_to_do_stays_until_it_is_forgotten() {
-    let place = Place::new();
-    let backend = place.open();
+async fn what_a_consumer_has_to_do_stays_until_it_is_forgotten(home: Place) {
+    let backend = home.open().await;
     let inbox = super::inbox(&backend, "slow").await;
     let orders = [cancelled(&backend).await, cancelled(&backend).await, cancelled(&backend).await];
     // The first is handled, the second is a dead letter, the third is not looked at.
-    let first = lease(&inbox).await;
+    let newest = events(&backend, 6).await.pop().unwrap();
+    let [first, second, third] = leases(&inbox).await;
     accept(&inbox, first, done(Effects::default())).await;
-    let second = lease(&inbox).await;
-    assert_eq!(second.event.position.get(), 3);
     accept(&inbox, second, Settlement::Dead { cause: cause(), ran: ran() }).await;
-    let rest = [lease(&inbox).await, lease(&inbox).await];
+    let rest = [third, lease(&inbox).await];
 
     backend.upkeep.retain(SHORT);
     let held = async |by: HeldBy, events: u64| {
@@ -136,19 +115,17 @@ async fn what_a_consumer_has_to_do_stays_until_it_is_forgotten() {
     assert_eq!(backend.consumers.forget(&name("slow")).await.unwrap().into_inner(), Forgotten::Done);
     assert_eq!(backend.consumers.forget(&name("slow")).await.unwrap().into_inner(), Forgotten::Unknown);
     all_gone_but(&backend, &orders[2..]).await;
-    let (_backend, positions) = kept(&place, backend).await;
-    assert_eq!(positions, [6]);
+    let (_backend, left) = kept(&home, backend, 1).await;
+    assert_eq!(left[0].id, newest.id);
 }
 
-#[tokio::test]
-async fn a_dead_letter_that_is_discarded_holds_nothing_back() {
-    let place = Place::new();
-    let backend = place.open();
+async fn a_dead_letter_that_is_discarded_holds_nothing_back(home: Place) {
+    let backend = home.open().await;
     let inbox = super::inbox(&backend, "strict").await;
-    let order = super::place(&backend).await;
+    let order = place(&backend).await;
     accept_dead(&inbox).await;
     cancel(&backend, order.id).await;
-    let last = super::place(&backend).await;
+    let last = place(&backend).await;
     let delivery = lease(&inbox).await;
     accept(&inbox, delivery, done(Effects::default())).await;
     backend.upkeep.retain(SHORT);
@@ -167,33 +144,28 @@ async fn accept_dead(inbox: &Arc<dyn Inbox>) {
     accept(inbox, delivery, Settlement::Dead { cause: cause(), ran: ran() }).await;
 }
 
-#[tokio::test]
-async fn a_consumer_that_comes_late_begins_at_the_oldest_event_that_is_kept() {
-    let place = Place::new();
-    let backend = place.open();
+async fn a_consumer_that_comes_late_begins_at_the_oldest_event_that_is_kept(home: Place) {
+    let backend = home.open().await;
     for _ in 0..20 {
         cancelled(&backend).await;
     }
-    let last = super::place(&backend).await;
+    let last = place(&backend).await;
     backend.upkeep.retain(SHORT);
     all_gone_but(&backend, &[last.id]).await;
-    let (backend, positions) = kept(&place, backend).await;
-    assert_eq!(positions, [41]);
+    let (backend, left) = kept(&home, backend, 1).await;
     for (consumer, start) in [("all", Start::Beginning), ("long-ago", Start::At(Timestamp::from_millis(1)))] {
         let inbox = backend.consumers.attach(&name(consumer), start).await.unwrap();
         inbox.configure(policy());
-        assert_eq!(report(&backend, consumer).await.pending, 1);
+        report_when(&backend, consumer, |it| it.pending == 1).await;
         let delivery = lease(&inbox).await;
-        assert_eq!(delivery.event.position.get(), 41);
+        assert_eq!(delivery.event.id, left[0].id);
         accept(&inbox, delivery, done(Effects::default())).await;
-        assert_eq!(settled(&backend, consumer).await.pending, 0);
+        report_when(&backend, consumer, |it| it.pending == 0).await;
     }
 }
 
-#[tokio::test]
-async fn a_repeat_after_its_key_went_is_a_new_order() {
-    let place = Place::new();
-    let backend = place.open();
+async fn a_repeat_after_its_key_went_is_a_new_order(home: Place) {
+    let backend = home.open().await;
     let Placed::New(first) = backend.intake.place(placement(None, Some("k"), 1)).await.unwrap().into_inner() else {
         panic!("a new order");
     };
@@ -210,12 +182,10 @@ async fn a_repeat_after_its_key_went_is_a_new_order() {
     assert_ne!(first.id, second.id);
 }
 
-#[tokio::test]
-async fn a_consumer_of_a_name_that_was_forgotten_begins_with_nothing() {
-    let place = Place::new();
-    let backend = place.open();
+async fn a_consumer_of_a_name_that_was_forgotten_begins_with_nothing(home: Place) {
+    let backend = home.open().await;
     let inbox = super::inbox(&backend, "again").await;
-    super::place(&backend).await;
+    let order = place(&backend).await;
     let effects = Effects { entries: vec![("key".into(), Some(b"old".as_slice().into()))], ..Effects::default() };
     let delivery = lease(&inbox).await;
     accept(&inbox, delivery, done(effects)).await;
@@ -227,7 +197,7 @@ async fn a_consumer_of_a_name_that_was_forgotten_begins_with_nothing() {
     assert_eq!(inbox.view().get("key").await.unwrap(), None);
     assert_eq!(report(&backend, "again").await.done, 0);
     let delivery = lease(&inbox).await;
-    assert_eq!(delivery.event.position.get(), 1, "from the beginning, as it asked");
+    assert_eq!(delivery.event.order_id(), Some(order.id), "from the beginning, as it asked");
     accept(&inbox, delivery, done(Effects::default())).await;
     settled(&backend, "again").await;
 }
@@ -236,10 +206,8 @@ fn cause() -> crate::backend::Cause {
     crate::backend::Cause::new(crate::backend::CauseKind::Reject, "test")
 }
 
-#[tokio::test]
-async fn a_backfill_that_is_under_way_holds_its_history_back() {
-    let place = Place::new();
-    let backend = place.open();
+async fn a_backfill_that_is_under_way_holds_its_history_back(home: Place) {
+    let backend = home.open().await;
     for _ in 0..5 {
         cancelled(&backend).await;
     }
@@ -262,4 +230,14 @@ async fn a_backfill_that_is_under_way_holds_its_history_back() {
     assert_eq!(ids(&backend).await.len(), 6);
     let _ = backend.backfills.steer(&name("late"), BackfillStep::Cancel).await.unwrap();
     all_gone_but(&backend, &[last]).await;
+}
+
+claims! {
+    what_is_old_and_at_its_end_goes_and_numbers_go_on on [embedded],
+    what_a_consumer_has_to_do_stays_until_it_is_forgotten on [embedded],
+    a_dead_letter_that_is_discarded_holds_nothing_back on [embedded],
+    a_consumer_that_comes_late_begins_at_the_oldest_event_that_is_kept on [embedded],
+    a_repeat_after_its_key_went_is_a_new_order on [embedded],
+    a_consumer_of_a_name_that_was_forgotten_begins_with_nothing on [embedded],
+    a_backfill_that_is_under_way_holds_its_history_back on [embedded],
 }

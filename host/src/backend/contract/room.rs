@@ -1,6 +1,6 @@
 //! A consumer keeps no more than its policy allows.
 
-use super::{Place, accept, done, inbox, lease, place, policy, report, settled};
+use super::{Place, accept, done, inbox, lease, place, policy, report_when, settled};
 use crate::backend::{Backend, Finished, InboxPolicy};
 use crate::effects::{Adjustment, Effects, Reads, Value};
 
@@ -31,10 +31,8 @@ async fn handle(backend: &Backend, inbox: &std::sync::Arc<dyn crate::backend::In
     }
 }
 
-#[tokio::test]
-async fn a_state_grows_to_its_limit_and_not_beyond() {
-    let home = Place::new();
-    let backend = home.open();
+async fn a_state_grows_to_its_limit_and_not_beyond(home: Place) {
+    let backend = home.open().await;
     let deliveries = inbox(&backend, "alpha").await;
     deliveries.configure(InboxPolicy { state_bytes_max: 100, ..policy() });
     assert_eq!(handle(&backend, &deliveries, set("key", 90)).await, None, "93 bytes");
@@ -47,14 +45,11 @@ async fn a_state_grows_to_its_limit_and_not_beyond() {
     assert_eq!(handle(&backend, &deliveries, count("n", 5)).await, None, "9 bytes");
     assert_eq!(handle(&backend, &deliveries, count("n", -5)).await, None, "at nothing it is a counter still");
     assert_eq!(handle(&backend, &deliveries, set("key", 89)).await, Some(101));
-    let report = settled(&backend, "alpha").await;
-    assert_eq!((report.pending, report.dead), (0, 0));
+    report_when(&backend, "alpha", |it| (it.pending, it.dead) == (0, 0)).await;
 }
 
-#[tokio::test]
-async fn what_a_state_weighs_is_known_after_a_restart_and_a_lower_limit_lets_it_shrink() {
-    let home = Place::new();
-    let backend = home.open();
+async fn what_a_state_weighs_is_known_after_a_restart_and_a_lower_limit_lets_it_shrink(home: Place) {
+    let backend = home.open().await;
     let deliveries = inbox(&backend, "alpha").await;
     for key in ["a", "b", "c"] {
         assert_eq!(handle(&backend, &deliveries, set(key, 99)).await, None);
@@ -70,5 +65,10 @@ async fn what_a_state_weighs_is_known_after_a_restart_and_a_lower_limit_lets_it_
     assert_eq!(handle(&backend, &deliveries, delete("a")).await, None);
     assert_eq!(handle(&backend, &deliveries, Effects::default()).await, None, "nothing is written");
     assert_eq!(handle(&backend, &deliveries, set("a", 1)).await, Some(202));
-    assert_eq!(report(&backend, "alpha").await.dead, 0);
+    report_when(&backend, "alpha", |it| (it.pending, it.dead) == (0, 0)).await;
+}
+
+claims! {
+    a_state_grows_to_its_limit_and_not_beyond on [embedded],
+    what_a_state_weighs_is_known_after_a_restart_and_a_lower_limit_lets_it_shrink on [embedded],
 }

@@ -3,9 +3,8 @@
 use std::time::Duration;
 
 use serde_json::Value;
-use serde_json::value::RawValue;
 
-use super::{Place, accept, done, inbox, lease, name, place, policy, settled};
+use super::{Place, accept, confirm, custom, done, inbox, lease, leases, name, place, policy, report_when, settled};
 use crate::backend::{
     AttemptBy, Backend, Cause, CauseKind, DeliveryState, FailedTry, InboxPolicy, Moment, Ran, Settlement, What, Which,
 };
@@ -38,16 +37,24 @@ async fn timeline(backend: &Backend, order: OrderId) -> Vec<Moment> {
     page.items
 }
 
+/// Of how many deliveries time and duration are told together, where they are.
+fn runs(moments: &[Moment]) -> Vec<u64> {
+    let run = |moment: &Moment| match &moment.what {
+        What::Attempt { run: Some(run), .. } => Some(run.count),
+        _ => None,
+    };
+    moments.iter().filter_map(run).collect()
+}
+
 /// The moments in a word or two each.
 fn told(moments: &[Moment]) -> Vec<String> {
     let word = |moment: &Moment| {
         let who = moment.consumer.as_ref().map_or("somebody", |name| name.as_str());
         match &moment.what {
             What::Event { .. } => format!("{} by {who}", moment.kind),
-            What::Attempt { attempt, run } => {
+            What::Attempt { attempt, .. } => {
                 let outcome = attempt.outcome.map_or("done", CauseKind::as_str);
-                let run = run.as_ref().map(|run| format!(" as one of {}", run.count)).unwrap_or_default();
-                format!("{who}: {outcome} at {} by {}{run}", attempt.attempt, attempt.version)
+                format!("{who}: {outcome} at {} by {}", attempt.attempt, attempt.version)
             }
             What::Message { to, .. } => format!("{who}: message to {to}"),
             What::Records { dataset, count, .. } => format!("{who}: {count} of {dataset}"),
@@ -61,10 +68,8 @@ fn told(moments: &[Moment]) -> Vec<String> {
     moments.iter().map(word).collect()
 }
 
-#[tokio::test]
-async fn an_order_tells_every_attempt_and_what_was_caused() {
-    let home = Place::new();
-    let backend = home.open();
+async fn an_order_tells_every_attempt_and_what_was_caused(home: Place) {
+    let backend = home.open().await;
     let (alpha, beta) = (inbox(&backend, "alpha").await, inbox(&backend, "beta").await);
     let order = place(&backend).await;
     accept(&alpha, lease(&alpha).await, retried("1")).await;
@@ -72,14 +77,7 @@ async fn an_order_tells_every_attempt_and_what_was_caused() {
 
     let backend = home.reopen(backend).await;
     let (alpha, beta) = (inbox(&backend, "alpha").await, inbox(&backend, "beta").await);
-    let low = Custom {
-        kind: "com.example.low".into(),
-        source: "/fanfare/consumers/alpha".into(),
-        origin_id: None,
-        subject: "TEA".into(),
-        order_id: None,
-        data: RawValue::from_string("{}".to_owned()).unwrap().into(),
-    };
+    let low = Custom { kind: "com.example.low".into(), source: "/fanfare/consumers/alpha".into(), ..custom("TEA") };
     let message = Message::Sms { to: "+49".into(), text: "confirmed".into() };
     let effects = Effects {
         order_changes: vec![(order.id, Change::Confirmed {})],
@@ -111,8 +109,8 @@ async fn an_order_tells_every_attempt_and_what_was_caused() {
         "alpha: 2 of lines",
         "alpha: 1 of orders",
         "beta: 1 of lines",
-        "alpha: done at 1 by 2 as one of 1",
-        "beta: done at 1 by 1 as one of 1",
+        "alpha: done at 1 by 2",
+        "beta: done at 1 by 1",
     ];
     expected.sort_unstable();
     assert_eq!(words, expected);
@@ -123,11 +121,9 @@ async fn an_order_tells_every_attempt_and_what_was_caused() {
     assert_eq!(timeline(&backend, OrderId::generate()).await.len(), 0);
 }
 
-#[tokio::test]
-async fn a_thousand_successes_in_a_row_are_a_handful_of_rows() {
+async fn a_thousand_successes_in_a_row_are_a_handful_of_rows(home: Place) {
     const ORDERS: usize = 1_000;
-    let home = Place::new();
-    let mut backend = home.open();
+    let mut backend = home.open().await;
     let mut orders = Vec::new();
     for half in ["1", "2"] {
         for _ in 0..ORDERS / 2 {
@@ -155,28 +151,22 @@ async fn a_thousand_successes_in_a_row_are_a_handful_of_rows() {
     let _deliveries = inbox(&backend, "alpha").await;
     for (index, order) in orders.iter().enumerate().step_by(97) {
         let version = if index < ORDERS / 2 { "1" } else { "2" };
-        let words = told(&timeline(&backend, *order).await);
-        assert_eq!(
-            words,
-            ["order.placed by somebody".to_owned(), format!("alpha: done at 1 by {version} as one of 500")]
-        );
+        let moments = timeline(&backend, *order).await;
+        assert_eq!(told(&moments), ["order.placed by somebody".to_owned(), format!("alpha: done at 1 by {version}")]);
+        assert_eq!(runs(&moments), [500]);
     }
 }
 
-#[tokio::test]
-async fn what_a_person_did_and_what_is_open_is_told() {
-    let home = Place::new();
-    let backend = home.open();
+async fn what_a_person_did_and_what_is_open_is_told(home: Place) {
+    let backend = home.open().await;
     let deliveries = inbox(&backend, "alpha").await;
     let paused = backend.consumers.attach(&name("paused"), Start::Beginning).await.unwrap();
     paused.configure(InboxPolicy { concurrency: 0, ..policy() });
     let order = place(&backend).await;
     let dead = || Settlement::Dead { cause: Cause::new(CauseKind::Reject, "no"), ran: ran("1") };
     accept(&deliveries, lease(&deliveries).await, dead()).await;
-    backend.intake.change(order.id, Change::Confirmed {}).await.unwrap().into_inner();
-    while super::report(&backend, "alpha").await.dead != 1 {
-        tokio::task::yield_now().await;
-    }
+    confirm(&backend, order.id).await;
+    report_when(&backend, "alpha", |it| it.dead == 1).await;
     let words = told(&timeline(&backend, order.id).await);
     let open = ["alpha: Dead", "paused: Pending", "alpha: Pending", "paused: Pending"];
     assert_eq!(words[..3], ["order.placed by somebody", "alpha: reject at 1 by 1", "order.confirmed by somebody"]);
@@ -184,9 +174,7 @@ async fn what_a_person_did_and_what_is_open_is_told() {
 
     backend.dead_letters.retry(&name("alpha"), Which::All.first(1)).await.unwrap().into_inner();
     accept(&deliveries, lease(&deliveries).await, dead()).await;
-    while super::report(&backend, "alpha").await.dead != 1 {
-        tokio::task::yield_now().await;
-    }
+    report_when(&backend, "alpha", |it| it.dead == 1).await;
     backend.dead_letters.discard(&name("alpha"), Which::All.first(1)).await.unwrap().into_inner();
     accept(&deliveries, lease(&deliveries).await, done(Effects::default())).await;
     settled(&backend, "alpha").await;
@@ -202,33 +190,29 @@ async fn what_a_person_did_and_what_is_open_is_told() {
     assert!(rest.items.iter().all(|moment| moment.kind == "order.confirmed") && rest.next.is_none());
 }
 
-#[tokio::test]
-async fn what_a_candidate_did_is_told_and_what_it_failed_is_no_attempt() {
-    let home = Place::new();
-    let backend = home.open();
+async fn what_a_candidate_did_is_told_and_what_it_failed_is_no_attempt(home: Place) {
+    let backend = home.open().await;
     let alpha = inbox(&backend, "alpha").await;
     let mut orders = Vec::new();
     for _ in 0..3 {
         orders.push(place(&backend).await.id);
     }
-    accept(&alpha, lease(&alpha).await, by("1", Effects::default())).await;
-    let mut tried = lease(&alpha).await;
+    let [first, mut tried, mut failed] = leases(&alpha).await;
+    accept(&alpha, first, by("1", Effects::default())).await;
     tried.by = AttemptBy::Candidate;
     accept(&alpha, tried, by("2", Effects::default())).await;
-    let mut failed = lease(&alpha).await;
     let cause = Cause::new(CauseKind::Trap, "out of order");
     failed.by = AttemptBy::LiveAfter(Box::new(FailedTry { cause, ran: ran("2") }));
     accept(&alpha, failed, by("1", Effects::default())).await;
     orders.push(place(&backend).await.id);
     accept(&alpha, lease(&alpha).await, by("1", Effects::default())).await;
-    let report = settled(&backend, "alpha").await;
-    assert_eq!((report.done, report.dead), (4, 0));
+    report_when(&backend, "alpha", |it| (it.done, it.dead) == (4, 0)).await;
 
     let expected = [
-        vec!["alpha: done at 1 by 1 as one of 2"],
+        vec!["alpha: done at 1 by 1"],
         vec!["alpha: done at 1 by 2"],
         vec!["alpha: trap at 1 by 2", "alpha: done at 1 by 1"],
-        vec!["alpha: done at 1 by 1 as one of 2"],
+        vec!["alpha: done at 1 by 1"],
     ];
     for (order, expected) in orders.iter().zip(expected) {
         let moments = timeline(&backend, *order).await;
@@ -242,4 +226,30 @@ async fn what_a_candidate_did_is_told_and_what_it_failed_is_no_attempt() {
         assert_eq!((delivery.attempts, delivery.state), (1, DeliveryState::Done), "{delivery:?}");
     }
     backend.lifecycle.close().await;
+}
+
+async fn what_a_candidate_did_stands_apart_and_breaks_no_run(home: Place) {
+    let backend = home.open().await;
+    let alpha = inbox(&backend, "alpha").await;
+    let mut orders = Vec::new();
+    for candidate in [false, true, false] {
+        orders.push(place(&backend).await.id);
+        let mut delivery = lease(&alpha).await;
+        if candidate {
+            delivery.by = AttemptBy::Candidate;
+        }
+        accept(&alpha, delivery, by(if candidate { "2" } else { "1" }, Effects::default())).await;
+    }
+    settled(&backend, "alpha").await;
+    for (order, expected) in orders.iter().zip([vec![2], vec![], vec![2]]) {
+        assert_eq!(runs(&timeline(&backend, *order).await), expected);
+    }
+}
+
+claims! {
+    an_order_tells_every_attempt_and_what_was_caused on [embedded],
+    a_thousand_successes_in_a_row_are_a_handful_of_rows on [embedded] because "it counts rows of the file",
+    what_a_candidate_did_stands_apart_and_breaks_no_run on [embedded] because "only the file tells runs",
+    what_a_person_did_and_what_is_open_is_told on [embedded],
+    what_a_candidate_did_is_told_and_what_it_failed_is_no_attempt on [embedded],
 }

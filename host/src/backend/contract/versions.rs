@@ -34,10 +34,8 @@ async fn told(backend: &Backend, consumer: &str) -> Vec<(TurnOutcome, String, bo
     history.into_iter().map(|it| (it.turn.outcome, it.turn.file.version.unwrap_or_default(), it.kept)).collect()
 }
 
-#[tokio::test]
-async fn the_newest_row_that_is_no_refusal_says_where_a_consumer_stands_and_outlives_a_restart() {
-    let home = Place::new();
-    let backend = home.open();
+async fn the_newest_row_that_is_no_refusal_says_where_a_consumer_stands_and_outlives_a_restart(home: Place) {
+    let backend = home.open().await;
     assert_eq!(backend.versions.standing(&name("alpha")).await.unwrap(), None);
     live(&backend, "alpha", "1", 5).await;
     live(&backend, "alpha", "2", 5).await;
@@ -67,10 +65,8 @@ async fn the_newest_row_that_is_no_refusal_says_where_a_consumer_stands_and_outl
     backend.lifecycle.close().await;
 }
 
-#[tokio::test]
-async fn so_many_versions_are_kept_and_what_another_consumer_keeps_stays() {
-    let home = Place::new();
-    let backend = home.open();
+async fn so_many_versions_are_kept_and_what_another_consumer_keeps_stays(home: Place) {
+    let backend = home.open().await;
     assert_eq!(live(&backend, "beta", "1", 1).await, []);
     for file in ["1", "2", "3"] {
         assert_eq!(live(&backend, "alpha", file, 3).await, []);
@@ -87,10 +83,8 @@ async fn so_many_versions_are_kept_and_what_another_consumer_keeps_stays() {
     backend.lifecycle.close().await;
 }
 
-#[tokio::test]
-async fn what_a_row_speaks_of_is_kept_however_little_is_to_be_kept() {
-    let home = Place::new();
-    let backend = home.open();
+async fn what_a_row_speaks_of_is_kept_however_little_is_to_be_kept(home: Place) {
+    let backend = home.open().await;
     live(&backend, "alpha", "1", 1).await;
     assert_eq!(record(&backend, "alpha", turn(TurnOutcome::Canary, "2", Some("1")), 1).await, []);
     assert_eq!(backend.versions.kept().await.unwrap(), ["1", "2"].map(hash).into());
@@ -98,28 +92,33 @@ async fn what_a_row_speaks_of_is_kept_however_little_is_to_be_kept() {
     backend.lifecycle.close().await;
 }
 
-#[tokio::test]
-async fn a_history_is_bounded_and_never_forgets_where_its_consumer_stands() {
-    let home = Place::new();
-    let backend = home.open();
+async fn a_history_is_bounded_and_never_forgets_where_its_consumer_stands(home: Place) {
+    let backend = home.open().await;
     live(&backend, "alpha", "good", 5).await;
     for file in 0..HISTORY_MAX + 5 {
         record(&backend, "alpha", turn(TurnOutcome::Refused, &file.to_string(), Some("good")), 5).await;
     }
-    let rows = home.rows("version_history");
-    assert_eq!(rows, u64::try_from(HISTORY_MAX + 1).unwrap());
+    let history = backend.versions.history(&name("alpha"), 2 * HISTORY_MAX).await.unwrap();
+    assert_eq!(history.len(), HISTORY_MAX + 1);
+    assert_eq!(history.last().map(|entry| entry.turn.outcome), Some(TurnOutcome::Live), "the oldest that is kept");
     let standing = backend.versions.standing(&name("alpha")).await.unwrap().unwrap();
     assert_eq!(standing.live, Some(hash("good")));
     backend.lifecycle.close().await;
 }
 
-#[tokio::test]
-async fn a_consumer_that_is_forgotten_leaves_no_history_and_keeps_no_version() {
-    let home = Place::new();
-    let backend = home.open();
+async fn a_consumer_that_is_forgotten_leaves_no_history_and_keeps_no_version(home: Place) {
+    let backend = home.open().await;
     live(&backend, "alpha", "1", 5).await;
     assert_eq!(backend.consumers.forget(&name("alpha")).await.unwrap().into_inner(), Forgotten::Unknown);
     assert_eq!(told(&backend, "alpha").await, []);
     assert!(backend.versions.kept().await.unwrap().is_empty());
     backend.lifecycle.close().await;
+}
+
+claims! {
+    the_newest_row_that_is_no_refusal_says_where_a_consumer_stands_and_outlives_a_restart on [embedded],
+    so_many_versions_are_kept_and_what_another_consumer_keeps_stays on [embedded],
+    what_a_row_speaks_of_is_kept_however_little_is_to_be_kept on [embedded],
+    a_history_is_bounded_and_never_forgets_where_its_consumer_stands on [embedded],
+    a_consumer_that_is_forgotten_leaves_no_history_and_keeps_no_version on [embedded],
 }

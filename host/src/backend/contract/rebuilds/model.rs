@@ -3,12 +3,12 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Instant;
 
 use proptest::prelude::*;
 
-use super::{CONSUMER, PATIENCE, attach, done, expected, fail, latest, publish, rebuild, state, steer};
-use crate::backend::contract::{Place, name, place, ran, report};
+use super::{CONSUMER, attach, done, expected, fail, latest, rebuild, state, steer};
+use crate::backend::contract::wait::{Deadline, tell};
+use crate::backend::contract::{Place, name, place, publish, ran, report, report_when};
 use crate::backend::{
     Backend, BackfillState, BackfillStep, Cause, CauseKind, Delivery, Finished, Inbox, LetterQuery, Origin, Settlement,
     Which,
@@ -74,9 +74,8 @@ struct Story {
 }
 
 impl Story {
-    async fn run(history: Vec<Step>, steps: Vec<Step>) {
-        let home = Place::new();
-        let store = Some(home.open());
+    async fn run(home: Place, history: Vec<Step>, steps: Vec<Step>) {
+        let store = Some(home.open().await);
         let (orders, leased, discarded) = (Vec::new(), Vec::new(), BTreeSet::new());
         let mut story = Self { home, store, inbox: None, orders, leased, discarded, missed: 0 };
         story.play(history).await;
@@ -189,7 +188,7 @@ impl Story {
         let messages = self.backend().journal.messages(None, 10_000).await.unwrap().items;
         let ids: BTreeSet<_> = messages.iter().map(|message| message.id.clone()).collect();
         assert_eq!(ids.len(), messages.len(), "an effect twice");
-        assert_eq!(messages.len() as u64, report(self.backend(), CONSUMER).await.done);
+        report_when(self.backend(), CONSUMER, |it| it.done == messages.len() as u64).await;
     }
 
     async fn end(mut self) {
@@ -198,7 +197,7 @@ impl Story {
         }
         self.release().await;
         let _ = self.backend().backfills.start(&name(CONSUMER), rebuild()).await.unwrap().into_inner();
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Deadline::new();
         loop {
             steer(self.backend(), BackfillStep::Resume).await;
             self.letters(true).await;
@@ -209,30 +208,23 @@ impl Story {
             if report.pending == 0 && backfill.state == BackfillState::Done {
                 break;
             }
-            assert!(Instant::now() < deadline, "{report:?} {backfill:?}");
+            deadline.pause((report, backfill)).await;
         }
         self.look().await;
         assert_eq!(state(self.backend()).await, expected(self.backend(), &self.discarded).await);
         let events = self.backend().journal.events_after(None, 10_000).await.unwrap().len() as u64;
         let offered = events - self.missed - self.discarded.len() as u64;
-        assert_eq!(
-            report(self.backend(), CONSUMER).await.done,
-            offered,
-            "what it missed had no effect but on its state"
-        );
+        // What it missed had no effect but on its state.
+        report_when(self.backend(), CONSUMER, |it| it.done == offered).await;
         self.backend().lifecycle.close().await;
     }
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 64, max_shrink_iters: 200, ..ProptestConfig::default() })]
+async fn a_rebuilt_state_holds_each_event_once_and_in_order_whatever_happens(home: Place) {
+    let steps = |max| prop::collection::vec(step(), 0..max);
+    tell(&home, 64, (steps(10), steps(80)), async |home, (history, steps)| Story::run(home, history, steps).await);
+}
 
-    #[test]
-    fn a_rebuilt_state_holds_each_event_once_and_in_order_whatever_happens(
-        history in prop::collection::vec(step(), 0..10),
-        steps in prop::collection::vec(step(), 0..80),
-    ) {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-        runtime.block_on(Story::run(history, steps));
-    }
+claims! {
+    a_rebuilt_state_holds_each_event_once_and_in_order_whatever_happens on [embedded],
 }
