@@ -54,7 +54,7 @@ impl FromStr for EventId {
 }
 
 /// Place of an event in the journal. No two events have the same, and what is recorded later has a larger one: always within a
-/// lane, and as far as clocks agree where several hosts record. Where one does, they are 1, 2, 3 and so on.
+/// lane, and as far as clocks agree where several hosts record. In one file, they are 1, 2, 3 and so on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Position(pub NonZeroU64);

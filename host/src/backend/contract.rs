@@ -31,6 +31,7 @@ macro_rules! claims {
 }
 
 mod backfills;
+mod broken;
 mod dead_letters;
 mod deliveries;
 mod hearing;

@@ -124,7 +124,7 @@ async fn a_redrive_goes_through_the_letters_a_few_at_a_time(home: Place) {
     assert_eq!(causes(&backend).await, [(CauseKind::Reject, "no, again".to_owned(), 5)]);
 }
 
-async fn a_letter_shows_what_every_attempt_staged_and_logged(home: Place) {
+pub async fn a_letter_shows_what_every_attempt_staged_and_logged(home: Place) {
     let backend = home.open().await;
     let deliveries = inbox(&backend, "alpha").await;
     let order = place(&backend).await;

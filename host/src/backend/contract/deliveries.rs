@@ -38,7 +38,7 @@ async fn counter(backend: &crate::backend::Backend, consumer: &str, key: &str) -
     page.counters.first().map_or(0, |(_, value)| *value)
 }
 
-async fn every_effect_is_there_once_after_a_restart(home: Place) {
+pub async fn every_effect_is_there_once_after_a_restart(home: Place) {
     let backend = home.open().await;
     let deliveries = inbox(&backend, "alpha").await;
     let order = place(&backend).await;
@@ -76,7 +76,7 @@ async fn every_effect_is_there_once_after_a_restart(home: Place) {
     nothing_comes(&home, &backend, &deliveries, "what was acknowledged comes again").await;
 }
 
-async fn a_handler_sees_what_its_consumer_committed_before_it_is_durable(home: Place) {
+pub async fn a_handler_sees_what_its_consumer_committed_before_it_is_durable(home: Place) {
     let backend = home.open().await;
     let deliveries = inbox(&backend, "alpha").await;
     for _ in 0..50 {
@@ -109,7 +109,7 @@ async fn what_a_view_answered_is_durable_once_it_says_so(home: Place) {
     }
 }
 
-async fn what_was_read_must_still_hold_whatever_the_outcome(home: Place) {
+pub async fn what_was_read_must_still_hold_whatever_the_outcome(home: Place) {
     let backend = home.open().await;
     let deliveries = inbox(&backend, "alpha").await;
     place(&backend).await;
@@ -146,7 +146,7 @@ async fn an_order_that_moved_meanwhile_is_a_conflict(home: Place) {
     accept(&deliveries, delivery, done(Effects::default())).await;
 }
 
-async fn no_floor_is_crossed(home: Place) {
+pub async fn no_floor_is_crossed(home: Place) {
     let backend = home.open().await;
     let deliveries = inbox(&backend, "alpha").await;
     for _ in 0..8 {
@@ -170,7 +170,7 @@ async fn no_floor_is_crossed(home: Place) {
     assert_eq!(counter(&backend, "alpha", "stock").await, 0);
 }
 
-async fn a_retry_keeps_its_lane_waiting_and_no_other_through_a_restart(home: Place) {
+pub async fn a_retry_keeps_its_lane_waiting_and_no_other_through_a_restart(home: Place) {
     let backend = home.open().await;
     let deliveries = inbox(&backend, "alpha").await;
     let order = place(&backend).await;
@@ -192,7 +192,7 @@ async fn a_retry_keeps_its_lane_waiting_and_no_other_through_a_restart(home: Pla
     assert_eq!(states, [DeliveryState::Retrying, DeliveryState::Waiting]);
 }
 
-async fn a_retry_comes_when_it_is_due_and_before_its_lane_goes_on(home: Place) {
+pub async fn a_retry_comes_when_it_is_due_and_before_its_lane_goes_on(home: Place) {
     let backend = home.open().await;
     let deliveries = inbox(&backend, "alpha").await;
     let order = place(&backend).await;
@@ -216,7 +216,7 @@ async fn a_retry_comes_when_it_is_due_and_before_its_lane_goes_on(home: Place) {
     assert_eq!(reports[0].attempts, 2);
 }
 
-async fn a_dead_letter_parks_its_lane_until_it_is_retried(home: Place) {
+pub async fn a_dead_letter_parks_its_lane_until_it_is_retried(home: Place) {
     let backend = home.open().await;
     let deliveries = inbox(&backend, "alpha").await;
     let order = place(&backend).await;
@@ -272,7 +272,7 @@ async fn a_consumer_that_skips_goes_on_and_keeps_its_dead_letters(home: Place) {
     report_when(&backend, "alpha", |it| (it.pending, it.dead) == (0, 0)).await;
 }
 
-async fn acknowledgements_out_of_order_survive_a_restart(home: Place) {
+pub async fn acknowledgements_out_of_order_survive_a_restart(home: Place) {
     let backend = home.open().await;
     let deliveries = inbox(&backend, "alpha").await;
     for _ in 0..6 {

@@ -125,7 +125,7 @@ async fn subscriptions_that_narrow_count_for_what_waits_and_those_that_widen_for
     nothing_comes(&home, &backend, &deliveries, "and it stays so after a restart").await;
 }
 
-async fn what_was_tried_already_is_delivered_still(home: Place) {
+pub async fn what_was_tried_already_is_delivered_still(home: Place) {
     let backend = home.open().await;
     let deliveries = inbox(&backend, "alpha").await;
     let order = place(&backend).await;
@@ -139,7 +139,7 @@ async fn what_was_tried_already_is_delivered_still(home: Place) {
     report_when(&backend, "alpha", |it| it.pending == 0).await;
 }
 
-async fn lanes_that_stood_behind_dead_letters_go_on_once_the_policy_skips(home: Place) {
+pub async fn lanes_that_stood_behind_dead_letters_go_on_once_the_policy_skips(home: Place) {
     let backend = home.open().await;
     let deliveries = inbox(&backend, "alpha").await;
     let order = place(&backend).await;

@@ -5,7 +5,7 @@ use crate::backend::{Changed, OrderQuery, Placed};
 use crate::event::{Body, Custom};
 use crate::order::{Change, OrderId, Status};
 
-async fn an_order_that_was_answered_is_there_after_a_restart(home: Place) {
+pub async fn an_order_that_was_answered_is_there_after_a_restart(home: Place) {
     let backend = home.open().await;
     let order = place(&backend).await;
     let backend = home.reopen(backend).await;
@@ -14,7 +14,7 @@ async fn an_order_that_was_answered_is_there_after_a_restart(home: Place) {
     assert!(matches!(&events[..], [event] if event.kind() == "order.placed"));
 }
 
-async fn the_same_key_makes_one_order_and_one_answer(home: Place) {
+pub async fn the_same_key_makes_one_order_and_one_answer(home: Place) {
     let backend = home.open().await;
     let tries = (0..200).map(|_| backend.intake.place(placement(None, Some("key"), 1)));
     let answers = futures::future::join_all(tries).await;
@@ -36,7 +36,7 @@ async fn the_same_key_makes_one_order_and_one_answer(home: Place) {
     assert!(matches!(other, Placed::KeyReused));
 }
 
-async fn a_repeat_is_answered_with_the_order_as_it_was_placed(home: Place) {
+pub async fn a_repeat_is_answered_with_the_order_as_it_was_placed(home: Place) {
     let backend = home.open().await;
     let Placed::New(order) = backend.intake.place(placement(None, Some("key"), 1)).await.unwrap().into_inner() else {
         panic!("not new");
@@ -84,7 +84,7 @@ async fn an_order_takes_legal_steps_only(home: Place) {
     assert_eq!(seen, [(1, Status::Placed, Status::Placed), (2, Status::Cancelled, Status::Cancelled)]);
 }
 
-async fn an_event_from_outside_is_recorded_once(home: Place) {
+pub async fn an_event_from_outside_is_recorded_once(home: Place) {
     let backend = home.open().await;
     let event = |id: Option<&str>| Custom { origin_id: id.map(Into::into), ..custom("tea") };
     let first = backend.intake.publish(vec![event(Some("1")), event(Some("1")), event(None)]).await.unwrap();

@@ -7,7 +7,7 @@ use crate::backend::InboxPolicy;
 use crate::effects::Effects;
 use crate::event::{EventId, Lane};
 
-async fn a_lane_is_one_delivery_at_a_time_in_the_order_of_its_events(home: Place) {
+pub async fn a_lane_is_one_delivery_at_a_time_in_the_order_of_its_events(home: Place) {
     let backend = home.open().await;
     let deliveries = inbox(&backend, "alpha").await;
     deliveries.configure(InboxPolicy { subscriptions: hears(&["*"]), ..policy() });

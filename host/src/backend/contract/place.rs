@@ -2,11 +2,14 @@
 
 use tempfile::TempDir;
 
+use super::broken::{Fault, break_promise};
 use crate::backend::{Backend, embedded};
 
 /// Where one backend lives. Nothing else lives there.
 pub struct Place {
     kind: Kind,
+    /// What whatever is opened here does wrong.
+    fault: Option<Fault>,
 }
 
 enum Kind {
@@ -15,7 +18,7 @@ enum Kind {
 
 impl Place {
     pub fn embedded() -> Self {
-        Self { kind: Kind::Directory(tempfile::tempdir().unwrap()) }
+        Self { kind: Kind::Directory(tempfile::tempdir().unwrap()), fault: None }
     }
 
     /// A fresh one of the same kind.
@@ -25,11 +28,24 @@ impl Place {
         }
     }
 
+    /// A fresh one of the same kind, where one promise is broken.
+    pub fn with_fault(&self, fault: Fault) -> Self {
+        Self { fault: Some(fault), ..self.another() }
+    }
+
+    pub fn fault(&self) -> Option<Fault> {
+        self.fault
+    }
+
     pub async fn open(&self) -> Backend {
-        match &self.kind {
+        let backend = match &self.kind {
             Kind::Directory(directory) => {
                 embedded::open(&embedded::Settings { data_dir: directory.path().to_owned() }).unwrap()
             }
+        };
+        match self.fault {
+            Some(fault) => break_promise(backend, fault),
+            None => backend,
         }
     }
 

@@ -1,5 +1,6 @@
 //! How claims wait: for conditions, with a deadline that only a fault reaches.
 
+use std::cell::Cell;
 use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,15 +22,22 @@ const PAUSE: Duration = Duration::from_millis(2);
 /// What is placed to overtake what must not come. More than one, because order among lanes is not promised.
 const SENTINELS: u64 = 3;
 
-/// How long to wait for what must come.
-const PATIENCE: Duration = Duration::from_secs(60);
+thread_local! {
+    /// How long the claims of this thread wait for what must come.
+    static PATIENCE: Cell<Duration> = const { Cell::new(Duration::from_secs(60)) };
+}
+
+/// For claims that are to fail: they do so the sooner.
+pub fn wait_no_longer_than(patience: Duration) {
+    PATIENCE.set(patience);
+}
 
 /// When to give up.
 pub struct Deadline(Instant);
 
 impl Deadline {
     pub fn new() -> Self {
-        Self(Instant::now() + PATIENCE)
+        Self(Instant::now() + PATIENCE.get())
     }
 
     /// Pauses before the next look.
