@@ -9,6 +9,7 @@
 //! - Deliveries of one [`Lane`](crate::event::Lane) to one consumer are leased one after another, in journal order.
 //! - A delivery is leased by at most one holder at a time.
 
+pub mod aws;
 mod backfills;
 pub mod cause;
 mod consumers;

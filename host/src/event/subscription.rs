@@ -71,8 +71,13 @@ impl Subscriptions {
     /// Whether events of `kind` are wanted, all or those that a filter lets through.
     #[must_use]
     pub fn hear(&self, kind: &str) -> bool {
+        self.kinds().any(|pattern| pattern.matches(kind))
+    }
+
+    /// The kinds of everything that is heard, of every lane and of some.
+    pub fn kinds(&self) -> impl Iterator<Item = &KindPattern> {
         let besides = self.in_share.iter().flat_map(|(_, besides)| besides.iter());
-        self.everywhere.iter().chain(besides).any(|subscription| subscription.kind.matches(kind))
+        self.everywhere.iter().chain(besides).map(|subscription| &subscription.kind)
     }
 
     /// Those of every lane.

@@ -8,7 +8,7 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use metrics::{
-    Counter, Gauge, Histogram, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
+    Counter, Gauge, Histogram, Label, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
 };
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use parking_lot::RwLock;
@@ -180,6 +180,59 @@ pub fn http_request(route: &str, status: u16, took: Duration) {
     seconds.record(took);
 }
 
+/// How a call of an AWS service ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AwsOutcome {
+    Done,
+    /// The service said no: a condition did not hold, nothing of that name is there, it is asked too much.
+    Refused,
+    /// There was no answer.
+    Failed,
+}
+
+/// One call of an AWS service came to its end, after so many requests.
+pub fn aws_call(service: &str, operation: &str, outcome: AwsOutcome, requests: u32, took: Duration) {
+    static CALLS: LazyLock<RwLock<HashMap<(String, String), AwsMeters>>> = LazyLock::new(RwLock::default);
+    let of = (service.to_owned(), operation.to_owned());
+    let known = CALLS.read().get(&of).cloned();
+    let meters = known.unwrap_or_else(|| CALLS.write().entry(of).or_insert_with_key(AwsMeters::of).clone());
+    let outcome = match outcome {
+        AwsOutcome::Done => &meters.done,
+        AwsOutcome::Refused => &meters.refused,
+        AwsOutcome::Failed => &meters.failed,
+    };
+    outcome.increment(1);
+    meters.requests.increment(u64::from(requests));
+    meters.seconds.record(took);
+}
+
+#[derive(Clone)]
+struct AwsMeters {
+    done: Counter,
+    refused: Counter,
+    failed: Counter,
+    requests: Counter,
+    seconds: Histogram,
+}
+
+impl AwsMeters {
+    fn of((service, operation): &(String, String)) -> Self {
+        LazyLock::force(&REGISTRY);
+        let labels = || vec![Label::new("service", service.clone()), Label::new("operation", operation.clone())];
+        let outcome = |outcome| {
+            let labels = [labels(), vec![Label::new("outcome", outcome)]].concat();
+            counter!("fanfare_aws_calls_total", labels)
+        };
+        Self {
+            done: outcome("done"),
+            refused: outcome("refused"),
+            failed: outcome("failed"),
+            requests: counter!("fanfare_aws_requests_total", labels()),
+            seconds: histogram!("fanfare_aws_call_seconds", labels()),
+        }
+    }
+}
+
 /// One try at sending a message came to an end.
 pub fn message(state: MessageState) {
     LazyLock::force(&REGISTRY);
@@ -251,6 +304,9 @@ fn describe() {
     describe_histogram!("fanfare_http_request_seconds", "Time that one request took, by route and status.");
     describe_histogram!("fanfare_commit_seconds", "Time from the start of a transaction until it was on disk.");
     describe_histogram!("fanfare_commit_batch", "Jobs that shared one transaction.");
+    describe_counter!("fanfare_aws_calls_total", "Calls of AWS services, by service, operation and outcome.");
+    describe_counter!("fanfare_aws_requests_total", "Requests that these calls took, repeats included.");
+    describe_histogram!("fanfare_aws_call_seconds", "Time that one call of an AWS service took with its repeats.");
 }
 
 #[cfg(test)]

@@ -1,0 +1,275 @@
+//! A consumer's queue, and the one behind it for messages that were received a thousand times.
+//!
+//! The host itself counts attempts and keeps dead letters, in the table: the second queue is only the net below.
+
+use std::time::Duration;
+
+use aws_sdk_sqs::error::ProvideErrorMetadata as _;
+use aws_sdk_sqs::types::QueueAttributeName;
+use serde_json::{Value, json};
+
+use super::settle::Applied;
+use super::{Attributes, Change, Error, Resource, Setting, Step, Tags, attribute_steps, tag_steps};
+use crate::backend::aws::clients::{Clients, Service};
+use crate::backend::aws::settings::TopicKind;
+
+/// The longest that SQS lets a poll wait; it costs the least.
+pub const POLL_MAX: Duration = Duration::from_secs(20);
+/// How long a message stays hidden that was received and neither deleted nor prolonged: what a crash delays it by.
+pub const VISIBILITY: Duration = Duration::from_secs(60);
+/// The most that SQS takes. What went even so is found in the table.
+pub const KEPT: Duration = Duration::from_secs(14 * 24 * 3600);
+/// Of a message, before it goes to the dead-letter queue. No host that works gets there.
+const RECEIVED_MAX: u32 = 1_000;
+
+const POLICY: &str = "Policy";
+const REDRIVE: &str = "RedrivePolicy";
+
+#[derive(Debug)]
+pub struct Found {
+    pub url: String,
+    pub arn: String,
+    attributes: Attributes,
+    /// `None` where nobody looked.
+    tags: Option<Tags>,
+}
+
+/// What a queue should be.
+pub struct Wanted<'a> {
+    pub name: &'a str,
+    pub kind: TopicKind,
+    pub tags: &'a [(&'a str, &'a str)],
+    /// Absent for a dead-letter queue, which nothing but SQS sends to.
+    pub fed: Option<Fed<'a>>,
+}
+
+/// From where messages come to a queue, and where they go. Absent is what is not there yet.
+pub struct Fed<'a> {
+    pub topic_arn: Option<&'a str>,
+    pub dead_arn: Option<&'a str>,
+}
+
+pub async fn look(clients: &Clients, name: &str, with_tags: bool) -> Result<Option<Found>, Error> {
+    let url = match clients.sqs.get_queue_url().queue_name(name).send().await {
+        Ok(got) => got.queue_url.unwrap_or_default(),
+        Err(error) if is_absent(error.code()) => return Ok(None),
+        Err(error) => return Err(clients.failure(Service::Sqs, format!("find the queue {name}"), &error).into()),
+    };
+    let get = clients.sqs.get_queue_attributes().queue_url(&url).attribute_names(QueueAttributeName::All);
+    let attributes: Attributes = match get.send().await {
+        Ok(got) => {
+            let attributes = got.attributes.unwrap_or_default().into_iter();
+            attributes.map(|(name, value)| (name.as_str().to_owned(), value)).collect()
+        }
+        Err(error) if is_absent(error.code()) => return Ok(None),
+        Err(error) => return Err(clients.failure(Service::Sqs, format!("look at the queue {name}"), &error).into()),
+    };
+    let tags = if with_tags { Some(tags(clients, name, &url).await?) } else { None };
+    let arn = attributes.get("QueueArn").cloned().unwrap_or_default();
+    Ok(Some(Found { url, arn, attributes, tags }))
+}
+
+pub fn compare(wanted: &Wanted<'_>, found: Option<&Found>) -> Result<Vec<Step>, Error> {
+    let Wanted { name, .. } = wanted;
+    let on = Resource::Queue { name: (*name).to_owned() };
+    let Some(found) = found else {
+        let settings = wanted.made_with().into_iter().map(|(name, value)| Setting::new(name, value));
+        // Set as soon as what it names is there.
+        let fed = wanted.fed.iter().flat_map(|_| {
+            let redrive = format!("to its dead-letter queue after {RECEIVED_MAX} times");
+            [Setting::new(POLICY, "the topic alone may send"), Setting::new(REDRIVE, redrive)]
+        });
+        return Ok(vec![Step::needed(on, Change::Create { settings: settings.chain(fed).collect() })]);
+    };
+    for (tag, value) in wanted.tags {
+        if let Some(other) = found.tags.as_ref().and_then(|tags| tags.get(*tag)).filter(|other| other != value) {
+            let what = format!(
+                "the queue {name} has the tag {tag} = {other}, not {value}: it is another shop's or another consumer's; \
+                 set another aws.prefix, or rename the consumer"
+            );
+            return Err(Error::Unmendable { what });
+        }
+    }
+    let plain = wanted.made_with();
+    let plain = plain.iter().map(|(name, value)| (*name, value.as_str())).filter(|(name, _)| *name != "FifoQueue");
+    let mut steps = attribute_steps(&on, &found.attributes, plain);
+    if let Some(Fed { topic_arn, dead_arn }) = wanted.fed {
+        let policy = topic_arn.map(|topic_arn| (POLICY, policy(&found.arn, topic_arn)));
+        let redrive = dead_arn.map(|dead_arn| (REDRIVE, redrive(dead_arn)));
+        for (name, value) in policy.into_iter().chain(redrive) {
+            let shown = found.attributes.get(name).filter(|shown| !shown.is_empty());
+            if shown.is_none_or(|shown| !says_the_same(shown, &value)) {
+                let setting = Setting::new(name, value.to_string());
+                steps.push(Step::needed(on.clone(), Change::Set { setting, found: shown.cloned() }));
+            }
+        }
+    }
+    steps.extend(tag_steps(&on, found.tags.as_ref(), wanted.tags));
+    Ok(steps)
+}
+
+/// Does a step of [`compare`].
+pub async fn apply(
+    clients: &Clients,
+    wanted: &Wanted<'_>,
+    found: Option<&Found>,
+    step: &Step,
+) -> Result<Applied, Error> {
+    let (name, url) = (wanted.name, found.map(|found| found.url.as_str()).unwrap_or_default());
+    match &step.change {
+        Change::Set { setting: Setting { name: attribute, value }, .. } => {
+            let set = clients.sqs.set_queue_attributes().queue_url(url);
+            let sent = set.attributes(QueueAttributeName::from(attribute.as_str()), value).send().await;
+            sent.map_err(|error| {
+                clients.failure(Service::Sqs, format!("set {attribute} of the queue {name}"), &error)
+            })?;
+            Ok(Applied::Taken)
+        }
+        Change::Tag { tag, .. } => {
+            let sent = clients.sqs.tag_queue().queue_url(url).tags(&tag.name, &tag.value).send().await;
+            sent.map_err(|error| clients.failure(Service::Sqs, format!("tag the queue {name}"), &error))?;
+            Ok(Applied::Taken)
+        }
+        _ => create(clients, wanted).await,
+    }
+}
+
+/// Deletes the queue with all that is in it. One that is not there is deleted.
+pub async fn delete(clients: &Clients, name: &str, url: &str) -> Result<(), Error> {
+    match clients.sqs.delete_queue().queue_url(url).send().await {
+        Err(error) if !is_absent(error.code()) => {
+            Err(clients.failure(Service::Sqs, format!("delete the queue {name}"), &error).into())
+        }
+        _ => Ok(()),
+    }
+}
+
+async fn create(clients: &Clients, wanted: &Wanted<'_>) -> Result<Applied, Error> {
+    let mut create = clients.sqs.create_queue().queue_name(wanted.name);
+    for (name, value) in wanted.made_with() {
+        create = create.attributes(QueueAttributeName::from(name), value);
+    }
+    for (tag, value) in wanted.tags {
+        create = create.tags(*tag, *value);
+    }
+    match create.send().await {
+        Ok(_) => Ok(Applied::Done),
+        Err(error) => match error.as_service_error() {
+            // Another host made it just now, or somebody made it otherwise: the next look tells what it lacks.
+            Some(refused) if refused.is_queue_name_exists() => Ok(Applied::Later),
+            // For a minute.
+            Some(refused) if refused.is_queue_deleted_recently() => Ok(Applied::Later),
+            _ => Err(clients.failure(Service::Sqs, format!("create the queue {}", wanted.name), &error).into()),
+        },
+    }
+}
+
+async fn tags(clients: &Clients, name: &str, url: &str) -> Result<Tags, Error> {
+    let listed = clients.sqs.list_queue_tags().queue_url(url).send().await;
+    let listed = listed.map_err(|error| clients.failure(Service::Sqs, format!("list the tags of {name}"), &error))?;
+    Ok(listed.tags.unwrap_or_default().into_iter().collect())
+}
+
+impl Wanted<'_> {
+    /// What does not depend on anything else.
+    fn made_with(&self) -> Vec<(&'static str, String)> {
+        let mut settings = vec![("MessageRetentionPeriod", KEPT.as_secs().to_string())];
+        if self.fed.is_some() {
+            settings.push(("ReceiveMessageWaitTimeSeconds", POLL_MAX.as_secs().to_string()));
+            settings.push(("VisibilityTimeout", VISIBILITY.as_secs().to_string()));
+        }
+        if self.kind == TopicKind::Fifo {
+            let fifo = [
+                ("FifoQueue", "true"),
+                ("ContentBasedDeduplication", "false"),
+                // Lanes do not wait for each other.
+                ("DeduplicationScope", "messageGroup"),
+                ("FifoThroughputLimit", "perMessageGroupId"),
+            ];
+            settings.extend(fifo.map(|(name, value)| (name, value.to_owned())));
+        }
+        settings
+    }
+}
+
+/// Lets the topic send to the queue, and nobody else.
+pub fn policy(queue_arn: &str, topic_arn: &str) -> Value {
+    json!({
+        "Version": "2012-10-17",
+        "Statement": [{
+            "Sid": "Topic",
+            "Effect": "Allow",
+            "Principal": { "Service": "sns.amazonaws.com" },
+            "Action": "sqs:SendMessage",
+            "Resource": queue_arn,
+            "Condition": { "ArnEquals": { "aws:SourceArn": topic_arn } },
+        }],
+    })
+}
+
+fn redrive(dead_arn: &str) -> Value {
+    json!({ "deadLetterTargetArn": dead_arn, "maxReceiveCount": RECEIVED_MAX })
+}
+
+/// Whether a document means what `wanted` says: what a policy is called does not count, nor how a list of one, a number
+/// or a service's action is written.
+fn says_the_same(shown: &str, wanted: &Value) -> bool {
+    serde_json::from_str(shown).is_ok_and(|shown: Value| plain(&shown) == plain(wanted))
+}
+
+fn plain(document: &Value) -> Value {
+    match document {
+        Value::Array(items) => match items.as_slice() {
+            [one] => plain(one),
+            many => many.iter().map(plain).collect(),
+        },
+        Value::Object(fields) => {
+            let named = fields.iter().filter(|(name, _)| !matches!(name.as_str(), "Sid" | "Id"));
+            let field = |(name, value): (&String, &Value)| match (name.as_str(), plain(value)) {
+                // Actions are known in any case, and emulators answer in capitals.
+                ("Action", Value::String(action)) => (name.clone(), Value::String(action.to_ascii_lowercase())),
+                (_, value) => (name.clone(), value),
+            };
+            Value::Object(named.map(field).collect())
+        }
+        Value::Number(number) => Value::String(number.to_string()),
+        other => other.clone(),
+    }
+}
+
+/// SQS has an old and a new way to say so.
+fn is_absent(code: Option<&str>) -> bool {
+    matches!(code, Some("QueueDoesNotExist" | "AWS.SimpleQueueService.NonExistentQueue"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const QUEUE: &str = "arn:aws:sqs:eu-west-1:1:shop-inventory.fifo";
+    const TOPIC: &str = "arn:aws:sns:eu-west-1:1:shop.fifo";
+
+    #[test]
+    fn a_policy_written_otherwise_is_the_same_and_a_wider_one_is_not() {
+        let wanted = policy(QUEUE, TOPIC);
+        let other =
+            wanted.to_string().replace("\"sqs:SendMessage\"", "[\"SQS:SendMessage\"]").replace("Topic", "Other");
+        assert!(says_the_same(&other, &wanted));
+        for (from, to) in
+            [(TOPIC, "*"), ("ArnEquals", "ArnLike"), ("Allow", "Deny"), ("SendMessage", "*"), (QUEUE, "*")]
+        {
+            assert!(!says_the_same(&wanted.to_string().replace(from, to), &wanted), "{to}");
+        }
+        let mut two = wanted.clone();
+        let more = two["Statement"][0].clone();
+        two["Statement"].as_array_mut().unwrap().push(more);
+        assert!(!says_the_same(&two.to_string(), &wanted));
+    }
+
+    #[test]
+    fn a_count_is_the_same_in_quotes() {
+        let shown = r#"{"maxReceiveCount":"1000","deadLetterTargetArn":"arn:dead"}"#;
+        assert!(says_the_same(shown, &redrive("arn:dead")));
+        assert!(!says_the_same(shown, &redrive("arn:other")));
+    }
+}
