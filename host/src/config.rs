@@ -9,11 +9,12 @@ use std::path::PathBuf;
 
 use lettre::message::Mailbox;
 
-use crate::backend::Retention;
+use crate::backend::{Retention, aws};
 use crate::fault::Fault;
 use crate::signature::PublicKey;
 
 mod check;
+mod cloud;
 mod keys;
 mod raw;
 mod retention;
@@ -34,6 +35,8 @@ pub struct Config {
     pub backend: BackendKind,
     pub mail: Mail,
     pub retention: Retention,
+    /// What counts where the backend is on AWS.
+    pub aws: aws::Settings,
     pub log: Log,
     /// Where the host is to die, for tests of what a crash leaves.
     pub fault: Option<Fault>,

@@ -32,6 +32,7 @@ pub(super) fn check(raw: RawConfig, variable: &dyn Fn(&str) -> Option<String>) -
         backend: check.read("backend", backend).unwrap_or(BackendKind::Embedded),
         mail: check.mail(&data_dir, insecure),
         retention: check.retention(),
+        aws: check.aws(insecure),
         log: Log {
             format: check.read("log.format", log_format).unwrap_or(LogFormat::Text),
             level: check.read("log.level", log_level).unwrap_or_else(|| Log::default().level),
@@ -171,7 +172,7 @@ fn allowed_hosts(text: &str) -> Result<AllowedHosts, String> {
     }
 }
 
-fn boolean(text: &str) -> Result<bool, String> {
+pub(super) fn boolean(text: &str) -> Result<bool, String> {
     one_of(text, &[("true", true), ("false", false)])
 }
 
@@ -257,7 +258,7 @@ fn read_secret(path: &str) -> std::io::Result<String> {
     Ok(std::fs::read_to_string(path)?.trim_end_matches(['\r', '\n']).to_owned())
 }
 
-fn one_of<T: Copy>(text: &str, choices: &[(&str, T)]) -> Result<T, String> {
+pub(super) fn one_of<T: Copy>(text: &str, choices: &[(&str, T)]) -> Result<T, String> {
     choices.iter().find(|(word, _)| *word == text).map(|(_, choice)| *choice).ok_or_else(|| {
         let words: Vec<_> = choices.iter().map(|(word, _)| *word).collect();
         format!("{text:?} is not known here: use {}", words.join(" or "))

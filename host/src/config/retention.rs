@@ -46,21 +46,23 @@ type Read = (&'static str, Keep, Option<Given>);
 
 /// `90d`, `12h`, … or `forever`.
 fn keep(text: &str) -> Result<Keep, String> {
-    const UNITS: [(&str, u64); 5] = [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
     if text == "forever" {
         return Ok(Keep::Forever);
     }
-    let split = text.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(text.len());
-    let (number, unit) = text.split_at(split);
-    let millis = UNITS
-        .iter()
-        .find(|(name, _)| *name == unit)
-        .and_then(|(_, millis)| number.parse::<u64>().ok().and_then(|number| number.checked_mul(*millis)));
-    match millis.map(Duration::from_millis) {
+    match time(text) {
         Some(time) if time > Duration::ZERO && time <= TIME_MAX => Ok(Keep::For(time)),
         Some(_) => Err(format!("{text:?} is not a time that anything is kept for: use 1s to 36500d, or forever")),
         None => Err(format!("{text:?} is not a time such as 90d, 12h or 30m, nor forever")),
     }
+}
+
+/// A number and its unit.
+pub(super) fn time(text: &str) -> Option<Duration> {
+    const UNITS: [(&str, u64); 5] = [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
+    let split = text.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let (_, millis) = UNITS.iter().find(|(name, _)| *name == unit)?;
+    number.parse::<u64>().ok()?.checked_mul(*millis).map(Duration::from_millis)
 }
 
 #[cfg(test)]

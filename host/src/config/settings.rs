@@ -22,7 +22,7 @@ impl Setting {
     }
 }
 
-pub const SETTINGS: [Setting; 26] = [
+pub const SETTINGS: [Setting; 39] = [
     Setting { key: "listen", help: "address and port; port 0 takes a free one [127.0.0.1:8080]" },
     Setting { key: "insecure", help: "allow what others could reach or overhear [false]" },
     Setting {
@@ -50,6 +50,19 @@ pub const SETTINGS: [Setting; 26] = [
     Setting { key: "retention.messages", help: "messages that are not pending [90d]" },
     Setting { key: "retention.records", help: "rows of data sets [forever]" },
     Setting { key: "retention.idempotency", help: "how long a repeat of an order or event is known [7d]" },
+    Setting { key: "aws.prefix", help: "what the names of all resources begin with [fanfare]" },
+    Setting { key: "aws.region", help: "[that of the environment or the profile]" },
+    Setting { key: "aws.profile", help: "profile with region and credentials, of ~/.aws/config [default]" },
+    Setting { key: "aws.endpoint_url", help: "URL to call instead of AWS, such as an emulator's" },
+    Setting { key: "aws.endpoint_url_dynamodb", help: "the same, for DynamoDB alone" },
+    Setting { key: "aws.endpoint_url_sns", help: "for SNS alone" },
+    Setting { key: "aws.endpoint_url_sqs", help: "for SQS alone" },
+    Setting { key: "aws.provision", help: "whether hosts make and mend what they need at AWS [false]" },
+    Setting { key: "aws.topic", help: "fifo or standard [fifo]" },
+    Setting { key: "aws.attempts_max", help: "requests for one call, 1 to 10 [4]" },
+    Setting { key: "aws.connect_timeout", help: "for a connection [3s]" },
+    Setting { key: "aws.attempt_timeout", help: "for one request and its answer [5s]" },
+    Setting { key: "aws.operation_timeout", help: "for one call with all its requests [20s]" },
     Setting { key: "log.format", help: "text or json [text]" },
     Setting { key: "log.level", help: "a level, or directives such as info,fanfare=debug [info]" },
 ];
@@ -59,7 +72,7 @@ pub const SETTINGS: [Setting; 26] = [
 pub fn help() -> String {
     let mut text = String::from("Settings (file, then variable, then flag; paths start from the working directory):\n");
     for setting in SETTINGS {
-        text.push_str(&format!("  {:<21} {:<29} {}\n", setting.key, setting.variable(), setting.help));
+        text.push_str(&format!("  {:<25} {:<33} {}\n", setting.key, setting.variable(), setting.help));
     }
     text
 }
