@@ -20,6 +20,7 @@ mod messages;
 mod orders;
 mod plugin;
 mod print;
+mod provision;
 mod records;
 mod serve;
 mod timeline;
@@ -87,6 +88,7 @@ enum Command {
     Backup(backup::Backup),
     Restore(backup::Restore),
     Check(check::Check),
+    Provision(provision::Provision),
     /// Work with plugin files.
     #[command(subcommand)]
     Plugin(plugin::Plugin),
@@ -124,6 +126,7 @@ fn run(target: &Target, command: Command, output: &Output) -> Result<(), Failure
         Command::Backup(backup) => backup.run(client, output),
         Command::Restore(restore) => restore.run(output),
         Command::Check(check) => check.run(client, output),
+        Command::Provision(provision) => provision.run(output),
         Command::Plugin(plugin) => plugin.run(output),
         Command::CompilePlugin => compiler::serve().map_err(Failure::Failed),
     }

@@ -24,6 +24,7 @@ mod live;
 mod pause;
 mod placing;
 mod plugin_run;
+mod provisioning;
 mod rebuild;
 mod retention;
 mod retries;

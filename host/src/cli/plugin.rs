@@ -67,14 +67,14 @@ impl Plugin {
 }
 
 /// One instance at a time is enough to describe itself, or to handle one event after the other.
-fn sandbox() -> anyhow::Result<Sandbox> {
+pub(super) fn sandbox() -> anyhow::Result<Sandbox> {
     let compiler = Compiler::this_program()?;
     Ok(Sandbox::new(Settings { cache_dir: None, compiler, instances_max: 1 })?)
 }
 
-fn runtime() -> anyhow::Result<Runtime> {
+pub(super) fn runtime() -> anyhow::Result<Runtime> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
-    runtime.context("cannot start the threads that run the plugin")
+    runtime.context("cannot start the threads that do the work")
 }
 
 /// A text, or a signature: one that was not held against its key is only what the file says.

@@ -9,6 +9,7 @@ use super::runtime::Loader;
 use super::scan::entry_at;
 use super::slot::blocking;
 use super::stage::{File, Refused};
+use crate::event::Subscriptions;
 use crate::policy::{ConsumerName, Policy};
 use crate::signature::{self, PublicKey};
 
@@ -31,6 +32,9 @@ pub struct Report {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub description: Option<Described>,
     pub stages: Vec<Reached>,
+    /// What a host would deliver to it, where it would run it.
+    #[serde(skip)]
+    pub hears: Option<Subscriptions>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -97,13 +101,15 @@ pub async fn check<L: Loader>(path: &Path, bytes_max: u64, keys: &[PublicKey], l
         signed_by: Vec::new(),
         description: None,
         stages: Vec::new(),
+        hears: None,
     };
     // The stages after a failure are not reached; what was found until then stays in the report.
-    report.ok = walk(&mut report, bytes_max, keys, loader).await.is_some();
+    report.hears = walk(&mut report, bytes_max, keys, loader).await;
+    report.ok = report.hears.is_some();
     report
 }
 
-async fn walk<L: Loader>(report: &mut Report, bytes_max: u64, keys: &[PublicKey], loader: &L) -> Option<()> {
+async fn walk<L: Loader>(report: &mut Report, bytes_max: u64, keys: &[PublicKey], loader: &L) -> Option<Subscriptions> {
     let path = report.file.clone();
     let name = report.reach(Stage::Named, named(&path))?;
     report.name = Some(name.clone());
@@ -140,8 +146,8 @@ async fn walk<L: Loader>(report: &mut Report, bytes_max: u64, keys: &[PublicKey]
     };
     let policy = report.reach(Stage::Policy, policy).map(Arc::new)?;
     let granted = report.reach(Stage::Granted, loaded.grant(loader, &policy, &side_file))?;
-    report.reach(Stage::Linked, granted.link(loader, &name))?;
-    Some(())
+    let live = report.reach(Stage::Linked, granted.link(loader, &name))?;
+    Some(live.subscriptions)
 }
 
 impl Report {
