@@ -14,7 +14,7 @@ use crate::guests;
 use crate::workspace::Workspace;
 
 /// Folders with text that people wrote, and the files at the root.
-const ROOTS: [&str; 9] = ["host", "plugins", "tests", "xtask", "wit", ".ci", ".cargo", "bench", "fuzz"];
+const ROOTS: [&str; 10] = ["deploy", "host", "plugins", "tests", "xtask", "wit", ".ci", ".cargo", "bench", "fuzz"];
 
 /// One text file of the repository.
 pub struct File {

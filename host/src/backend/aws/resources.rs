@@ -23,6 +23,8 @@ mod shared;
 mod subscription;
 mod table;
 #[cfg(test)]
+mod template;
+#[cfg(test)]
 mod tests;
 mod topic;
 
