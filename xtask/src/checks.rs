@@ -5,11 +5,11 @@
 
 use std::process::Command;
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 
 use crate::steps::Steps;
 use crate::workspace::Workspace;
-use crate::{command, plugins, tidy};
+use crate::{command, emulators, plugins, tidy};
 
 /// Everything that `.ci/run` runs.
 pub fn test(workspace: &Workspace) -> Result<()> {
@@ -41,6 +41,7 @@ fn all(workspace: &Workspace, steps: &mut Steps) -> Result<()> {
     let host = || command::cargo(&workspace.root);
     let guests = || plugins::cargo(workspace);
     let deny_warnings = ["--", "--deny", "warnings"];
+    let emulators = emulators::start_beside(workspace);
 
     steps.run("format", || {
         command::run(host().args(["fmt", "--all", "--check"]))?;
@@ -67,10 +68,13 @@ fn all(workspace: &Workspace, steps: &mut Steps) -> Result<()> {
     if !nextest {
         steps.skip("cargo nextest: not installed, so `cargo test` ran the tests, more slowly");
     }
+    let emulators =
+        steps.run("emulators", || emulators.join().map_err(|_| anyhow!("starting the emulators panicked"))?)?;
     steps.run("tests", || {
         let mut tests: Command = host();
         tests.args(if nextest { &["nextest", "run"][..] } else { &["test"] }).args(["--locked", "--workspace"]);
         tests.env("FANFARE_BIN", workspace.target.join("debug/fanfare")).env("FANFARE_GUESTS", &workspace.target);
+        tests.envs(emulators.environment());
         command::run(&mut tests)
     })
 }

@@ -1,12 +1,13 @@
 //! The chores of this repository: `cargo xtask COMMAND`.
 //!
-//! **Invariant**: needs nothing but Rust as rustup installs it; what else is there (nextest, deny, machete) is used,
-//! and what is not is said.
+//! **Invariant**: needs nothing but Rust as rustup installs it, and Python for the emulators of AWS; what else is there
+//! (nextest, deny, machete) is used, and what is not is said.
 
 mod bench;
 mod checks;
 mod command;
 mod demo;
+mod emulators;
 mod guests;
 mod longer;
 mod plugins;
@@ -29,6 +30,7 @@ Usage: cargo xtask COMMAND
                 takes what was not synced with it
   swaps [ARGS]  swap a plugin under load 10,000 times, and look whether anything was lost, repeated, reordered or failed
   fuzz [ARGS]   hand damaged plugins, side files, filters, orders and events to the host until it does not stand one
+  emulators     run emulators of SNS, SQS and DynamoDB, and print what tells an AWS client to talk to them
   plugins       build the consumers in plugins/ and lay them out under the target folder
   tidy          only the rules of this repository that no compiler knows
 ";
@@ -46,6 +48,7 @@ fn main() -> ExitCode {
         ("crash", rest) => longer::run(&workspace, "fanfare-crash", rest),
         ("swaps", rest) => longer::run(&workspace, "fanfare-swaps", rest),
         ("fuzz", rest) => longer::run(&workspace, "fanfare-fuzz", rest),
+        ("emulators", []) => emulators::run(&workspace),
         ("plugins", []) => plugins::build(&workspace),
         ("tidy", []) => tidy::check(&workspace),
         ("help" | "--help" | "-h", _) => {

@@ -11,7 +11,7 @@ pub struct Steps {
 }
 
 impl Steps {
-    pub fn run(&mut self, name: &'static str, step: impl FnOnce() -> Result<()>) -> Result<()> {
+    pub fn run<T>(&mut self, name: &'static str, step: impl FnOnce() -> Result<T>) -> Result<T> {
         eprintln!("\n── {name}");
         let begin = Instant::now();
         let result = step();

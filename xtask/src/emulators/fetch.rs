@@ -1,0 +1,144 @@
+//! Brings the emulators into the target folder, once for each set of versions.
+//!
+//! ```text
+//! TARGET/emulators/fetched/python     virtual environment with LocalStack, Node.js and npm
+//!                          catalogue  what LocalStack knows of AWS, in the form that it starts from quickly
+//!                          npm        dynoxide
+//!                          stamp      which versions these are, written last
+//! ```
+
+use std::fs::{self, File};
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+
+use super::leash;
+
+/// Versions of everything from PyPI, from the root of the checkout.
+const REQUIREMENTS: &str = "xtask/emulators.txt";
+
+/// The program is in a package for the platform alone.
+const DYNOXIDE: &str = "@dynoxide/linux-x64@1.2.1";
+
+const DYNOXIDE_PROGRAM: &str = "node_modules/@dynoxide/linux-x64/dynoxide";
+
+/// Where LocalStack looks for its catalogue, from the root of its files.
+const CATALOGUE: &str = "usr/lib/localstack";
+
+pub struct Fetched {
+    python: PathBuf,
+    catalogue: PathBuf,
+    pub dynoxide: PathBuf,
+}
+
+/// Fetches what is not there yet, and says so.
+pub fn fetch(root: &Path, target: &Path) -> Result<Fetched> {
+    let requirements = root.join(REQUIREMENTS);
+    let versions = fs::read_to_string(&requirements).with_context(|| format!("cannot read {REQUIREMENTS}"))?;
+    let stamp = format!("{}{DYNOXIDE}\n{versions}", python_version()?);
+
+    let folder = target.join("emulators");
+    fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    // Two that start at once fetch once.
+    let lock = folder.join("lock");
+    let lock = File::create(&lock).with_context(|| format!("cannot create {}", lock.display()))?;
+    lock.lock().context("cannot wait for another that fetches the emulators")?;
+
+    let folder = folder.join("fetched");
+    let fetched = Fetched {
+        python: folder.join("python"),
+        catalogue: folder.join("catalogue"),
+        dynoxide: dynoxide(&folder.join("npm"))?,
+    };
+    if fs::read_to_string(folder.join("stamp")).is_ok_and(|found| found == stamp) {
+        return Ok(fetched);
+    }
+    match fs::remove_dir_all(&folder) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+    .with_context(|| format!("cannot empty {}", folder.display()))?;
+    eprintln!("fetching the emulators of SNS, SQS and DynamoDB: a minute or two, once");
+    fetched.install(&requirements, &folder)?;
+    fs::write(folder.join("stamp"), stamp).context("cannot note which emulators were fetched")?;
+    eprintln!("the emulators are in {}", folder.display());
+    Ok(fetched)
+}
+
+impl Fetched {
+    fn install(&self, requirements: &Path, folder: &Path) -> Result<()> {
+        let mut environment = Command::new("python3");
+        leash::run(environment.args(["-m", "venv"]).arg(&self.python)).with_context(needs_python)?;
+        let mut pip = Command::new(self.program("python"));
+        pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--requirement"]);
+        leash::run(pip.arg(requirements)).context("cannot fetch LocalStack from PyPI")?;
+
+        fs::create_dir_all(self.catalogue.join(CATALOGUE)).context("cannot create a folder for LocalStack")?;
+        let mut catalogue = self.localstack(&self.catalogue);
+        leash::run(catalogue.args(["-m", "localstack.aws.spec"])).context("cannot prepare LocalStack")?;
+
+        if has_package() {
+            let mut npm = Command::new(self.program("npm"));
+            npm.args(["install", "--silent", "--ignore-scripts", "--no-audit", "--no-fund", DYNOXIDE, "--prefix"]);
+            leash::run(npm.arg(folder.join("npm"))).context("cannot fetch dynoxide from npm")?;
+        }
+        Ok(())
+    }
+
+    /// LocalStack's Python, for a LocalStack that keeps its files below `root` though it may run in a container.
+    pub fn localstack(&self, root: &Path) -> Command {
+        let mut command = Command::new(self.program("python"));
+        command.env("FILESYSTEM_ROOT", root).env("OVERRIDE_IN_DOCKER", "0");
+        command
+    }
+
+    /// Without it, the first request waits until it is made.
+    pub fn copy_catalogue(&self, root: &Path) -> Result<()> {
+        let (from, to) = (self.catalogue.join(CATALOGUE), root.join(CATALOGUE));
+        fs::create_dir_all(&to).with_context(|| format!("cannot create {}", to.display()))?;
+        for entry in fs::read_dir(&from).with_context(|| format!("cannot list {}", from.display()))? {
+            let entry = entry?;
+            let path = entry.path();
+            if path.is_file() {
+                fs::copy(&path, to.join(entry.file_name()))
+                    .with_context(|| format!("cannot copy {}", path.display()))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn program(&self, name: &str) -> PathBuf {
+        self.python.join("bin").join(name)
+    }
+}
+
+/// The virtual environment is of one Python and breaks with another.
+fn python_version() -> Result<String> {
+    let python = Command::new("python3").args(["-c", "import ensurepip, sys; print(sys.version)"]).output();
+    let output = python.ok().filter(|output| output.status.success()).with_context(needs_python)?;
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+fn needs_python() -> String {
+    "the emulators of AWS need `python3` (3.11 or newer) with `venv`: install it, on Debian by \
+     `apt-get install python3-venv`, or set AWS_ENDPOINT_URL_SNS, _SQS and _DYNAMODB to emulators of your own"
+        .to_owned()
+}
+
+fn has_package() -> bool {
+    cfg!(all(target_os = "linux", target_arch = "x86_64"))
+}
+
+/// What npm brings, and elsewhere what is installed.
+fn dynoxide(npm: &Path) -> Result<PathBuf> {
+    if has_package() {
+        return Ok(npm.join(DYNOXIDE_PROGRAM));
+    }
+    let probe = Command::new("dynoxide").arg("--version").stdout(Stdio::null()).status();
+    if !probe.is_ok_and(|status| status.success()) {
+        bail!("no `dynoxide`, the emulator of DynamoDB: install it by `cargo install --locked dynoxide-rs`");
+    }
+    Ok(PathBuf::from("dynoxide"))
+}
