@@ -5,6 +5,7 @@
 //! - Nobody waits for a time; everybody waits for a condition, with a deadline: [`eventually`].
 //! - A host that is dropped has no delivery left, unless its story says so.
 
+pub mod aws;
 pub mod carrier;
 pub mod client;
 pub mod consumers;

@@ -12,6 +12,7 @@ mod compiling;
 mod contracts;
 mod crash;
 mod dead_letters;
+mod emulators;
 mod events;
 mod filters;
 mod grants;
