@@ -95,6 +95,8 @@ pub struct Directory<R: Runtime> {
     taken_up: BTreeMap<ConsumerName, Sighting>,
     idle: BTreeMap<ConsumerName, Slot<R>>,
     busy: BTreeSet<ConsumerName>,
+    /// Of these, what a look found something new of.
+    passed_over: BTreeSet<ConsumerName>,
     again: BTreeMap<ConsumerName, Instant>,
     updates: JoinSet<(ConsumerName, Slot<R>, TakenUp)>,
     hint: Arc<Notify>,
@@ -155,6 +157,7 @@ impl<R: Runtime> Directory<R> {
             taken_up: BTreeMap::new(),
             idle: BTreeMap::new(),
             busy: BTreeSet::new(),
+            passed_over: BTreeSet::new(),
             again: BTreeMap::new(),
             updates: JoinSet::new(),
             _watcher: watch(&dir, Arc::clone(&hint), Arc::clone(&renamed)),
@@ -281,6 +284,7 @@ impl<R: Runtime> Directory<R> {
     /// Starts to bring a consumer in step, unless that is under way; then it comes up again when that is over.
     fn update(&mut self, name: ConsumerName, sighting: Option<Sighting>) {
         if !self.busy.insert(name.clone()) {
+            self.passed_over.insert(name);
             return;
         }
         self.again.remove(&name);
@@ -332,10 +336,12 @@ impl<R: Runtime> Directory<R> {
                 if taken == TakenUp::Again {
                     self.again.insert(name.clone(), Instant::now() + AGAIN_AFTER);
                 }
+                // A look for each would take longer than what it follows, where many are taken up at once.
+                if self.passed_over.remove(&name) {
+                    self.hint.notify_one();
+                }
                 self.idle.insert(name, slot);
                 self.take_steps();
-                // The files may have moved on while this was under way.
-                self.hint.notify_one();
             }
             // A bug. Going on without the slot could start a second worker beside the lost one.
             Err(error) => std::panic::resume_unwind(error.into_panic()),

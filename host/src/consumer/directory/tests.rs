@@ -5,7 +5,7 @@ mod shadow;
 mod versions;
 mod world;
 
-use world::{World, no_side_file};
+use world::{World, looks_on, no_side_file};
 
 use super::super::status::{CandidateState, ConsumerStatus, State};
 use super::*;
@@ -26,6 +26,11 @@ async fn plugins_that_are_there_run_before_open_returns_and_a_bad_one_does_not_b
     let b = world.status("b").unwrap();
     assert_eq!((b.state, b.reason.as_deref()), (State::Failed, Some("the file is no plugin")));
     world.close().await;
+}
+
+#[tokio::test]
+async fn what_was_taken_up_asks_for_no_other_look() {
+    assert!(!looks_on(&[("a.wasm", "plugin 1.0.0"), ("b.wasm", "no plugin"), ("c.wasm", "plugin 2.0.0")]).await);
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use futures::FutureExt as _;
 use parking_lot::Mutex;
 use tempfile::TempDir;
 use tokio::sync::Semaphore;
@@ -81,9 +82,7 @@ impl World {
 
     async fn with(dir: TempDir, data: TempDir, settings: Settings, fake: Fake) -> Self {
         let fake = Arc::new(fake);
-        let store = embedded::open(&embedded::Settings { data_dir: data.path().to_owned() }).unwrap();
-        let versions = Arc::clone(&store.versions);
-        let directory = Directory::open(settings, Handle(Arc::clone(&fake)), versions).await.unwrap();
+        let (store, directory) = directory(&data, settings, &fake).await;
         let (catalogue, steering) = (directory.catalogue(), directory.steering());
         let shutdown = CancellationToken::new();
         let reasons = Arc::default();
@@ -261,6 +260,29 @@ impl World {
     pub fn every_reason(&self, name: &str) -> Vec<String> {
         self.reasons.lock().iter().filter(|(of, _)| of.as_str() == name).map(|(_, reason)| reason.clone()).collect()
     }
+}
+
+async fn directory(data: &TempDir, settings: Settings, fake: &Arc<Fake>) -> (Backend, Directory<Handle>) {
+    let store = embedded::open(&embedded::Settings { data_dir: data.path().to_owned() }).unwrap();
+    let versions = Arc::clone(&store.versions);
+    let directory = Directory::open(settings, Handle(Arc::clone(fake)), versions).await.unwrap();
+    (store, directory)
+}
+
+/// Whether a directory asks for another look when all that is in it was taken up.
+pub async fn looks_on(files: &[(&str, &str)]) -> bool {
+    let (dir, data) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    for (file, content) in files {
+        std::fs::write(dir.path().join(file), content).unwrap();
+    }
+    let fake = Arc::default();
+    let (store, directory) = directory(&data, settings(&dir, &data), &fake).await;
+    let looks_on = directory.hint.notified().now_or_never().is_some();
+    let over = CancellationToken::new();
+    over.cancel();
+    directory.run(over).await;
+    store.lifecycle.close().await;
+    looks_on
 }
 
 fn settings(dir: &TempDir, data: &TempDir) -> Settings {
