@@ -11,6 +11,7 @@ use fanfare::event::{Body, Custom, Event, EventId, Position};
 use fanfare::order::{Order, OrderId};
 use fanfare::policy::Policy;
 use fanfare::sandbox::{LoadError, NotAComponent, Sandbox, Settings};
+use fanfare::version::Binary;
 use fanfare_tests::crash::goods::Dice;
 use fanfare_tests::mutants::{self, Way};
 use tokio::runtime::Runtime;
@@ -83,8 +84,8 @@ impl Target for Plugins {
     }
 }
 
-async fn load(sandbox: Sandbox, bytes: Arc<[u8]>) -> Result<Stage, String> {
-    let plugin = match sandbox.load(bytes).await {
+async fn load(sandbox: Sandbox, plugin: Binary) -> Result<Stage, String> {
+    let plugin = match sandbox.load(plugin).await {
         Ok(plugin) => plugin,
         Err(LoadError::Host(why)) => return Err(format!("the host is to blame: {why}")),
         Err(refusal) => {

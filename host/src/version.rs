@@ -1,8 +1,10 @@
-//! Which exact plugin: the SHA-256 of its file, and the prefix by which people name it. Pure.
+//! Which exact plugin: its bytes, the SHA-256 of them, and the prefix by which people name it. Pure.
 
 use std::fmt;
+use std::ops::Deref;
 use std::str::FromStr;
 
+use bytes::Bytes;
 use serde::{Serialize, Serializer};
 use sha2::{Digest as _, Sha256};
 
@@ -45,6 +47,47 @@ impl fmt::Debug for Hash {
 impl Serialize for Hash {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
+    }
+}
+
+/// The bytes of a plugin file, with what they hash to: taken once, when they were read, and never apart from them. Cloning
+/// copies neither.
+#[derive(Clone)]
+pub struct Binary {
+    bytes: Bytes,
+    hash: Hash,
+}
+
+impl Binary {
+    #[must_use]
+    pub fn hash(&self) -> &Hash {
+        &self.hash
+    }
+}
+
+impl From<Vec<u8>> for Binary {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self { hash: Hash::of(&bytes), bytes: bytes.into() }
+    }
+}
+
+impl From<&[u8]> for Binary {
+    fn from(bytes: &[u8]) -> Self {
+        bytes.to_vec().into()
+    }
+}
+
+impl fmt::Debug for Binary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Binary").field(&self.hash).finish()
+    }
+}
+
+impl Deref for Binary {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes
     }
 }
 
@@ -118,6 +161,12 @@ mod tests {
         for wrong in ["", "ab", &"0".repeat(63), &"0".repeat(65), &"g".repeat(64), &"é".repeat(32)] {
             assert!(wrong.parse::<Hash>().is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_binary_is_its_bytes_and_knows_what_they_hash_to() {
+        let binary = Binary::from(&b"a plugin"[..]);
+        assert_eq!((&*binary, binary.hash()), (&b"a plugin"[..], &Hash::of(b"a plugin")));
     }
 
     #[test]

@@ -5,12 +5,14 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use crate::fault::{self, Point};
-use crate::version::Hash;
+use crate::version::{Binary, Hash};
+
+/// What is compared with a kept file at a time.
+const PIECE_BYTES: usize = 64 << 10;
 
 pub struct Archive {
     dir: PathBuf,
@@ -33,21 +35,21 @@ impl Archive {
         Self { dir }
     }
 
-    /// Keeps `bytes`, whose SHA-256 is `hash`; on disk when this returns. Blocks on the file system.
+    /// Keeps `binary`; on disk when this returns. Blocks on the file system.
     ///
     /// # Errors
     /// Where the folder cannot be written.
-    pub fn keep(&self, hash: &Hash, bytes: &[u8]) -> io::Result<()> {
-        let path = self.path(hash);
+    pub fn keep(&self, binary: &Binary) -> io::Result<()> {
+        let path = self.path(binary.hash());
         // What has its name was synced before it got it. One that a disk damaged since is written again.
-        if self.read(hash).is_ok() {
+        if holds(&path, binary).unwrap_or(false) {
             return Ok(());
         }
         fs::create_dir_all(&self.dir)?;
         let draft = path.with_extension(format!("{}.draft", uuid::Uuid::now_v7()));
         let written = (|| {
             let mut file = fs::File::create_new(&draft)?;
-            file.write_all(bytes)?;
+            file.write_all(binary)?;
             fault::pass(Point::KeptDrafted);
             file.sync_all()?;
             fault::pass(Point::KeptSynced);
@@ -71,10 +73,10 @@ impl Archive {
     ///
     /// # Errors
     /// [`Gone`], and why.
-    pub fn read(&self, hash: &Hash) -> Result<Arc<[u8]>, Gone> {
+    pub fn read(&self, hash: &Hash) -> Result<Binary, Gone> {
         let path = self.path(hash);
-        match fs::read(&path) {
-            Ok(bytes) if Hash::of(&bytes) == *hash => Ok(bytes.into()),
+        match fs::read(&path).map(Binary::from) {
+            Ok(binary) if binary.hash() == hash => Ok(binary),
             Ok(_) => Err(Gone::Damaged(path)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Err(Gone::Missing(path)),
             Err(error) => Err(Gone::Unreadable(path, error)),
@@ -104,6 +106,20 @@ impl Archive {
     fn path(&self, hash: &Hash) -> PathBuf {
         self.dir.join(format!("{hash}.wasm"))
     }
+}
+
+/// Whether the file at `path` is these bytes, read piece by piece rather than as a whole.
+fn holds(path: &Path, bytes: &[u8]) -> io::Result<bool> {
+    let mut file = fs::File::open(path)?;
+    let mut piece = vec![0; PIECE_BYTES];
+    for expected in bytes.chunks(PIECE_BYTES) {
+        let (piece, _) = piece.split_at_mut(expected.len());
+        file.read_exact(piece)?;
+        if piece != expected {
+            return Ok(false);
+        }
+    }
+    Ok(file.metadata()?.len() == bytes.len() as u64)
 }
 
 fn delete(path: &Path) {
@@ -138,28 +154,35 @@ mod tests {
     fn what_is_kept_is_read_back_and_what_is_damaged_is_not() {
         let dir = tempfile::tempdir().unwrap();
         let archive = Archive::new(dir.path().join("versions"));
-        let hash = Hash::of(b"plugin");
-        assert!(matches!(archive.read(&hash), Err(Gone::Missing(_))));
-        archive.keep(&hash, b"plugin").unwrap();
-        archive.keep(&hash, b"plugin").unwrap();
-        assert_eq!(*archive.read(&hash).unwrap(), *b"plugin");
+        // Longer than what is compared at a time.
+        let binary = Binary::from(b"plugin".repeat(PIECE_BYTES));
+        let hash = binary.hash();
+        assert!(matches!(archive.read(hash), Err(Gone::Missing(_))));
+        archive.keep(&binary).unwrap();
+        archive.keep(&binary).unwrap();
+        assert!(*archive.read(hash).unwrap() == *binary);
 
         let path = dir.path().join(format!("versions/{hash}.wasm"));
-        fs::write(&path, b"plug").unwrap();
-        let told = archive.read(&hash).unwrap_err().to_string();
-        assert!(told.contains(&format!("{hash}.wasm is damaged")), "{told}");
-        archive.keep(&hash, b"plugin").unwrap();
-        assert_eq!(*archive.read(&hash).unwrap(), *b"plugin", "a good copy takes the place of a damaged one");
+        let (mut changed, longer) = (binary.to_vec(), [&*binary, b"s"].concat());
+        *changed.last_mut().unwrap() ^= 1;
+        for damaged in [b"plug", &changed[..], &longer] {
+            fs::write(&path, damaged).unwrap();
+            let told = archive.read(hash).unwrap_err().to_string();
+            assert!(told.contains(&format!("{hash}.wasm is damaged")), "{told}");
+            archive.keep(&binary).unwrap();
+            assert!(*archive.read(hash).unwrap() == *binary, "a good copy takes the place of a damaged one");
+        }
     }
 
     #[test]
     fn what_nobody_needs_goes_and_the_rest_stays() {
         let dir = tempfile::tempdir().unwrap();
         let archive = Archive::new(dir.path().to_owned());
-        let [one, two, three] = ["1", "2", "3"].map(|plugin| Hash::of(plugin.as_bytes()));
-        for (hash, plugin) in [(one, "1"), (two, "2"), (three, "3")] {
-            archive.keep(&hash, plugin.as_bytes()).unwrap();
-        }
+        let [one, two, three] = ["1", "2", "3"].map(|plugin| {
+            let binary = Binary::from(plugin.as_bytes());
+            archive.keep(&binary).unwrap();
+            *binary.hash()
+        });
         let draft = dir.path().join("half.draft");
         fs::write(&draft, b"x").unwrap();
         archive.let_go(&[three]);

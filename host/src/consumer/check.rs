@@ -120,9 +120,9 @@ async fn walk<L: Loader>(report: &mut Report, bytes_max: u64, keys: &[PublicKey]
         Err(refused) => Err(refused),
     };
     let settled = report.reach(Stage::Read, read)?;
-    report.hash = Some(settled.hash.to_string());
+    report.hash = Some(settled.binary.hash().to_string());
 
-    report.signed_by = signed_by(&settled.bytes, keys);
+    report.signed_by = signed_by(&settled.binary, keys);
     let trusted = report.reach(Stage::Trusted, settled.verify(keys))?;
 
     let loaded = report.reach(Stage::Loaded, trusted.load(loader).await)?;

@@ -7,6 +7,7 @@ use crate::backend::{self, Consumers};
 use crate::delivery::{self, Engine, Worker};
 use crate::policy::{ConsumerName, Policy};
 use crate::sandbox::{self, Description, Plugin, Sandbox, Usage, Version};
+use crate::version::Binary;
 
 pub struct Host {
     pub sandbox: Sandbox,
@@ -27,8 +28,8 @@ impl Loader for Sandbox {
     type Plugin = Plugin;
     type Version = Version;
 
-    async fn load(&self, bytes: Arc<[u8]>) -> Result<Arc<Plugin>, LoadError> {
-        Ok(Self::load(self, bytes).await?)
+    async fn load(&self, binary: Binary) -> Result<Arc<Plugin>, LoadError> {
+        Ok(Self::load(self, binary).await?)
     }
 
     fn description<'p>(&self, plugin: &'p Plugin) -> &'p Description {
@@ -44,8 +45,8 @@ impl Loader for Host {
     type Plugin = Plugin;
     type Version = Version;
 
-    async fn load(&self, bytes: Arc<[u8]>) -> Result<Arc<Plugin>, LoadError> {
-        Loader::load(&self.sandbox, bytes).await
+    async fn load(&self, binary: Binary) -> Result<Arc<Plugin>, LoadError> {
+        Loader::load(&self.sandbox, binary).await
     }
 
     fn description<'p>(&self, plugin: &'p Plugin) -> &'p Description {

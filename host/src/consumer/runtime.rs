@@ -10,6 +10,7 @@ use crate::delivery::trial::Trial;
 use crate::event::Subscriptions;
 use crate::policy::{ConsumerName, Policy};
 use crate::sandbox::{Description, Usage};
+use crate::version::Binary;
 
 /// Everything that a worker needs, swapped as one.
 pub struct Live<V> {
@@ -61,7 +62,7 @@ pub trait Loader: Send + Sync + 'static {
     type Version: Send + Sync + 'static;
 
     /// Validates, compiles and describes. The bytes are hostile.
-    fn load(&self, bytes: Arc<[u8]>) -> impl Future<Output = Result<Arc<Self::Plugin>, LoadError>> + Send;
+    fn load(&self, binary: Binary) -> impl Future<Output = Result<Arc<Self::Plugin>, LoadError>> + Send;
 
     fn description<'p>(&self, plugin: &'p Self::Plugin) -> &'p Description;
 

@@ -22,7 +22,7 @@ use crate::policy::parse::SIDE_FILE_BYTES_MAX;
 use crate::policy::{ConsumerName, Policy};
 use crate::sandbox::Description;
 use crate::signature::{self, PublicKey};
-use crate::version::Hash;
+use crate::version::{Binary, Hash};
 
 /// Why a stage was not reached.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -62,16 +62,14 @@ pub struct File {
 
 /// A plugin file, read whole and not changed meanwhile.
 pub struct Settled {
-    pub bytes: Arc<[u8]>,
-    pub hash: Hash,
+    pub binary: Binary,
     /// Number of the user whose file it was, where the file system knows users.
     pub owner: Option<u32>,
 }
 
 /// A plugin file that the host may load: signed by a key that its operator named, or no key is named.
 pub struct Trusted {
-    bytes: Arc<[u8]>,
-    hash: Hash,
+    binary: Binary,
 }
 
 /// A plugin that compiles and describes itself.
@@ -102,7 +100,7 @@ impl File {
             )));
         }
         let (bytes, owner) = self.bytes(stamp)?;
-        Ok(Settled { hash: Hash::of(&bytes), bytes: bytes.into(), owner })
+        Ok(Settled { binary: bytes.into(), owner })
     }
 
     /// Reads it as a side file. Blocks on the file system.
@@ -134,7 +132,7 @@ impl File {
     fn bytes(&self, stamp: &Stamp) -> Result<(Vec<u8>, Option<u32>), Refused> {
         let read = || -> io::Result<Option<(Vec<u8>, Option<u32>)>> {
             let file = fs::File::open(&self.path)?;
-            let mut bytes = Vec::new();
+            let mut bytes = Vec::with_capacity(usize::try_from(stamp.bytes).unwrap_or_default());
             // One more than it should have, so that a file that grows is not read for ever.
             (&file).take(stamp.bytes.saturating_add(1)).read_to_end(&mut bytes)?;
             let metadata = file.metadata()?;
@@ -159,9 +157,9 @@ impl Settled {
     /// `Faulty` where none of them signed it as it is.
     pub fn verify(self, keys: &[PublicKey]) -> Result<Trusted, Refused> {
         if !keys.is_empty() {
-            signature::verify(&self.bytes, keys).map_err(|refused| Refused::Faulty(refused.to_string()))?;
+            signature::verify(&self.binary, keys).map_err(|refused| Refused::Faulty(refused.to_string()))?;
         }
-        Ok(Trusted { bytes: self.bytes, hash: self.hash })
+        Ok(Trusted { binary: self.binary })
     }
 }
 
@@ -171,8 +169,8 @@ impl Trusted {
     /// # Errors
     /// `Faulty` or `Unavailable`, as the loader says.
     pub async fn load<L: Loader>(self, loader: &L) -> Result<Loaded<L>, Refused> {
-        let plugin = loader.load(self.bytes).await?;
-        Ok(Loaded { plugin, hash: self.hash })
+        let hash = *self.binary.hash();
+        Ok(Loaded { plugin: loader.load(self.binary).await?, hash })
     }
 }
 

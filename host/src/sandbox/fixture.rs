@@ -7,6 +7,7 @@ use wit_parser::Resolve;
 
 use super::{Plugin, Sandbox, Settings, Version};
 use crate::policy::Policy;
+use crate::version::Binary;
 
 /// A guest in parts, each in instructions or fields of a core module; what is left out behaves well.
 #[derive(Clone, Copy)]
@@ -41,28 +42,28 @@ impl Default for Guest<'_> {
 }
 
 impl Guest<'_> {
-    pub fn build(&self) -> Arc<[u8]> {
+    pub fn build(&self) -> Binary {
         component(self.world, &module(self), self.encoding)
     }
 }
 
 /// A guest with this `handle`.
-pub fn guest(handle: &str) -> Arc<[u8]> {
+pub fn guest(handle: &str) -> Binary {
     Guest { handle, ..Guest::default() }.build()
 }
 
 /// A guest with imports of the contract.
-pub fn importing(imports: &str, handle: &str) -> Arc<[u8]> {
+pub fn importing(imports: &str, handle: &str) -> Binary {
     Guest { imports, handle, ..Guest::default() }.build()
 }
 
 /// A guest with this `describe`.
-pub fn describing(imports: &str, describe: &str) -> Arc<[u8]> {
+pub fn describing(imports: &str, describe: &str) -> Binary {
     Guest { imports, describe, ..Guest::default() }.build()
 }
 
 /// A guest of the world `extra` in `wit`, which may include the contract's.
-pub fn of_world(wit: &str, imports: &str) -> Arc<[u8]> {
+pub fn of_world(wit: &str, imports: &str) -> Binary {
     Guest { world: wit, imports, ..Guest::default() }.build()
 }
 
@@ -134,7 +135,7 @@ fn module(guest: &Guest<'_>) -> String {
 }
 
 /// The component of a core module, for the world `extra`.
-pub fn component(world: &str, module: &str, encoding: StringEncoding) -> Arc<[u8]> {
+pub fn component(world: &str, module: &str, encoding: StringEncoding) -> Binary {
     let mut resolve = Resolve::default();
     resolve.push_path(concat!(env!("CARGO_MANIFEST_DIR"), "/../wit")).unwrap();
     let package = resolve.push_str("extra.wit", world).unwrap();
@@ -148,10 +149,10 @@ pub fn sandbox() -> Sandbox {
     Sandbox::new(Settings { instances_max: 4, ..Settings::default() }).unwrap()
 }
 
-pub async fn plugin(bytes: Arc<[u8]>) -> Arc<Plugin> {
+pub async fn plugin(bytes: Binary) -> Arc<Plugin> {
     sandbox().load(bytes).await.unwrap()
 }
 
-pub async fn version(bytes: Arc<[u8]>, policy: &Policy) -> Arc<Version> {
+pub async fn version(bytes: Binary, policy: &Policy) -> Arc<Version> {
     plugin(bytes).await.link(&"inventory".parse().unwrap(), policy).unwrap()
 }

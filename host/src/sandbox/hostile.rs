@@ -16,6 +16,7 @@ use super::{Handled, LoadError, Outcome, Sandbox, Version};
 use crate::backend::Origin;
 use crate::capability::fixture::{Memory, everything, order, placed};
 use crate::policy::{Limits, Policy};
+use crate::version::Binary;
 
 /// A guest that is stopped has run no longer than this past its limit.
 const GRACE: Duration = Duration::from_millis(50);
@@ -23,7 +24,7 @@ const GRACE: Duration = Duration::from_millis(50);
 const RUNS: u32 = 4;
 
 /// Lets a guest with every grant handle one event, and then a good one in the same sandbox.
-async fn tried(bytes: Arc<[u8]>, limits: Limits) -> Handled {
+async fn tried(bytes: Binary, limits: Limits) -> Handled {
     let sandbox = fixture::sandbox();
     let handled = handle(&*version(&sandbox, bytes, limits).await).await;
     goes_on(&sandbox).await;
@@ -31,12 +32,12 @@ async fn tried(bytes: Arc<[u8]>, limits: Limits) -> Handled {
 }
 
 /// As [`tried`], of a guest that the CPU budget is to stop.
-async fn stopped_by_cpu(bytes: Arc<[u8]>, limits: Limits) -> Handled {
+async fn stopped_by_cpu(bytes: Binary, limits: Limits) -> Handled {
     stopped_by_cpu_within(GRACE, bytes, limits).await
 }
 
 /// As [`stopped_by_cpu`], where it may run on for longer.
-async fn stopped_by_cpu_within(grace: Duration, bytes: Arc<[u8]>, limits: Limits) -> Handled {
+async fn stopped_by_cpu_within(grace: Duration, bytes: Binary, limits: Limits) -> Handled {
     // Everything here runs on one thread, and its CPU time is the same whatever else the machine has to do.
     let sandbox = fixture::sandbox();
     let version = version(&sandbox, bytes, limits).await;
@@ -49,10 +50,10 @@ async fn stopped_by_cpu_within(grace: Duration, bytes: Arc<[u8]>, limits: Limits
 }
 
 /// As [`tried`], of a guest that the clock is to stop.
-async fn stopped_by_the_clock(bytes: Arc<[u8]>, limits: Limits) -> Handled {
+async fn stopped_by_the_clock(bytes: Binary, limits: Limits) -> Handled {
     let mut shortest = Duration::MAX;
     for _ in 0..RUNS {
-        let handled = tried(Arc::clone(&bytes), limits).await;
+        let handled = tried(bytes.clone(), limits).await;
         if handled.duration <= limits.time + GRACE {
             return handled;
         }
@@ -62,14 +63,14 @@ async fn stopped_by_the_clock(bytes: Arc<[u8]>, limits: Limits) -> Handled {
 }
 
 /// Why a file is refused; a good one is taken afterwards.
-pub async fn refused(bytes: impl Into<Arc<[u8]>>) -> LoadError {
+pub async fn refused(bytes: impl Into<Binary>) -> LoadError {
     let sandbox = fixture::sandbox();
     let refused = sandbox.load(bytes.into()).await.expect_err("a refusal");
     goes_on(&sandbox).await;
     refused
 }
 
-async fn version(sandbox: &Sandbox, bytes: Arc<[u8]>, limits: Limits) -> Arc<Version> {
+async fn version(sandbox: &Sandbox, bytes: Binary, limits: Limits) -> Arc<Version> {
     let policy = Policy { limits, grant: everything(), ..Policy::default() };
     sandbox.load(bytes).await.unwrap().link(&"hostile".parse().unwrap(), &policy).unwrap()
 }

@@ -21,7 +21,7 @@ use super::version::Version;
 use crate::capability::GuestLog;
 use crate::capability::http::Http;
 use crate::policy::{ConsumerName, Limits, Policy};
-use crate::version::Hash;
+use crate::version::{Binary, Hash};
 
 /// Components that carry an interpreter (Python, JavaScript) have 10 to 40 MiB.
 pub const PLUGIN_BYTES_MAX: usize = 64 << 20;
@@ -91,21 +91,21 @@ impl Plugin {
 }
 
 impl Sandbox {
-    /// Loads a plugin from the bytes of its file.
+    /// Loads a plugin from its file.
     ///
     /// # Errors
     /// [`LoadError`]: what is wrong with the file and what to do.
-    pub async fn load(&self, bytes: Arc<[u8]>) -> Result<Arc<Plugin>, LoadError> {
+    pub async fn load(&self, binary: Binary) -> Result<Arc<Plugin>, LoadError> {
         // What a file says of itself is quoted, and a file may say anything at any length.
-        self.load_file(bytes).await.map_err(LoadError::bounded)
+        self.load_file(binary).await.map_err(LoadError::bounded)
     }
 
-    async fn load_file(&self, bytes: Arc<[u8]>) -> Result<Arc<Plugin>, LoadError> {
+    async fn load_file(&self, binary: Binary) -> Result<Arc<Plugin>, LoadError> {
         let turn = self.0.compiling.acquire().await.map_err(|closed| LoadError::Host(closed.to_string()))?;
-        let sandbox = self.clone();
-        let compiled = tokio::task::spawn_blocking(move || compile(&sandbox, &bytes)).await;
+        let (sandbox, hash) = (self.clone(), *binary.hash());
+        let compiled = tokio::task::spawn_blocking(move || compile(&sandbox, &binary)).await;
         drop(turn);
-        let Compiled { hash, component, from_cache, duration } =
+        let Compiled { component, from_cache, duration } =
             compiled.map_err(|panic| LoadError::Host(format!("compiling failed: {panic}")))??;
 
         let exports = exports(&component, &self.0.engine);
@@ -121,33 +121,31 @@ impl Sandbox {
 }
 
 struct Compiled {
-    hash: Hash,
     component: Component,
     from_cache: bool,
     duration: Duration,
 }
 
-fn compile(sandbox: &Sandbox, bytes: &[u8]) -> Result<Compiled, LoadError> {
+fn compile(sandbox: &Sandbox, binary: &Binary) -> Result<Compiled, LoadError> {
     let started = Instant::now();
     let (engine, cache) = (&sandbox.0.engine, sandbox.0.cache.as_ref());
-    check_form(bytes)?;
-    let hash = Hash::of(bytes);
+    check_form(binary)?;
     // What is in the cache was valid and compiled once.
-    if let Some(component) = cache.and_then(|cache| cache.get(engine, &hash)) {
-        return Ok(Compiled { hash, component, from_cache: true, duration: started.elapsed() });
+    if let Some(component) = cache.and_then(|cache| cache.get(engine, binary.hash())) {
+        return Ok(Compiled { component, from_cache: true, duration: started.elapsed() });
     }
-    let exports = validate(engine, bytes).map_err(LoadError::NotAComponent)?;
+    let exports = validate(engine, binary).map_err(LoadError::NotAComponent)?;
     // Before compiling: whole worlds of components exist that are no consumers.
     if Series::spoken(&exports).is_none() {
         return Err(LoadError::UnknownContract { exports });
     }
-    let compiled = sandbox.0.compiler.compile(engine, bytes)?;
+    let compiled = sandbox.0.compiler.compile(engine, binary)?;
     // What an instance may not have (many memories or tables) shows only here.
     let component = cache::deserialize(engine, &compiled).map_err(|cause| LoadError::Compile(format!("{cause:#}")))?;
     if let Some(cache) = cache {
-        cache.put(&hash, &compiled);
+        cache.put(binary.hash(), &compiled);
     }
-    Ok(Compiled { hash, component, from_cache: false, duration: started.elapsed() })
+    Ok(Compiled { component, from_cache: false, duration: started.elapsed() })
 }
 
 /// What can be said without reading on.

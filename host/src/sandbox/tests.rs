@@ -9,6 +9,7 @@ use crate::backend::{self, Generation, Origin};
 use crate::capability::fixture::{Memory, everything, order, placed};
 use crate::capability::http::Gate;
 use crate::policy::{Grant, Isolation, Limits, Policy};
+use crate::version::Binary;
 
 const SET: &str = r#"(import "fanfare:consumer/state@0.1.0" "set" (func $set (param i32 i32 i32 i32)))"#;
 const GET: &str = r#"(import "fanfare:consumer/state@0.1.0" "get" (func $get (param i32 i32 i32)))"#;
@@ -24,7 +25,7 @@ async fn handle(version: &Version, memory: Memory) -> Handled {
 }
 
 /// Handles one event with a fresh instance of a guest.
-async fn handle_with(bytes: Arc<[u8]>, policy: &Policy, memory: Memory) -> Handled {
+async fn handle_with(bytes: Binary, policy: &Policy, memory: Memory) -> Handled {
     handle(&*version(bytes, policy).await, memory).await
 }
 
@@ -147,7 +148,7 @@ async fn too_little_memory_to_start_is_said_when_linking() {
 #[tokio::test]
 async fn going_beyond_a_grant_is_a_trap_of_its_own_kind() {
     let bytes = importing(PUBLISH, &format!("{PUBLISH_LOW} {DONE}"));
-    let handled = handle_with(Arc::clone(&bytes), &Policy::default(), Memory::default()).await;
+    let handled = handle_with(bytes.clone(), &Policy::default(), Memory::default()).await;
     let (kind, message) = trap(&handled);
     assert_eq!((kind, message.contains("grant.publish")), ("grant", true), "{message}");
     let policy = Policy { grant: everything(), ..Policy::default() };
@@ -164,7 +165,7 @@ async fn a_store_that_cannot_answer_is_no_outcome_of_the_guest() {
 }
 
 /// Done for the first event of an instance, rejecting every later one.
-fn remembering() -> Arc<[u8]> {
+fn remembering() -> Binary {
     guest(&format!(
         "(if (result i32) (global.get $handled) (then {REJECT}) (else (global.set $handled (i32.const 1)) {DONE}))"
     ))
@@ -226,7 +227,7 @@ async fn a_plugin_says_what_it_is() {
     assert_eq!(*version.label(), format!("1.2.0 ({})", plugin.hash().short()));
 }
 
-async fn refusal(bytes: impl Into<Arc<[u8]>>) -> LoadError {
+async fn refusal(bytes: impl Into<Binary>) -> LoadError {
     fixture::sandbox().load(bytes.into()).await.unwrap_err()
 }
 
@@ -242,9 +243,9 @@ async fn what_is_no_component_is_refused_each_in_its_own_words() {
     assert!(matches!(torn, LoadError::NotAComponent(_)), "{torn}");
     let core = refusal(wat::parse_str("(module)").unwrap()).await;
     assert!(matches!(core, LoadError::NotAComponent(NotAComponent::CoreModule)), "{core}");
-    let text = refusal(*b"(component)").await;
+    let text = refusal(&b"(component)"[..]).await;
     assert!(matches!(text, LoadError::NotAComponent(NotAComponent::NotWasm)), "{text}");
-    let none = refusal([]).await;
+    let none = refusal(Vec::new()).await;
     assert!(matches!(none, LoadError::NotAComponent(NotAComponent::Empty)), "{none}");
     let large = refusal(vec![0; super::PLUGIN_BYTES_MAX + 1]).await;
     assert!(matches!(large, LoadError::TooLarge { .. }), "{large}");

@@ -26,7 +26,7 @@ use crate::delivery::shadow::replay::{Did, Replay, Side};
 use crate::event::EventRange;
 use crate::policy::{ConsumerName, Policy};
 use crate::sandbox::Sandbox;
-use crate::version::{Hash, HashPrefix};
+use crate::version::{Binary, Hash, HashPrefix};
 
 const ABOUT: &str = "\
 Handle recorded events with a plugin, without effect, and say what it does otherwise than the version that runs.
@@ -179,8 +179,8 @@ impl Run {
         let mut candidate = setting.cast(file).await.map_err(told)?;
         set(&mut candidate.told, "file", json!(path));
         let Some(hash) = self.hash(setting)? else { return Ok((candidate, None)) };
-        let bytes = setting.bytes(&hash)?;
-        let live = setting.cast(Settled { hash, bytes, owner: None }).await;
+        let binary = setting.kept(&hash)?;
+        let live = setting.cast(Settled { binary, owner: None }).await;
         let live = live.map_err(|refused| {
             Failure::Failed(format!("version {}, to compare with, cannot run: {refused}", hash.short()))
         })?;
@@ -253,16 +253,16 @@ impl Setting {
     }
 
     /// The file of a version that ran.
-    fn bytes(&self, hash: &Hash) -> Result<Arc<[u8]>, Failure> {
+    fn kept(&self, hash: &Hash) -> Result<Binary, Failure> {
         let gone = match Archive::new(self.config.data_dir.join(VERSIONS_DIR)).read(hash) {
-            Ok(bytes) => return Ok(bytes),
+            Ok(binary) => return Ok(binary),
             Err(gone) => gone,
         };
         // The host runs it from there.
         let path = scan::plugin_path(&self.config.consumers_dir, &self.name);
         let there = scan::entry_at(&path).and_then(|entry| File { path, entry }.read(PLUGIN_BYTES_MAX).ok());
-        match there.filter(|file| file.hash == *hash) {
-            Some(file) => Ok(file.bytes),
+        match there.filter(|file| file.binary.hash() == hash) {
+            Some(file) => Ok(file.binary),
             None => Err(Failure::Failed(format!("version {}, to compare with: {gone}", hash.short()))),
         }
     }

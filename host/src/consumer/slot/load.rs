@@ -9,7 +9,7 @@ use crate::consumer::runtime::Runtime;
 use crate::consumer::scan::{self, Entry, Sighting};
 use crate::consumer::stage::{File, Loaded, Refused, Settled};
 use crate::policy::Policy;
-use crate::version::Hash;
+use crate::version::{Binary, Hash};
 
 impl<R: Runtime> Slot<R> {
     pub(super) async fn read_policy(&self, sighting: &Sighting, shared: &Shared<R>) -> Result<Arc<Policy>, Refused> {
@@ -43,20 +43,22 @@ impl<R: Runtime> Slot<R> {
         shared: &Arc<Shared<R>>,
     ) -> Result<Loaded<R>, Refused> {
         let Ok(_permit) = shared.loads.acquire().await else { return Err(Refused::Changed) };
-        let (read, file) = {
+        let (settled, owner, file) = {
             let bytes_max = shared.plugin_bytes_max;
-            blocking(move || (file.read(bytes_max), file)).await
+            let read = move || {
+                let settled = file.read(bytes_max);
+                let owner = settled.as_ref().ok().and_then(|settled| settled.owner).map(archive::user);
+                (settled, owner, file)
+            };
+            blocking(read).await
         };
-        let Settled { bytes, hash, owner } = read?;
-        told.hash = Some(hash);
-        told.owner = match owner {
-            Some(uid) => Some(blocking(move || archive::user(uid)).await),
-            None => None,
-        };
+        let settled = settled?;
+        let binary = settled.binary.clone();
+        (told.hash, told.owner) = (Some(*binary.hash()), owner);
         // A touched or restored file is what runs already.
-        let loaded = match self.running.as_ref().filter(|running| running.loaded.hash == hash) {
+        let loaded = match self.running.as_ref().filter(|running| running.loaded.hash == *binary.hash()) {
             Some(running) => Ok(running.loaded.clone()),
-            None => load_settled(Settled { bytes: Arc::clone(&bytes), hash, owner }, shared).await,
+            None => load_settled(settled, shared).await,
         };
         // A copy that paused for longer than files take to settle looks complete and is not.
         if loaded.is_err() && blocking(move || scan::entry_at(&file.path) != Some(file.entry)).await {
@@ -66,7 +68,7 @@ impl<R: Runtime> Slot<R> {
             let description = shared.runtime.description(&loaded.plugin);
             told.version = Some(description.version.to_string());
             told.state_version = Some(description.state_version);
-            archive(hash, bytes, shared).await;
+            archive(binary, shared).await;
         }
         loaded
     }
@@ -76,9 +78,9 @@ impl<R: Runtime> Slot<R> {
         let Ok(_permit) = shared.loads.acquire().await else { return Err(Refused::Changed) };
         let archive = Arc::clone(&shared.archive);
         let told = |what: String| Refused::Faulty(format!("version {} cannot run in its place: {what}", hash.short()));
-        let bytes = blocking(move || archive.read(&hash)).await.map_err(|gone| told(gone.to_string()))?;
+        let binary = blocking(move || archive.read(&hash)).await.map_err(|gone| told(gone.to_string()))?;
         // The keys may be others than when it ran.
-        load_settled(Settled { bytes, hash, owner: None }, shared).await.map_err(|refused| match refused {
+        load_settled(Settled { binary, owner: None }, shared).await.map_err(|refused| match refused {
             Refused::Faulty(what) => told(what),
             other => other,
         })
@@ -96,9 +98,9 @@ pub(super) async fn load_settled<R: Runtime>(settled: Settled, shared: &Arc<Shar
 
 /// Keeps the file of a version that is about to run. That it cannot is no reason not to run it: only going back to it will
 /// be refused.
-async fn archive<R: Runtime>(hash: Hash, bytes: Arc<[u8]>, shared: &Shared<R>) {
-    let archive = Arc::clone(&shared.archive);
-    if let Err(error) = blocking(move || archive.keep(&hash, &bytes)).await {
+async fn archive<R: Runtime>(binary: Binary, shared: &Shared<R>) {
+    let (archive, hash) = (Arc::clone(&shared.archive), *binary.hash());
+    if let Err(error) = blocking(move || archive.keep(&binary)).await {
         tracing::warn!(version = %hash.short(), %error, "cannot keep the file of a version: nobody will be able to go back to it");
     }
 }

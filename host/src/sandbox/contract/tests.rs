@@ -10,6 +10,7 @@ use crate::capability::fixture::{Memory, order, placed};
 use crate::policy::Policy;
 use crate::sandbox::fixture::{self, DONE, Guest, REJECT, component, guest, sandbox};
 use crate::sandbox::{Handled, LoadError, Outcome, Plugin};
+use crate::version::Binary;
 
 impl From<v0_2::handler::Description> for v0_1::handler::Description {
     fn from(described: v0_2::handler::Description) -> Self {
@@ -46,7 +47,7 @@ fn exports() -> String {
 const PUT: &str = r#"(import "fanfare:consumer/state@0.2.0" "put" (func $put (param i32 i32 i32 i32 i32)))"#;
 
 /// A guest that speaks 0.2 alone.
-fn later() -> Arc<[u8]> {
+fn later() -> Binary {
     let world = format!("package test:guest; world extra {{ include fanfare:consumer/consumer@0.2.0; }} {}", next());
     let module = format!(
         r#"(module {PUT}
@@ -62,7 +63,7 @@ fn later() -> Arc<[u8]> {
 }
 
 /// One that speaks both, and rejects in 0.1.
-fn both() -> Arc<[u8]> {
+fn both() -> Binary {
     let world = format!(
         "package test:guest;
          world extra {{ include fanfare:consumer/consumer@0.1.0; include fanfare:consumer/consumer@0.2.0; }} {}",

@@ -1,12 +1,12 @@
 //! Too much of everything that a host function takes: calls, bytes, handles.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::{DONE, Guest, done, stopped_by_cpu, timeout, trap, tried};
 use crate::policy::Limits;
 use crate::sandbox::Outcome;
 use crate::sandbox::fixture::REJECT;
+use crate::version::Binary;
 
 /// Where it is not the CPU budget that is to end it.
 const AMPLE: Duration = Duration::from_secs(60);
@@ -27,7 +27,7 @@ fn times(times: u32, what: &str) -> String {
     )
 }
 
-fn calling(imports: &str, handle: &str) -> Arc<[u8]> {
+fn calling(imports: &str, handle: &str) -> Binary {
     Guest { imports, handle, ..Guest::default() }.build()
 }
 

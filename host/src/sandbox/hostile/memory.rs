@@ -11,11 +11,12 @@ use crate::capability::fixture::{Memory, order, placed};
 use crate::policy::{Isolation, Limits, Policy};
 use crate::sandbox::fixture::{self, REJECT};
 use crate::sandbox::{LoadError, Outcome, Sandbox, Settings};
+use crate::version::Binary;
 
 const MIB: usize = 1 << 20;
 
 /// `component` with one more core module, of which it has so many instances besides its own.
-fn with_more(component: &[u8], module: &str, instances: u32) -> Arc<[u8]> {
+fn with_more(component: &[u8], module: &str, instances: u32) -> Binary {
     let (mut depth, mut modules) = (0_u32, 0_u32);
     for payload in Parser::new(0).parse_all(component) {
         match payload.unwrap() {
@@ -51,14 +52,14 @@ async fn memories_and_tables_are_counted_together() {
     let more = "(module (memory 16) (table 65536 funcref))";
     let bytes = with_more(&guest(DONE), more, 3);
     let sandbox = fixture::sandbox();
-    let plugin = sandbox.load(Arc::clone(&bytes)).await.unwrap();
+    let plugin = sandbox.load(bytes.clone()).await.unwrap();
     let link =
         |bytes| plugin.link(&"hostile".parse().unwrap(), &Policy { limits: limited(bytes), ..Policy::default() });
     let refused = link(MIB / 2).err().unwrap().to_string();
     assert!(refused.contains("limits.memory"), "{refused}");
     // Enough for any of the memories, for all of them, and for the tables of half a MiB each as well.
     for too_little in [2 * MIB, 4 * MIB] {
-        let handled = handle(&*version(&sandbox, Arc::clone(&bytes), limited(too_little)).await).await;
+        let handled = handle(&*version(&sandbox, bytes.clone(), limited(too_little)).await).await;
         assert_eq!(trap(&handled).0, "memory");
     }
     done(&handle(&*version(&sandbox, bytes, limited(6 * MIB)).await).await);
@@ -102,7 +103,7 @@ async fn memory_and_tables_grow_within_the_limit_alone() {
 
 /// Looks through all its memory, a global and a table for what it left itself, rejecting if it finds anything, and leaves it
 /// everywhere for whoever comes next.
-fn secretive() -> Arc<[u8]> {
+fn secretive() -> Binary {
     let more =
         r#"(table $t 4 funcref) (elem declare func $unused) (func $unused) (global $secret (mut i64) (i64.const 0))"#;
     let handle = format!(

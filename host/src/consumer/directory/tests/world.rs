@@ -26,7 +26,7 @@ use crate::event::Subscription;
 use crate::event::filter::Filter;
 use crate::policy::{ConsumerName, Policy};
 use crate::sandbox::{Description, Need};
-use crate::version::Hash;
+use crate::version::{Binary, Hash};
 
 pub const PLUGIN_BYTES_MAX: u64 = 4096;
 
@@ -340,8 +340,8 @@ impl Loader for Handle {
     type Plugin = Description;
     type Version = String;
 
-    async fn load(&self, bytes: Arc<[u8]>) -> Result<Arc<Description>, LoadError> {
-        let text = String::from_utf8(bytes.to_vec()).unwrap();
+    async fn load(&self, binary: Binary) -> Result<Arc<Description>, LoadError> {
+        let text = String::from_utf8(binary.to_vec()).unwrap();
         self.0.loads.lock().push(text.clone());
         let gate = self.0.held.lock().get(&text).cloned();
         if let Some(gate) = gate {
