@@ -20,6 +20,7 @@ use wasmtime::Engine;
 use crate::policy::ConsumerName;
 
 mod cache;
+mod code;
 pub mod compiler;
 pub(crate) mod contract;
 mod cpu;

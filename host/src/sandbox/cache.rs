@@ -2,7 +2,8 @@
 //!
 //! A file is `<sha-256 of the plugin>-<engine settings>.cwasm` and begins with a MAC (HMAC-SHA256) of its name and what follows,
 //! under a key that the host drew for this folder: what a crash cut short, a disk changed, or somebody put there who cannot read
-//! the key, is compiled again. The machine code in it is trusted, so the folder is the host's alone; whoever can read and write
+//! the key, is compiled again. The MAC is looked at over the very bytes that are loaded, not over a file that may change meanwhile
+//! (see [`Code`]). The machine code in it is trusted, so the folder is the host's alone; whoever can read and write
 //! there can run code in the host, which is why [`Cache::open`] refuses a shared folder.
 
 use std::fs;
@@ -15,6 +16,7 @@ use sha2::{Digest, Sha256};
 use wasmtime::Engine;
 use wasmtime::component::Component;
 
+use super::code::Code;
 use super::error::Error;
 use crate::fault::{self, Point};
 use crate::version::Hash;
@@ -43,13 +45,17 @@ impl Cache {
 
     /// The compiled plugin, if it is there and whole.
     pub fn get(&self, engine: &Engine, plugin: &Hash) -> Option<Component> {
-        let file = fs::read(self.path(plugin)).ok()?;
-        let (mac, compiled) = file.split_at_checked(MAC_BYTES)?;
-        if hmac::verify(&self.key, &self.marked(plugin, compiled), mac).is_err() {
+        let mut file = fs::File::open(self.path(plugin)).ok()?;
+        let (mut mac, mut digest) = ([0; MAC_BYTES], self.digest(plugin));
+        let read = file.read_exact(&mut mac).and_then(|()| Code::read(file, |piece| digest.update(piece)));
+        let code = read
+            .inspect_err(|cause| tracing::warn!(%plugin, %cause, "a compiled plugin in the cache cannot be read, and will be made again"))
+            .ok()?;
+        if hmac::verify(&self.key, &digest.finalize(), &mac).is_err() {
             tracing::warn!(%plugin, "a compiled plugin in the cache is not what this host kept there, and will be made again");
             return None;
         }
-        deserialize(engine, compiled)
+        code.component(engine)
             .inspect_err(|cause| tracing::warn!(%plugin, %cause, "a compiled plugin in the cache does not load"))
             .ok()
     }
@@ -63,7 +69,7 @@ impl Cache {
 
     fn write(&self, plugin: &Hash, compiled: &[u8]) -> io::Result<()> {
         let path = self.path(plugin);
-        let mac = hmac::sign(&self.key, &self.marked(plugin, compiled));
+        let mac = hmac::sign(&self.key, &self.digest(plugin).chain_update(compiled).finalize());
         let draft = path.with_extension(format!("{}.draft", uuid::Uuid::now_v7()));
         let written = (|| {
             let mut file = fs::File::create_new(&draft)?;
@@ -82,24 +88,14 @@ impl Cache {
         written
     }
 
-    /// What the MAC is of: the digest of the file's name and its content, so that no file can stand for another.
-    fn marked(&self, plugin: &Hash, compiled: &[u8]) -> [u8; 32] {
-        let mut digest = Sha256::new();
-        digest.update(format!("{plugin}-{:016x}", self.engine));
-        digest.update(compiled);
-        digest.finalize().into()
+    /// What the MAC is of, but for the content that follows: the file's name comes first, so that no file can stand for another.
+    fn digest(&self, plugin: &Hash) -> Sha256 {
+        Sha256::new().chain_update(format!("{plugin}-{:016x}", self.engine))
     }
 
     fn path(&self, plugin: &Hash) -> PathBuf {
         self.dir.join(format!("{plugin}-{:016x}.cwasm", self.engine))
     }
-}
-
-#[allow(unsafe_code, reason = "only bytes that this host compiled, and may have kept where nobody else can write")]
-pub fn deserialize(engine: &Engine, compiled: &[u8]) -> wasmtime::Result<Component> {
-    // SAFETY: `compiled` is what `Engine::precompile_component` gave to this program, or came back from the host's own folder with
-    // the MAC that it got there.
-    unsafe { Component::deserialize(engine, compiled) }
 }
 
 /// The key in the file at `path`, drawn and written where there is none.

@@ -9,7 +9,7 @@ use wasmtime::wasmparser::{Parser, Payload, Validator};
 use wasmtime::{Engine, Store};
 
 use super::Sandbox;
-use super::cache;
+use super::code;
 use super::contract::{Contract, Series};
 use super::description::Description;
 use super::error::{DescribeFailed, Error, LoadError, NotAComponent};
@@ -141,7 +141,7 @@ fn compile(sandbox: &Sandbox, binary: &Binary) -> Result<Compiled, LoadError> {
     }
     let compiled = sandbox.0.compiler.compile(engine, binary)?;
     // What an instance may not have (many memories or tables) shows only here.
-    let component = cache::deserialize(engine, &compiled).map_err(|cause| LoadError::Compile(format!("{cause:#}")))?;
+    let component = code::deserialize(engine, &compiled).map_err(|cause| LoadError::Compile(format!("{cause:#}")))?;
     if let Some(cache) = cache {
         cache.put(binary.hash(), &compiled);
     }

@@ -326,6 +326,29 @@ async fn a_compiled_plugin_is_read_back_and_a_damaged_one_compiled_again() {
 }
 
 #[cfg(unix)]
+#[tokio::test]
+async fn code_that_was_loaded_stays_as_it_was_checked_whoever_writes_to_the_cache() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache_dir = dir.path().join("compiled");
+    let load = async || {
+        let settings = Settings { cache_dir: Some(cache_dir.clone()), instances_max: 1, ..Settings::default() };
+        super::Sandbox::new(settings).unwrap().load(guest(DONE)).await.unwrap()
+    };
+    drop(load().await);
+    let plugin = load().await;
+    assert!(plugin.load_report().from_cache);
+    for file in std::fs::read_dir(&cache_dir).unwrap() {
+        let path = file.unwrap().path();
+        let zeros = vec![0; std::fs::read(&path).unwrap().len()];
+        // Into the same file: another one under its name would leave a map as it is.
+        let file = std::fs::File::options().write(true).open(&path).unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&file, &zeros, 0).unwrap();
+    }
+    let version = plugin.link(&"inventory".parse().unwrap(), &Policy::default()).unwrap();
+    assert!(matches!(handle(&version, Memory::default()).await.outcome, Outcome::Done));
+}
+
+#[cfg(unix)]
 #[test]
 fn a_cache_where_others_can_write_is_refused() {
     use std::os::unix::fs::PermissionsExt;
