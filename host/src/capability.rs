@@ -124,6 +124,10 @@ pub struct Taken {
     pub events: usize,
     pub messages: usize,
     pub records: usize,
+    /// Of the call of a host function that handed over most.
+    pub call_bytes: usize,
+    pub http_calls: u32,
+    pub http_bytes: u64,
 }
 
 /// One event being handled by one consumer.
@@ -162,6 +166,7 @@ impl Handling {
     /// What it took of its limits.
     #[must_use]
     pub fn taken(&self) -> Taken {
+        let (http_calls, http_bytes) = self.calls().map(|calls| calls.taken()).unwrap_or_default();
         Taken {
             effects_bytes: self.budget.staged_bytes,
             reads: self.budget.reads,
@@ -170,6 +175,9 @@ impl Handling {
             events: self.events.len(),
             messages: self.messages.len(),
             records: self.records.len(),
+            call_bytes: self.budget.call_bytes,
+            http_calls,
+            http_bytes,
         }
     }
 

@@ -125,6 +125,7 @@ fn shows_what_was_taken(client: &Client) {
     // CPU time is the guest's own, whatever else the machine has to do; waiting for its share of it is no part of it.
     assert!((500.0..=550.0).contains(&high_water(cpu)), "{limits:#}");
     assert!((100.0 - high_water(messages)).abs() < 2.0, "{limits:#}");
+    assert!(high_water(&limits["call"]) > 0.0 && limits["handles"]["high_water"].is_u64(), "{limits:#}");
     assert!(limits["state"]["now"].as_u64().is_some_and(|bytes| bytes > 0), "{limits:#}");
     let text = fanfare_tests::program::run(["consumers", "show", "hostile", "--url", client.base()]).succeeded().stdout;
     assert!(text.contains("MOST SO FAR") && text.contains("order_changes"), "{text}");

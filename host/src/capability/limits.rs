@@ -32,11 +32,17 @@ pub struct Budget {
     pub staged_bytes: usize,
     pub reads: usize,
     read_bytes: usize,
+    pub call_bytes: usize,
 }
 
 impl Budget {
     pub fn new(limits: Limits) -> Self {
-        Self { limits, staged_bytes: 0, reads: 0, read_bytes: 0 }
+        Self { limits, staged_bytes: 0, reads: 0, read_bytes: 0, call_bytes: 0 }
+    }
+
+    /// What the guest handed over in one call, which the sandbox has bounded.
+    pub fn called(&mut self, bytes: usize) {
+        self.call_bytes = self.call_bytes.max(bytes);
     }
 
     pub fn stage(&mut self, bytes: usize) -> Result<(), Stop> {

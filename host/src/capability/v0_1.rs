@@ -23,26 +23,29 @@ impl HasData for HasImports {
 }
 
 impl Imports<'_> {
-    pub(super) fn handling(&mut self) -> Result<&mut Handling, Stop> {
-        self.handling.as_deref_mut().ok_or_else(|| {
+    /// What a call works on that hands over so many `bytes`.
+    pub(super) fn handling(&mut self, bytes: usize) -> Result<&mut Handling, Stop> {
+        let handling = self.handling.as_deref_mut().ok_or_else(|| {
             Stop::grant(
                 "a plugin has its capabilities in `handle` only, not in `describe` or while it starts".to_owned(),
             )
-        })
+        })?;
+        handling.budget.called(bytes);
+        Ok(handling)
     }
 }
 
 impl wit::state::Host for Imports<'_> {
     async fn get(&mut self, key: String) -> wasmtime::Result<Option<Vec<u8>>> {
-        Ok(self.handling()?.get(&key).await?.map(|value| value.to_vec()))
+        Ok(self.handling(key.len())?.get(&key).await?.map(|value| value.to_vec()))
     }
 
     fn set(&mut self, key: String, value: Vec<u8>) -> wasmtime::Result<()> {
-        Ok(self.handling()?.put(key, Some(value))?)
+        Ok(self.handling(key.len() + value.len())?.put(key, Some(value))?)
     }
 
     fn delete(&mut self, key: String) -> wasmtime::Result<()> {
-        Ok(self.handling()?.put(key, None)?)
+        Ok(self.handling(key.len())?.put(key, None)?)
     }
 
     async fn scan(
@@ -51,7 +54,8 @@ impl wit::state::Host for Imports<'_> {
         after: Option<String>,
         limit: u32,
     ) -> wasmtime::Result<Vec<wit::state::Entry>> {
-        let page = self.handling()?.scan(&prefix, after.as_deref(), limit).await?;
+        let bytes = prefix.len() + len(after.as_ref());
+        let page = self.handling(bytes)?.scan(&prefix, after.as_deref(), limit).await?;
         let entry = |(key, value): (std::sync::Arc<str>, std::sync::Arc<[u8]>)| wit::state::Entry {
             key: key.as_ref().to_owned(),
             value: value.to_vec(),
@@ -60,7 +64,7 @@ impl wit::state::Host for Imports<'_> {
     }
 
     async fn count(&mut self, key: String) -> wasmtime::Result<i64> {
-        Ok(self.handling()?.count(&key).await?)
+        Ok(self.handling(key.len())?.count(&key).await?)
     }
 
     async fn scan_counts(
@@ -69,7 +73,8 @@ impl wit::state::Host for Imports<'_> {
         after: Option<String>,
         limit: u32,
     ) -> wasmtime::Result<Vec<wit::state::Counter>> {
-        let page = self.handling()?.scan_counts(&prefix, after.as_deref(), limit).await?;
+        let bytes = prefix.len() + len(after.as_ref());
+        let page = self.handling(bytes)?.scan_counts(&prefix, after.as_deref(), limit).await?;
         Ok(page.into_iter().map(|(key, value)| wit::state::Counter { key: key.as_ref().to_owned(), value }).collect())
     }
 
@@ -77,18 +82,19 @@ impl wit::state::Host for Imports<'_> {
         &mut self,
         adjustments: Vec<wit::state::Adjustment>,
     ) -> wasmtime::Result<Result<(), wit::state::Shortage>> {
+        let bytes = adjustments.iter().map(|adjustment| size_of_val(adjustment) + adjustment.key.len()).sum();
         let adjustments = adjustments
             .into_iter()
             .map(|wit::state::Adjustment { key, by, floor }| Adjustment { key: key.into(), by, floor })
             .collect();
-        let adjusted = self.handling()?.adjust(adjustments).await?;
+        let adjusted = self.handling(bytes)?.adjust(adjustments).await?;
         Ok(adjusted.map_err(|Shortage { key, available }| wit::state::Shortage { key, available }))
     }
 }
 
 impl wit::journal::Host for Imports<'_> {
     async fn get_order(&mut self, id: String) -> wasmtime::Result<Option<wit::journal::Order>> {
-        Ok(self.handling()?.order(&id).await?.map(|order| lower_order(&order)))
+        Ok(self.handling(id.len())?.order(&id).await?.map(|order| lower_order(&order)))
     }
 }
 
@@ -98,7 +104,8 @@ impl wit::outbox::Host for Imports<'_> {
         order_id: String,
         change: wit::outbox::Change,
     ) -> wasmtime::Result<Result<(), wit::outbox::Refusal>> {
-        let changed = self.handling()?.change_order(&order_id, lift_change(change)).await?;
+        let bytes = order_id.len() + change_bytes(&change);
+        let changed = self.handling(bytes)?.change_order(&order_id, lift_change(change)).await?;
         Ok(changed.map_err(|refusal| match refusal {
             Refusal::UnknownOrder => wit::outbox::Refusal::UnknownOrder,
             Refusal::Illegal(status) => wit::outbox::Refusal::Illegal(lower_status(status)),
@@ -106,30 +113,33 @@ impl wit::outbox::Host for Imports<'_> {
     }
 
     fn publish(&mut self, event: wit::outbox::Custom) -> wasmtime::Result<()> {
+        let bytes = custom_bytes(&event);
         let wit::outbox::Custom { kind, subject, order_id, data } = event;
-        Ok(self.handling()?.publish(Draft { kind, subject, order_id, data })?)
+        Ok(self.handling(bytes)?.publish(Draft { kind, subject, order_id, data })?)
     }
 
     fn send(&mut self, message: wit::outbox::Message) -> wasmtime::Result<()> {
-        let message = match message {
+        let (bytes, message) = match message {
             wit::outbox::Message::Email(wit::outbox::Email { to, subject, text, html }) => {
-                Message::Email { to, subject, text, html }
+                (to.len() + subject.len() + text.len() + len(html.as_ref()), Message::Email { to, subject, text, html })
             }
-            wit::outbox::Message::Sms(wit::outbox::Sms { to, text }) => Message::Sms { to, text },
+            wit::outbox::Message::Sms(wit::outbox::Sms { to, text }) => {
+                (to.len() + text.len(), Message::Sms { to, text })
+            }
         };
-        Ok(self.handling()?.send(message)?)
+        Ok(self.handling(bytes)?.send(message)?)
     }
 }
 
 impl wit::records::Host for Imports<'_> {
     fn append(&mut self, dataset: String, row: String) -> wasmtime::Result<Result<(), String>> {
-        Ok(self.handling()?.append(&dataset, &row)?)
+        Ok(self.handling(dataset.len() + row.len())?.append(&dataset, &row)?)
     }
 }
 
 impl wit::settings::Host for Imports<'_> {
     fn get(&mut self, name: String) -> wasmtime::Result<Option<String>> {
-        Ok(self.handling()?.setting(&name).map(str::to_owned))
+        Ok(self.handling(name.len())?.setting(&name).map(str::to_owned))
     }
 }
 
@@ -141,6 +151,10 @@ impl wit::log::Host for Imports<'_> {
             wit::log::Level::Warn => Level::Warn,
             wit::log::Level::Error => Level::Error,
         };
+        // Where there is no event, there is nobody to tell.
+        if let Some(handling) = &mut self.handling {
+            handling.budget.called(message.len());
+        }
         self.log.write(level, &message);
         Ok(())
     }
@@ -149,6 +163,27 @@ impl wit::log::Host for Imports<'_> {
 // Interfaces of types alone.
 impl wit::orders::Host for Imports<'_> {}
 impl wit::events::Host for Imports<'_> {}
+
+fn len(text: Option<&String>) -> usize {
+    text.map_or(0, String::len)
+}
+
+fn change_bytes(change: &wit::outbox::Change) -> usize {
+    use wit::outbox::Change as Wit;
+    match change {
+        Wit::Placed | Wit::Confirmed | Wit::Delivered => 0,
+        Wit::Rejected(reason) | Wit::Cancelled(reason) => reason.len(),
+        Wit::Shipped(wit::events::ShipmentResult { carrier, tracking_number, tracking_url }) => {
+            carrier.len() + tracking_number.len() + len(tracking_url.as_ref())
+        }
+        Wit::Other(custom) => custom_bytes(custom),
+    }
+}
+
+fn custom_bytes(custom: &wit::outbox::Custom) -> usize {
+    let wit::outbox::Custom { kind, subject, order_id, data } = custom;
+    kind.len() + subject.len() + len(order_id.as_ref()) + data.len()
+}
 
 fn lift_change(change: wit::outbox::Change) -> Option<Change> {
     use wit::outbox::Change as Wit;

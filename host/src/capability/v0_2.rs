@@ -5,7 +5,7 @@ use crate::sandbox::contract::v0_2 as wit;
 
 impl wit::state::Host for Imports<'_> {
     async fn put(&mut self, key: String, value: Vec<u8>) -> wasmtime::Result<Option<Vec<u8>>> {
-        let handling = self.handling()?;
+        let handling = self.handling(key.len() + value.len())?;
         let before = handling.get(&key).await?;
         handling.put(key, Some(value))?;
         Ok(before.map(|value| value.to_vec()))

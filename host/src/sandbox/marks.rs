@@ -82,6 +82,10 @@ pub struct Marks {
     events: Mark,
     messages: Mark,
     records: Mark,
+    call_bytes: Mark,
+    http_calls: Mark,
+    http_bytes: Mark,
+    handles: Mark,
 }
 
 /// The highest that was seen.
@@ -97,6 +101,7 @@ pub struct Spent {
     pub cpu: Duration,
     pub time: Duration,
     pub log_bytes: usize,
+    pub handles: usize,
 }
 
 impl Mark {
@@ -133,6 +138,10 @@ impl Marks {
         self.events.raise_to(taken.events);
         self.messages.raise_to(taken.messages);
         self.records.raise_to(taken.records);
+        self.call_bytes.raise_to(taken.call_bytes);
+        self.http_calls.raise(taken.http_calls.into());
+        self.http_bytes.raise(taken.http_bytes);
+        self.handles.raise_to(spent.handles);
     }
 
     fn usage(&self) -> Usage {
@@ -140,10 +149,11 @@ impl Marks {
         let whole = |amount: usize| Amount::Whole(amount as u64);
         let thousandths = |mark: &Mark| Amount::Thousandths(mark.0.load(Ordering::Relaxed));
         let fixed = |unit, limit| Gauge { unit, limit, now: None, high_water: None };
-        let marked = |unit, limit, mark: &Mark| {
+        let counted = |unit, limit, mark: &Mark| {
             let high_water = Some(Amount::Whole(mark.0.load(Ordering::Relaxed)));
-            Gauge { unit, limit: whole(limit), now: None, high_water }
+            Gauge { unit, limit: Amount::Whole(limit), now: None, high_water }
         };
+        let marked = |unit, limit: usize, mark| counted(unit, limit as u64, mark);
         let timed = |limit: Duration, mark: &Mark| {
             let high_water = Some(thousandths(mark));
             Gauge { unit: Some("ms"), limit: Amount::Thousandths(micros(limit)), now: None, high_water }
@@ -170,8 +180,10 @@ impl Marks {
             ("messages", marked(None, limits.messages, &self.messages)),
             ("records", marked(None, limits.records, &self.records)),
             ("log", marked(bytes, limits.log_bytes, &self.log_bytes)),
-            ("call", fixed(bytes, whole(limits.call_bytes))),
-            ("handles", fixed(None, whole(limits.handles))),
+            ("call", marked(bytes, limits.call_bytes, &self.call_bytes)),
+            ("http_calls", counted(None, limits.http.calls.into(), &self.http_calls)),
+            ("http_bytes", counted(bytes, limits.http.bytes, &self.http_bytes)),
+            ("handles", marked(None, limits.handles, &self.handles)),
             ("stack", fixed(bytes, whole(engine::STACK_BYTES_MAX))),
             ("table", fixed(Some("elements"), whole(engine::TABLE_ELEMENTS_MAX))),
         ])
@@ -201,7 +213,7 @@ mod tests {
         assert_eq!(all.usage(&name), None);
         let marks = all.of(&name, &Limits::default());
         marks.at_most_at_once(8);
-        let took = |memory_bytes, cpu| Spent { memory_bytes, cpu, time: cpu, log_bytes: 3 };
+        let took = |memory_bytes, cpu| Spent { memory_bytes, cpu, time: cpu, log_bytes: 3, handles: 0 };
         drop((marks.run(), marks.run()));
         let _running = marks.run();
         marks.note(&took(70_000, Duration::from_micros(1_500)), &Taken { events: 2, ..Taken::default() });

@@ -59,6 +59,11 @@ impl State {
         self.limiter.bytes()
     }
 
+    /// The most handles that the guest held at once.
+    pub fn handles(&mut self) -> usize {
+        self.wasi.handles()
+    }
+
     /// What the imports of the contract work on.
     pub fn imports(&mut self) -> Imports<'_> {
         Imports { handling: self.handling.as_mut(), log: &self.log }

@@ -214,7 +214,7 @@ impl Version {
         let calls = calls.map(|calls| calls.told()).unwrap_or_default();
         let duration = started.elapsed();
         self.share.handled(&store.data().cpu, duration);
-        self.note(store.data(), duration, log_bytes, &taken);
+        self.note(store.data_mut(), duration, log_bytes, &taken);
         match (outcome, instance) {
             (Outcome::Done, instance) => {
                 // What a call left open, and who might answer it, is thrown away with the instance.
@@ -292,10 +292,11 @@ impl Version {
         drop(thrown_away);
     }
 
-    fn note(&self, state: &State, time: Duration, log_bytes: usize, taken: &Taken) {
+    fn note(&self, state: &mut State, time: Duration, log_bytes: usize, taken: &Taken) {
         // One that saw no tick was not measured, and took no more than its time.
         let cpu = if state.cpu.is_measuring() { state.cpu.spent() } else { time.min(TICK) };
-        self.marks.note(&Spent { memory_bytes: state.memory_bytes(), cpu, time, log_bytes }, taken);
+        let spent = Spent { memory_bytes: state.memory_bytes(), cpu, time, log_bytes, handles: state.handles() };
+        self.marks.note(&spent, taken);
     }
 
     fn store(&self) -> Store<State> {

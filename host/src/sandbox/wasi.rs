@@ -45,6 +45,11 @@ impl Wasi {
         WasiHttpCtxView { hooks, table, ctx }
     }
 
+    /// The most handles that the instance ever held at once.
+    pub fn handles(&mut self) -> usize {
+        self.0.as_mut().map_or(0, |side| longest(&mut side.table))
+    }
+
     fn side(&mut self, log: &Arc<GuestLog>, handles_max: usize) -> &mut Side {
         self.0.get_or_insert_with(|| Box::new(empty(log, handles_max)))
     }
@@ -59,6 +64,20 @@ fn empty(log: &Arc<GuestLog>, handles_max: usize) -> Side {
     let mut table = ResourceTable::new();
     table.set_max_capacity(handles_max);
     Side { ctx, table, http: Http::default() }
+}
+
+/// How long a table is: what is there, and what is free. As long as the most that was ever in it, for it fills what is free
+/// first and never shrinks. It does not tell, but with no room to grow it takes as much as is free.
+fn longest(table: &mut ResourceTable) -> usize {
+    let (there, max) = (table.iter_mut().count(), table.max_capacity());
+    table.set_max_capacity(0);
+    let filled: Vec<_> = std::iter::from_fn(|| table.push(()).ok()).collect();
+    table.set_max_capacity(max);
+    let free = filled.len();
+    for nothing in filled {
+        drop(table.delete(nothing));
+    }
+    there + free
 }
 
 #[derive(Clone, Copy)]
@@ -144,4 +163,23 @@ impl Drop for Lines {
 #[async_trait::async_trait]
 impl Pollable for Lines {
     async fn ready(&mut self) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_tells_the_most_that_was_in_it_and_is_as_before() {
+        let mut table = ResourceTable::new();
+        table.set_max_capacity(4);
+        assert_eq!(longest(&mut table), 0);
+        let [one, two, three] = [1, 2, 3].map(|number| table.push(number).unwrap());
+        table.delete(two).unwrap();
+        table.delete(one).unwrap();
+        assert_eq!((longest(&mut table), longest(&mut table)), (3, 3));
+        assert_eq!(table.get(&three).unwrap(), &3);
+        let more = (0..3).filter(|number| table.push(*number).is_ok()).count();
+        assert_eq!((more, longest(&mut table), table.push(9).is_ok()), (3, 4, false));
+    }
 }

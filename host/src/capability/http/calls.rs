@@ -133,6 +133,12 @@ impl Calls {
         told.collect()
     }
 
+    /// Calls that were made, and bytes that went out and came in, as far as they were let through.
+    pub fn taken(&self) -> (u32, u64) {
+        let limits = &self.http.limits;
+        (self.made.lock().count.min(limits.calls), self.bytes.load(Ordering::Relaxed).min(limits.bytes))
+    }
+
     /// Counts bytes that go out or come in.
     pub(super) fn take_bytes(&self, bytes: usize) -> Result<(), Failure> {
         let taken = self.bytes.fetch_add(bytes as u64, Ordering::Relaxed).saturating_add(bytes as u64);

@@ -324,6 +324,7 @@ async fn calls_and_bytes_are_bounded_for_each_event() {
     let (kind, message) = overstep(calls.into_iter().collect::<Result<(), _>>());
     assert_eq!(kind, "limit");
     assert!(message.contains("3 calls") && message.contains("limits.http_calls in shipment.toml"), "{message}");
+    assert_eq!(handling.taken().http_calls, 2, "what was refused is none");
 }
 
 #[tokio::test]

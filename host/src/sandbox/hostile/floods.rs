@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use super::{DONE, Guest, done, stopped_by_cpu, timeout, trap, tried};
+use super::{DONE, Guest, done, handle, stopped_by_cpu, timeout, trap, tried, version};
 use crate::policy::Limits;
-use crate::sandbox::Outcome;
-use crate::sandbox::fixture::REJECT;
+use crate::sandbox::fixture::{self, REJECT};
+use crate::sandbox::{Amount, Outcome};
 use crate::version::Binary;
 
 /// Where it is not the CPU budget that is to end it.
@@ -117,6 +117,42 @@ async fn handles_of_the_host_that_are_never_dropped_end_at_their_number() {
     let handled = tried(bytes, Limits::default()).await;
     let (kind, message) = trap(&handled);
     assert_eq!((kind, message.contains("limits.handles")), ("limit", true), "{message}");
+}
+
+const DROP: &str = r#"(import "wasi:io/poll@0.2.0" "[resource-drop]pollable" (func $drop (param i32)))"#;
+
+#[tokio::test]
+async fn handles_stand_among_the_marks_by_the_most_that_were_held_at_once() {
+    let most = async |handle: String| {
+        let imports = format!("{SUBSCRIBE}{DROP}");
+        let bytes = Guest { world: TIMERS, imports: &imports, handle: &handle, ..Guest::default() }.build();
+        mark("handles", bytes).await
+    };
+    let take = "(call $subscribe (i64.const 1))";
+    let one_by_one = most(times(3, &format!("(call $drop {take})"))).await;
+    let at_once = most(format!("(call $drop {take} (call $drop {take} (call $drop {take}))) {DONE}")).await;
+    assert!(one_by_one > 0);
+    assert_eq!(at_once, 3 * one_by_one);
+}
+
+#[tokio::test]
+async fn the_call_that_hands_over_most_stands_among_the_marks() {
+    let set = "(call $set (i32.const 160) (i32.const 3) (i32.const 8192) (i32.const 90000))
+        (call $set (i32.const 160) (i32.const 3) (i32.const 176) (i32.const 5))";
+    assert_eq!(mark("call", calling(SET, &format!("{set} {DONE}"))).await, 90_003);
+    let log = format!("(call $log (i32.const 1) (i32.const 65536) (i32.const 700)) {DONE}");
+    assert_eq!(mark("call", calling(LOG, &log)).await, 700);
+}
+
+/// What one event took at most of a limit, as people are shown it.
+async fn mark(limit: &str, bytes: Binary) -> u64 {
+    let sandbox = fixture::sandbox();
+    done(&handle(&*version(&sandbox, bytes, Limits { cpu: AMPLE, ..Limits::default() }).await).await);
+    let usage = sandbox.usage(&"hostile".parse().unwrap()).unwrap();
+    match usage[limit].high_water {
+        Some(Amount::Whole(amount)) => amount,
+        other => panic!("{limit}: {other:?}"),
+    }
 }
 
 const THINGS: &str = "
