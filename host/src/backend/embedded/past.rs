@@ -48,8 +48,14 @@ pub enum PastError {
     Database { path: PathBuf, error: rusqlite::Error },
     #[error("{}: no event has been recorded", .0.display())]
     Empty(PathBuf),
-    #[error("there is no {0}: the journal has positions {1} to {2}; what is older was removed by retention")]
-    NotThere(Bound, u64, u64),
+    #[error("there is no {0} yet: the journal ends with position {1}")]
+    NotYet(Bound, u64),
+    #[error(
+        "there is no {0} any more: the journal begins with position {1}, and what is older was removed by retention. Begin there: {1}.."
+    )]
+    NoMore(Bound, u64),
+    #[error("there is no {bound}: the journal has positions {oldest} to {newest}{}", removed(*oldest))]
+    NotThere { bound: Bound, oldest: u64, newest: u64 },
     #[error(
         "what was recorded from {0} on is not all there: the journal begins with position {1}, and what is older was removed by retention. Begin there: {1}.."
     )]
@@ -102,9 +108,11 @@ impl Past {
         let newest: u64 =
             Option::<i64>::map(newest, rows::unsigned).ok_or_else(|| PastError::Empty(self.path.clone()))?;
         let oldest = self.read(upkeep::first_kept)?;
-        let there = |bound: Bound, position: Option<u64>| {
-            let position = position.filter(|position| (oldest..=newest).contains(position));
-            position.ok_or(PastError::NotThere(bound, oldest, newest))
+        let there = |bound: Bound, position: Option<u64>| match position {
+            Some(position) if position > newest => Err(PastError::NotYet(bound, newest)),
+            Some(position) if position < oldest => Err(PastError::NoMore(bound, oldest)),
+            Some(position) => Ok(position),
+            None => Err(PastError::NotThere { bound, oldest, newest }),
         };
         let first = match range.from {
             None => oldest,
@@ -235,6 +243,11 @@ impl Past {
         let disk = self.disk.lock();
         read(&disk).map_err(|error| PastError::Database { path: self.path.clone(), error })
     }
+}
+
+/// Where nothing was, nothing could have been removed.
+fn removed(oldest: u64) -> &'static str {
+    if oldest > 1 { "; what is older was removed by retention" } else { "" }
 }
 
 /// The lock on a directory in which no host runs, and whether one does. A directory without a lock never saw one.

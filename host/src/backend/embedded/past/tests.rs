@@ -59,10 +59,13 @@ fn a_range_is_found_by_position_id_and_time() {
         assert_eq!(resolved(&past, range), Ok(expected), "{range}");
     }
     for (range, told) in [
-        ("16..", "there is no position 16: the journal has positions 1 to 15"),
+        ("16..", "there is no position 16 yet: the journal ends with position 15"),
         ("9..3", "begins with position 9 and ends with 3"),
         ("2030-01-01T00:00:00Z..", "begins with position 16 and ends with 15"),
-        ("01a207ee-0000-7000-8000-000000000000..", "there is no event 01a207ee-0000"),
+        (
+            "01a207ee-0000-7000-8000-000000000000..",
+            "there is no event 01a207ee-0000-7000-8000-000000000000: the journal has positions 1 to 15",
+        ),
     ] {
         assert!(
             resolved(&past, range).is_err_and(|error| error.contains(told)),
@@ -79,8 +82,12 @@ fn what_retention_removed_is_said_and_the_rest_is_read() {
     assert_eq!(resolved(&past, "..14"), Ok((13, 14)));
     assert!(
         resolved(&past, "12..")
-            .is_err_and(|error| error.contains("there is no position 12: the journal has positions 13"))
+            .is_err_and(|error| error.contains("there is no position 12 any more: the journal begins with position 13"))
     );
+    let told = resolved(&past, "16..").unwrap_err();
+    assert!(told.ends_with("there is no position 16 yet: the journal ends with position 15"), "{told}");
+    let told = resolved(&past, "01a207ee-0000-7000-8000-000000000000..").unwrap_err();
+    assert!(told.ends_with("has positions 13 to 15; what is older was removed by retention"), "{told}");
     let aged = resolved(&past, "2026-11-23T10:23:44.652Z..");
     assert!(aged.is_err_and(|error| error.contains("begins with position 13") && error.contains("Begin there: 13..")));
     let read: Vec<u64> = past.events(13, 14).unwrap().iter().map(|event| event.position.get()).collect();
