@@ -6,6 +6,7 @@ mod fill;
 mod history;
 mod pace;
 mod rebuild;
+mod room;
 mod settle;
 
 use std::sync::Arc;
@@ -41,9 +42,6 @@ const CHUNK: usize = 256;
 const CHUNKS_MAX: usize = 8;
 /// Deliveries in memory that hold the consumer's position back.
 const WINDOW: usize = 4_096;
-/// Deliveries of one consumer that are on their way to the disk: whoever commits beside one that catches up waits for so many
-/// of its own, and not for thousands. Fewer would hold consumers back that are behind because the machine has more to do.
-const UNSETTLED_MAX: usize = 1_024;
 /// Positions passed by without a delivery before that is written down on its own.
 const PASSED_MAX: u64 = 1_024;
 
@@ -204,7 +202,7 @@ impl EmbeddedInbox {
         }
         let now = Timestamp::now();
         let mut desk = self.desk.lock();
-        if !desk.may_start(now) || desk.unsettled(self.store.queue.durable()) >= UNSETTLED_MAX {
+        if !desk.may_start(now) || !desk.has_room(self.store.queue.durable()) {
             return Ok(None);
         }
         if desk.lanes.unstored() < WINDOW / 2 && desk.cursor < self.store.tail.head() {

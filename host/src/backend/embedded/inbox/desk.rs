@@ -9,6 +9,7 @@ use super::ahead::Counts;
 use super::fill::Fill;
 use super::pace::Pace;
 use super::rebuild::Rebuild;
+use super::room::Room;
 use crate::backend::embedded::commit::{
     BackfillNumber, ConsumerCommit, ConsumerNumber, Exception, Standing, StateNumber,
 };
@@ -47,6 +48,7 @@ pub struct Desk {
     pub edited: HashSet<u64>,
     /// Jobs that finished a delivery and are not durable yet, oldest first.
     unsettled: VecDeque<u64>,
+    room: Room,
     pace: Option<Pace>,
     fill: Option<Fill>,
     counts: Counts,
@@ -361,21 +363,24 @@ impl Desk {
     }
 
     fn settle(&mut self, durable: u64) {
+        let mut settled = 0;
         while self.unsettled.front().is_some_and(|job| *job <= durable) {
             self.unsettled.pop_front();
+            settled += 1;
         }
+        self.room.settled(durable, settled);
     }
 
-    /// Deliveries that are through and not durable.
-    pub fn unsettled(&mut self, durable: u64) -> usize {
+    /// Whether another delivery may be on its way to the disk.
+    pub fn has_room(&mut self, durable: u64) -> bool {
         self.settle(durable);
-        self.unsettled.len()
+        self.unsettled.len() < self.room.max()
     }
 
     pub fn pending(&mut self, durable: u64) -> u64 {
-        let unsettled = self.unsettled(durable);
+        self.settle(durable);
         let held = self.fill.as_ref().map_or(0, Fill::held);
-        u64::try_from(self.lanes.total() + held + unsettled).unwrap_or(u64::MAX)
+        u64::try_from(self.lanes.total() + held + self.unsettled.len()).unwrap_or(u64::MAX)
     }
 }
 
