@@ -34,8 +34,9 @@ impl<K: Hash + Eq, V> Recent<K, V> {
     /// Values for which `keep` holds are never forgotten.
     pub fn insert(&mut self, key: K, value: V, keep: impl Fn(&V) -> bool) {
         if self.young.len() >= self.max {
-            let forgotten = std::mem::replace(&mut self.old, std::mem::take(&mut self.young));
-            self.young.extend(forgotten.into_iter().filter(|(_, value)| keep(value)));
+            std::mem::swap(&mut self.young, &mut self.old);
+            // In the memory that it has: to let go of megabytes and ask for them again, bit by bit, leaves holes.
+            self.young.retain(|_, value| keep(value));
         }
         self.old.remove(&key);
         self.young.insert(key, value);
