@@ -90,7 +90,7 @@ impl Cache {
         Ok(self.counter_if_any(disk, key)?.unwrap_or(0))
     }
 
-    fn counter_if_any(&mut self, disk: &Disk<'_>, key: &str) -> rusqlite::Result<Option<i64>> {
+    pub fn counter_if_any(&mut self, disk: &Disk<'_>, key: &str) -> rusqlite::Result<Option<i64>> {
         let state = self.state;
         self.counters.get_or_read(key, || state::counter(disk.connection()?, state, key))
     }
@@ -99,21 +99,18 @@ impl Cache {
         self.bytes
     }
 
-    /// What all keys and values will weigh with these written.
+    /// What all keys and values will weigh with these written, and `more` of counters that are new.
     pub fn bytes_with(
         &mut self,
         disk: &Disk<'_>,
         entries: &[(Arc<str>, Value)],
-        counters: &[(Arc<str>, i64)],
+        mut more: u64,
     ) -> rusqlite::Result<u64> {
-        let (mut more, mut less) = (0, 0);
+        let mut less = 0;
         for (key, value) in entries {
             // Whoever read it before has it in memory already.
             less += self.entry(disk, key)?.map_or(0, |value| size::of_entry(key, &value));
             more += value.as_ref().map_or(0, |value| size::of_entry(key, value));
-        }
-        for (key, _) in counters {
-            more += self.counter_if_any(disk, key)?.map_or_else(|| size::of_counter(key), |_| 0);
         }
         Ok((self.bytes + more).saturating_sub(less))
     }

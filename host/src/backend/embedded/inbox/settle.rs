@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use foldhash::quality::RandomState;
 use parking_lot::MutexGuard;
 
 use super::desk::Desk;
@@ -17,6 +18,7 @@ use crate::backend::embedded::orders::Orders;
 use crate::backend::embedded::queue::Job;
 use crate::backend::embedded::readers::Disk;
 use crate::backend::embedded::runs::Handled;
+use crate::backend::embedded::size;
 use crate::backend::{AttemptBy, Cause, Delivery, FailedTry, Finished, Origin, Ran, Settlement, cause};
 use crate::clock::Timestamp;
 use crate::effects::{Effects, Reads};
@@ -143,13 +145,17 @@ impl Ground<'_, '_> {
         effects: &Effects,
     ) -> rusqlite::Result<Option<Decided>> {
         let mut decided = Decided::default();
-        let mut counters: HashMap<&Arc<str>, usize> = HashMap::new();
+        let mut counters: HashMap<&Arc<str>, usize, RandomState> = HashMap::default();
+        let mut more = 0;
         for adjustment in &effects.adjustments {
             let index = match counters.get(&adjustment.key) {
                 Some(index) => *index,
                 None => {
-                    let value = self.cache.counter(self.disk, &adjustment.key)?;
-                    decided.counters.push((Arc::clone(&adjustment.key), value));
+                    let value = self.cache.counter_if_any(self.disk, &adjustment.key)?;
+                    if value.is_none() {
+                        more += size::of_counter(&adjustment.key);
+                    }
+                    decided.counters.push((Arc::clone(&adjustment.key), value.unwrap_or(0)));
                     counters.insert(&adjustment.key, decided.counters.len() - 1);
                     decided.counters.len() - 1
                 }
@@ -187,7 +193,7 @@ impl Ground<'_, '_> {
             .events
             .extend(effects.events.iter().map(|custom| event(custom.order_id, NewBody::Custom(custom.clone()))));
         if !effects.entries.is_empty() || !decided.counters.is_empty() {
-            decided.bytes = Some(self.cache.bytes_with(self.disk, &effects.entries, &decided.counters)?);
+            decided.bytes = Some(self.cache.bytes_with(self.disk, &effects.entries, more)?);
         }
         Ok(Some(decided))
     }
