@@ -27,7 +27,7 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
-use crate::backend::{AttemptBy, Delivery, Finished, Inbox, InboxPolicy, Ran, Settlement, View};
+use crate::backend::{AttemptBy, Delivery, Excess, Finished, Inbox, InboxPolicy, Ran, Settlement, View};
 use crate::event::{Event, Subscriptions};
 use crate::fault::{self, Point};
 use crate::policy::{ConsumerName, Policy};
@@ -301,8 +301,8 @@ async fn finish(shared: &Shared, live: &Live, delivery: Delivery, handled: Handl
             }
             Ended::Settled { done }
         }
-        Finished::Full { delivery, effects, bytes } => {
-            let outcome = full(&shared.name, live.policy.limits.state_bytes, bytes);
+        Finished::Full { delivery, effects, excess } => {
+            let outcome = full(&shared.name, live.policy.limits.state_bytes, &excess);
             let settlement = settle(&delivery, outcome, *effects, Vec::new());
             match shared.inbox.finish(delivery, &reads, settlement).await {
                 Finished::Accepted => Ended::Settled { done: false },
@@ -320,12 +320,15 @@ fn again_after(shared: &Shared, delivery: Delivery) -> Ended {
     Ended::Again(delivery)
 }
 
-/// The consumer's state would hold `bytes`.
-fn full(name: &ConsumerName, max: u64, bytes: u64) -> Outcome {
-    let message = format!(
-        "its state would hold {bytes} bytes, and limits.state allows {max}; raise it in {name}.toml, or let the plugin delete \
-         what it no longer needs"
-    );
+/// There is no room for what it staged.
+fn full(name: &ConsumerName, max: u64, excess: &Excess) -> Outcome {
+    let message = match excess {
+        Excess::State { bytes } => format!(
+            "its state would hold {bytes} bytes, and limits.state allows {max}; raise it in {name}.toml, or let the plugin \
+             delete what it no longer needs"
+        ),
+        Excess::Commit { why } => format!("the store cannot commit its effects at once: {why}"),
+    };
     Outcome::Trap { kind: "limit".to_owned(), message, backtrace: None }
 }
 

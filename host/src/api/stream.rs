@@ -48,7 +48,7 @@ pub async fn stream(
     let journal = Arc::clone(&shared.api.journal);
     let after = match last_event_id(&headers)?.or(params.after) {
         Some(position) => Position::new(position),
-        None => newest(&*journal).await?,
+        None => reading(journal.newest()).await?,
     };
     let follower = Follower {
         journal,
@@ -72,29 +72,6 @@ fn last_event_id(headers: &HeaderMap) -> Result<Option<u64>> {
         detail: "must be the id of an event of this stream, which is a whole number".to_owned(),
     };
     value.to_str().ok().and_then(|text| text.parse().ok()).map(Some).ok_or(refused)
-}
-
-/// The position of the newest event, found by bisection: positions are dense, so "is there an event after p" is
-/// true up to the newest and false from there on.
-async fn newest(journal: &dyn Journal) -> Result<Option<Position>> {
-    let exists_after = async |position: u64| {
-        let found = reading(journal.events_after(Position::new(position), 1)).await?;
-        Ok::<_, Error>(found.first().map(|event| event.position.get()))
-    };
-    let (mut at_least, mut below) = (0, None);
-    let mut step = 1_u64;
-    while below.is_none_or(|below| at_least + 1 < below) {
-        let probe = match below {
-            None => at_least + step,
-            Some(below) => at_least + (below - at_least) / 2,
-        };
-        // There is an event at the probe if one comes right after the position before it, or later.
-        match exists_after(probe - 1).await? {
-            Some(position) => (at_least, step) = (position.max(probe), step.saturating_mul(2)),
-            None => below = Some(probe),
-        }
-    }
-    Ok(Position::new(at_least))
 }
 
 /// One open stream.
@@ -125,8 +102,8 @@ impl Follower {
             };
             let wanted =
                 events.iter().filter(|event| self.kinds.as_ref().is_none_or(|kinds| kinds.matches(event.kind())));
-            let text: String =
-                gap(self.after, &events).into_iter().chain(wanted.filter_map(|event| frame(event))).collect();
+            let gap = gap(self.after, &events).filter(|_| self.journal.is_contiguous());
+            let text: String = gap.into_iter().chain(wanted.filter_map(|event| frame(event))).collect();
             let caught_up = events.is_empty();
             if let Some(last) = events.last() {
                 self.after = Some(last.position);
@@ -147,7 +124,7 @@ impl Follower {
     }
 }
 
-/// Positions are without gaps, so what is missing before the first event is not there any more.
+/// Where positions are without gaps, what is missing before the first event is not there any more.
 fn gap(after: Option<Position>, events: &[Arc<Event>]) -> Option<String> {
     let (after, before) = (after.map_or(0, Position::get), events.first()?.position.get());
     (after + 1 < before).then(|| format!("event: gap\ndata: {{\"after\":{after},\"before\":{before}}}\n\n"))

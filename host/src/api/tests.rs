@@ -65,6 +65,14 @@ impl Journal for Full {
         Ok(Vec::new())
     }
 
+    async fn newest(&self) -> Result<Option<Position>> {
+        Ok(None)
+    }
+
+    fn is_contiguous(&self) -> bool {
+        true
+    }
+
     async fn messages(&self, _: Option<String>, _: usize) -> Result<Page<MessageReport>> {
         Ok(Page { items: Vec::new(), next: None })
     }

@@ -82,3 +82,28 @@ pub struct StatePage {
     pub counters: Vec<(String, i64)>,
     pub next: Option<String>,
 }
+
+impl StatePage {
+    /// A page of at most `limit`, from one key more of each where there is more. Both are cut at the same key, so that the
+    /// next page goes on behind it in both.
+    pub(in crate::backend) fn cut(
+        mut entries: Vec<(String, Vec<u8>)>,
+        mut counters: Vec<(String, i64)>,
+        limit: usize,
+    ) -> Self {
+        let last = |keys: Vec<&String>| {
+            (keys.len() > limit).then(|| keys.get(limit.saturating_sub(1)).map(|key| (*key).clone()))
+        };
+        let cut = last(entries.iter().map(|(key, _)| key).collect()).flatten();
+        let other = last(counters.iter().map(|(key, _)| key).collect()).flatten();
+        let next = match (cut, other) {
+            (Some(one), Some(other)) => Some(one.min(other)),
+            (one, other) => one.or(other),
+        };
+        if let Some(next) = &next {
+            entries.retain(|(key, _)| key <= next);
+            counters.retain(|(key, _)| key <= next);
+        }
+        Self { entries, counters, next }
+    }
+}

@@ -42,7 +42,6 @@ mod pause;
 mod progress;
 mod queue;
 mod readers;
-mod recent;
 mod registry;
 mod restore;
 mod rows;

@@ -306,12 +306,20 @@ pub enum Finished {
     Accepted,
     /// A read or a floor does not hold any more.
     Conflict(Delivery),
-    /// The consumer's state would weigh more than [`InboxPolicy::state_bytes_max`], and more than it does. Nothing was
-    /// kept: settle it otherwise.
-    Full { delivery: Delivery, effects: Box<Effects>, bytes: u64 },
+    /// There is no room for the effects, however often they are handed in. Nothing was kept: settle it otherwise.
+    Full { delivery: Delivery, effects: Box<Effects>, excess: Excess },
     /// The store went back to what is durable; the delivery will be leased again. Instances that saw
     /// undone results must be thrown away.
     Superseded,
+}
+
+/// What there is no room for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Excess {
+    /// The consumer's state would weigh more than [`InboxPolicy::state_bytes_max`], and more than it does.
+    State { bytes: u64 },
+    /// The effects of one delivery are more than the store commits at once; why, in words.
+    Commit { why: Arc<str> },
 }
 
 /// What a handler may read. Reads are of the latest commit, and the commit checks them again.

@@ -29,6 +29,12 @@ pub trait Journal: Send + Sync {
     /// Events after `after` (from the first if `None`), oldest first, at most `limit`.
     async fn events_after(&self, after: Option<Position>, limit: usize) -> Result<Vec<Arc<Event>>>;
 
+    /// Position of the newest event; `None` where there never was one.
+    async fn newest(&self) -> Result<Option<Position>>;
+
+    /// Whether positions are without gaps, so that one that is not there says that its event went by age.
+    fn is_contiguous(&self) -> bool;
+
     /// Messages, newest first.
     async fn messages(&self, after: Option<String>, limit: usize) -> Result<Page<MessageReport>>;
 

@@ -16,7 +16,8 @@ pub trait Outgoing: Send + Sync {
     async fn settle(&self, sent: Vec<(ParcelId, Sending)>) -> Result<()>;
 }
 
-pub type ParcelId = i64;
+/// Names a message within the store.
+pub type ParcelId = std::sync::Arc<str>;
 
 /// A message to be sent.
 #[derive(Clone, Debug)]

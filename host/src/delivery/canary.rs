@@ -75,8 +75,8 @@ async fn commit(shared: &Shared, live: &Live, candidate: &Candidate, delivery: D
             Tried::Settled
         }
         Finished::Conflict(again) => Tried::Again(again),
-        Finished::Full { delivery, effects, bytes } => {
-            let outcome = full(&shared.name, live.policy.limits.state_bytes, bytes);
+        Finished::Full { delivery, effects, excess } => {
+            let outcome = full(&shared.name, live.policy.limits.state_bytes, &excess);
             let (effects, log) = (*effects, Vec::new());
             let handled = Handled { outcome, reads, effects, calls, log, duration, instance: None };
             fail(shared, live, candidate, delivery, handled).await

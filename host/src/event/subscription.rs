@@ -62,6 +62,12 @@ impl Subscriptions {
         Self { everywhere: Arc::clone(&self.everywhere), in_share: besides }
     }
 
+    /// Without what is heard of a share of the lanes.
+    #[must_use]
+    pub fn everywhere(&self) -> Self {
+        Self { everywhere: Arc::clone(&self.everywhere), in_share: None }
+    }
+
     /// Whether the kind of an event is not all that counts.
     #[must_use]
     pub fn filter(&self) -> bool {

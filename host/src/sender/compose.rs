@@ -85,7 +85,7 @@ mod tests {
         let message =
             Message::Email { to: to.into(), subject: subject.into(), text: text.into(), html: html.map(Into::into) };
         let time = Timestamp::from_millis(1_795_341_600_000);
-        Parcel { id: 1, message_id: "0198.0.notification".into(), message, attempts: 0, time }
+        Parcel { id: "1".into(), message_id: "0198.0.notification".into(), message, attempts: 0, time }
     }
 
     fn composed(parcel: &Parcel) -> Result<String, String> {

@@ -86,7 +86,7 @@ mod tests {
         let message = Message::Sms { to: String::new(), text: String::new() };
         let now = Timestamp::now().as_millis();
         let time = Timestamp::from_millis(now - u64::try_from(age.as_millis()).unwrap());
-        Parcel { id: 1, message_id: String::new(), message, attempts, time }
+        Parcel { id: "1".into(), message_id: String::new(), message, attempts, time }
     }
 
     #[test]

@@ -113,7 +113,13 @@ fn mail(transport: Transport) -> Mail {
 }
 
 fn parcel(id: i64, message: Message) -> Parcel {
-    Parcel { id, message_id: format!("event.{id}.notification"), message, attempts: 0, time: Timestamp::now() }
+    Parcel {
+        id: id.to_string().into(),
+        message_id: format!("event.{id}.notification"),
+        message,
+        attempts: 0,
+        time: Timestamp::now(),
+    }
 }
 
 /// A store that holds messages in memory.
@@ -148,8 +154,8 @@ impl Store {
         timeout(PATIENCE, wait).await.unwrap();
     }
 
-    fn outcome(&self, id: ParcelId) -> Sending {
-        self.state.lock().settled.iter().find(|(of, _)| *of == id).unwrap().1.clone()
+    fn outcome(&self, id: i64) -> Sending {
+        self.state.lock().settled.iter().find(|(of, _)| **of == *id.to_string()).unwrap().1.clone()
     }
 }
 

@@ -13,8 +13,8 @@ use super::wait::Deadline;
 use super::{Place, events, eventually, lease, leases, name, nothing_comes, place, policy, publish, ran, report};
 use crate::backend::{
     Backend, Backfill, BackfillEffects, BackfillReport, BackfillState, BackfillStep, Backfilled, Cause, CauseKind,
-    Delivery, DeliveryState, Finished, HeldBy, Inbox, InboxPolicy, Keep, Origin, Retention, Settlement, Since, Started,
-    StateQuery, Steered, Which,
+    Delivery, DeliveryState, Excess, Finished, HeldBy, Inbox, InboxPolicy, Keep, Origin, Retention, Settlement, Since,
+    Started, StateQuery, Steered, Which,
 };
 use crate::clock::Timestamp;
 use crate::effects::{Adjustment, Effects, Message, Reads, Record};
@@ -93,7 +93,7 @@ async fn done(inbox: &Arc<dyn Inbox>, mut delivery: Delivery) {
         match inbox.finish(delivery, &reads, Settlement::Done { effects, ran: ran() }).await {
             Finished::Conflict(again) => delivery = again,
             Finished::Accepted | Finished::Superseded => return,
-            Finished::Full { bytes, .. } => panic!("{bytes} bytes are within the limit"),
+            Finished::Full { excess, .. } => panic!("{excess:?} is within the limit"),
         }
     }
 }
@@ -379,12 +379,12 @@ async fn a_new_state_is_held_to_the_limit_and_weighs_what_is_in_it(home: Place) 
     start(&backend, rebuild()).await;
     let past = lease(&inbox).await;
     let (reads, effects) = handled(&inbox, &past).await;
-    let Finished::Full { delivery, bytes, .. } =
+    let Finished::Full { delivery, excess, .. } =
         inbox.finish(past, &reads, Settlement::Done { effects, ran: ran() }).await
     else {
         panic!("there is no room for it")
     };
-    assert_eq!(bytes, weight);
+    assert_eq!(excess, Excess::State { bytes: weight });
     inbox.configure(InboxPolicy { state_bytes_max: weight, ..listens() });
     done(&inbox, delivery).await;
     work(&backend, &inbox).await;

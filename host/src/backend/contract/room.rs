@@ -1,7 +1,7 @@
 //! A consumer keeps no more than its policy allows.
 
 use super::{Place, accept, done, inbox, lease, place, policy, report_when, settled};
-use crate::backend::{Backend, Finished, InboxPolicy};
+use crate::backend::{Backend, Excess, Finished, InboxPolicy};
 use crate::effects::{Adjustment, Effects, Reads, Value};
 
 fn set(key: &str, bytes: usize) -> Effects {
@@ -22,7 +22,7 @@ async fn handle(backend: &Backend, inbox: &std::sync::Arc<dyn crate::backend::In
     place(backend).await;
     match inbox.finish(lease(inbox).await, &Reads::default(), done(effects)).await {
         Finished::Accepted => None,
-        Finished::Full { delivery, effects, bytes } => {
+        Finished::Full { delivery, effects, excess: Excess::State { bytes } } => {
             assert!(!effects.is_empty(), "what was staged comes back");
             accept(inbox, delivery, done(Effects::default())).await;
             Some(bytes)

@@ -10,9 +10,9 @@ use rusqlite::Connection;
 
 use super::commit::StateNumber;
 use super::readers::Disk;
-use super::recent::Recent;
 use super::size;
 use super::state::{self, Entries, Scan};
+use crate::backend::recent::Recent;
 use crate::effects::Value;
 
 /// Values kept per kind, consumer and generation, besides those that are on their way to the disk.

@@ -6,8 +6,8 @@ use parking_lot::Mutex;
 use rusqlite::Connection;
 
 use super::commit::OrderNumber;
-use super::recent::Recent;
 use super::rows;
+use crate::backend::recent::Recent;
 use crate::clock::Timestamp;
 use crate::order::{Content, Order, OrderId};
 

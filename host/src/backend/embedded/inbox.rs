@@ -4,7 +4,6 @@ mod ahead;
 mod desk;
 mod fill;
 mod history;
-mod pace;
 mod rebuild;
 mod room;
 mod settle;

@@ -59,6 +59,14 @@ impl Journal for Embedded {
         }
     }
 
+    async fn newest(&self) -> Result<Option<Position>> {
+        Ok(Position::new(self.store.tail.head()))
+    }
+
+    fn is_contiguous(&self) -> bool {
+        true
+    }
+
     async fn messages(&self, after: Option<String>, limit: usize) -> Result<Page<MessageReport>> {
         let after = rows::cursor(after.as_deref())?;
         self.store.read(move |disk| messages(disk, after, limit)).await

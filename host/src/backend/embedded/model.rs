@@ -279,7 +279,7 @@ impl World {
         };
         match self.inbox.finish(delivery, &reads, settlement).await {
             Finished::Accepted | Finished::Superseded => {}
-            Finished::Full { bytes, .. } => panic!("{bytes} bytes are within the limit"),
+            Finished::Full { excess, .. } => panic!("{excess:?} is within the limit"),
             // On a fresh view nothing can have changed: this is the only thread.
             Finished::Conflict(again) => {
                 let Held { delivery, reads, effects } = self.handle(again).await;

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use super::commit::OrderNumber;
 use super::readers::Disk;
-use super::recent::Recent;
 use super::rows;
+use crate::backend::recent::Recent;
 use crate::order::{Order, OrderId};
 
 /// Orders kept per generation, besides those whose change is on its way to the disk.

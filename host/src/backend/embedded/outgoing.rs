@@ -30,7 +30,7 @@ impl Outgoing for Embedded {
 
     async fn settle(&self, sent: Vec<(ParcelId, Sending)>) -> Result<()> {
         let durable = self
-            .task(move |writer| sent.iter().try_for_each(|(id, sending)| settle(writer.connection, *id, sending)))
+            .task(move |writer| sent.iter().try_for_each(|(id, sending)| settle(writer.connection, id, sending)))
             .await?;
         let () = durable.into_inner();
         Ok(())
@@ -45,7 +45,7 @@ fn due(disk: &Connection, now: Timestamp, limit: usize) -> rusqlite::Result<Vec<
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
     let parcels = statement.query_map([rows::millis(now), limit], |row| {
         Ok(Parcel {
-            id: row.get(0)?,
+            id: row.get::<_, i64>(0)?.to_string().into(),
             message_id: row.get(1)?,
             attempts: row.get(2)?,
             time: rows::timestamp(row, 3)?,
@@ -55,7 +55,7 @@ fn due(disk: &Connection, now: Timestamp, limit: usize) -> rusqlite::Result<Vec<
     parcels.collect()
 }
 
-fn settle(disk: &Connection, id: ParcelId, sending: &Sending) -> rusqlite::Result<()> {
+fn settle(disk: &Connection, id: &ParcelId, sending: &Sending) -> rusqlite::Result<()> {
     let (state, due, error) = match sending {
         Sending::Sent => ("sent", None, None),
         Sending::Again { at, error } => ("pending", Some(rows::millis(*at)), Some(error)),
@@ -65,6 +65,6 @@ fn settle(disk: &Connection, id: ParcelId, sending: &Sending) -> rusqlite::Resul
     disk.prepare_cached(
         "UPDATE messages SET state = ?2, attempts = attempts + 1, due = coalesce(?3, due), error = ?4 WHERE number = ?1",
     )?
-    .execute(params![id, state, due, error])?;
+    .execute(params![rows::parse::<i64>(id)?, state, due, error])?;
     Ok(())
 }

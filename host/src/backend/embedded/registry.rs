@@ -190,22 +190,5 @@ fn state(disk: &Connection, name: &ConsumerName, query: &StateQuery) -> rusqlite
     )?;
     let counters =
         counters.query_map(select, |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<rusqlite::Result<Vec<_>>>()?;
-    Ok(page(entries, counters, query.limit))
-}
-
-/// Cuts both spaces at the same key, so that the next page goes on behind it in both.
-fn page(mut entries: Vec<(String, Vec<u8>)>, mut counters: Vec<(String, i64)>, limit: usize) -> StatePage {
-    let last =
-        |keys: Vec<&String>| (keys.len() > limit).then(|| keys.get(limit.saturating_sub(1)).map(|key| (*key).clone()));
-    let cut = last(entries.iter().map(|(key, _)| key).collect()).flatten();
-    let other = last(counters.iter().map(|(key, _)| key).collect()).flatten();
-    let next = match (cut, other) {
-        (Some(one), Some(other)) => Some(one.min(other)),
-        (one, other) => one.or(other),
-    };
-    if let Some(next) = &next {
-        entries.retain(|(key, _)| key <= next);
-        counters.retain(|(key, _)| key <= next);
-    }
-    StatePage { entries, counters, next }
+    Ok(StatePage::cut(entries, counters, query.limit))
 }

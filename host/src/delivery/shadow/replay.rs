@@ -13,7 +13,7 @@ use super::differences::{Kind, Outcomes, differences};
 use super::known;
 use super::masked::Mask;
 use super::report::{Compared, Ledger, Report};
-use crate::backend::{Kept, Origin, Result, StateCopy};
+use crate::backend::{Excess, Kept, Origin, Result, StateCopy};
 use crate::capability::TRIAL;
 use crate::clock::Timestamp;
 use crate::delivery::full;
@@ -68,7 +68,7 @@ impl Side {
             Outcome::Store(error) => return Err(error.clone()),
             Outcome::Done => {
                 if let Kept::Full { bytes } = self.state.keep(&handled.effects, self.state_bytes_max)? {
-                    outcome = full(&self.name, self.state_bytes_max, bytes);
+                    outcome = full(&self.name, self.state_bytes_max, &Excess::State { bytes });
                 }
             }
             Outcome::Retry { .. } | Outcome::Reject { .. } | Outcome::Trap { .. } | Outcome::Timeout { .. } => {}

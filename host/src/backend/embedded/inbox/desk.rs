@@ -7,7 +7,6 @@ use rusqlite::{Connection, OptionalExtension};
 
 use super::ahead::Counts;
 use super::fill::Fill;
-use super::pace::Pace;
 use super::rebuild::Rebuild;
 use super::room::Room;
 use crate::backend::embedded::commit::{
@@ -16,6 +15,7 @@ use crate::backend::embedded::commit::{
 use crate::backend::embedded::lanes::{Head, Item, Lanes};
 use crate::backend::embedded::progress::Progress;
 use crate::backend::embedded::{backfills, dead_letters, pause, rows};
+use crate::backend::pace::Pace;
 use crate::backend::{BackfillStep, InboxPolicy, Lease};
 use crate::clock::Timestamp;
 use crate::event::{Event, Lane, Subscriptions};

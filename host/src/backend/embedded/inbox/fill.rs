@@ -18,11 +18,11 @@ use std::sync::Arc;
 
 use rusqlite::Connection;
 
-use super::pace::Pace;
 use crate::backend::embedded::backfills::{self, Earlier};
 use crate::backend::embedded::commit::{BackfillNumber, ConsumerCommit, ConsumerNumber};
 use crate::backend::embedded::lanes::Item;
 use crate::backend::embedded::progress::Progress;
+use crate::backend::pace::Pace;
 use crate::backend::{BackfillStep, Backfilled, FromBackfill};
 use crate::clock::Timestamp;
 use crate::event::filter::Filter;

@@ -27,12 +27,12 @@ use parking_lot::Mutex;
 use rusqlite::Connection;
 
 use self::look::{Fed, Found, Look};
-use super::pace::Pace;
 use crate::backend::embedded::backfills;
 use crate::backend::embedded::cache::Cache;
 use crate::backend::embedded::commit::{BackfillNumber, ConsumerNumber};
 use crate::backend::embedded::generations::Filling;
 use crate::backend::embedded::progress::Progress;
+use crate::backend::pace::Pace;
 use crate::backend::{BackfillStep, Backfilled};
 use crate::clock::Timestamp;
 use crate::event::Event;

@@ -19,7 +19,7 @@ use crate::backend::embedded::queue::Job;
 use crate::backend::embedded::readers::Disk;
 use crate::backend::embedded::runs::Handled;
 use crate::backend::embedded::size;
-use crate::backend::{AttemptBy, Cause, Delivery, FailedTry, Finished, Origin, Ran, Settlement, cause};
+use crate::backend::{AttemptBy, Cause, Delivery, Excess, FailedTry, Finished, Origin, Ran, Settlement, cause};
 use crate::clock::Timestamp;
 use crate::effects::{Effects, Reads};
 use crate::event::EventId;
@@ -58,7 +58,7 @@ pub fn finish(inbox: &EmbeddedInbox, delivery: Delivery, reads: &Reads, mut sett
                 Settlement::Done { effects, .. } => Box::new(effects),
                 _ => Box::default(),
             };
-            Finished::Full { delivery, effects, bytes }
+            Finished::Full { delivery, effects, excess: Excess::State { bytes } }
         }
         Ok(Some(decided)) => commit(inbox, &mut cache, orders, delivery, settlement, Decided { dropped, ..decided }),
         Ok(None) => Finished::Conflict(delivery),

@@ -6,7 +6,7 @@ use crate::backend::embedded::cache::Cache;
 use crate::backend::embedded::generations::{Rebuilt, Step};
 use crate::backend::embedded::inbox::settle::{Decided, Ground};
 use crate::backend::embedded::inbox::{EmbeddedInbox, position_of};
-use crate::backend::{BackfillFailure, Cause, Delivery, Finished, Settlement};
+use crate::backend::{BackfillFailure, Cause, Delivery, Excess, Finished, Settlement};
 use crate::effects::{Effects, Reads};
 
 impl EmbeddedInbox {
@@ -42,7 +42,7 @@ impl EmbeddedInbox {
                     Settlement::Done { effects, .. } => Box::new(effects),
                     _ => Box::default(),
                 };
-                Finished::Full { delivery, effects, bytes }
+                Finished::Full { delivery, effects, excess: Excess::State { bytes } }
             }
             Ok(Some(decided)) => self.commit_past(&mut cache, delivery, settlement, Decided { dropped, ..decided }),
             Ok(None) => Finished::Conflict(delivery),
