@@ -6,6 +6,7 @@
 //! ```
 
 pub mod books;
+pub mod fleet;
 pub mod goods;
 pub mod points;
 pub mod power;

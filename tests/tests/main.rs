@@ -15,6 +15,7 @@ mod dead_letters;
 mod emulators;
 mod events;
 mod filters;
+mod fleet;
 mod grants;
 mod hostile;
 mod import;
