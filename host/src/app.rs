@@ -24,7 +24,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::{self, Api, Hosts};
-use crate::backend::{Backend, embedded};
+use crate::backend::{Backend, aws, embedded};
 use crate::config::{AllowedHosts, BackendKind, Config};
 use crate::consumer::host::Host;
 use crate::consumer::{self, Directory};
@@ -76,7 +76,7 @@ impl App {
     async fn build(config: &Config, deliveries: &Handle) -> Result<Self> {
         let listener = listen(config.listen).await?;
         let address = listener.local_addr()?;
-        let backend = open_backend(config)?;
+        let backend = Box::pin(open_backend(config)).await?;
         backend.upkeep.retain(config.retention);
         let sandbox = Sandbox::new(sandbox::Settings {
             cache_dir: Some(config.data_dir.join(COMPILED_DIR)),
@@ -146,8 +146,9 @@ async fn listen(address: SocketAddr) -> Result<TcpListener> {
     })
 }
 
-fn open_backend(config: &Config) -> Result<Backend> {
+async fn open_backend(config: &Config) -> Result<Backend> {
     match config.backend {
+        BackendKind::Aws => Ok(aws::open(&config.aws).await?),
         BackendKind::Embedded => Ok(embedded::open(&embedded::Settings { data_dir: config.data_dir.clone() })?),
     }
 }

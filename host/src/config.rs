@@ -54,6 +54,7 @@ pub enum AllowedHosts {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BackendKind {
     Embedded,
+    Aws,
 }
 
 /// How messages leave.

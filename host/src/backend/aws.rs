@@ -1,8 +1,127 @@
-//! The store on SNS, SQS and DynamoDB.
+//! The store on AWS, for as many hosts as it takes: a DynamoDB table, an SNS topic, and an SQS queue for each consumer.
+//!
+//! ```text
+//!  api ───► Intake ──► lane's log (DynamoDB) ──► publisher ──► SNS ──► SQS ──► Inbox ──► lease
+//!                             ▲                                                            │
+//!                             └──────────── one transaction ◄──────────────────── finish ◄─┘
+//! ```
+//!
+//! **A lane is a log without gaps; SNS and SQS are the hint that it grew.** Events of one order, or one subject, are numbered
+//! items, each written under the condition that it is the next. A consumer's place in a lane is one item, written under the
+//! condition that it has not moved. So what SNS and SQS repeat, lose or turn around is made good from the table, and FIFO
+//! makes that rare.
+//!
+//! **Invariants**
+//! - AWS types are named in this folder alone.
+//! - A message is deleted, or an event called published, only when the table says all that it said.
+//! - Every write of a delivery's end is in one transaction with the consumer's place.
 
+mod catch_up;
 pub mod clients;
+mod clock;
+mod consumers;
+mod dead_letters;
+mod due;
+mod hosts;
+mod inbox;
+mod intake;
+mod item;
+mod journal;
+mod lane;
+mod outgoing;
+mod place;
+mod publisher;
+mod records;
 pub mod resources;
 pub mod settings;
+mod settle;
+mod store;
+mod table;
+mod timeline;
+mod upkeep;
+mod versions;
 
-pub use clients::{Clients, OpenError};
-pub use settings::{Endpoints, NotAPrefix, Prefix, Settings, TopicKind};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::time::timeout;
+
+pub use self::clients::Clients;
+use self::publisher::Publisher;
+use self::store::Store;
+use super::{Backend, Error, Lifecycle, Result};
+
+pub use self::settings::{Endpoints, NotAPrefix, Prefix, Settings, TopicKind};
+
+/// How long tasks may take to end.
+const END_MAX: Duration = Duration::from_secs(30);
+
+/// Why the store cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error(transparent)]
+    Connect(#[from] clients::OpenError),
+    #[error(transparent)]
+    Resources(#[from] resources::Error),
+    #[error("{0}")]
+    Slot(Error),
+}
+
+/// Opens the store of `settings.prefix`, making what is not there where `settings.provision` says so.
+///
+/// # Errors
+/// [`OpenError`] where AWS cannot be reached or used, or where something is missing.
+pub async fn open(settings: &Settings) -> Result<Backend, OpenError> {
+    let clients = Clients::connect(settings).await?;
+    let shared = resources::ensure(&clients, settings).await?;
+    let table = table::Table::new(clients.dynamodb.clone(), shared.table.clone());
+    let slot = hosts::claim(&table).await.map_err(OpenError::Slot)?;
+    let number = slot.number;
+    let store = Arc::new(Store::new(clients, settings.clone(), shared, number));
+    store.tasks.spawn(Publisher::run(Arc::clone(&store)));
+    store.tasks.spawn(hosts::run(Arc::clone(&store), slot));
+    store.tasks.spawn(Arc::clone(&store).follow());
+    let aws = Arc::new(Aws { store, slot: number });
+    Ok(Backend {
+        intake: Arc::clone(&aws) as _,
+        journal: Arc::clone(&aws) as _,
+        timelines: Arc::clone(&aws) as _,
+        consumers: Arc::clone(&aws) as _,
+        dead_letters: Arc::clone(&aws) as _,
+        backfills: Arc::clone(&aws) as _,
+        outgoing: Arc::clone(&aws) as _,
+        upkeep: Arc::clone(&aws) as _,
+        versions: Arc::clone(&aws) as _,
+        lifecycle: aws,
+    })
+}
+
+/// The adapter: every port, on one [`Store`].
+struct Aws {
+    store: Arc<Store>,
+    slot: u64,
+}
+
+#[async_trait]
+impl Lifecycle for Aws {
+    async fn failed(&self) -> Error {
+        let mut failed = self.store.failed.subscribe();
+        let why = failed.wait_for(Option::is_some).await.ok().and_then(|why| why.clone());
+        Error::Failed(why.unwrap_or_else(|| "the store is gone".into()))
+    }
+
+    async fn close(&self) {
+        for inbox in self.store.inboxes() {
+            inbox.close().await;
+        }
+        // The publisher runs until what it has is out.
+        hosts::leave(&self.store, self.slot).await;
+        self.store.count_done().await;
+        self.store.stopping.cancel();
+        self.store.tasks.close();
+        if timeout(END_MAX, self.store.tasks.wait()).await.is_err() {
+            tracing::warn!("some tasks of the store did not end in order");
+        }
+    }
+}

@@ -181,10 +181,7 @@ fn folder(text: &str) -> Result<PathBuf, String> {
 }
 
 fn backend(text: &str) -> Result<BackendKind, String> {
-    match text {
-        "aws" => Err("aws is not available yet in this version: use embedded".to_owned()),
-        _ => one_of(text, &[("embedded", BackendKind::Embedded)]),
-    }
+    one_of(text, &[("embedded", BackendKind::Embedded), ("aws", BackendKind::Aws)])
 }
 
 fn log_format(text: &str) -> Result<LogFormat, String> {

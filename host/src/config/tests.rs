@@ -31,7 +31,7 @@ fn a_flag_beats_a_variable_beats_the_file() {
 #[test]
 fn every_wrong_setting_is_told_with_its_place() {
     let file = r#"listen = "0.0.0.0:8080"
-backend = "aws"
+backend = "cloud"
 data_dir = ""
 
 [mail]
@@ -50,7 +50,7 @@ level = "loud"
     assert_snapshot!(refusal(file), @r#"
     fanfare.toml:1: listen: "0.0.0.0:8080" can be reached from other machines, and callers are not asked who they are: listen on 127.0.0.1 behind a proxy that asks, or pass --insecure
     fanfare.toml:3: data_dir: "" is not a folder
-    fanfare.toml:2: backend: aws is not available yet in this version: use embedded
+    fanfare.toml:2: backend: "cloud" is not known here: use embedded or aws
     fanfare.toml:6: mail.transport: "pigeon" is not known here: use folder or smtp or off
     fanfare.toml:7: mail.port: "99999" is not a port
     fanfare.toml:8: mail.tls: "maybe" is not known here: use implicit or starttls or off
@@ -77,7 +77,7 @@ fn a_wrong_variable_or_flag_is_named() {
     raw.set_flag(SETTINGS[5], "oracle".to_owned());
     assert_snapshot!(raw.check(|_| None).unwrap_err(), @r#"
     FANFARE_LISTEN: "here" is not an address and port such as 127.0.0.1:8080 or [::1]:8080
-    --backend: "oracle" is not known here: use embedded
+    --backend: "oracle" is not known here: use embedded or aws
     "#);
 }
 

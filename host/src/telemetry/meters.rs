@@ -141,6 +141,16 @@ pub fn floor_conflict() {
     FLOORS.increment(1);
 }
 
+/// What DynamoDB counted for a transaction that was written.
+pub fn aws_write_units(units: f64) {
+    static UNITS: LazyLock<Counter> = LazyLock::new(|| {
+        LazyLock::force(&REGISTRY);
+        counter!("fanfare_aws_write_units_total")
+    });
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "whole numbers, and few")]
+    UNITS.increment(units.round() as u64);
+}
+
 /// An order was placed and is durable.
 pub fn order_placed() {
     static PLACED: LazyLock<Counter> = LazyLock::new(|| {
@@ -306,6 +316,7 @@ fn describe() {
     describe_histogram!("fanfare_commit_batch", "Jobs that shared one transaction.");
     describe_counter!("fanfare_aws_calls_total", "Calls of AWS services, by service, operation and outcome.");
     describe_counter!("fanfare_aws_requests_total", "Requests that these calls took, repeats included.");
+    describe_counter!("fanfare_aws_write_units_total", "Write units of DynamoDB that transactions took.");
     describe_histogram!("fanfare_aws_call_seconds", "Time that one call of an AWS service took with its repeats.");
 }
 

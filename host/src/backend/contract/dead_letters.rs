@@ -257,11 +257,11 @@ async fn what_was_given_up_is_not_shown_as_done(home: Place) {
 }
 
 claims! {
-    dead_letters_are_grouped_by_cause_over_all_of_them on [embedded],
-    a_redrive_goes_through_the_letters_a_few_at_a_time on [embedded],
-    a_letter_shows_what_every_attempt_staged_and_logged on [embedded],
-    of_many_attempts_the_first_and_the_last_are_kept on [embedded],
-    an_edited_copy_is_delivered_to_its_consumer_alone_and_the_event_stays on [embedded],
-    the_data_of_a_custom_event_can_be_edited on [embedded],
-    what_was_given_up_is_not_shown_as_done on [embedded],
+    dead_letters_are_grouped_by_cause_over_all_of_them on [embedded, aws],
+    a_redrive_goes_through_the_letters_a_few_at_a_time on [embedded, aws],
+    a_letter_shows_what_every_attempt_staged_and_logged on [embedded, aws],
+    of_many_attempts_the_first_and_the_last_are_kept on [embedded, aws],
+    an_edited_copy_is_delivered_to_its_consumer_alone_and_the_event_stays on [embedded, aws],
+    the_data_of_a_custom_event_can_be_edited on [embedded, aws],
+    what_was_given_up_is_not_shown_as_done on [embedded, aws],
 }

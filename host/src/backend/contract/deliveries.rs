@@ -146,6 +146,20 @@ async fn an_order_that_moved_meanwhile_is_a_conflict(home: Place) {
     accept(&deliveries, delivery, done(Effects::default())).await;
 }
 
+async fn an_order_that_moved_before_it_was_read_is_none(home: Place) {
+    let backend = home.open().await;
+    let deliveries = inbox(&backend, "alpha").await;
+    let order = place(&backend).await;
+    let delivery = lease(&deliveries).await;
+    backend.intake.change(order.id, Change::Cancelled { reason: "late".into() }).await.unwrap().into_inner();
+    let seen = deliveries.view().order(order.id).await.unwrap().unwrap();
+    assert_eq!((delivery.event.kind(), seen.revision), ("order.placed", 2));
+    let reads = Reads { orders: vec![(order.id, Some(2))], ..Reads::default() };
+    let finished = deliveries.finish(delivery, &reads, done(Effects::default())).await;
+    assert!(matches!(finished, Finished::Accepted), "{finished:?}");
+    accept(&deliveries, lease(&deliveries).await, done(Effects::default())).await;
+}
+
 pub async fn no_floor_is_crossed(home: Place) {
     let backend = home.open().await;
     let deliveries = inbox(&backend, "alpha").await;
@@ -343,17 +357,18 @@ async fn concurrency_and_subscriptions_are_kept(home: Place) {
 }
 
 claims! {
-    every_effect_is_there_once_after_a_restart on [embedded],
-    a_handler_sees_what_its_consumer_committed_before_it_is_durable on [embedded],
-    what_a_view_answered_is_durable_once_it_says_so on [embedded],
-    what_was_read_must_still_hold_whatever_the_outcome on [embedded],
-    an_order_that_moved_meanwhile_is_a_conflict on [embedded],
-    no_floor_is_crossed on [embedded],
-    a_retry_keeps_its_lane_waiting_and_no_other_through_a_restart on [embedded],
-    a_retry_comes_when_it_is_due_and_before_its_lane_goes_on on [embedded],
-    a_dead_letter_parks_its_lane_until_it_is_retried on [embedded],
-    a_consumer_that_skips_goes_on_and_keeps_its_dead_letters on [embedded],
-    acknowledgements_out_of_order_survive_a_restart on [embedded],
-    a_new_consumer_starts_where_it_was_told on [embedded],
-    concurrency_and_subscriptions_are_kept on [embedded],
+    every_effect_is_there_once_after_a_restart on [embedded, aws],
+    a_handler_sees_what_its_consumer_committed_before_it_is_durable on [embedded, aws],
+    what_a_view_answered_is_durable_once_it_says_so on [embedded, aws],
+    what_was_read_must_still_hold_whatever_the_outcome on [embedded, aws],
+    an_order_that_moved_meanwhile_is_a_conflict on [embedded, aws],
+    an_order_that_moved_before_it_was_read_is_none on [embedded, aws],
+    no_floor_is_crossed on [embedded, aws],
+    a_retry_keeps_its_lane_waiting_and_no_other_through_a_restart on [embedded, aws],
+    a_retry_comes_when_it_is_due_and_before_its_lane_goes_on on [embedded, aws],
+    a_dead_letter_parks_its_lane_until_it_is_retried on [embedded, aws],
+    a_consumer_that_skips_goes_on_and_keeps_its_dead_letters on [embedded, aws],
+    acknowledgements_out_of_order_survive_a_restart on [embedded, aws],
+    a_new_consumer_starts_where_it_was_told on [embedded, aws],
+    concurrency_and_subscriptions_are_kept on [embedded, aws],
 }

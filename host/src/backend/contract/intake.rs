@@ -135,11 +135,11 @@ async fn lists_are_newest_first_and_go_on_where_they_ended(home: Place) {
 }
 
 claims! {
-    an_order_that_was_answered_is_there_after_a_restart on [embedded],
-    the_same_key_makes_one_order_and_one_answer on [embedded],
-    a_repeat_is_answered_with_the_order_as_it_was_placed on [embedded],
-    a_reference_is_taken_once on [embedded],
-    an_order_takes_legal_steps_only on [embedded],
-    an_event_from_outside_is_recorded_once on [embedded],
-    lists_are_newest_first_and_go_on_where_they_ended on [embedded],
+    an_order_that_was_answered_is_there_after_a_restart on [embedded, aws],
+    the_same_key_makes_one_order_and_one_answer on [embedded, aws],
+    a_repeat_is_answered_with_the_order_as_it_was_placed on [embedded, aws],
+    a_reference_is_taken_once on [embedded, aws],
+    an_order_takes_legal_steps_only on [embedded, aws],
+    an_event_from_outside_is_recorded_once on [embedded, aws],
+    lists_are_newest_first_and_go_on_where_they_ended on [embedded, aws],
 }

@@ -92,6 +92,6 @@ async fn a_message_that_is_tried_again_is_due_in_time_under_the_same_id(home: Pl
 }
 
 claims! {
-    a_message_is_due_until_it_is_settled_and_tells_what_became_of_it on [embedded],
-    a_message_that_is_tried_again_is_due_in_time_under_the_same_id on [embedded],
+    a_message_is_due_until_it_is_settled_and_tells_what_became_of_it on [embedded, aws],
+    a_message_that_is_tried_again_is_due_in_time_under_the_same_id on [embedded, aws],
 }

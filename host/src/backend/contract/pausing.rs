@@ -105,9 +105,9 @@ async fn consumers_without_a_plugin_are_paused_and_unknown_ones_are_not(home: Pl
 }
 
 claims! {
-    a_paused_consumer_ends_what_runs_and_starts_nothing on [embedded],
-    a_pause_outlives_a_restart_and_counts_on on [embedded],
-    what_was_done_ahead_is_not_pending_while_a_consumer_is_paused on [embedded],
-    what_comes_while_a_consumer_is_paused_is_judged_when_it_goes_on on [embedded],
-    consumers_without_a_plugin_are_paused_and_unknown_ones_are_not on [embedded],
+    a_paused_consumer_ends_what_runs_and_starts_nothing on [embedded, aws],
+    a_pause_outlives_a_restart_and_counts_on on [embedded, aws],
+    what_was_done_ahead_is_not_pending_while_a_consumer_is_paused on [embedded, aws],
+    what_comes_while_a_consumer_is_paused_is_judged_when_it_goes_on on [embedded, aws],
+    consumers_without_a_plugin_are_paused_and_unknown_ones_are_not on [embedded, aws],
 }

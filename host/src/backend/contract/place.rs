@@ -3,7 +3,7 @@
 use tempfile::TempDir;
 
 use super::broken::{Fault, break_promise};
-use crate::backend::{Backend, embedded};
+use crate::backend::{Backend, aws, embedded};
 
 /// Where one backend lives. Nothing else lives there.
 pub struct Place {
@@ -14,6 +14,8 @@ pub struct Place {
 
 enum Kind {
     Directory(TempDir),
+    /// A table, a topic and queues of its own, at the emulators that the environment names.
+    Prefix(aws::Settings),
 }
 
 impl Place {
@@ -21,10 +23,26 @@ impl Place {
         Self { kind: Kind::Directory(tempfile::tempdir().unwrap()), fault: None }
     }
 
+    pub fn aws() -> Self {
+        for service in ["DYNAMODB", "SNS", "SQS"] {
+            let variable = format!("AWS_ENDPOINT_URL_{service}");
+            #[allow(clippy::disallowed_methods, reason = "tests are told by it where the emulators are")]
+            let endpoint = std::env::var(&variable);
+            assert!(
+                endpoint.is_ok(),
+                "{variable} is not set: `cargo xtask test` starts emulators of AWS for the tests, and `cargo xtask emulators` for more than one run"
+            );
+        }
+        let prefix = format!("t-{}", uuid::Uuid::now_v7().simple());
+        let settings = aws::Settings { prefix: prefix.parse().unwrap(), provision: true, ..aws::Settings::default() };
+        Self { kind: Kind::Prefix(settings), fault: None }
+    }
+
     /// A fresh one of the same kind.
     pub fn another(&self) -> Self {
         match &self.kind {
             Kind::Directory(_) => Self::embedded(),
+            Kind::Prefix(_) => Self::aws(),
         }
     }
 
@@ -42,6 +60,7 @@ impl Place {
             Kind::Directory(directory) => {
                 embedded::open(&embedded::Settings { data_dir: directory.path().to_owned() }).unwrap()
             }
+            Kind::Prefix(settings) => aws::open(settings).await.unwrap(),
         };
         match self.fault {
             Some(fault) => break_promise(backend, fault),
@@ -59,6 +78,7 @@ impl Place {
     pub fn delivers_at_once(&self) -> bool {
         match self.kind {
             Kind::Directory(_) => true,
+            Kind::Prefix(_) => false,
         }
     }
 
@@ -66,13 +86,15 @@ impl Place {
     pub fn cases(&self, many: u32) -> u32 {
         match self.kind {
             Kind::Directory(_) => many,
+            Kind::Prefix(_) => 2,
         }
     }
 
     /// How many events are kept. Of what went from a file, the newest is told of from memory for a while.
-    pub async fn events_kept(&self, _backend: &Backend) -> usize {
+    pub async fn events_kept(&self, backend: &Backend) -> usize {
         match self.kind {
             Kind::Directory(_) => usize::try_from(self.rows("events")).unwrap(),
+            Kind::Prefix(_) => backend.journal.events_after(None, usize::MAX).await.unwrap().len(),
         }
     }
 
@@ -80,6 +102,7 @@ impl Place {
     pub fn rows(&self, table: &str) -> u64 {
         match &self.kind {
             Kind::Directory(directory) => embedded::rows_of(&directory.path().join(embedded::FILE), table),
+            Kind::Prefix(_) => panic!("{table} is a table of the embedded store"),
         }
     }
 }

@@ -247,9 +247,9 @@ async fn what_a_candidate_did_stands_apart_and_breaks_no_run(home: Place) {
 }
 
 claims! {
-    an_order_tells_every_attempt_and_what_was_caused on [embedded],
+    an_order_tells_every_attempt_and_what_was_caused on [embedded, aws],
     a_thousand_successes_in_a_row_are_a_handful_of_rows on [embedded] because "it counts rows of the file",
     what_a_candidate_did_stands_apart_and_breaks_no_run on [embedded] because "only the file tells runs",
-    what_a_person_did_and_what_is_open_is_told on [embedded],
-    what_a_candidate_did_is_told_and_what_it_failed_is_no_attempt on [embedded],
+    what_a_person_did_and_what_is_open_is_told on [embedded, aws],
+    what_a_candidate_did_is_told_and_what_it_failed_is_no_attempt on [embedded, aws],
 }

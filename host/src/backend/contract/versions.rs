@@ -116,9 +116,9 @@ async fn a_consumer_that_is_forgotten_leaves_no_history_and_keeps_no_version(hom
 }
 
 claims! {
-    the_newest_row_that_is_no_refusal_says_where_a_consumer_stands_and_outlives_a_restart on [embedded],
-    so_many_versions_are_kept_and_what_another_consumer_keeps_stays on [embedded],
-    what_a_row_speaks_of_is_kept_however_little_is_to_be_kept on [embedded],
-    a_history_is_bounded_and_never_forgets_where_its_consumer_stands on [embedded],
-    a_consumer_that_is_forgotten_leaves_no_history_and_keeps_no_version on [embedded],
+    the_newest_row_that_is_no_refusal_says_where_a_consumer_stands_and_outlives_a_restart on [embedded, aws],
+    so_many_versions_are_kept_and_what_another_consumer_keeps_stays on [embedded, aws],
+    what_a_row_speaks_of_is_kept_however_little_is_to_be_kept on [embedded, aws],
+    a_history_is_bounded_and_never_forgets_where_its_consumer_stands on [embedded, aws],
+    a_consumer_that_is_forgotten_leaves_no_history_and_keeps_no_version on [embedded, aws],
 }

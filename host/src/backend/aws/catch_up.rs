@@ -1,0 +1,128 @@
+//! Makes good what SNS and SQS did not tell a consumer of: it follows the journal through every consumer's places, and what
+//! a consumer should have had is brought into the same lanes as what its queue tells of. What comes by both ways is one
+//! delivery, because the place in the lane says so.
+//!
+//! Mostly it follows a minute behind, reads that all is done, and is the net below the queue: for messages that were lost, a
+//! queue that was deleted, or one that stood for longer than SQS keeps messages. Where a consumer begins in the past, or
+//! hears of a kind anew until SNS knows, it follows close behind, and is the way that these events come.
+//!
+//! **Invariant**: at and below `after`, everything is done, or its lane stands at an exception.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::clock::first_at;
+use super::inbox::{AwsInbox, Work};
+use super::item::{Key, LaneKey, number, text};
+use super::place::Place;
+use super::store::Store;
+use super::table::Change;
+use crate::backend::Result;
+use crate::clock::Timestamp;
+
+/// Events read at once.
+const BATCH: usize = 256;
+/// Close behind, and as the net.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+const AUDIT_EVERY: Duration = Duration::from_secs(30);
+/// What is younger is left to the queue.
+const AUDIT_LAG: Duration = Duration::from_secs(60);
+/// How long a host has this for itself, unless it says so again.
+const CLAIM: Duration = Duration::from_secs(60);
+
+/// Follows the journal until the inbox ends.
+pub async fn run(inbox: Arc<AwsInbox>, store: Arc<Store>, owner: String) {
+    let mut audited: Option<Instant> = None;
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(LOOK_EVERY) => {}
+            () = inbox.ended() => return,
+        }
+        let eager = inbox.known().catch_up.is_eager();
+        if !inbox.is_open() || (!eager && audited.is_some_and(|at| at.elapsed() < AUDIT_EVERY)) {
+            continue;
+        }
+        match step(&inbox, &store, &owner).await {
+            // There may be more.
+            Ok(true) => audited = None,
+            Ok(false) => audited = Some(Instant::now()),
+            Err(error) => {
+                tracing::warn!(consumer = %inbox.name, %error, "the journal cannot be followed; it is tried again");
+            }
+        }
+    }
+}
+
+/// Looks at the next events, and notes how far it came. Whether there may be more at once.
+async fn step(inbox: &Arc<AwsInbox>, store: &Store, owner: &str) -> Result<bool> {
+    let now = Timestamp::now();
+    let key = Key::consumer(&inbox.name);
+    let claim = Change::of("SET cuo = :owner, cut = :until")
+        .only_if("attribute_exists(cua) AND (attribute_not_exists(cuo) OR cuo = :owner OR cut < :now)")
+        .value(":owner", text(owner))
+        .value(":until", number(now.plus(CLAIM).as_millis()))
+        .value(":now", number(now.as_millis()));
+    let Some(item) = store.table.update(&key, claim).await? else { return Ok(false) };
+    let at = super::consumers::catch_up(&item)?;
+    let settled = super::journal::settled_below(now).saturating_sub(1);
+    let to = if at.is_eager() { settled } else { first_at(now.minus(AUDIT_LAG)) };
+    let events = store.between(at.after, to, BATCH).await?;
+    let more = events.len() == BATCH;
+    let last = if more { events.last().map_or(to, super::lane::Logged::position) } else { to };
+    let (known, subscriptions) = (inbox.known(), inbox.subscriptions());
+    let wanted = events.into_iter().filter(|logged| known.wants_by(&subscriptions, logged));
+    let mut lanes: HashMap<LaneKey, Vec<Work>> = HashMap::new();
+    for logged in wanted {
+        lanes.entry(logged.key.clone()).or_default().push(Work::new(logged));
+    }
+    let mut through = open(inbox, store, &lanes).await?;
+    if !through.is_empty() {
+        lanes.retain(|lane, _| through.contains_key(lane));
+        if !at.is_eager() {
+            tracing::warn!(consumer = %inbox.name, lanes = lanes.len(), "the queue has not told of events, or they wait for long; they are read from the table");
+        }
+        inbox.sort_in(lanes).await?;
+        inbox.ring();
+        left(inbox, &mut through).await;
+        // Done, retried, or taken by somebody else: the next look tells.
+        return Ok(true);
+    }
+    if last > at.after {
+        let change = Change::of("SET cua = :last").only_if("cuo = :owner AND cua = :after");
+        let change = change.value(":last", number(last)).value(":owner", text(owner)).value(":after", number(at.after));
+        if let Some(item) = store.table.update(&key, change).await? {
+            inbox.learn_catch_up(super::consumers::catch_up(&item)?);
+        }
+    }
+    Ok(more)
+}
+
+/// Waits until memory has these events no more, for a while.
+async fn left(inbox: &AwsInbox, lanes: &mut HashMap<LaneKey, u64>) {
+    let deadline = Instant::now() + CLAIM / 2;
+    loop {
+        lanes.retain(|lane, seq| inbox.has_in_memory(lane, *seq));
+        if lanes.is_empty() || Instant::now() > deadline {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Lanes with events that the consumer is not through with and that stand behind no exception, and the last of these.
+async fn open(inbox: &AwsInbox, store: &Store, lanes: &HashMap<LaneKey, Vec<Work>>) -> Result<HashMap<LaneKey, u64>> {
+    let places = store.table.get_all(lanes.keys().map(|lane| Key::place(&inbox.name, lane))).await?;
+    let mut open = HashMap::new();
+    for (lane, works) in lanes {
+        let place = places.get(&Key::place(&inbox.name, lane));
+        let place = place.map_or_else(|| Ok(Place::default()), Place::read)?;
+        let last = works.iter().map(|work| work.logged.seq).max().unwrap_or_default();
+        if place.seq < last && !place.is_parked() {
+            open.insert(lane.clone(), last);
+        }
+    }
+    Ok(open)
+}

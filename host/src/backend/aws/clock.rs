@@ -1,0 +1,126 @@
+//! Positions in the journal: unique over all hosts, in the order of time.
+//!
+//! ```text
+//! 53 bits, so that every JSON reader keeps them whole:
+//!   40  milliseconds since 2024-01-01 (34 years)
+//!    7  slot of the host that wrote the event
+//!    6  counter
+//! ```
+//!
+//! A host's own positions only rise, and one that it gives an event is above that of the event before it in its lane,
+//! whatever the clocks of other hosts say.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::clock::Timestamp;
+use crate::event::Position;
+
+/// 2024-01-01T00:00:00Z.
+const EPOCH_MS: u64 = 1_704_067_200_000;
+const COUNTER_BITS: u32 = 6;
+const SLOT_BITS: u32 = 7;
+/// Hosts at once.
+pub const SLOTS: u64 = 1 << SLOT_BITS;
+
+/// Makes positions for one host.
+#[derive(Debug)]
+pub struct Positions {
+    slot: u64,
+    /// Milliseconds and counter of the last one.
+    last: AtomicU64,
+}
+
+impl Positions {
+    pub fn new(slot: u64) -> Self {
+        Self { slot: slot % SLOTS, last: AtomicU64::new(0) }
+    }
+
+    /// The next position, above `after`.
+    pub fn next(&self, now: Timestamp, after: u64) -> Position {
+        // Within a millisecond, another host's counter says nothing beside its slot.
+        let behind =
+            if slot_of(after) == self.slot { ticks_of(after) + 1 } else { ticks_of(after) + (1 << COUNTER_BITS) };
+        let floor = ticks(now).max(if after == 0 { 0 } else { behind });
+        let before = self.last.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| Some(floor.max(last + 1)));
+        let ticks = floor.max(before.unwrap_or_default() + 1);
+        Position::new(position(ticks, self.slot)).unwrap_or(Position::FIRST)
+    }
+}
+
+impl Positions {
+    /// No position that this host draws from now on is at or below this one.
+    pub fn newest(&self, now: Timestamp) -> u64 {
+        let last = self.last.load(Ordering::Relaxed);
+        position(last.max(ticks(now).saturating_sub(1)), self.slot)
+    }
+}
+
+fn position(ticks: u64, slot: u64) -> u64 {
+    let (millis, counter) = (ticks >> COUNTER_BITS, ticks & ((1 << COUNTER_BITS) - 1));
+    (millis << SLOT_BITS | slot) << COUNTER_BITS | counter
+}
+
+/// The lowest position of an event that is recorded at `time` or later.
+pub fn first_at(time: Timestamp) -> u64 {
+    (time.as_millis().saturating_sub(EPOCH_MS)) << (SLOT_BITS + COUNTER_BITS)
+}
+
+/// When the event at `position` was recorded, by the clock of its host.
+pub fn time_of(position: u64) -> Timestamp {
+    Timestamp::from_millis((position >> (SLOT_BITS + COUNTER_BITS)) + EPOCH_MS)
+}
+
+/// Which host gave it.
+pub fn slot_of(position: u64) -> u64 {
+    position >> COUNTER_BITS & (SLOTS - 1)
+}
+
+/// Milliseconds and counter, without the slot.
+fn ticks_of(position: u64) -> u64 {
+    position >> (SLOT_BITS + COUNTER_BITS) << COUNTER_BITS | position & ((1 << COUNTER_BITS) - 1)
+}
+
+fn ticks(now: Timestamp) -> u64 {
+    now.as_millis().saturating_sub(EPOCH_MS) << COUNTER_BITS
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn positions_rise_and_are_the_hosts_own(
+            slots in prop::collection::vec(0..SLOTS, 2..4),
+            steps in prop::collection::vec((0..4_usize, 0..3_u64, any::<bool>()), 1..300),
+        ) {
+            let hosts: Vec<Positions> = slots.iter().map(|slot| Positions::new(*slot)).collect();
+            let (mut millis, mut lane, mut all) = (1_800_000_000_000, 0, Vec::new());
+            for (host, passes, follows) in steps {
+                millis += passes;
+                let Some(host) = hosts.get(host) else { continue };
+                let position = host.next(Timestamp::from_millis(millis), if follows { lane } else { 0 }).get();
+                prop_assert!(!follows || position > lane);
+                prop_assert_eq!(slot_of(position), host.slot);
+                prop_assert!(position < 1 << 53);
+                prop_assert!(time_of(position) >= Timestamp::from_millis(millis));
+                lane = lane.max(position);
+                all.push((host.slot, position));
+            }
+            for slot in slots {
+                let own: Vec<u64> = all.iter().filter(|(of, _)| *of == slot).map(|(_, position)| *position).collect();
+                prop_assert!(hosts.iter().filter(|host| host.slot == slot).count() > 1 || own.is_sorted_by(|a, b| a < b));
+            }
+        }
+    }
+
+    #[test]
+    fn a_time_and_its_first_position_go_together() {
+        let time = Timestamp::from_millis(1_800_000_000_123);
+        assert_eq!(time_of(first_at(time)), time);
+        let position = Positions::new(5).next(time, 0).get();
+        assert!(position >= first_at(time) && position < first_at(time.plus(std::time::Duration::from_millis(1))));
+    }
+}

@@ -1,0 +1,338 @@
+//! The consumers that the table knows, and their inboxes.
+
+mod known;
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use aws_sdk_sqs::types::QueueAttributeName;
+
+use self::known::spoken;
+pub use self::known::{CatchUp, Epoch, Known, catch_up};
+use super::Aws;
+use super::inbox::{AwsInbox, scan};
+use super::item::{CONSUMERS, Item, Key, LaneKey, counters_partition, entries_partition, json, number, text};
+use super::lane::Logged;
+use super::place::Place;
+use super::resources;
+use super::store::Store;
+use super::table::{Change, Span, Transaction, failed};
+use crate::backend::{
+    ConsumerReport, Consumers, Durable, Error, Forgotten, Inbox, Pause, Result, StatePage, StateQuery,
+};
+use crate::clock::Timestamp;
+use crate::event::{KindPattern, Subscription};
+use crate::policy::{ConsumerName, Start};
+
+/// How long SNS may go on by an old filter.
+const FILTER_LAG: Duration = Duration::from_secs(16 * 60);
+/// From when a queue is subscribed until SNS surely sends to it.
+const SUBSCRIBE_LAG: Duration = Duration::from_secs(10);
+/// Other hosts' decisions are followed this soon.
+pub const FOLLOW_EVERY: Duration = Duration::from_secs(1);
+/// Events that are looked at one by one to say how many are pending.
+const COUNTED_MAX: usize = 2_000;
+/// Exceptions that are counted with what waits behind them.
+const EXCEPTIONS_MAX: usize = 1_000;
+
+/// Writes down what a consumer hears, and narrows what SNS sends it.
+pub async fn hear(store: &Store, inbox: &AwsInbox, epochs: Vec<Epoch>) {
+    if let Err(error) = write_epochs(store, inbox, &epochs).await {
+        tracing::warn!(consumer = %inbox.name, %error, "what the consumer hears is not written down; other hosts do not know it yet");
+    }
+    let Some(Epoch { heard: Some(heard), .. }) = epochs.last() else { return };
+    if let Err(error) = resources::narrow(&store.clients, &store.settings, &inbox.name, &inbox.queue, heard).await {
+        tracing::warn!(consumer = %inbox.name, %error, "SNS sends the consumer what it sent before; the host filters all the same");
+    }
+}
+
+async fn write_epochs(store: &Store, inbox: &AwsInbox, epochs: &[Epoch]) -> Result<()> {
+    let mut set = "SET epochs = :epochs".to_owned();
+    let mut change = Change::default().value(":epochs", json(&spoken(epochs))?);
+    // Until SNS knows, only the log tells of kinds that are new.
+    let mut heard = epochs.iter().rev().filter_map(|epoch| epoch.heard.as_ref());
+    if let (Some(now), Some(before)) = (heard.next(), heard.next())
+        && now.iter().any(|wanted| !before.iter().any(|known| known.kind.covers(&wanted.kind)))
+    {
+        let until = super::clock::first_at(Timestamp::now().plus(FILTER_LAG));
+        set += ", cuu = :until";
+        change = change.value(":until", number(until));
+    }
+    let change = change.update(set).only_if("attribute_exists(pk)");
+    if let Some(item) = store.table.update(&Key::consumer(&inbox.name), change).await? {
+        inbox.learn_catch_up(catch_up(&item)?);
+    }
+    Ok(())
+}
+
+impl Store {
+    /// Every consumer that the table knows, by name.
+    pub async fn known(&self) -> Result<Vec<Known>> {
+        let (partition, from, to) = (CONSUMERS.into(), "a".into(), "~".into());
+        let items = self.table.query(Span { partition, from, to, newest_first: false, limit: usize::MAX }).await?;
+        items.iter().map(Known::read).collect()
+    }
+
+    /// Whether an event concerns a consumer, by what it hears now, or heard when it was last there.
+    pub fn wants(&self, known: &Known, logged: &Logged) -> bool {
+        match self.inbox(&known.name) {
+            Some(inbox) if inbox.is_configured() => inbox.known().wants_by(&inbox.subscriptions(), logged),
+            _ => known.last_heard().is_none_or(|heard| known.wants_by(heard, logged)),
+        }
+    }
+
+    async fn known_as(&self, name: &ConsumerName) -> Result<Option<Known>> {
+        self.table.get(&Key::consumer(name)).await?.as_ref().map(Known::read).transpose()
+    }
+
+    /// Writes down how much was done since that was last written.
+    pub async fn count_done(&self) {
+        for inbox in self.inboxes() {
+            let done = inbox.done.swap(0, Ordering::Relaxed);
+            if done == 0 {
+                continue;
+            }
+            let change = Change::of("SET dn = if_not_exists(dn, :zero) + :done").only_if("attribute_exists(pk)");
+            let change = change.value(":zero", number(0)).value(":done", number(done));
+            if let Err(error) = self.table.update(&Key::consumer(&inbox.name), change).await {
+                inbox.done.fetch_add(done, Ordering::Relaxed);
+                tracing::debug!(consumer = %inbox.name, %error, "what was done is counted later");
+            }
+        }
+    }
+
+    /// Follows what other hosts decide, and says what this one did, until the store is closed.
+    pub async fn follow(self: Arc<Self>) {
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(FOLLOW_EVERY) => {}
+                () = self.stopping.cancelled() => break,
+            }
+            self.count_done().await;
+            match self.known().await {
+                Ok(known) => {
+                    for known in known {
+                        if let Some(inbox) = self.inbox(&known.name) {
+                            inbox.learn(known);
+                        }
+                    }
+                }
+                Err(error) => tracing::warn!(%error, "what other hosts decided is not known"),
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl Consumers for Aws {
+    async fn attach(&self, name: &ConsumerName, start: Start) -> Result<Arc<dyn Inbox>> {
+        if let Some(inbox) = self.store.inbox(name) {
+            return Ok(inbox);
+        }
+        let everything = std::iter::once(Subscription::from("*".parse::<KindPattern>().map_err(bug)?)).collect();
+        let (clients, settings, shared) = (&self.store.clients, &self.store.settings, &self.store.shared);
+        let known = self.store.known_as(name).await?;
+        // A filter that is in force stays; a consumer that is new hears of everything until it says what it wants.
+        let hears = known.as_ref().and_then(Known::last_heard).unwrap_or(&everything);
+        let queue = resources::ensure_consumer(clients, settings, shared, name, hears).await.map_err(unready)?;
+        let known = match known {
+            Some(known) => known,
+            None => self.introduce(name, start).await?,
+        };
+        let inbox = AwsInbox::start(&self.store, known, queue);
+        self.store.inboxes.lock().insert(name.clone(), Arc::clone(&inbox));
+        Ok(inbox)
+    }
+
+    async fn known(&self) -> Result<Vec<ConsumerReport>> {
+        self.store.count_done().await;
+        let mut reports = Vec::new();
+        for known in self.store.known().await? {
+            let dead = self.store.table.count(&format!("d#{}", known.name), u64::MAX).await?;
+            let pending = self.pending(&known).await?;
+            let Known { name, paused, done, .. } = known;
+            let state_bytes = 0;
+            reports.push(ConsumerReport {
+                name,
+                pending: pending.max(dead),
+                dead,
+                done,
+                state_bytes,
+                paused,
+                held: None,
+                backfill: None,
+            });
+        }
+        Ok(reports)
+    }
+
+    async fn state(&self, name: &ConsumerName, query: StateQuery) -> Result<StatePage> {
+        let Some(known) = self.store.known_as(name).await? else { return Ok(StatePage::default()) };
+        let StateQuery { prefix, after, limit } = query;
+        let read = async |partition| scan(&self.store, partition, &prefix, after.as_deref(), limit + 1).await;
+        let mut entries = Vec::new();
+        for item in read(entries_partition(name, known.generation)).await? {
+            entries.push((item.text("sk")?.to_owned(), item.blob("v").unwrap_or_default().to_vec()));
+        }
+        let mut counters = Vec::new();
+        for item in read(counters_partition(name, known.generation)).await? {
+            counters.push((item.text("sk")?.to_owned(), item.number("n")?));
+        }
+        Ok(StatePage::cut(entries, counters, limit))
+    }
+
+    async fn forget(&self, name: &ConsumerName) -> Result<Durable<Forgotten>> {
+        let inbox = self.store.inbox(name);
+        if inbox.as_ref().is_some_and(|inbox| inbox.is_in_use()) {
+            return Ok(Durable::assert(Forgotten::InUse));
+        }
+        if self.store.known_as(name).await?.is_none() {
+            // One that never ran may have a history all the same.
+            self.forget_versions(name).await?;
+            return Ok(Durable::assert(Forgotten::Unknown));
+        }
+        if let Some(inbox) = inbox {
+            inbox.close().await;
+            self.store.inboxes.lock().remove(name);
+        }
+        let (clients, settings, shared) = (&self.store.clients, &self.store.settings, &self.store.shared);
+        let left = resources::remove_consumer(clients, settings, shared, name).await.map_err(unready)?;
+        if !left.steps.is_empty() {
+            tracing::warn!(consumer = %name, %left, "the consumer is forgotten; this is left for you to delete");
+        }
+        for prefix in [format!("p#{name}#"), format!("s#{name}#")] {
+            self.store.table.clear(&prefix).await?;
+        }
+        for partition in [format!("d#{name}"), format!("q#{name}")] {
+            self.store.table.clear_partition(&partition).await?;
+        }
+        self.forget_versions(name).await?;
+        self.store.table.delete(&Key::consumer(name)).await?;
+        Ok(Durable::assert(Forgotten::Done))
+    }
+
+    async fn set_pause(&self, name: &ConsumerName, pause: Option<Pause>) -> Result<Durable<bool>> {
+        let change = match pause {
+            Some(Pause { since, reason }) => {
+                let since = number(since.as_millis());
+                let change = Change::default().value(":since", since);
+                let set = "SET psince = if_not_exists(psince, :since)";
+                match reason {
+                    Some(reason) => change.update(format!("{set}, preason = :reason")).value(":reason", text(reason)),
+                    None => change.update(set),
+                }
+            }
+            None => Change::of("REMOVE psince, preason"),
+        };
+        let item = self.store.table.update(&Key::consumer(name), change.only_if("attribute_exists(pk)")).await?;
+        let Some(item) = item else { return Ok(Durable::assert(false)) };
+        if let Some(inbox) = self.store.inbox(name) {
+            inbox.learn(Known::read(&item)?);
+        }
+        Ok(Durable::assert(true))
+    }
+}
+
+impl Aws {
+    /// A consumer that was never seen before; another host may be introducing it, too.
+    async fn introduce(&self, name: &ConsumerName, start: Start) -> Result<Known> {
+        let now = Timestamp::now();
+        let start = match start {
+            Start::Beginning => 0,
+            Start::Now => self.store.positions.newest(now) + 1,
+            Start::At(time) => super::clock::first_at(time),
+        };
+        let until = super::clock::first_at(now.plus(SUBSCRIBE_LAG));
+        let item = Item::at(&Key::consumer(name))
+            .with("start", number(start))
+            .with("cua", number(start.saturating_sub(1)))
+            .with("cuu", number(until));
+        let mut transaction = Transaction::default();
+        transaction.create((), item);
+        // Refused where another host was quicker.
+        drop(self.store.table.transact(transaction).await?);
+        self.store
+            .known_as(name)
+            .await?
+            .ok_or_else(|| Error::Unavailable("the consumer was forgotten meanwhile".into()))
+    }
+
+    /// How many events match and are not done: exactly, up to [`COUNTED_MAX`] behind what is known to be done. Beyond that,
+    /// what the queue holds, whether it matches or not.
+    async fn pending(&self, known: &Known) -> Result<u64> {
+        let mut pending = 0;
+        let mut parked = HashSet::new();
+        for (lane, place) in self.exceptions(known).await? {
+            let behind = self.store.logged_after(&lane, place.seq, usize::MAX).await?;
+            let at_head = |logged: &Logged| place.head.is_some_and(|head| head.seq == logged.seq);
+            let counts = behind.iter().filter(|logged| at_head(logged) || self.store.wants(known, logged)).count();
+            pending += u64::try_from(counts).unwrap_or(u64::MAX);
+            parked.insert(lane);
+        }
+        let from = known.catch_up.after + 1;
+        let young = self.store.log(from, super::journal::POSITION_MAX, false, COUNTED_MAX + 1).await?;
+        if young.len() > COUNTED_MAX {
+            return Ok(pending + self.waiting(known).await?);
+        }
+        let keys: Vec<Key> = young.into_iter().map(|(key, _)| key).collect();
+        let mut young = self.store.logged_at(&keys).await?;
+        young.retain(|logged| !parked.contains(&logged.key) && self.store.wants(known, logged));
+        let places = young.iter().map(|logged| Key::place(&known.name, &logged.key));
+        let places = self.store.table.get_all(places).await?;
+        for logged in young {
+            let place = places.get(&Key::place(&known.name, &logged.key));
+            let place = place.map_or_else(|| Ok(Place::default()), Place::read)?;
+            pending += u64::from(place.seq < logged.seq && !place.is_parked());
+        }
+        Ok(pending)
+    }
+
+    /// What the queue holds.
+    async fn waiting(&self, known: &Known) -> Result<u64> {
+        let Some(inbox) = self.store.inbox(&known.name) else { return Ok(0) };
+        let request = self.store.clients.sqs.get_queue_attributes().queue_url(&inbox.queue.url);
+        let request = request
+            .attribute_names(QueueAttributeName::ApproximateNumberOfMessages)
+            .attribute_names(QueueAttributeName::ApproximateNumberOfMessagesNotVisible)
+            .attribute_names(QueueAttributeName::ApproximateNumberOfMessagesDelayed);
+        let answer = request.send().await.map_err(|error| failed("GetQueueAttributes", &error))?;
+        let counts = answer.attributes.unwrap_or_default();
+        let waiting: u64 = counts.values().filter_map(|count| count.parse::<u64>().ok()).sum();
+        // What was done and is still to be deleted.
+        Ok(waiting.saturating_sub(inbox.to_be_deleted()))
+    }
+
+    /// Lanes that stand at an exception.
+    async fn exceptions(&self, known: &Known) -> Result<Vec<(LaneKey, Place)>> {
+        let mut lanes = std::collections::BTreeSet::new();
+        for partition in [format!("q#{}", known.name), format!("d#{}", known.name)] {
+            let (from, to) = ("!".to_owned(), "~".to_owned());
+            let span = Span { partition, from, to, newest_first: false, limit: EXCEPTIONS_MAX };
+            for item in self.store.table.query(span).await? {
+                lanes.insert(LaneKey::known(item.text("l")?));
+            }
+        }
+        let keys = lanes.iter().map(|lane| Key::place(&known.name, lane));
+        let places = self.store.table.get_all(keys).await?;
+        let mut exceptions = Vec::new();
+        for lane in lanes {
+            let Some(item) = places.get(&Key::place(&known.name, &lane)) else { continue };
+            let place = Place::read(item)?;
+            if place.is_parked() {
+                exceptions.push((lane, place));
+            }
+        }
+        Ok(exceptions)
+    }
+}
+
+fn unready(error: resources::Error) -> Error {
+    Error::Unavailable(error.to_string().into())
+}
+
+fn bug(error: impl std::fmt::Display) -> Error {
+    Error::Failed(error.to_string().into())
+}

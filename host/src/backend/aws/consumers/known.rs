@@ -1,0 +1,181 @@
+//! What the table says of a consumer, and which events concern it.
+
+use crate::backend::aws::item::Item;
+use crate::backend::aws::lane::{Logged, Prior};
+use crate::backend::{Error, Pause, Result};
+use crate::event::filter::Filter;
+use crate::event::{Subscription, Subscriptions};
+use crate::policy::ConsumerName;
+
+/// Changes of what a consumer hears that are remembered: by then, what is older has long been delivered or passed by.
+const EPOCHS_MAX: usize = 8;
+/// What the table says of a consumer.
+#[derive(Clone, Debug)]
+pub struct Known {
+    pub name: ConsumerName,
+    /// Events below this position are no business of it.
+    pub start: u64,
+    pub generation: i64,
+    pub paused: Option<Pause>,
+    /// What it heard, from which position on; oldest first.
+    pub epochs: Vec<Epoch>,
+    pub done: u64,
+    pub catch_up: CatchUp,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Epoch {
+    pub since: u64,
+    /// `None` where it was not there, and passed nothing by.
+    pub heard: Option<Subscriptions>,
+}
+
+/// How far the journal was followed: see `catch_up`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CatchUp {
+    /// At and below this position everything is done, or stands at an exception.
+    pub after: u64,
+    /// Up to this one, the queue may not be told of events.
+    pub until: u64,
+}
+
+impl CatchUp {
+    /// Whether events come by the journal, and not by the queue alone.
+    pub fn is_eager(self) -> bool {
+        self.after < self.until
+    }
+}
+
+impl Known {
+    pub fn read(item: &Item) -> Result<Self> {
+        let epochs: Vec<(u64, Option<Vec<String>>)> = item.json_or_none("epochs")?.unwrap_or_default();
+        let heard = |heard: Option<Vec<String>>| heard.as_deref().map(parse).transpose();
+        let epochs = epochs.into_iter().map(|(since, then)| Ok(Epoch { since, heard: heard(then)? }));
+        Ok(Self {
+            name: item.parse("sk")?,
+            start: item.number("start")?,
+            generation: item.number_or_none("gen")?.unwrap_or_default(),
+            paused: item
+                .time_or_none("psince")?
+                .map(|since| Pause { since, reason: item.text_or_none("preason").map(str::to_owned) }),
+            epochs: epochs.collect::<Result<_>>()?,
+            done: item.number_or_none("dn")?.unwrap_or_default(),
+            catch_up: catch_up(item)?,
+        })
+    }
+
+    /// Notes that `heard` counts for what comes behind `newest`, or with `None` that nothing is passed by from there on. What
+    /// to write down, if that is news.
+    pub fn hears(&mut self, heard: Option<&Subscriptions>, newest: u64) -> Option<Vec<Epoch>> {
+        let heard = heard.map(Subscriptions::everywhere);
+        if self.epochs.last().map_or(heard.is_none(), |last| last.heard == heard) {
+            return None;
+        }
+        // What came while nothing was passed by is judged by what is heard then; if that is what was heard before, it is as if
+        // it had never ceased.
+        if let [.., before, stopped] = self.epochs.as_slice()
+            && stopped.heard.is_none()
+            && before.heard == heard
+        {
+            self.epochs.pop();
+            return Some(self.epochs.clone());
+        }
+        let since = if self.epochs.is_empty() { 0 } else { newest + 1 };
+        self.epochs.push(Epoch { since, heard });
+        let surplus = self.epochs.len().saturating_sub(EPOCHS_MAX);
+        self.epochs.drain(..surplus);
+        Some(self.epochs.clone())
+    }
+
+    /// What it heard when it was last there.
+    pub fn last_heard(&self) -> Option<&Subscriptions> {
+        self.epochs.iter().rev().find_map(|epoch| epoch.heard.as_ref())
+    }
+
+    /// Whether all that the consumer heard since the event was there holds: what it passed by once stays so.
+    fn heard_since(&self, position: u64, hears: impl Fn(&Subscriptions) -> bool) -> bool {
+        let first = self.epochs.iter().rposition(|epoch| epoch.since <= position).unwrap_or(0);
+        self.epochs.iter().skip(first).all(|epoch| epoch.heard.as_ref().is_none_or(&hears))
+    }
+
+    /// Whether the consumer, which hears `heard` now, should get the event. What it hears of a share of the lanes alone is
+    /// not remembered.
+    pub fn wants_by(&self, heard: &Subscriptions, logged: &Logged) -> bool {
+        let event = &logged.event;
+        logged.position() >= self.start
+            && heard.want(event)
+            && (!heard.everywhere().want(event) || self.heard_since(logged.position(), |then| then.want(event)))
+    }
+
+    /// Whether it may be one that [`Known::wants_by`] wants.
+    pub fn may_want(&self, heard: &Subscriptions, prior: &Prior) -> bool {
+        let common = || heard.everywhere().hear(prior.kind());
+        prior.position() >= self.start
+            && heard.hear(prior.kind())
+            && (!common() || self.heard_since(prior.position(), |then| then.hear(prior.kind())))
+    }
+}
+
+/// How far the journal was followed.
+pub fn catch_up(item: &Item) -> Result<CatchUp> {
+    Ok(CatchUp { after: item.number("cua")?, until: item.number("cuu")? })
+}
+
+fn parse(heard: &[String]) -> Result<Subscriptions> {
+    let one = |text: &String| {
+        let (kind, filter) = text.split_once(' ').map_or((text.as_str(), None), |(kind, filter)| (kind, Some(filter)));
+        Some(Subscription { kind: kind.parse().ok()?, filter: filter.map(Filter::parse).transpose().ok()? })
+    };
+    let unreadable = || Error::Failed("what a consumer heard cannot be read from the table".into());
+    heard.iter().map(|text| one(text).ok_or_else(unreadable)).collect::<Result<Vec<_>>>().map(Subscriptions::from_iter)
+}
+
+pub fn spoken(epochs: &[Epoch]) -> Vec<(u64, Option<Vec<String>>)> {
+    let heard = |heard: &Subscriptions| heard.iter().map(ToString::to_string).collect();
+    epochs.iter().map(|epoch| (epoch.since, epoch.heard.as_ref().map(heard))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::KindPattern;
+
+    fn known() -> Known {
+        Known {
+            name: "alpha".parse().unwrap(),
+            start: 0,
+            generation: 0,
+            paused: None,
+            epochs: Vec::new(),
+            done: 0,
+            catch_up: CatchUp { after: 0, until: 0 },
+        }
+    }
+
+    fn hears(kind: &str) -> Subscriptions {
+        std::iter::once(kind.parse::<KindPattern>().unwrap()).collect()
+    }
+
+    fn wants(known: &Known, now: &str, kind: &str, position: u64) -> bool {
+        known.may_want(&hears(now), &Prior(1, kind.into(), position))
+    }
+
+    #[test]
+    fn what_was_passed_by_stays_so_and_what_came_while_nobody_was_there_is_judged_later() {
+        let mut known = known();
+        known.hears(Some(&hears("order.*")), 0);
+        known.hears(Some(&hears("order.confirmed")), 10);
+        known.hears(Some(&hears("order.*")), 20);
+        assert!(!wants(&known, "order.*", "order.placed", 5), "it waited when it ceased to be heard");
+        assert!(!wants(&known, "order.*", "order.placed", 15));
+        assert!(wants(&known, "order.*", "order.confirmed", 15));
+        assert!(wants(&known, "order.*", "order.placed", 21));
+        known.hears(None, 30);
+        known.hears(Some(&hears("com.*")), 40);
+        assert!(wants(&known, "com.*", "com.a", 35), "nobody passed it by");
+        assert!(!wants(&known, "com.*", "com.a", 25));
+        known.hears(None, 50);
+        known.hears(Some(&hears("com.*")), 60);
+        assert_eq!(known.epochs.last().unwrap().since, 41, "as if it had never ceased");
+    }
+}

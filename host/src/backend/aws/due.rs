@@ -1,0 +1,120 @@
+//! Deliveries that are due at a time: retries, what a person made deliverable again, and lanes to look at once more.
+//!
+//! Each is an item of its own, written in the transaction that made it due, and found over the index by time. Whoever takes
+//! it up moves it [`CLAIM`] ahead, so that it comes back if that host dies; it is deleted when the lane has nothing left.
+//! Messages of SQS need not wait for any of this: while an item stands for a lane, the lane is read from the table.
+
+use std::time::Duration;
+
+use super::item::{Item, Key, LaneKey, number, text};
+use super::store::Store;
+use super::table::{Change, Indexed};
+use crate::backend::Result;
+use crate::clock::Timestamp;
+use crate::policy::ConsumerName;
+
+/// How long whoever took a delivery up has it for himself, unless he says so again.
+pub const CLAIM: Duration = Duration::from_secs(30);
+
+/// A delivery that is due, taken up.
+#[derive(Clone, Debug)]
+pub struct Due {
+    pub key: Key,
+    pub lane: LaneKey,
+    pub seq: u64,
+    /// A dead letter whose lane went on without it.
+    pub stray: bool,
+    pub attempts: u32,
+    pub first_at: Option<Timestamp>,
+    /// Of this very claim.
+    pub ver: u64,
+}
+
+impl Key {
+    /// Of a dead letter whose lane went on without it.
+    pub fn stray(name: &ConsumerName, lane: &LaneKey, seq: u64) -> Self {
+        let Self { pk, sk } = Self::due(name, lane);
+        Self { pk, sk: format!("{sk}!{seq:010}") }
+    }
+}
+
+fn partition(name: &str) -> String {
+    format!("due#{name}")
+}
+
+/// Another number than any before.
+fn version() -> u64 {
+    fastrand::u64(1..1 << 53)
+}
+
+pub fn item(key: &Key, lane: &LaneKey, seq: u64, at: Timestamp) -> Item {
+    let name = key.pk.strip_prefix("q#").unwrap_or(&key.pk);
+    Item::at(key)
+        .with("l", text(lane.as_str()))
+        .with("q", number(seq))
+        .with("ver", number(version()))
+        .with("lp", text(partition(name)))
+        .with("ls", number(at.as_millis()))
+}
+
+/// The item of a dead letter whose lane went on, to be tried.
+pub fn stray(name: &ConsumerName, lane: &LaneKey, seq: u64, at: Timestamp) -> Item {
+    item(&Key::stray(name, lane, seq), lane, seq, at).with("stray", number(1))
+}
+
+/// Due again at `at`, where it is still claimed as `ver`.
+pub fn again(at: Timestamp, attempts: u32, first_at: Timestamp, ver: u64) -> Change {
+    Change::of("SET ls = :at, att = :att, fa = :fa, ver = :new")
+        .only_if("ver = :ver")
+        .value(":at", number(at.as_millis()))
+        .value(":att", number(attempts))
+        .value(":fa", number(first_at.as_millis()))
+        .value(":new", number(version()))
+        .value(":ver", number(ver))
+}
+
+/// Takes up what is due, at most `limit`.
+pub async fn take(store: &Store, name: &ConsumerName, limit: usize) -> Result<Vec<Due>> {
+    let now = Timestamp::now().as_millis();
+    let found = Indexed { partition: partition(name.as_str()), from: 0, to: now, newest_first: false, limit };
+    let mut taken = Vec::new();
+    for (key, _) in store.table.indexed(found).await? {
+        taken.extend(claim(store, &key).await?);
+    }
+    Ok(taken)
+}
+
+/// Takes one up, if it is due and nobody else was quicker.
+async fn claim(store: &Store, key: &Key) -> Result<Option<Due>> {
+    let now = Timestamp::now();
+    let change = Change::of("SET ls = :until, ver = :ver").only_if("ls <= :now");
+    let change = change
+        .value(":until", number(now.plus(CLAIM).as_millis()))
+        .value(":now", number(now.as_millis()))
+        .value(":ver", number(version()));
+    let Some(item) = store.table.update(key, change).await? else { return Ok(None) };
+    Ok(Some(Due {
+        key: key.clone(),
+        lane: LaneKey::known(item.text("l")?),
+        seq: item.number("q")?,
+        stray: item.number_or_none::<u8>("stray")?.is_some(),
+        attempts: item.number_or_none("att")?.unwrap_or_default(),
+        first_at: item.time_or_none("fa")?,
+        ver: item.number("ver")?,
+    }))
+}
+
+/// Nobody else takes it up before `at`, where it is still ours: to keep it, or to give it back.
+pub async fn claim_until(store: &Store, due: &Due, at: Timestamp) -> Result<()> {
+    let change = Change::of("SET ls = :at").only_if("ver = :ver");
+    let change = change.value(":at", number(at.as_millis())).value(":ver", number(due.ver));
+    store.table.update(&due.key, change).await.map(drop)
+}
+
+/// Nothing is left to do, unless it became due anew.
+pub async fn done(store: &Store, due: &Due) -> Result<()> {
+    let mut transaction = super::table::Transaction::default();
+    let ours = Change::default().only_if("ver = :ver").value(":ver", number(due.ver));
+    transaction.delete((), due.key.clone(), ours);
+    store.table.transact(transaction).await.map(drop)
+}

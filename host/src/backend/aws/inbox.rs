@@ -1,0 +1,458 @@
+//! The deliveries of one consumer: what SQS tells of, what is due, and what has to be made good, sorted into lanes.
+//!
+//! ```text
+//!  SQS ──► receive ──┐                      ┌──► lease ──► handled ──► finish ──► table
+//!  due items ────────┼──► lanes, in memory ─┤                             │
+//!  past events ──────┘     (`desk`)         └◄── next of the lane ◄───────┘
+//! ```
+//!
+//! A lane comes into memory with the consumer's place in it, read consistently. What the place is through with already is a
+//! repeat and deleted; what is missing before an event is read from the table and put in front; and while the lane stands
+//! at an exception, messages of it are deleted, because the table has their events.
+//!
+//! **Invariants**
+//! - A message is deleted only when the place, or an item that is due, says all that it says.
+//! - One delivery of a lane runs at a time on this host, and only one commits on all hosts: its write is refused where the
+//!   place has moved.
+
+mod desk;
+mod receive;
+mod view;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use self::desk::{Desk, Ended, LaneIn, Receipt};
+pub use self::desk::{Running, Work};
+use self::view::AwsView;
+pub use self::view::scan;
+use super::consumers::{CatchUp, Known};
+use super::due::{self, Due};
+use super::item::LaneKey;
+use super::place::{self, HeadState, Place};
+use super::resources::Queue;
+use super::settle::{Settled, Settling};
+use super::store::Store;
+use crate::backend::{
+    Delivery, Error, Excess, Finished, Generation, Inbox, InboxPolicy, Lease, Result, Settlement, View,
+};
+use crate::clock::Timestamp;
+use crate::effects::{Effects, Reads};
+use crate::event::Subscriptions;
+use crate::policy::{ConsumerName, OnDead};
+
+/// Between two looks at what is due, where nothing rang: items of hosts that died.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// What is due and taken up in one look.
+const DUE_BATCH: usize = 50;
+/// Before a delivery that could not be settled is tried again.
+const AGAIN: Duration = Duration::from_millis(200);
+
+pub struct AwsInbox {
+    pub name: ConsumerName,
+    pub queue: Queue,
+    store: Arc<Store>,
+    desk: Mutex<Desk>,
+    /// What the table says of the consumer, as it was last read.
+    known: Mutex<Known>,
+    changed: Notify,
+    /// Rung when something may be due.
+    pub(super) rung: Notify,
+    /// Done since that was last written down.
+    pub(super) done: AtomicU64,
+    ending: CancellationToken,
+    tasks: TaskTracker,
+    /// Held while lanes are brought into memory.
+    sorting: tokio::sync::Mutex<()>,
+    /// Questions to the queue at once, besides the first.
+    polls: AtomicUsize,
+    /// Rung when another message may be taken.
+    room: Notify,
+    /// Messages to be deleted.
+    acknowledged: Mutex<Vec<Receipt>>,
+    to_delete: Notify,
+}
+
+impl AwsInbox {
+    pub fn start(store: &Arc<Store>, known: Known, queue: Queue) -> Arc<Self> {
+        let inbox = Arc::new(Self {
+            name: known.name.clone(),
+            queue,
+            store: Arc::clone(store),
+            desk: Mutex::new(Desk::new(known.paused.is_some())),
+            known: Mutex::new(known),
+            changed: Notify::new(),
+            rung: Notify::new(),
+            done: AtomicU64::new(0),
+            ending: store.stopping.child_token(),
+            tasks: TaskTracker::new(),
+            sorting: tokio::sync::Mutex::default(),
+            polls: AtomicUsize::new(0),
+            room: Notify::new(),
+            acknowledged: Mutex::default(),
+            to_delete: Notify::new(),
+        });
+        inbox.tasks.spawn(Arc::clone(&inbox).delete());
+        let owner = uuid::Uuid::now_v7().to_string();
+        inbox.tasks.spawn(super::catch_up::run(Arc::clone(&inbox), Arc::clone(store), owner));
+        receive::start(&inbox);
+        inbox.tasks.spawn(Arc::clone(&inbox).look());
+        inbox
+    }
+
+    pub fn learn_catch_up(&self, catch_up: CatchUp) {
+        self.known.lock().catch_up = catch_up;
+    }
+
+    /// Whether events may be taken.
+    pub fn is_open(&self) -> bool {
+        self.desk.lock().is_open()
+    }
+
+    /// Whether it was said what it hears.
+    pub fn is_configured(&self) -> bool {
+        self.desk.lock().is_configured()
+    }
+
+    pub async fn ended(&self) {
+        self.ending.cancelled().await;
+    }
+
+    /// Whether memory has an event of the lane up to `seq`.
+    pub fn has_in_memory(&self, lane: &LaneKey, seq: u64) -> bool {
+        self.desk.lock().lane(lane).is_some_and(|lane| lane.place.seq < seq)
+    }
+
+    pub fn subscriptions(&self) -> Subscriptions {
+        self.desk.lock().subscriptions()
+    }
+
+    /// Messages whose events are done.
+    pub fn to_be_deleted(&self) -> u64 {
+        self.acknowledged.lock().len() as u64
+    }
+
+    /// Takes nothing more, deletes the messages of what is done, and gives back what is not.
+    pub async fn close(&self) {
+        self.ending.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+        self.give_back().await;
+        let dues = self.desk.lock().dues();
+        for due in dues {
+            if let Err(error) = due::claim_until(&self.store, &due, Timestamp::now()).await {
+                tracing::debug!(consumer = %self.name, lane = %due.lane, %error, "it is due again when its claim runs out");
+            }
+        }
+    }
+
+    pub fn is_in_use(&self) -> bool {
+        let desk = self.desk.lock();
+        desk.concurrency() > 0 || desk.running() > 0
+    }
+
+    pub fn ring(&self) {
+        self.changed.notify_one();
+    }
+
+    pub fn known(&self) -> Known {
+        self.known.lock().clone()
+    }
+
+    /// The table says something else of the consumer now.
+    pub fn learn(&self, known: Known) {
+        let turned = {
+            let mut desk = self.desk.lock();
+            std::mem::replace(&mut desk.paused, known.paused.is_some()) != known.paused.is_some()
+        };
+        let mut own = self.known.lock();
+        // What it hears is this host's own until it is written down.
+        let epochs = std::mem::take(&mut own.epochs);
+        *own = Known { epochs, ..known };
+        drop(own);
+        if turned {
+            self.note_heard();
+        }
+        self.ring();
+    }
+
+    /// Writes down what is passed by from now on, where that has changed: nothing, while the consumer is paused or gone.
+    fn note_heard(&self) {
+        let newest = self.store.positions.newest(Timestamp::now());
+        let heard = {
+            let desk = self.desk.lock();
+            desk.is_open().then(|| desk.subscriptions())
+        };
+        let Some(epochs) = self.known.lock().hears(heard.as_ref(), newest) else { return };
+        if let Some(inbox) = self.store.inbox(&self.name) {
+            self.store.tasks.spawn(async move { super::consumers::hear(&inbox.store, &inbox, epochs).await });
+        }
+    }
+
+    /// Takes up what is due, until the store is closed.
+    async fn look(self: Arc<Self>) {
+        loop {
+            tokio::select! {
+                () = self.rung.notified() => {}
+                () = tokio::time::sleep(LOOK_EVERY) => {}
+                () = self.ending.cancelled() => return,
+            }
+            if !self.desk.lock().is_open() {
+                continue;
+            }
+            let taken = match due::take(&self.store, &self.name, DUE_BATCH).await {
+                Ok(taken) => taken,
+                Err(error) => {
+                    tracing::warn!(consumer = %self.name, %error, "what is due cannot be looked for");
+                    continue;
+                }
+            };
+            if taken.len() == DUE_BATCH {
+                self.rung.notify_one();
+            }
+            for due in taken {
+                let lane = due.lane.clone();
+                if let Err(error) = self.take_up(due).await {
+                    // Its claim runs out, and it is taken up again.
+                    drop(self.desk.lock().leave(&lane));
+                    tracing::warn!(consumer = %self.name, %lane, %error, "what is due cannot be read; it is tried again");
+                }
+            }
+        }
+    }
+
+    /// A lane, from what stands for it among the items that are due.
+    async fn take_up(&self, due: Due) -> Result<()> {
+        let _sorting = self.sorting.lock().await;
+        if self.desk.lock().has(&due.lane) {
+            return due::claim_until(&self.store, &due, Timestamp::now().plus(AGAIN)).await;
+        }
+        let (place, past) = place::look(&self.store, &self.name, &due.lane).await?;
+        let head = place.head.filter(|_| !due.stray);
+        match head.map(|head| head.state) {
+            Some(HeadState::Retrying(at)) if at > Timestamp::now() => {
+                return due::claim_until(&self.store, &due, at).await;
+            }
+            // It died once more; who redrives it makes another item.
+            Some(HeadState::Dead) => return due::done(&self.store, &due).await,
+            _ => {}
+        }
+        let key = due.lane.clone();
+        let standing = if due.stray { Some(due.seq) } else { head.map(|head| head.seq) };
+        let Some(seq) = standing else {
+            // Through with it before; what is behind it may not have been looked at.
+            self.desk.lock().insert(key.clone(), LaneIn::looking(place, due));
+            return self.go_on(&key).await;
+        };
+        let Some(logged) = self.store.logged(&key, seq, seq, 1).await?.pop() else {
+            return due::done(&self.store, &due).await;
+        };
+        let mut lane = LaneIn::due(place, due);
+        lane.offer_head(logged, &past.get(&seq).cloned().unwrap_or_default())?;
+        self.desk.lock().insert(key, lane);
+        self.ring();
+        Ok(())
+    }
+
+    /// Looks for more of a lane that stood at an exception, and lets it go where there is nothing.
+    async fn go_on(&self, key: &LaneKey) -> Result<()> {
+        let Some((seq, due)) = self.desk.lock().lane(key).map(|lane| (lane.place.seq, lane.due.clone())) else {
+            return Ok(());
+        };
+        let (known, subscriptions) = (self.known(), self.desk.lock().subscriptions());
+        let mut behind = self.store.logged_after(key, seq, usize::MAX).await?;
+        behind.retain(|logged| known.wants_by(&subscriptions, logged));
+        if !self.desk.lock().looked(key, behind) {
+            if let Some(due) = due {
+                due::done(&self.store, &due).await?;
+            }
+            let left = self.desk.lock().leave(key);
+            self.acknowledge(left);
+        }
+        self.ring();
+        Ok(())
+    }
+
+    /// Settles one delivery; what it says is what the caller is told.
+    async fn settle(&self, delivery: Delivery, reads: &Reads, settlement: Settlement) -> Finished {
+        let (event, ticket) = (delivery.event.id, delivery.lease.epoch);
+        let Some(running) = self.desk.lock().running_of(ticket) else { return Finished::Superseded };
+        let settlement = confine(settlement, delivery.is_state_only());
+        if matches!(settlement, Settlement::Released) {
+            self.desk.lock().release(&running.lane);
+            self.ring();
+            return Finished::Accepted;
+        }
+        let on_dead = self.desk.lock().on_dead();
+        let generation = delivery.generation.0;
+        let settling = Settling { store: &self.store, name: &self.name, generation, on_dead, running: &running };
+        match settling.settle(reads, &settlement, &delivery.by).await {
+            Ok(Settled::Written(place)) => {
+                self.written(&running, &settlement, place).await;
+                Finished::Accepted
+            }
+            Ok(Settled::Conflict) => Finished::Conflict(delivery),
+            Ok(Settled::Elsewhere) => {
+                tracing::debug!(consumer = %self.name, %event, "another host was through with it before");
+                let left = self.desk.lock().leave(&running.lane);
+                self.acknowledge_none(left);
+                self.ring();
+                Finished::Superseded
+            }
+            // It would be refused over and over.
+            Err(Error::Failed(why)) if matches!(settlement, Settlement::Done { .. }) => {
+                let effects = match settlement {
+                    Settlement::Done { effects, .. } => Box::new(effects),
+                    _ => Box::default(),
+                };
+                Finished::Full { delivery, effects, excess: Excess::Commit { why } }
+            }
+            Err(error) => {
+                tracing::warn!(consumer = %self.name, %event, %error, "the end of a delivery was not written, or it is not known; it is delivered again unless it was");
+                tokio::time::sleep(AGAIN).await;
+                // Whoever gets it next reads the place first.
+                let left = self.desk.lock().leave(&running.lane);
+                self.acknowledge_none(left);
+                self.ring();
+                Finished::Superseded
+            }
+        }
+    }
+
+    /// The settlement is durable: the lane goes on, or leaves memory.
+    async fn written(&self, running: &Running, settlement: &Settlement, place: Place) {
+        if matches!(settlement, Settlement::Done { .. }) {
+            self.done.fetch_add(1, Ordering::Relaxed);
+        }
+        let due = match settlement {
+            Settlement::Retry { at, .. } => Some(*at),
+            _ => None,
+        };
+        let ended = self.desk.lock().ended(running, place);
+        match ended {
+            Ended::Next(messages) | Ended::Left(messages) => self.acknowledge(messages),
+            Ended::Look(messages) => {
+                self.acknowledge(messages);
+                if let Err(error) = self.go_on(&running.lane).await {
+                    tracing::warn!(consumer = %self.name, lane = %running.lane, %error, "a lane cannot be looked at; another look is due");
+                    let left = self.desk.lock().leave(&running.lane);
+                    self.acknowledge(left);
+                }
+            }
+        }
+        if let Some(at) = due {
+            self.ring_at(at);
+        }
+        self.ring();
+    }
+
+    /// Rings when something of this host is due.
+    fn ring_at(&self, at: Timestamp) {
+        let (store, name) = (Arc::clone(&self.store), self.name.clone());
+        let wait = at.since(Timestamp::now());
+        if wait > LOOK_EVERY {
+            return;
+        }
+        self.store.tasks.spawn(async move {
+            tokio::time::sleep(wait).await;
+            if let Some(inbox) = store.inbox(&name) {
+                inbox.rung.notify_one();
+            }
+        });
+    }
+
+    /// Lanes that stand behind dead letters go on, as if the policy had been so from the start.
+    async fn leave_dead_behind(self: Arc<Self>) {
+        if let Err(error) = super::dead_letters::unpark(&self.store, &self.name).await {
+            tracing::warn!(consumer = %self.name, %error, "lanes behind dead letters do not go on yet");
+        }
+        self.rung.notify_one();
+    }
+}
+
+/// Without what the backfill that the delivery comes from does not commit.
+fn confine(settlement: Settlement, state_only: bool) -> Settlement {
+    match settlement {
+        Settlement::Done { effects, ran } if state_only => {
+            let Effects { entries, adjustments, records, .. } = effects;
+            Settlement::Done { effects: Effects { entries, adjustments, records, ..Effects::default() }, ran }
+        }
+        other => other,
+    }
+}
+
+#[async_trait]
+impl Inbox for AwsInbox {
+    fn configure(&self, intake: InboxPolicy) {
+        let (skips, passed) = {
+            let mut desk = self.desk.lock();
+            let skips = intake.on_dead == OnDead::Skip && desk.on_dead() == OnDead::Park;
+            (skips, desk.configure(intake))
+        };
+        self.note_heard();
+        self.acknowledge(passed);
+        if let Some(inbox) = self.store.inbox(&self.name).filter(|_| skips) {
+            self.store.tasks.spawn(inbox.leave_dead_behind());
+        }
+        self.ring();
+    }
+
+    fn lease(&self) -> Option<Delivery> {
+        let now = Timestamp::now();
+        let running = self.desk.lock().lease(now)?;
+        let generation = Generation(self.known.lock().generation);
+        Some(Delivery {
+            event: Arc::clone(&running.event),
+            attempt: running.head.map_or(0, |head| head.attempts) + 1,
+            origin: running.origin(),
+            first_attempt_at: running.first_at(),
+            generation,
+            by: crate::backend::AttemptBy::default(),
+            lease: Lease {
+                epoch: running.ticket,
+                stored: running.head.is_some(),
+                edited: running.edited,
+                backfill: None,
+                rebuild: None,
+            },
+        })
+    }
+
+    async fn changed(&self) {
+        let wait = self.desk.lock().paced_until(Timestamp::now());
+        match wait {
+            Some(wait) => drop(tokio::time::timeout(wait, self.changed.notified()).await),
+            None => self.changed.notified().await,
+        }
+    }
+
+    fn view(&self) -> Arc<dyn View> {
+        Arc::new(AwsView {
+            store: Arc::clone(&self.store),
+            name: self.name.clone(),
+            generation: self.known().generation,
+        })
+    }
+
+    fn view_for(&self, delivery: &Delivery) -> Arc<dyn View> {
+        let generation = delivery.generation.0;
+        Arc::new(AwsView { store: Arc::clone(&self.store), name: self.name.clone(), generation })
+    }
+
+    async fn finish(&self, delivery: Delivery, reads: &Reads, settlement: Settlement) -> Finished {
+        self.settle(delivery, reads, settlement).await
+    }
+
+    async fn holds(&self, reads: &Reads) -> Result<bool> {
+        let generation = self.known().generation;
+        let view = AwsView { store: Arc::clone(&self.store), name: self.name.clone(), generation };
+        view.holds(reads).await
+    }
+}

@@ -1,0 +1,224 @@
+//! Orders and events on their way in.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use super::Aws;
+use super::item::{Item, Key, LaneKey, number, text};
+use super::lane::{Logged, Tail};
+use super::store::Store;
+use super::table::{Transaction, WRITES_MAX};
+use crate::backend::{Changed, Durable, Error, Intake, Keep, Placed, Placement, Published, Result};
+use crate::clock::Timestamp;
+use crate::event::{Body, Custom, Event, EventId};
+use crate::fault::{self, Point};
+use crate::order::{Change, OrderId};
+
+/// Of all items of a transaction; DynamoDB takes 4 MB.
+const TRANSACTION_BYTES_MAX: usize = 3 << 20;
+/// What an event's item weighs besides its data, roughly and from above.
+const ITEM_BYTES: usize = 4 << 10;
+/// Tries in a row that found a lane gone on.
+const CROWDED_MAX: u32 = 100;
+
+/// What a write is refused for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mark {
+    /// The key was used before.
+    Key,
+    Reference,
+    /// The event from outside was accepted before.
+    Origin,
+    /// The lane has gone on, or, in a new lane, the answer to the first try was lost.
+    Event,
+}
+
+#[async_trait]
+impl Intake for Aws {
+    async fn place(&self, placement: Placement) -> Result<Durable<Placed>> {
+        let Placement { order, fingerprint, idempotency_key } = placement;
+        self.store.check_room()?;
+        let (key, reference) = (idempotency_key.as_deref().map(Key::idempotency), order.content.reference.as_deref());
+        let reference = reference.map(Key::reference);
+        let mark =
+            |key: &Key| Item::at(key).with("o", text(order.id.to_string())).with("f", super::item::bytes(&fingerprint));
+        let body = Body::OrderChanged { order: order.clone(), change: Change::Placed {} };
+        let logged = self.store.next(&Tail::default(), body, None);
+        fault::pass(Point::OrderDecided);
+        let mut transaction = Transaction::default();
+        let expires = self.store.expires();
+        if let Some(key) = &key {
+            transaction.create(Mark::Key, mark(key).with_some("ttl", expires.map(number)));
+        }
+        if let Some(key) = &reference {
+            transaction.create(Mark::Reference, mark(key));
+        }
+        transaction.create(Mark::Event, logged.item()?);
+        match self.store.append(transaction, vec![logged]).await? {
+            Ok(()) => Ok(Durable::assert(Placed::New(order))),
+            Err(refused) => {
+                let before = |mark, key: Option<Key>| key.filter(|_| refused.contains(&mark));
+                if let Some(key) = before(Mark::Key, key) {
+                    return self.placed_before(&key, &fingerprint, true).await;
+                }
+                if let Some(key) = before(Mark::Reference, reference) {
+                    return self.placed_before(&key, &fingerprint, false).await;
+                }
+                Err(Error::Failed(format!("the id of order {} is taken", order.id).into()))
+            }
+        }
+    }
+
+    async fn change(&self, id: OrderId, change: Change) -> Result<Durable<Changed>> {
+        self.store.check_room()?;
+        loop {
+            let (order, tail) = self.store.order(id).await?;
+            let Some(order) = order else { return Ok(Durable::assert(Changed::UnknownOrder)) };
+            let order = match order.after(&change) {
+                Ok(order) => order,
+                Err(illegal) => return Ok(Durable::assert(Changed::Illegal(illegal))),
+            };
+            let body = Body::OrderChanged { order: order.clone(), change: change.clone() };
+            let logged = self.store.next(&tail, body, None);
+            let mut transaction = Transaction::default();
+            transaction.create(Mark::Event, logged.item()?);
+            // Refused: the lane has gone on meanwhile.
+            if self.store.append(transaction, vec![logged]).await?.is_ok() {
+                return Ok(Durable::assert(Changed::Done(order)));
+            }
+        }
+    }
+
+    /// As many as DynamoDB takes are one transaction. Beyond that, each event must have an id of its sender's: where it breaks
+    /// off in the middle, the same request once more records what is missing, and nothing twice.
+    async fn publish(&self, events: Vec<Custom>) -> Result<Durable<Vec<Published>>> {
+        self.store.check_room()?;
+        let mut published: Vec<Published> = Vec::new();
+        let mut broke_off = 0;
+        while let Some(rest) = events.get(published.len()..).filter(|rest| !rest.is_empty()) {
+            let more = self.accept(rest).await?;
+            broke_off = if more.is_empty() { broke_off + 1 } else { 0 };
+            if broke_off > CROWDED_MAX {
+                return Err(Error::Unavailable("others add to the same lanes all the time: try again".into()));
+            }
+            published.extend(more);
+            let is_done = published.len() == events.len();
+            if !is_done && events.iter().any(|event| event.origin_id.is_none()) {
+                return Err(Error::Failed("events without an id were taken in parts".into()));
+            }
+        }
+        Ok(Durable::assert(published))
+    }
+}
+
+impl Aws {
+    /// Records the first of these events, as many as fit into one transaction; none where a lane has gone on meanwhile.
+    async fn accept(&self, events: &[Custom]) -> Result<Vec<Published>> {
+        let origins: Vec<Option<Key>> = events.iter().map(origin).collect();
+        let known = self.store.table.get_all(origins.iter().flatten().cloned()).await?;
+        let mut accepted: HashMap<Key, EventId> = HashMap::new();
+        for (key, item) in known {
+            accepted.insert(key, item.parse("e")?);
+        }
+        let mut tails: HashMap<LaneKey, Tail> = HashMap::new();
+        let (mut transaction, mut logged, mut published) = (Transaction::default(), Vec::new(), Vec::new());
+        let mut bytes = 0;
+        for (custom, origin) in events.iter().zip(origins) {
+            if let Some(id) = origin.as_ref().and_then(|key| accepted.get(key)) {
+                published.push(Published { id: *id, repeated: true });
+                continue;
+            }
+            bytes += custom.data.get().len() + ITEM_BYTES;
+            if transaction.len() + 2 > WRITES_MAX || (bytes > TRANSACTION_BYTES_MAX && !logged.is_empty()) {
+                break;
+            }
+            let lane = LaneKey::of(&custom.lane());
+            let tail = match tails.get(&lane) {
+                Some(tail) => tail.clone(),
+                None => self.store.tail(&lane).await?,
+            };
+            let next = self.store.next(&tail, Body::Custom(custom.clone()), None);
+            tails.insert(lane, Tail::behind(&next));
+            let id = next.event.id;
+            transaction.create(Mark::Event, next.item()?);
+            if let Some(key) = origin {
+                let item = Item::at(&key).with("e", text(id.to_string()));
+                transaction.create(Mark::Origin, item.with_some("ttl", self.store.expires().map(number)));
+                accepted.insert(key, id);
+            }
+            logged.push(next);
+            published.push(Published { id, repeated: false });
+        }
+        if logged.is_empty() {
+            return Ok(published);
+        }
+        let done = self.store.append(transaction, logged).await?;
+        Ok(if done.is_ok() { published } else { Vec::new() })
+    }
+
+    /// What the order says that a key or a reference was first used for.
+    async fn placed_before(&self, key: &Key, fingerprint: &[u8; 32], by_key: bool) -> Result<Durable<Placed>> {
+        let gone = || Error::Unavailable("what the key was used for is gone meanwhile: send the order again".into());
+        let item = self.store.table.get(key).await?.ok_or_else(gone)?;
+        let same_content = item.blob("f") == Some(&fingerprint[..]);
+        let by: OrderId = item.parse("o")?;
+        if !by_key {
+            return Ok(Durable::assert(Placed::ReferenceTaken { by, same_content }));
+        }
+        if !same_content {
+            return Ok(Durable::assert(Placed::KeyReused));
+        }
+        let first = self.store.logged(&LaneKey::of(&crate::event::Lane::Order(by)), 1, 1, 1).await?;
+        match first.first().map(|logged| &logged.event.body) {
+            Some(Body::OrderChanged { order, .. }) => Ok(Durable::assert(Placed::Repeated(order.clone()))),
+            _ => Err(gone()),
+        }
+    }
+}
+
+fn origin(custom: &Custom) -> Option<Key> {
+    custom.origin_id.as_deref().map(|id| Key::origin(&custom.source, id))
+}
+
+impl Store {
+    pub fn check_room(&self) -> Result<()> {
+        if self.publisher.has_room() {
+            return Ok(());
+        }
+        Err(Error::Unavailable("SNS does not take the events that are there; try again later".into()))
+    }
+
+    /// `body` as the next event of the lane that ends with `tail`.
+    pub fn next(&self, tail: &Tail, body: Body, cause: Option<&Event>) -> Logged {
+        let (depth, cause) = (cause.map_or(0, |cause| cause.depth.saturating_add(1)), cause.map(|cause| cause.id));
+        let position = self.position(tail);
+        // A lane goes forward in time, too, whatever the clocks of other hosts say.
+        let time =
+            Timestamp::now().max(super::clock::time_of(tail.position).min(super::clock::time_of(position.get())));
+        let event = Event { id: EventId::generate(), position, time, cause, depth, body };
+        tail.next(Arc::new(event), None, false)
+    }
+
+    /// Makes the writes, with which `events` are in the table, and lets them be published.
+    pub async fn append<M>(&self, transaction: Transaction<M>, events: Vec<Logged>) -> Result<Result<(), Vec<M>>> {
+        let done = self.table.transact(transaction).await;
+        match &done {
+            Ok(Ok(())) => {
+                self.publisher.publish(events);
+            }
+            Ok(Err(_)) => self.publisher.abandon(&events),
+            Err(_) => self.publisher.look_for(events),
+        }
+        done
+    }
+
+    /// Until when a repeat is known for one, in seconds.
+    pub fn expires(&self) -> Option<u64> {
+        match self.retention.lock().idempotency {
+            Keep::For(time) => Some(Timestamp::now().plus(time).as_millis() / 1_000),
+            Keep::Forever => None,
+        }
+    }
+}

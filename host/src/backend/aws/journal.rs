@@ -1,0 +1,183 @@
+//! Reads orders and events.
+
+use std::cmp::Reverse;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use super::Aws;
+use super::item::{Key, LaneKey, MESSAGES};
+use super::lane::{LOG_SHARDS, Logged, log_partition};
+use super::place::look;
+use super::store::Store;
+use super::table::{Indexed, Span};
+use crate::backend::{DeliveryReport, DeliveryState, Error, Journal, MessageReport, OrderQuery, Page, Result};
+use crate::clock::Timestamp;
+use crate::event::{Event, Lane, Position};
+use crate::order::{Order, OrderId};
+
+/// Events younger than this may be missing from the index, or come to stand in front of younger ones there. A reader that
+/// goes through the journal stays behind, so that it leaves nothing out.
+const SETTLED: Duration = Duration::from_secs(1);
+/// Beyond every position.
+pub const POSITION_MAX: u64 = (1 << 53) - 1;
+
+#[async_trait]
+impl Journal for Aws {
+    async fn order(&self, id: OrderId) -> Result<Option<Order>> {
+        Ok(self.store.order(id).await?.0)
+    }
+
+    async fn orders(&self, query: OrderQuery) -> Result<Page<Order>> {
+        let OrderQuery { customer, status, after, limit } = query;
+        let (ids, next) = match customer {
+            Some(customer) => self.of_customer(&customer, after.as_deref(), limit).await?,
+            None => self.placed(after.as_deref(), limit).await?,
+        };
+        let mut items = self.store.orders(ids).await?;
+        items.retain(|order| status.is_none_or(|status| order.status == status));
+        Ok(Page { items, next })
+    }
+
+    async fn events_of(&self, id: OrderId) -> Result<Vec<Arc<Event>>> {
+        let lane = LaneKey::of(&Lane::Order(id));
+        let logged = self.store.logged_after(&lane, 0, usize::MAX).await?;
+        Ok(logged.into_iter().map(|logged| logged.event).collect())
+    }
+
+    async fn deliveries_of(&self, id: OrderId) -> Result<Vec<DeliveryReport>> {
+        let lane = LaneKey::of(&Lane::Order(id));
+        let logged = self.store.logged_after(&lane, 0, usize::MAX).await?;
+        let mut reports = Vec::new();
+        for known in self.store.known().await? {
+            let (place, past) = look(&self.store, &known.name, &lane).await?;
+            for logged in &logged {
+                let past = past.get(&logged.seq);
+                let wanted = self.store.wants(&known, logged);
+                let Some(state) = place.state_of(logged, wanted, past) else { continue };
+                let attempts = past.map(|past| past.attempts.as_slice()).unwrap_or_default();
+                reports.push(DeliveryReport {
+                    consumer: known.name.clone(),
+                    event_id: logged.event.id,
+                    kind: logged.event.kind().to_owned(),
+                    attempts: match (state, attempts.last()) {
+                        (_, Some(last)) => last.attempt,
+                        (DeliveryState::Done, None) => 1,
+                        (_, None) => 0,
+                    },
+                    last_error: attempts.iter().rev().find_map(|attempt| attempt.cause.clone()),
+                    state,
+                });
+            }
+        }
+        let place_of = |event| logged.iter().position(|logged| logged.event.id == event);
+        reports.sort_by_key(|report| place_of(report.event_id));
+        Ok(reports)
+    }
+
+    async fn events_after(&self, after: Option<Position>, limit: usize) -> Result<Vec<Arc<Event>>> {
+        let logged = self.store.after(after.map_or(0, Position::get), limit).await?;
+        Ok(logged.into_iter().map(|logged| logged.event).collect())
+    }
+
+    async fn newest(&self) -> Result<Option<Position>> {
+        let newest = self.store.log(0, POSITION_MAX, true, 1).await?;
+        Ok(newest.first().and_then(|(_, position)| Position::new(*position)))
+    }
+
+    fn is_contiguous(&self) -> bool {
+        false
+    }
+
+    async fn messages(&self, after: Option<String>, limit: usize) -> Result<Page<MessageReport>> {
+        let to = after.map_or_else(|| "9".to_owned(), |after| below(&after));
+        let span = Span { partition: MESSAGES.into(), from: "0".into(), to, newest_first: true, limit: limit + 1 };
+        let items = self.store.table.query(span).await?;
+        let next = more(&items, limit).map(|item| item.text("sk").map(str::to_owned)).transpose()?;
+        let items = items.iter().take(limit).map(super::outgoing::report).collect::<Result<_>>()?;
+        Ok(Page { items, next })
+    }
+
+    async fn records(&self, dataset: &str, after: Option<String>, limit: usize) -> Result<Page<String>> {
+        super::records::page(&self.store, dataset, after.as_deref(), limit).await
+    }
+
+    async fn ready(&self) -> Result<()> {
+        self.store.check_room()?;
+        self.store.table.get(&Key::host(0)).await.map(drop)
+    }
+}
+
+/// The item that a page of `limit` ends with, where there is more.
+fn more<T>(items: &[T], limit: usize) -> Option<&T> {
+    if items.len() > limit { items.get(limit.checked_sub(1)?) } else { None }
+}
+
+/// A text that sorts right before `text`, which ends with a letter or a digit.
+fn below(text: &str) -> String {
+    let mut bytes = text.as_bytes().to_vec();
+    if let Some(last) = bytes.last_mut() {
+        *last -= 1;
+    }
+    String::from_utf8(bytes).unwrap_or_default() + "~"
+}
+
+impl Aws {
+    async fn of_customer(
+        &self,
+        customer: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<(Vec<OrderId>, Option<String>)> {
+        let ids = self.store.table.of_customer(customer, after, limit + 1).await?;
+        let next = more(&ids, limit).cloned();
+        let parsed = ids.iter().take(limit).filter_map(|id| id.parse().ok()).collect();
+        Ok((parsed, next))
+    }
+
+    /// Orders by when they were placed, newest first: from the log, of which they are the first events of their lanes.
+    async fn placed(&self, after: Option<&str>, limit: usize) -> Result<(Vec<OrderId>, Option<String>)> {
+        let cursor = |text: &str| text.parse::<u64>().map_err(|_| Error::NotACursor(text.into()));
+        let to = after.map(cursor).transpose()?.map_or(POSITION_MAX, |after| after.saturating_sub(1));
+        let mut found = self.store.log(0, to, true, limit).await?;
+        let next = more(&found, limit.saturating_sub(1)).is_some().then(|| found.last().map(|(_, at)| at.to_string()));
+        found.retain(|(key, _)| key.sk == super::item::event_sort(1));
+        let ids = found.iter().filter_map(|(key, _)| key.pk.strip_prefix("l#o#")?.parse().ok()).collect();
+        Ok((ids, next.flatten()))
+    }
+}
+
+/// Events below this position are all in the index.
+pub fn settled_below(now: Timestamp) -> u64 {
+    super::clock::first_at(now.minus(SETTLED))
+}
+
+impl Store {
+    /// Keys of events whose positions are from `from` to `to`, in the order of the journal or against it.
+    pub async fn log(&self, from: u64, to: u64, newest_first: bool, limit: usize) -> Result<Vec<(Key, u64)>> {
+        let shards = (0..LOG_SHARDS).map(|shard| {
+            let partition = log_partition(shard);
+            self.table.indexed(Indexed { partition, from, to, newest_first, limit })
+        });
+        let mut found: Vec<(Key, u64)> = futures::future::try_join_all(shards).await?.into_iter().flatten().collect();
+        if newest_first {
+            found.sort_by_key(|(_, position)| Reverse(*position));
+        } else {
+            found.sort_by_key(|(_, position)| *position);
+        }
+        found.truncate(limit);
+        Ok(found)
+    }
+
+    /// Events behind a position that have settled, in the order of the journal.
+    pub async fn after(&self, after: u64, limit: usize) -> Result<Vec<Logged>> {
+        self.between(after, settled_below(Timestamp::now()).saturating_sub(1), limit).await
+    }
+
+    /// Events behind a position, up to and with another.
+    pub async fn between(&self, after: u64, to: u64, limit: usize) -> Result<Vec<Logged>> {
+        let keys: Vec<Key> = self.log(after + 1, to, false, limit).await?.into_iter().map(|(key, _)| key).collect();
+        self.logged_at(&keys).await
+    }
+}

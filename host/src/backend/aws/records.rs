@@ -1,0 +1,69 @@
+//! Rows of data sets: what one delivery appends to one data set is one item.
+
+use std::sync::Arc;
+
+use super::item::{Item, Key, json, number, text};
+use super::store::Store;
+use super::table::Span;
+use crate::backend::{Error, Page, Result};
+use crate::clock::Timestamp;
+use crate::effects::Record;
+use crate::event::Event;
+use crate::policy::ConsumerName;
+
+/// Rows in one item, in bytes: an item may have 400 KB.
+const ITEM_BYTES_MAX: usize = 300 << 10;
+
+pub fn items(
+    name: &ConsumerName,
+    event: &Event,
+    records: &[Record],
+    now: Timestamp,
+    expires: Option<u64>,
+) -> Result<Vec<Item>> {
+    let mut chunks: Vec<(&Arc<str>, Vec<&str>, usize)> = Vec::new();
+    for Record { dataset, row } in records {
+        match chunks.iter_mut().rev().find(|(of, ..)| *of == dataset) {
+            Some((_, rows, bytes)) if *bytes + row.len() <= ITEM_BYTES_MAX => {
+                rows.push(row);
+                *bytes += row.len();
+            }
+            _ => chunks.push((dataset, vec![row], row.len())),
+        }
+    }
+    let item = |(index, (dataset, rows, _)): (usize, (&Arc<str>, Vec<&str>, usize))| {
+        let Key { pk, sk } = Key::records(dataset, event.position.get(), index);
+        Ok(Item::at(&Key { pk, sk: format!("{sk}#{name}") })
+            .with("by", text(name.as_str()))
+            .with("e", text(event.id.to_string()))
+            .with("t", number(now.as_millis()))
+            .with("rows", json(&rows)?)
+            .with_some("ttl", expires.map(number)))
+    };
+    chunks.into_iter().enumerate().map(item).collect()
+}
+
+/// Rows of a data set, oldest first. The cursor is the item, and how many rows of it were seen.
+pub async fn page(store: &Store, dataset: &str, after: Option<&str>, limit: usize) -> Result<Page<String>> {
+    let wrong = |text: &str| Error::NotACursor(text.into());
+    let (from, mut skip) = match after {
+        Some(after) => {
+            let (item, rows) = after.rsplit_once('+').ok_or_else(|| wrong(after))?;
+            (item.to_owned(), rows.parse::<usize>().map_err(|_| wrong(after))?)
+        }
+        None => ("0".to_owned(), 0),
+    };
+    let span = Span { partition: format!("r#{dataset}"), from, to: "9".into(), newest_first: false, limit: limit + 2 };
+    let mut page = Page { items: Vec::new(), next: None };
+    for item in store.table.query(span).await? {
+        let rows: Vec<String> = item.json("rows")?;
+        for (index, row) in rows.into_iter().enumerate().skip(std::mem::take(&mut skip)) {
+            if page.items.len() == limit {
+                page.next = Some(format!("{}+{index}", item.text("sk")?));
+                return Ok(page);
+            }
+            page.items.push(row);
+        }
+    }
+    Ok(page)
+}

@@ -1,0 +1,428 @@
+//! What the end of a delivery writes, as one transaction.
+//!
+//! Every write carries its own condition, so that what was decided on is still so when it is made: what was read has the
+//! value that was seen, a counter is above its floors, the lanes that events are added to end where they ended, and the
+//! consumer's place is as it was. Which condition failed says what to do: handle again, look at the lanes again, or leave
+//! the delivery to whoever did it.
+
+mod counter;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use self::counter::Counter;
+use super::inbox::Running;
+use super::item::{Item, Key, LaneKey, bytes, json, number, text};
+use super::lane::{Logged, Tail};
+use super::place::{Attempt, Handled, Head, HeadState, Made, Place};
+use super::store::Store;
+use super::table::{Change as Write, Transaction, WRITES_MAX};
+use crate::backend::{AttemptBy, Cause, Error, FailedTry, Keep, Origin, Ran, Result, Settlement, cause};
+use crate::clock::Timestamp;
+use crate::effects::{Effects, Reads, Value};
+use crate::event::{Body, Event, Lane};
+use crate::order::OrderId;
+use crate::policy::{ConsumerName, OnDead};
+use crate::telemetry::meters;
+
+/// Attempts kept of one delivery: how it began, and how it went lately.
+const ATTEMPTS_KEPT_FIRST: usize = 5;
+const ATTEMPTS_KEPT_LAST: usize = 15;
+
+/// Data sets, and events of other lanes, that a place remembers of one delivery.
+const MADE_MAX: usize = 8;
+
+/// What a write is refused for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mark {
+    /// The consumer's place is another, or a stray delivery is gone: somebody else did it.
+    Place,
+    /// What was read holds no more.
+    Read,
+    Floor,
+    /// A lane has gone on.
+    Lane,
+}
+
+/// How a settlement ended.
+#[derive(Debug)]
+pub enum Settled {
+    /// With the place as it is now.
+    Written(Place),
+    Conflict,
+    /// Somebody else was through with it before.
+    Elsewhere,
+}
+
+/// Who settles what.
+pub struct Settling<'a> {
+    pub store: &'a Store,
+    pub name: &'a ConsumerName,
+    pub generation: i64,
+    pub on_dead: OnDead,
+    pub running: &'a Running,
+}
+
+impl Settling<'_> {
+    /// Commits the settlement, or says why it cannot be.
+    pub async fn settle(&self, reads: &Reads, settlement: &Settlement, by: &AttemptBy) -> Result<Settled> {
+        // The lane of the event most likely ends with it, which is tried without a look; what has gone on is looked at.
+        let mut tails = HashMap::from([(self.running.logged.key.clone(), Tail::behind(&self.running.logged))]);
+        let mut looked = false;
+        loop {
+            let Some(mut draft) = self.draft(reads, settlement, &mut tails).await? else {
+                if looked {
+                    return Ok(Settled::Conflict);
+                }
+                self.look(&mut tails).await?;
+                looked = true;
+                continue;
+            };
+            self.forget_surplus(&mut draft).await?;
+            let place = self.end(&mut draft, settlement, by)?;
+            if draft.transaction.len() > WRITES_MAX {
+                self.store.publisher.abandon(&draft.events);
+                return Err(Error::Failed(
+                    format!("{} writes, and DynamoDB takes {WRITES_MAX} at once", draft.transaction.len()).into(),
+                ));
+            }
+            let Err(refused) = self.store.append(draft.transaction, draft.events).await? else {
+                if draft.messages {
+                    self.store.outgoing.notify_one();
+                }
+                return Ok(Settled::Written(place));
+            };
+            if refused.contains(&Mark::Place) {
+                return Ok(Settled::Elsewhere);
+            }
+            if refused.contains(&Mark::Floor) {
+                meters::floor_conflict();
+            }
+            if refused.contains(&Mark::Floor) || refused.contains(&Mark::Read) {
+                return Ok(Settled::Conflict);
+            }
+            self.look(&mut tails).await?;
+            looked = true;
+        }
+    }
+
+    /// Where the lanes end now.
+    async fn look(&self, tails: &mut HashMap<LaneKey, Tail>) -> Result<()> {
+        for (lane, tail) in tails {
+            *tail = self.store.tail(lane).await?;
+        }
+        Ok(())
+    }
+
+    /// Effects and the conditions on what was read; `None` where something does not hold any more.
+    async fn draft(
+        &self,
+        reads: &Reads,
+        settlement: &Settlement,
+        tails: &mut HashMap<LaneKey, Tail>,
+    ) -> Result<Option<Draft>> {
+        let nothing = Effects::default();
+        let effects = match settlement {
+            Settlement::Done { effects, .. } => effects,
+            _ => &nothing,
+        };
+        let mut draft = Draft::default();
+        self.state(&mut draft, reads, effects);
+        let mut orders: BTreeMap<OrderId, Option<u64>> = BTreeMap::new();
+        for (id, seen) in &reads.orders {
+            let lane = LaneKey::of(&Lane::Order(*id));
+            let tail = tail(self.store, tails, &lane).await?;
+            if tail.standing.map(|standing| standing.revision) != *seen {
+                self.store.publisher.abandon(&draft.events);
+                return Ok(None);
+            }
+            orders.insert(*id, *seen);
+        }
+        let event = &self.running.logged.event;
+        for (id, change) in &effects.order_changes {
+            let lane = LaneKey::of(&Lane::Order(*id));
+            let tail = tail(self.store, tails, &lane).await?;
+            let content = self.store.content(*id).await?;
+            let order = tail.standing.zip(content).map(|(standing, content)| standing.order(*id, content));
+            let Some(Ok(order)) = order.map(|order| order.after(change)) else {
+                self.store.publisher.abandon(&draft.events);
+                return Ok(None);
+            };
+            let body = Body::OrderChanged { order, change: change.clone() };
+            self.add(&mut draft, tails, lane, body)?;
+            orders.remove(id);
+        }
+        for custom in &effects.events {
+            let lane = LaneKey::of(&custom.lane());
+            tail(self.store, tails, &lane).await?;
+            self.add(&mut draft, tails, lane, Body::Custom(custom.clone()))?;
+        }
+        // What was read and is not written must stand still, too.
+        for id in orders.into_keys() {
+            let lane = LaneKey::of(&Lane::Order(id));
+            if draft.events.iter().any(|logged| logged.key == lane) {
+                continue;
+            }
+            let next = Key::event(&lane, tails.get(&lane).map_or(0, |tail| tail.seq) + 1);
+            draft.transaction.check(Mark::Lane, next, Write::default().only_if("attribute_not_exists(pk)"));
+        }
+        let now = Timestamp::now();
+        let position = event.position.get();
+        for (index, message) in effects.messages.iter().enumerate() {
+            let id = format!("{}.{}.{}", event.id, index + 1, self.name);
+            let key = Key::message(position, index + 1, self.name);
+            let item = super::outgoing::item(&key, self.name, event, &id, message, now)?;
+            draft.transaction.put(Mark::Place, item);
+            draft.messages = true;
+        }
+        for item in super::records::items(self.name, event, &effects.records, now, self.keep(|it| it.records))? {
+            draft.transaction.put(Mark::Place, item);
+        }
+        Ok(Some(draft))
+    }
+
+    fn add(&self, draft: &mut Draft, tails: &mut HashMap<LaneKey, Tail>, lane: LaneKey, body: Body) -> Result<()> {
+        let cause = &self.running.logged.event;
+        let tail = tails.get(&lane).cloned().unwrap_or_default();
+        let mut logged = self.store.next(&tail, body, Some(cause));
+        logged.by = Some(self.name.clone());
+        logged.astray = cause.order_id().is_some() && logged.event.order_id() != cause.order_id();
+        draft.transaction.create(Mark::Lane, logged.item()?);
+        tails.insert(lane, Tail::behind(&logged));
+        draft.events.push(logged);
+        Ok(())
+    }
+
+    /// Entries and counters: each item once, with the condition on what was read of it and with what becomes of it.
+    fn state(&self, draft: &mut Draft, reads: &Reads, effects: &Effects) {
+        let mut entries: BTreeMap<&Arc<str>, (Option<&Value>, Option<&Value>)> = BTreeMap::new();
+        for (key, seen) in &reads.entries {
+            entries.entry(key).or_default().0 = Some(seen);
+        }
+        for (key, value) in &effects.entries {
+            entries.entry(key).or_default().1 = Some(value);
+        }
+        for (key, (seen, written)) in entries {
+            let key = Key::entry(self.name, self.generation, key);
+            let held = match seen {
+                Some(Some(seen)) => Write::default().only_if("v = :seen").value(":seen", bytes(seen)),
+                Some(None) => Write::default().only_if("attribute_not_exists(pk)"),
+                None => Write::default(),
+            };
+            match written {
+                Some(Some(value)) => {
+                    let write = held.update("SET v = :v").value(":v", bytes(value));
+                    draft.transaction.update(Mark::Read, key, write);
+                }
+                Some(None) => draft.transaction.delete(Mark::Read, key, held),
+                None => draft.transaction.check(Mark::Read, key, held),
+            }
+        }
+        let mut counters: BTreeMap<&Arc<str>, Counter> = BTreeMap::new();
+        for (key, seen) in &reads.counters {
+            counters.entry(key).or_default().seen = Some(*seen);
+        }
+        for adjustment in &effects.adjustments {
+            counters.entry(&adjustment.key).or_default().adjust(adjustment.by, adjustment.floor);
+        }
+        for (key, counter) in counters {
+            let key = Key::counter(self.name, self.generation, key);
+            let (mark, write) = (counter.mark(), counter.held());
+            if counter.adjusted {
+                let write = write.update("SET n = if_not_exists(n, :zero) + :by");
+                let write = write.value(":by", number(counter.by)).value(":zero", number(0));
+                draft.transaction.update(mark, key, write);
+            } else {
+                draft.transaction.check(mark, key, write);
+            }
+        }
+    }
+
+    /// Of many attempts, the first and the last are kept: one between goes for each that comes.
+    async fn forget_surplus(&self, draft: &mut Draft) -> Result<()> {
+        let Running { logged, head, .. } = self.running;
+        if head.is_none() {
+            return Ok(());
+        }
+        let kept = super::place::attempt_keys(self.store, self.name, &logged.key, logged.seq).await?;
+        if kept.len() >= ATTEMPTS_KEPT_FIRST + ATTEMPTS_KEPT_LAST
+            && let Some(surplus) = kept.into_iter().nth(ATTEMPTS_KEPT_FIRST)
+        {
+            draft.transaction.delete(Mark::Place, surplus, Write::default());
+        }
+        Ok(())
+    }
+
+    /// The acknowledgement, or what stands in its place.
+    fn end(&self, draft: &mut Draft, settlement: &Settlement, by: &AttemptBy) -> Result<Place> {
+        let Running { logged, place, head, .. } = self.running;
+        let (seq, candidate) = (logged.seq, matches!(by, AttemptBy::Candidate));
+        let attempts = head.map_or(0, |head| head.attempts) + 1;
+        // Attempts sort by when they ended.
+        let mut number_of = Timestamp::now().as_millis();
+        let mut remember = |draft: &mut Draft, cause: Option<Cause>, ran: &Ran, candidate| {
+            number_of += 1;
+            let attempt = self.attempt(attempts, cause, ran, candidate);
+            let item = attempt.item(self.name, &logged.key, number_of, self.keep(|it| it.attempts))?;
+            draft.transaction.put(Mark::Place, item);
+            Ok::<_, Error>(())
+        };
+        if let AttemptBy::LiveAfter(tried) = by {
+            let FailedTry { cause, ran } = &**tried;
+            remember(draft, Some(cause.clone()), ran, true)?;
+        }
+        let next = match settlement {
+            Settlement::Done { effects, ran } => {
+                // Of what is done at once, the place itself tells.
+                let apart = attempts > 1 || head.is_some() || !ran.calls.is_empty() || !matches!(by, AttemptBy::Live);
+                if apart {
+                    remember(draft, None, ran, candidate)?;
+                }
+                let handled = (!apart)
+                    .then(|| Handled(seq, Timestamp::now().as_millis(), duration_us(ran), Arc::clone(&ran.version)));
+                place.through(seq, handled).with_made(made(draft, seq, effects))
+            }
+            Settlement::Retry { at, cause, ran } => {
+                remember(draft, Some(cause.clone()), ran, candidate)?;
+                place.at(self.head(HeadState::Retrying(*at), attempts))
+            }
+            Settlement::Dead { cause, ran } => {
+                remember(draft, Some(cause.clone()), ran, candidate)?;
+                let parks = self.on_dead == OnDead::Park && !self.running.stray;
+                draft.transaction.put(Mark::Place, self.letter(attempts, cause, ran, parks)?);
+                if parks { place.at(self.head(HeadState::Dead, attempts)) } else { place.through(seq, None) }
+            }
+            Settlement::Released => place.clone(),
+        };
+        let due_key = self.running.due_key(self.name);
+        if self.running.stray {
+            // The lane is past it: its own item is what says that it is still to be done.
+            let gone = Write::default().only_if("ver = :ver").value(":ver", number(self.running.due_ver));
+            match next.head.map(|head| head.state) {
+                Some(HeadState::Retrying(at)) => {
+                    let again = super::due::again(at, attempts, self.running.first_at(), self.running.due_ver);
+                    draft.transaction.update(Mark::Place, due_key, again);
+                }
+                _ => draft.transaction.delete(Mark::Place, due_key, gone),
+            }
+            return Ok(place.clone());
+        }
+        draft.transaction.update(Mark::Place, Key::place(self.name, &logged.key), next.change()?);
+        if let Some(HeadState::Retrying(at)) = next.head.map(|head| head.state) {
+            draft.transaction.put(Mark::Place, super::due::item(&due_key, &logged.key, seq, at));
+        }
+        Ok(next)
+    }
+
+    fn head(&self, state: HeadState, attempts: u32) -> Head {
+        let first_at = Some(self.running.first_at());
+        Head { seq: self.running.logged.seq, state, attempts, first_at, replayed: self.running.replayed() }
+    }
+
+    fn attempt(&self, attempt: u32, cause: Option<Cause>, ran: &Ran, candidate: bool) -> Attempt {
+        Attempt {
+            seq: self.running.logged.seq,
+            attempt,
+            cause,
+            version: Arc::clone(&ran.version),
+            duration_us: duration_us(ran),
+            time: Timestamp::now(),
+            origin: self.running.origin(),
+            edited: self.running.edited,
+            candidate,
+            calls: ran.calls.clone(),
+        }
+    }
+
+    /// What a dead letter is found by and listed with.
+    fn letter(&self, attempts: u32, cause: &Cause, ran: &Ran, parks: bool) -> Result<Item> {
+        let Logged { event, key, seq, .. } = &self.running.logged;
+        Ok(Item::at(&Key::dead_letter(self.name, event.position.get()))
+            .with("l", text(key.as_str()))
+            .with("q", number(seq))
+            .with("id", text(event.id.to_string()))
+            .with("k", text(event.kind()))
+            .with_some("o", event.order_id().map(|id| text(id.to_string())))
+            .with("n", number(attempts))
+            .with("out", text(cause.kind.as_str()))
+            .with("why", text(&cause.detail))
+            .with("gen", text(cause::in_general(&cause.detail)))
+            .with_some("trace", cause.backtrace.as_deref().map(text))
+            .with("v", text(&*ran.version))
+            .with("t", number(Timestamp::now().as_millis()))
+            .with_some("parks", parks.then(|| number(1))))
+    }
+
+    fn keep(&self, what: impl Fn(&crate::backend::Retention) -> Keep) -> Option<u64> {
+        match what(&self.store.retention.lock()) {
+            Keep::For(time) => Some(Timestamp::now().plus(time).as_millis() / 1_000),
+            Keep::Forever => None,
+        }
+    }
+}
+
+/// What is to be written, as far as it is decided.
+#[derive(Default)]
+struct Draft {
+    transaction: Transaction<Mark>,
+    events: Vec<Logged>,
+    messages: bool,
+}
+
+/// What the order's timeline is to tell of that is not in its lane.
+fn made(draft: &Draft, seq: u64, effects: &Effects) -> Option<Made> {
+    let mut rows: Vec<(Arc<str>, u64)> = Vec::new();
+    for record in &effects.records {
+        match rows.iter_mut().find(|(dataset, _)| *dataset == record.dataset) {
+            Some((_, count)) => *count += 1,
+            None => rows.push((Arc::clone(&record.dataset), 1)),
+        }
+    }
+    let astray = draft.events.iter().filter(|logged| logged.astray);
+    let events: Vec<_> = astray.take(MADE_MAX).map(|logged| (logged.key.as_str().to_owned(), logged.seq)).collect();
+    rows.truncate(MADE_MAX);
+    (!rows.is_empty() || !events.is_empty()).then(|| Made(seq, Timestamp::now().as_millis(), rows, events))
+}
+
+async fn tail(store: &Store, tails: &mut HashMap<LaneKey, Tail>, lane: &LaneKey) -> Result<Tail> {
+    if let Some(tail) = tails.get(lane) {
+        return Ok(tail.clone());
+    }
+    let tail = store.tail(lane).await?;
+    tails.insert(lane.clone(), tail.clone());
+    Ok(tail)
+}
+
+pub fn duration_us(ran: &Ran) -> u64 {
+    u64::try_from(ran.duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// How an event came to a consumer.
+pub fn origin(replayed: bool, past: bool) -> Origin {
+    match (replayed, past) {
+        (true, _) => Origin::Replay,
+        (false, true) => Origin::Backfill,
+        (false, false) => Origin::Live,
+    }
+}
+
+/// The event as the consumer gets it, where a person edited it.
+pub fn as_edited(event: &Arc<Event>, data: &serde_json::value::RawValue) -> Result<Arc<Event>> {
+    let wrong = |error: serde_json::Error| Error::Failed(error.to_string().into());
+    let body = match &event.body {
+        Body::OrderChanged { order, change } => {
+            let content = Arc::new(serde_json::from_str(data.get()).map_err(wrong)?);
+            Body::OrderChanged { order: crate::order::Order { content, ..order.clone() }, change: change.clone() }
+        }
+        Body::Custom(custom) => Body::Custom(crate::event::Custom { data: data.to_owned().into(), ..custom.clone() }),
+    };
+    Ok(Arc::new(Event { body, ..(**event).clone() }))
+}
+
+/// What of an edited body is kept.
+pub fn copy_of(body: &Body) -> Result<aws_sdk_dynamodb::types::AttributeValue> {
+    match body {
+        Body::OrderChanged { order, .. } => json(&*order.content),
+        Body::Custom(custom) => Ok(text(custom.data.get())),
+    }
+}

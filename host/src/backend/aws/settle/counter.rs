@@ -1,0 +1,99 @@
+//! Reads and adjustments of one counter, as one write.
+
+use super::Mark;
+use crate::backend::aws::item::number;
+use crate::backend::aws::table::Change as Write;
+
+/// What becomes of one counter: all adjustments of it as one, since a transaction names an item once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counter {
+    pub seen: Option<i64>,
+    pub adjusted: bool,
+    pub by: i128,
+    /// The value before must be at least this, so that no step goes below its floor.
+    at_least: Option<i128>,
+    /// The lowest and the highest sum on the way.
+    low: i128,
+    high: i128,
+}
+
+impl Counter {
+    pub fn adjust(&mut self, by: i64, floor: Option<i64>) {
+        self.adjusted = true;
+        self.by += i128::from(by);
+        self.low = self.low.min(self.by);
+        self.high = self.high.max(self.by);
+        if let Some(floor) = floor {
+            let least = i128::from(floor) - self.by;
+            self.at_least = Some(self.at_least.map_or(least, |other| other.max(least)));
+        }
+    }
+
+    pub fn mark(&self) -> Mark {
+        if self.seen.is_some() { Mark::Read } else { Mark::Floor }
+    }
+
+    /// The condition on the value before.
+    pub fn held(&self) -> Write {
+        // A counter that is not there stands at 0.
+        let absent = |holds: bool| if holds { "attribute_not_exists(n) OR " } else { "attribute_exists(n) AND " };
+        let (mut conditions, mut write) = (Vec::new(), Write::default());
+        if let Some(seen) = self.seen {
+            conditions.push(format!("({}n = :seen)", absent(seen == 0)));
+            write = write.value(":seen", number(seen));
+        }
+        if self.adjusted {
+            // Within 64 bits all the way.
+            let least = self.at_least.unwrap_or(i128::MIN).max(i128::from(i64::MIN) - self.low);
+            if self.at_least.is_some() || self.low < 0 {
+                conditions.push(format!("({}n >= :least)", absent(least <= 0)));
+                write = write.value(":least", number(least));
+            }
+            if self.high > 0 {
+                let most = i128::from(i64::MAX) - self.high;
+                conditions.push(format!("({}n <= :most)", absent(most >= 0)));
+                write = write.value(":most", number(most));
+            }
+        }
+        if conditions.is_empty() { write } else { write.only_if(conditions.join(" AND ")) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Whether the condition lets a value pass, read as DynamoDB would.
+    fn passes(counter: &Counter, value: Option<i64>) -> bool {
+        let n = i128::from(value.unwrap_or(0));
+        let seen = counter.seen.is_none_or(|seen| i128::from(seen) == n);
+        let least = counter.at_least.unwrap_or(i128::MIN).max(i128::from(i64::MIN) - counter.low);
+        let within = !counter.adjusted || (n >= least && n <= i128::from(i64::MAX) - counter.high.max(0));
+        seen && within
+    }
+
+    proptest! {
+        /// One merged write does what the adjustments would have done one by one.
+        #[test]
+        fn merged_adjustments_hold_where_each_would(
+            start in prop::option::of(prop_oneof![-20_i64..20, Just(i64::MAX), Just(i64::MIN)]),
+            steps in prop::collection::vec((-10_i64..10, prop::option::of(-10_i64..10)), 1..6),
+        ) {
+            let mut counter = Counter::default();
+            let (mut value, mut holds) = (start.unwrap_or(0), true);
+            for (by, floor) in &steps {
+                counter.adjust(*by, *floor);
+                match value.checked_add(*by) {
+                    Some(sum) if floor.is_none_or(|floor| sum >= floor) => value = sum,
+                    _ => holds = false,
+                }
+            }
+            prop_assert_eq!(passes(&counter, start), holds, "{:?} {:?}", counter, start);
+            if holds {
+                prop_assert_eq!(i128::from(start.unwrap_or(0)) + counter.by, i128::from(value));
+            }
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! What all ports of this backend share: the table, the lanes in it, and who is to hear of what was written.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::clients::Clients;
+use super::clock::Positions;
+use super::inbox::AwsInbox;
+use super::item::{Item, Key, LaneKey, event_sort};
+use super::lane::{Logged, Tail, content_of, tail_of};
+use super::publisher::Publisher;
+use super::resources::Shared;
+use super::settings::Settings;
+use super::table::{Span, Table};
+use crate::backend::recent::Recent;
+use crate::backend::{Result, Retention};
+use crate::clock::Timestamp;
+use crate::event::{Lane, Position};
+use crate::order::{Content, Order, OrderId};
+use crate::policy::ConsumerName;
+
+/// Contents of orders in memory, in each of two generations.
+const CONTENTS_MAX: usize = 8_192;
+/// The last number of a lane that a key can hold.
+const SEQ_MAX: u64 = 9_999_999_999;
+
+pub struct Store {
+    pub clients: Clients,
+    pub settings: Settings,
+    pub shared: Shared,
+    pub table: Table,
+    pub positions: Positions,
+    pub publisher: Publisher,
+    pub inboxes: Mutex<BTreeMap<ConsumerName, Arc<AwsInbox>>>,
+    pub retention: Mutex<Retention>,
+    /// Rung when messages may be due.
+    pub outgoing: tokio::sync::Notify,
+    pub failed: watch::Sender<Option<Arc<str>>>,
+    pub stopping: CancellationToken,
+    pub tasks: TaskTracker,
+    /// What orders are about never changes, so it is read once.
+    contents: Mutex<Recent<OrderId, Arc<Content>>>,
+}
+
+impl Store {
+    pub fn new(clients: Clients, settings: Settings, shared: Shared, slot: u64) -> Self {
+        let table = Table::new(clients.dynamodb.clone(), shared.table.clone());
+        let publisher = Publisher::new(clients.sns.clone(), &shared);
+        Self {
+            clients,
+            settings,
+            shared,
+            table,
+            positions: Positions::new(slot),
+            publisher,
+            inboxes: Mutex::default(),
+            retention: Mutex::default(),
+            outgoing: tokio::sync::Notify::new(),
+            failed: watch::Sender::new(None),
+            stopping: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+            contents: Mutex::new(Recent::new(CONTENTS_MAX)),
+        }
+    }
+
+    /// Closes the store for good: another host may have taken this one's place.
+    pub fn fail(&self, why: &str) {
+        tracing::error!(why, "the store is closed; start the host again");
+        self.failed.send_if_modified(|failed| {
+            let first = failed.is_none();
+            failed.get_or_insert_with(|| why.into());
+            first
+        });
+    }
+
+    /// A position for the next event of a lane. It is open until the event was published, or was not written.
+    pub fn position(&self, tail: &Tail) -> Position {
+        self.publisher.open(|| self.positions.next(Timestamp::now(), tail.position))
+    }
+
+    pub fn inbox(&self, name: &ConsumerName) -> Option<Arc<AwsInbox>> {
+        self.inboxes.lock().get(name).cloned()
+    }
+
+    pub fn inboxes(&self) -> Vec<Arc<AwsInbox>> {
+        self.inboxes.lock().values().cloned().collect()
+    }
+
+    /// Where a lane ends; the default where it has no event.
+    pub async fn tail(&self, lane: &LaneKey) -> Result<Tail> {
+        let span = Span { newest_first: true, limit: 1, ..whole(lane) };
+        self.table.query(span).await?.first().map_or_else(|| Ok(Tail::default()), tail_of)
+    }
+
+    /// Events of a lane from number `from` up to and with `to`, oldest first, at most `limit`.
+    pub async fn logged(&self, lane: &LaneKey, from: u64, to: u64, limit: usize) -> Result<Vec<Logged>> {
+        let span = Span { from: event_sort(from), to: event_sort(to.min(SEQ_MAX)), limit, ..whole(lane) };
+        let items = self.table.query(span).await?;
+        self.read(&items).await
+    }
+
+    /// All events of a lane behind number `after`.
+    pub async fn logged_after(&self, lane: &LaneKey, after: u64, limit: usize) -> Result<Vec<Logged>> {
+        self.logged(lane, after + 1, SEQ_MAX, limit).await
+    }
+
+    /// Events by their keys, in the order in which they are asked for. What is not there is left out.
+    pub async fn logged_at(&self, keys: &[Key]) -> Result<Vec<Logged>> {
+        let mut found = self.table.get_all(keys.iter().cloned()).await?;
+        let items: Vec<Item> = keys.iter().filter_map(|key| found.remove(key)).collect();
+        self.read(&items).await
+    }
+
+    async fn read(&self, items: &[Item]) -> Result<Vec<Logged>> {
+        let mut read = Vec::with_capacity(items.len());
+        for item in items {
+            let content = match order_of(item) {
+                Some(id) if item.text_or_none("ch").is_some() => match content_of(item)? {
+                    Some(content) => Some(self.keep(id, content)),
+                    None => self.content(id).await?,
+                },
+                _ => None,
+            };
+            read.push(Logged::read(item, content.as_ref())?);
+        }
+        Ok(read)
+    }
+
+    fn keep(&self, id: OrderId, content: Content) -> Arc<Content> {
+        let content = Arc::new(content);
+        self.contents.lock().insert(id, Arc::clone(&content), |_| false);
+        content
+    }
+
+    /// What an order is about.
+    pub async fn content(&self, id: OrderId) -> Result<Option<Arc<Content>>> {
+        if let Some(content) = self.contents.lock().get(&id) {
+            return Ok(Some(Arc::clone(content)));
+        }
+        let Some(item) = self.table.get(&Key::event(&LaneKey::of(&Lane::Order(id)), 1)).await? else { return Ok(None) };
+        Ok(content_of(&item)?.map(|content| self.keep(id, content)))
+    }
+
+    /// An order as it stands, and the end of its lane.
+    pub async fn order(&self, id: OrderId) -> Result<(Option<Order>, Tail)> {
+        let tail = self.tail(&LaneKey::of(&Lane::Order(id))).await?;
+        let Some(standing) = tail.standing else { return Ok((None, tail)) };
+        let content = self.content(id).await?;
+        Ok((content.map(|content| standing.order(id, content)), tail))
+    }
+
+    /// Several orders as they stand, in the order in which they are asked for.
+    pub async fn orders(&self, ids: impl IntoIterator<Item = OrderId>) -> Result<Vec<Order>> {
+        let mut orders = Vec::new();
+        for id in ids {
+            orders.extend(self.order(id).await?.0);
+        }
+        Ok(orders)
+    }
+}
+
+fn whole(lane: &LaneKey) -> Span {
+    let (from, to) = (event_sort(0), event_sort(SEQ_MAX));
+    Span { partition: lane.partition(), from, to, newest_first: false, limit: usize::MAX }
+}
+
+/// The order whose lane the item is in.
+fn order_of(item: &Item) -> Option<OrderId> {
+    item.text_or_none("pk")?.strip_prefix("l#o#")?.parse().ok()
+}

@@ -1,0 +1,153 @@
+//! The history of versions, and which of them are kept.
+
+use std::collections::BTreeSet;
+
+use async_trait::async_trait;
+
+use super::Aws;
+use super::item::{Item, Key, json, number};
+use super::table::{Change, Span, Transaction};
+use crate::backend::{Durable, Error, HISTORY_MAX, HistoryEntry, Result, Standing, Turn, TurnOutcome, Versions};
+use crate::clock::Timestamp;
+use crate::policy::ConsumerName;
+use crate::version::Hash;
+
+/// Partition of what is kept: `<consumer>#<hash>`.
+const KEPT: &str = "k";
+
+/// A row of the history, with its number.
+struct Row {
+    key: Key,
+    number: u64,
+    time: Timestamp,
+    turn: Turn,
+}
+
+/// A version that is kept, with the number of the last row that speaks of it.
+struct Kept {
+    key: Key,
+    by: String,
+    hash: Hash,
+    number: u64,
+}
+
+#[async_trait]
+impl Versions for Aws {
+    async fn record(&self, name: &ConsumerName, turn: Turn, keep: usize) -> Result<Durable<Vec<Hash>>> {
+        loop {
+            let rows = self.rows(name).await?;
+            if turn.outcome == TurnOutcome::Refused && rows.first().is_some_and(|last| last.turn == turn) {
+                return Ok(Durable::assert(Vec::new()));
+            }
+            let row = rows.first().map_or(0, |last| last.number) + 1;
+            let mut transaction = Transaction::default();
+            let item = Item::at(&row_key(name, row)).with("t", number(Timestamp::now().as_millis()));
+            // Two hosts that record at the same time take different numbers.
+            transaction.create((), item.with("turn", json(&turn)?));
+            let last_live = rows.iter().find(|row| row.turn.outcome != TurnOutcome::Refused).map(|row| row.number);
+            let stays = turn.outcome == TurnOutcome::Refused;
+            for old in rows.iter().skip(HISTORY_MAX - 1).filter(|old| !stays || last_live != Some(old.number)).take(8) {
+                transaction.delete((), old.key.clone(), Change::default());
+            }
+            let mut gone = Vec::new();
+            if turn.outcome != TurnOutcome::Refused {
+                gone = self.keep(name, &turn, row, keep, &mut transaction).await?;
+            }
+            if self.store.table.transact(transaction).await?.is_ok() {
+                return Ok(Durable::assert(gone));
+            }
+        }
+    }
+
+    async fn standing(&self, name: &ConsumerName) -> Result<Option<Standing>> {
+        let rows = self.rows(name).await?;
+        let newest = rows.into_iter().map(|row| row.turn).find(|turn| turn.outcome != TurnOutcome::Refused);
+        Ok(newest.map(|Turn { outcome, reason, file, live }| Standing { outcome, file: file.hash, live, reason }))
+    }
+
+    async fn history(&self, name: &ConsumerName, limit: usize) -> Result<Vec<HistoryEntry>> {
+        let kept: BTreeSet<Hash> =
+            self.all_kept().await?.into_iter().filter(|kept| kept.by == name.as_str()).map(|kept| kept.hash).collect();
+        let rows = self.rows(name).await?.into_iter().take(limit);
+        let entry = |Row { time, turn, .. }: Row| {
+            let kept = turn.file.hash.is_some_and(|hash| kept.contains(&hash));
+            HistoryEntry { time, turn, kept }
+        };
+        Ok(rows.map(entry).collect())
+    }
+
+    async fn kept(&self) -> Result<BTreeSet<Hash>> {
+        Ok(self.all_kept().await?.into_iter().map(|kept| kept.hash).collect())
+    }
+}
+
+fn row_key(name: &ConsumerName, row: u64) -> Key {
+    Key { pk: format!("v#{name}"), sk: format!("{row:010}") }
+}
+
+impl Aws {
+    /// A consumer that is forgotten has no history and keeps no version.
+    pub(super) async fn forget_versions(&self, name: &ConsumerName) -> Result<()> {
+        self.store.table.clear_partition(&row_key(name, 0).pk).await?;
+        for kept in self.all_kept().await?.into_iter().filter(|kept| kept.by == name.as_str()) {
+            self.store.table.delete(&kept.key).await?;
+        }
+        Ok(())
+    }
+
+    /// Newest first.
+    async fn rows(&self, name: &ConsumerName) -> Result<Vec<Row>> {
+        let (partition, from, to) = (row_key(name, 0).pk, "0".to_owned(), "9".repeat(10));
+        let items = self.store.table.query(Span { partition, from, to, newest_first: true, limit: usize::MAX }).await?;
+        let row = |item: &Item| {
+            let key = Key { pk: item.text("pk")?.to_owned(), sk: item.text("sk")?.to_owned() };
+            Ok(Row { key, number: item.parse("sk")?, time: item.time("t")?, turn: item.json("turn")? })
+        };
+        items.iter().map(row).collect()
+    }
+
+    async fn all_kept(&self) -> Result<Vec<Kept>> {
+        let (partition, from, to) = (KEPT.to_owned(), "a".to_owned(), "~".to_owned());
+        let items =
+            self.store.table.query(Span { partition, from, to, newest_first: false, limit: usize::MAX }).await?;
+        let kept = |item: &Item| {
+            let sort = item.text("sk")?.to_owned();
+            let (by, hash) =
+                sort.split_once('#').ok_or_else(|| Error::Failed(format!("{sort} is no version").into()))?;
+            let hash = hash.parse().map_err(|error| Error::Failed(format!("{error}").into()))?;
+            let by = by.to_owned();
+            Ok(Kept { key: Key { pk: KEPT.to_owned(), sk: sort }, by, hash, number: item.number("n")? })
+        };
+        items.iter().map(kept).collect()
+    }
+
+    /// Keeps the newest `keep` versions and those of this row; what nobody keeps any more.
+    async fn keep(
+        &self,
+        name: &ConsumerName,
+        turn: &Turn,
+        row: u64,
+        keep: usize,
+        transaction: &mut Transaction<()>,
+    ) -> Result<Vec<Hash>> {
+        // A file that is kept out is none to go back to.
+        let file = turn.file.hash.filter(|_| turn.outcome != TurnOutcome::RolledBack);
+        let spoken_of: BTreeSet<Hash> = [file, turn.live].into_iter().flatten().collect();
+        for hash in &spoken_of {
+            let key = Key { pk: KEPT.to_owned(), sk: format!("{name}#{hash}") };
+            transaction.put((), Item::at(&key).with("n", number(row)));
+        }
+        let all = self.all_kept().await?;
+        let mut own: Vec<&Kept> =
+            all.iter().filter(|kept| kept.by == name.as_str() && !spoken_of.contains(&kept.hash)).collect();
+        own.sort_by_key(|kept| (std::cmp::Reverse(kept.number), kept.hash));
+        let mut gone = Vec::new();
+        for surplus in own.into_iter().skip(keep.saturating_sub(spoken_of.len())) {
+            transaction.delete((), surplus.key.clone(), Change::default());
+            if !all.iter().any(|other| other.hash == surplus.hash && other.by != name.as_str()) {
+                gone.push(surplus.hash);
+            }
+        }
+        Ok(gone)
+    }
+}
