@@ -225,6 +225,32 @@ async fn a_rebuilt_state_holds_each_event_once_and_in_order_whatever_happens(hom
     tell(&home, 64, (steps(10), steps(80)), async |home, (history, steps)| Story::run(home, history, steps).await);
 }
 
+/// What a rebuild had looked at when its host died has to come again before what was put off then.
+async fn what_was_put_off_comes_behind_what_a_dead_host_was_at(home: Place) {
+    for _ in 0..8 {
+        let steps = vec![
+            Step::Publish(0),
+            Step::Lease,
+            Step::End(0, How::Done),
+            Step::Publish(0),
+            Step::Lease,
+            Step::Place,
+            Step::Lease,
+            Step::End(0, How::Retry),
+            Step::Rebuild,
+            Step::End(0, How::Done),
+            Step::Lease,
+            Step::Lease,
+            Step::Reopen,
+            Step::Steer(BackfillStep::Pause),
+            Step::Lease,
+            Step::Lease,
+        ];
+        Story::run(home.another(), Vec::new(), steps).await;
+    }
+}
+
 claims! {
     a_rebuilt_state_holds_each_event_once_and_in_order_whatever_happens on [embedded],
+    what_was_put_off_comes_behind_what_a_dead_host_was_at on [embedded],
 }

@@ -7,6 +7,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use super::Past;
 use crate::backend::embedded::commit::ConsumerNumber;
 use crate::backend::embedded::generations::Looked;
+use crate::backend::embedded::progress::Progress;
 use crate::backend::embedded::{Store, rows};
 use crate::event::Event;
 
@@ -16,7 +17,8 @@ const CHUNK: usize = 256;
 /// Past events, and what became of their deliveries.
 #[derive(Debug, Default)]
 pub struct Look {
-    /// Deferred before, and over now. Where there are some, nothing else was looked for: they come first.
+    /// Deferred before, and over now: those that nothing that was not looked at stands before. Where there are some, nothing
+    /// else was looked for: they come first.
     pub over: Vec<(Arc<Event>, Found)>,
     pub fresh: Vec<(Arc<Event>, Found)>,
     /// The positions that `fresh` is about.
@@ -56,24 +58,31 @@ impl Look {
         // What is over was done before anything behind it in its lane: both are seen, or neither is.
         let _moment = connection.unchecked_transaction()?;
         let mut look = Self::default();
-        for position in over(connection, past)? {
+        let done = done(connection, past)?;
+        let fresh = past.looked.first_missing_of(&done);
+        let mut over = over(connection, past)?;
+        // After a restart, what was in the queue has to be looked at again, and may be of the same lane.
+        over.retain(|position| fresh.is_none_or(|(first, _)| *position < first));
+        for position in over {
             let Some(event) = event_at(store, position)? else { continue };
             let found = if is_discarded(connection, past, position)? { Found::Discarded } else { Found::Done };
             look.over.push((event, found));
         }
         if look.over.is_empty() {
-            look.find_fresh(store, connection, past)?;
+            look.find_fresh(store, connection, past, (&done, fresh))?;
         }
         Ok(look)
     }
 
-    fn find_fresh(&mut self, store: &Store, disk: &Connection, past: &Past) -> rusqlite::Result<()> {
-        let done = disk
-            .prepare_cached("SELECT position, ahead FROM consumers WHERE number = ?1")?
-            .query_row([past.filling.consumer], |row| rows::progress(row, 0))
-            .optional()?
-            .unwrap_or_default();
-        let Some((first, last)) = past.looked.first_missing_of(&done) else {
+    /// Events between `fresh`, the first positions that are done and were not looked at.
+    fn find_fresh(
+        &mut self,
+        store: &Store,
+        disk: &Connection,
+        past: &Past,
+        (done, fresh): (&Progress, Option<(u64, u64)>),
+    ) -> rusqlite::Result<()> {
+        let Some((first, last)) = fresh else {
             self.rest = Some(0);
             return Ok(());
         };
@@ -96,6 +105,15 @@ impl Look {
         self.rest = Some(done.newest().saturating_sub(last));
         Ok(())
     }
+}
+
+/// What the consumer is through with.
+fn done(disk: &Connection, past: &Past) -> rusqlite::Result<Progress> {
+    let found = disk
+        .prepare_cached("SELECT position, ahead FROM consumers WHERE number = ?1")?
+        .query_row([past.filling.consumer], |row| rows::progress(row, 0))
+        .optional()?;
+    Ok(found.unwrap_or_default())
 }
 
 const EXCEPTIONS: &str =
