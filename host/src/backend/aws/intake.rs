@@ -1,6 +1,6 @@
 //! Orders and events on their way in.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -122,7 +122,7 @@ impl Aws {
         for (key, item) in known {
             accepted.insert(key, item.parse("e")?);
         }
-        let mut tails: HashMap<LaneKey, Tail> = HashMap::new();
+        let mut tails = self.tails(events.iter().take(WRITES_MAX)).await?;
         let (mut transaction, mut logged, mut published) = (Transaction::default(), Vec::new(), Vec::new());
         let mut bytes = 0;
         for (custom, origin) in events.iter().zip(origins) {
@@ -135,10 +135,7 @@ impl Aws {
                 break;
             }
             let lane = LaneKey::of(&custom.lane());
-            let tail = match tails.get(&lane) {
-                Some(tail) => tail.clone(),
-                None => self.store.tail(&lane).await?,
-            };
+            let tail = tails.remove(&lane).unwrap_or_default();
             let next = self.store.next(&tail, Body::Custom(custom.clone()), None);
             tails.insert(lane, Tail::behind(&next));
             let id = next.event.id;
@@ -156,6 +153,13 @@ impl Aws {
         }
         let done = self.store.append(transaction, logged).await?;
         Ok(if done.is_ok() { published } else { Vec::new() })
+    }
+
+    /// Where the lanes of these events end.
+    async fn tails(&self, events: impl Iterator<Item = &Custom>) -> Result<HashMap<LaneKey, Tail>> {
+        let lanes: HashSet<LaneKey> = events.map(|custom| LaneKey::of(&custom.lane())).collect();
+        let tails = lanes.into_iter().map(|lane| async move { Ok((lane.clone(), self.store.tail(&lane).await?)) });
+        futures::future::try_join_all(tails).await.map(HashMap::from_iter)
     }
 
     /// What the order says that a key or a reference was first used for.
