@@ -65,7 +65,7 @@ impl Run {
         }
         shops.serve_by(hosts[0].client());
         let ledger = shops.close();
-        let patience = Duration::from_secs(180) + Duration::from_secs(2) * self.kills;
+        let patience = Duration::from_secs(600) + Duration::from_secs(2) * self.kills;
         let logs = || hosts.iter().map(TestHost::log).collect::<Vec<_>>().join("\n---\n");
         books::settled(&hosts[0].client(), patience).map_err(|left| format!("{left}\n{}", logs()))?;
         let faults = books::faults(&hosts[0].client(), &ledger);
