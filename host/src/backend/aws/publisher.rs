@@ -133,16 +133,16 @@ impl Publisher {
     pub async fn run(store: Arc<Store>) {
         let publisher = &store.publisher;
         let mut requests = JoinSet::new();
+        let mut looks = tokio::time::interval(UNSURE / 4);
         loop {
             while let Some(batch) = publisher.state.lock().take() {
                 let store = Arc::clone(&store);
                 requests.spawn(async move { store.publisher.send(batch).await });
             }
-            let look = tokio::time::sleep(UNSURE / 4);
             tokio::select! {
                 () = publisher.changed.notified() => {}
                 Some(_) = requests.join_next() => {}
-                () = look => publisher.look(&store).await,
+                _ = looks.tick() => publisher.look(&store).await,
                 () = store.stopping.cancelled() => break,
             }
         }

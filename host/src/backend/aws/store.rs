@@ -27,7 +27,7 @@ use crate::policy::ConsumerName;
 /// Contents of orders in memory, in each of two generations.
 const CONTENTS_MAX: usize = 8_192;
 /// The last number of a lane that a key can hold.
-const SEQ_MAX: u64 = 9_999_999_999;
+pub const SEQ_MAX: u64 = 9_999_999_999;
 
 pub struct Store {
     pub clients: Clients,

@@ -151,6 +151,24 @@ impl LaneIn {
         done
     }
 
+    /// The first of its events, leased; `None` where it has none.
+    fn running_as(&self, key: &LaneKey, ticket: u64, leased_at: Timestamp) -> Option<Running> {
+        let work = self.queue.front()?;
+        Some(Running {
+            ticket,
+            lane: key.clone(),
+            logged: work.logged.clone(),
+            event: Arc::clone(&work.event),
+            place: self.place.clone(),
+            head: work.head,
+            edited: work.edited,
+            stray: work.stray,
+            due_ver: self.due.as_ref().map_or(0, |due| due.ver),
+            past: work.past,
+            leased_at,
+        })
+    }
+
     pub fn is_empty(&self) -> bool {
         self.queue.is_empty()
     }
@@ -183,7 +201,8 @@ pub struct Desk {
     lanes: HashMap<LaneKey, LaneIn>,
     /// Lanes whose first event may run.
     ready: VecDeque<LaneKey>,
-    running: HashMap<u64, LaneKey>,
+    /// Leases that count: of which lane, and since when.
+    running: HashMap<u64, (LaneKey, Timestamp)>,
     policy: Option<InboxPolicy>,
     pub paused: bool,
     pace: Option<Pace>,
@@ -312,26 +331,14 @@ impl Desk {
             let Some(lane) = self.lanes.get_mut(&key).filter(|lane| lane.running.is_none() && !lane.looking) else {
                 continue;
             };
-            let Some(work) = lane.queue.front() else { continue };
+            let Some(running) = lane.running_as(&key, self.tickets + 1, now) else { continue };
             self.tickets += 1;
             lane.running = Some(self.tickets);
-            self.running.insert(self.tickets, key.clone());
+            self.running.insert(self.tickets, (key, now));
             if let Some(pace) = &mut self.pace {
                 pace.started(now);
             }
-            return Some(Running {
-                ticket: self.tickets,
-                lane: key,
-                logged: work.logged.clone(),
-                event: Arc::clone(&work.event),
-                place: lane.place.clone(),
-                head: work.head,
-                edited: work.edited,
-                stray: work.stray,
-                due_ver: lane.due.as_ref().map_or(0, |due| due.ver),
-                past: work.past,
-                leased_at: now,
-            });
+            return Some(running);
         }
     }
 
@@ -343,22 +350,9 @@ impl Desk {
 
     /// What a lease was given, as long as it counts.
     pub fn running_of(&self, ticket: u64) -> Option<Running> {
-        let key = self.running.get(&ticket)?;
+        let (key, leased_at) = self.running.get(&ticket)?;
         let lane = self.lanes.get(key).filter(|lane| lane.running == Some(ticket))?;
-        let work = lane.queue.front()?;
-        Some(Running {
-            ticket,
-            lane: key.clone(),
-            logged: work.logged.clone(),
-            event: Arc::clone(&work.event),
-            place: lane.place.clone(),
-            head: work.head,
-            edited: work.edited,
-            stray: work.stray,
-            due_ver: lane.due.as_ref().map_or(0, |due| due.ver),
-            past: work.past,
-            leased_at: Timestamp::now(),
-        })
+        lane.running_as(key, ticket, *leased_at)
     }
 
     /// It was not handled: it is the first to run again.

@@ -18,7 +18,7 @@ use crate::backend::aws::item::{Key, LaneKey};
 use crate::backend::aws::lane::{ENVELOPE_VERSION, Envelope, Logged};
 use crate::backend::aws::place::Place;
 use crate::backend::aws::publisher::ENVELOPE_ATTRIBUTE;
-use crate::backend::aws::store::Store;
+use crate::backend::aws::store::{SEQ_MAX, Store};
 use crate::backend::aws::table::failed;
 use crate::clock::Timestamp;
 
@@ -367,6 +367,9 @@ async fn open(store: &Store, message: &Message) -> Result<Opened> {
         Ok(envelope) => envelope,
         Err(error) => return Ok(Opened::Nothing(error.to_string())),
     };
+    if !(1..SEQ_MAX).contains(&envelope.seq) {
+        return Ok(Opened::Nothing(format!("no lane has an event {}", envelope.seq)));
+    }
     if envelope.by_reference {
         let logged = store.logged(&LaneKey::known(envelope.lane), envelope.seq, envelope.seq, 1).await?.pop();
         return Ok(logged.map_or(Opened::Gone, |logged| Opened::Event(Box::new(logged))));
