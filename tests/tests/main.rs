@@ -10,6 +10,7 @@ mod carrier;
 mod command_line;
 mod compiling;
 mod contracts;
+mod cost;
 mod crash;
 mod dead_letters;
 mod emulators;

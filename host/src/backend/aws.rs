@@ -22,6 +22,7 @@ mod clock;
 mod consumers;
 mod dead_letters;
 mod due;
+mod gather;
 mod hosts;
 mod inbox;
 mod intake;
@@ -82,6 +83,7 @@ pub async fn open(settings: &Settings) -> Result<Backend, OpenError> {
     store.tasks.spawn(Publisher::run(Arc::clone(&store)));
     store.tasks.spawn(hosts::run(Arc::clone(&store), slot));
     store.tasks.spawn(Arc::clone(&store).follow());
+    store.tasks.spawn(settle::intent::sweep(Arc::clone(&store)));
     let aws = Arc::new(Aws { store, slot: number });
     Ok(Backend {
         intake: Arc::clone(&aws) as _,
@@ -115,6 +117,7 @@ impl Lifecycle for Aws {
         for inbox in self.store.inboxes() {
             inbox.close().await;
         }
+        self.give_back_messages().await;
         // The publisher runs until what it has is out.
         hosts::leave(&self.store, self.slot).await;
         self.store.count_done().await;

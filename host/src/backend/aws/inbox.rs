@@ -19,13 +19,15 @@ mod desk;
 mod receive;
 mod view;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, OwnedMutexGuard};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -38,7 +40,7 @@ use super::due::{self, Due};
 use super::item::LaneKey;
 use super::place::{self, HeadState, Place};
 use super::resources::Queue;
-use super::settle::{Settled, Settling};
+use super::settle::{Committer, Settled, Settling};
 use super::store::Store;
 use crate::backend::{
     Delivery, Error, Excess, Finished, Generation, Inbox, InboxPolicy, Lease, Result, Settlement, View,
@@ -54,11 +56,14 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const DUE_BATCH: usize = 50;
 /// Before a delivery that could not be settled is tried again.
 const AGAIN: Duration = Duration::from_millis(200);
+/// How long a delivery that met others waits for its turn; then it is handled beside them.
+const TURN_MAX: Duration = Duration::from_millis(300);
 
 pub struct AwsInbox {
     pub name: ConsumerName,
     pub queue: Queue,
     store: Arc<Store>,
+    committer: Arc<Committer>,
     desk: Mutex<Desk>,
     /// What the table says of the consumer, as it was last read.
     known: Mutex<Known>,
@@ -71,6 +76,9 @@ pub struct AwsInbox {
     tasks: TaskTracker,
     /// Held while lanes are brought into memory.
     sorting: tokio::sync::Mutex<()>,
+    /// Deliveries that met others in what they read are handled one after another from then on: each of these leases has its turn.
+    turn: Arc<tokio::sync::Mutex<()>>,
+    turns: Mutex<HashMap<u64, OwnedMutexGuard<()>>>,
     /// Questions to the queue at once, besides the first.
     polls: AtomicUsize,
     /// Rung when another message may be taken.
@@ -86,6 +94,7 @@ impl AwsInbox {
             name: known.name.clone(),
             queue,
             store: Arc::clone(store),
+            committer: Committer::new(store),
             desk: Mutex::new(Desk::new(known.paused.is_some())),
             known: Mutex::new(known),
             changed: Notify::new(),
@@ -94,6 +103,8 @@ impl AwsInbox {
             ending: store.stopping.child_token(),
             tasks: TaskTracker::new(),
             sorting: tokio::sync::Mutex::default(),
+            turn: Arc::default(),
+            turns: Mutex::default(),
             polls: AtomicUsize::new(0),
             room: Notify::new(),
             acknowledged: Mutex::default(),
@@ -280,6 +291,21 @@ impl AwsInbox {
         Ok(())
     }
 
+    /// Settles one delivery, in its turn where it met others before.
+    async fn settle_in_turn(&self, delivery: Delivery, reads: &Reads, settlement: Settlement) -> Finished {
+        let ticket = delivery.lease.epoch;
+        let had = self.turns.lock().remove(&ticket);
+        let finished = self.settle(delivery, reads, settlement).await;
+        if matches!(finished, Finished::Conflict(_)) {
+            let turn = match had {
+                Some(turn) => Some(turn),
+                None => timeout(TURN_MAX, Arc::clone(&self.turn).lock_owned()).await.ok(),
+            };
+            self.turns.lock().extend(turn.map(|turn| (ticket, turn)));
+        }
+        finished
+    }
+
     /// Settles one delivery; what it says is what the caller is told.
     async fn settle(&self, delivery: Delivery, reads: &Reads, settlement: Settlement) -> Finished {
         let (event, ticket) = (delivery.event.id, delivery.lease.epoch);
@@ -292,8 +318,13 @@ impl AwsInbox {
         }
         let on_dead = self.desk.lock().on_dead();
         let generation = delivery.generation.0;
-        let settling = Settling { store: &self.store, name: &self.name, generation, on_dead, running: &running };
-        match settling.settle(reads, &settlement, &delivery.by).await {
+        let (store, name, committer) = (&self.store, &self.name, &self.committer);
+        let settling = Settling { store, committer, name, generation, on_dead, running: &running };
+        self.desk.lock().settling(ticket, true);
+        self.ring();
+        let settled = settling.settle(reads, &settlement, &delivery.by).await;
+        self.desk.lock().settling(ticket, false);
+        match settled {
             Ok(Settled::Written(place)) => {
                 self.written(&running, &settlement, place).await;
                 Finished::Accepted
@@ -428,7 +459,7 @@ impl Inbox for AwsInbox {
     async fn changed(&self) {
         let wait = self.desk.lock().paced_until(Timestamp::now());
         match wait {
-            Some(wait) => drop(tokio::time::timeout(wait, self.changed.notified()).await),
+            Some(wait) => drop(timeout(wait, self.changed.notified()).await),
             None => self.changed.notified().await,
         }
     }
@@ -447,7 +478,7 @@ impl Inbox for AwsInbox {
     }
 
     async fn finish(&self, delivery: Delivery, reads: &Reads, settlement: Settlement) -> Finished {
-        self.settle(delivery, reads, settlement).await
+        self.settle_in_turn(delivery, reads, settlement).await
     }
 
     async fn holds(&self, reads: &Reads) -> Result<bool> {

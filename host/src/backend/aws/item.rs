@@ -18,6 +18,8 @@
 //! | rows of a data set | `r#<data set>` | `<position>#<n>` |
 //! | row of a consumer's history | `v#<consumer>` | `<time>` |
 //! | host | `h` | `<slot>` |
+//! | intent of a large commit | `t#<id>` | `t` |
+//! | what it intends | `t#<id>` | `w#<n>` |
 //!
 //! Numbers in keys have leading zeros, so that keys sort as the numbers do.
 
@@ -154,6 +156,14 @@ impl Key {
         Self::new(format!("r#{dataset}"), format!("{}#{number:05}", position_sort(position)))
     }
 
+    pub fn intent(id: &str) -> Self {
+        Self::new(format!("t#{id}"), "t")
+    }
+
+    pub fn intended(id: &str, number: usize) -> Self {
+        Self::new(format!("t#{id}"), format!("w#{number:05}"))
+    }
+
     pub fn host(slot: u64) -> Self {
         Self::new(HOSTS, format!("{slot:03}"))
     }
@@ -262,6 +272,10 @@ impl Item {
 
     pub fn flag(&self, name: &str) -> bool {
         self.0.get(name).and_then(|value| value.as_bool().ok()).copied().unwrap_or_default()
+    }
+
+    pub fn map(&self, name: &str) -> Option<&HashMap<String, AttributeValue>> {
+        self.0.get(name)?.as_m().ok()
     }
 
     pub fn blob(&self, name: &str) -> Option<&[u8]> {

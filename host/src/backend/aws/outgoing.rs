@@ -1,11 +1,18 @@
 //! Messages on their way out.
 
+use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures::stream::{StreamExt, TryStreamExt};
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use super::Aws;
 use super::item::{Item, Key, MESSAGES, json, number, text};
+use super::store::Store;
 use super::table::{Change, Indexed};
 use crate::backend::{MessageReport, MessageState, Outgoing, Parcel, ParcelId, Result, Sending};
 use crate::clock::Timestamp;
@@ -19,6 +26,10 @@ const DUE: &str = "due#mail#";
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How long the host that took a message up has it for itself.
 const CLAIM: Duration = Duration::from_secs(60);
+/// Messages that wait in memory for this host's sender.
+const HANDED_MAX: usize = 4_096;
+/// Messages whose fate is written down at once.
+const SETTLED_AT_ONCE: usize = 16;
 
 pub fn item(
     key: &Key,
@@ -27,6 +38,7 @@ pub fn item(
     id: &str,
     message: &Message,
     now: Timestamp,
+    due: Timestamp,
 ) -> Result<Item> {
     Ok(Item::at(key)
         .with("id", text(id))
@@ -38,7 +50,67 @@ pub fn item(
         .with("ms", text("pending"))
         .with("att", number(0))
         .with("lp", text(DUE))
-        .with("ls", number(now.as_millis())))
+        .with("ls", number(due.as_millis())))
+}
+
+/// Messages that this host took up, for its sender. Its own are written as taken up already, so that nobody has to look for them.
+#[derive(Debug, Default)]
+pub struct Handed {
+    /// Rung when messages may be due.
+    pub bell: Notify,
+    state: Mutex<HandedState>,
+}
+
+#[derive(Debug, Default)]
+struct HandedState {
+    /// When the table was last looked at for others; never, where nobody sends on this host.
+    looked: Option<Instant>,
+    /// Each with when it was taken up.
+    parcels: VecDeque<(Parcel, Timestamp)>,
+}
+
+impl Handed {
+    /// When a message that is written now is due to everybody else.
+    pub fn due_at(&self, now: Timestamp) -> Timestamp {
+        let state = self.state.lock();
+        if state.looked.is_some() && state.parcels.len() < HANDED_MAX { now.plus(CLAIM) } else { now }
+    }
+
+    /// They are in the table. Those that are due to everybody are found there.
+    pub fn hand(&self, parcels: Vec<(Parcel, Timestamp)>) {
+        let taken = parcels.into_iter().filter(|(parcel, due)| *due > parcel.time);
+        self.state.lock().parcels.extend(taken.map(|(parcel, _)| {
+            let time = parcel.time;
+            (parcel, time)
+        }));
+        self.bell.notify_one();
+    }
+
+    fn found(&self, parcels: Vec<(Parcel, Timestamp)>) {
+        if !parcels.is_empty() {
+            self.state.lock().parcels.extend(parcels);
+            self.bell.notify_one();
+        }
+    }
+
+    /// Whether the table is to be looked at now.
+    fn is_look_due(&self, limit: usize) -> bool {
+        let mut state = self.state.lock();
+        let due = state.looked.is_none_or(|at| at.elapsed() >= LOOK_EVERY) && state.parcels.len() < limit;
+        if due {
+            state.looked = Some(Instant::now());
+        }
+        due
+    }
+
+    /// What is there, as far as nobody else may have taken it up meanwhile.
+    fn take(&self, limit: usize) -> Vec<Parcel> {
+        let now = Timestamp::now();
+        let mut state = self.state.lock();
+        let count = limit.min(state.parcels.len());
+        let parcels = state.parcels.drain(..count).filter(|(_, taken)| now.since(*taken) < CLAIM / 2);
+        parcels.map(|(parcel, _)| parcel).collect()
+    }
 }
 
 pub fn state(item: &Item) -> Result<MessageState> {
@@ -67,72 +139,71 @@ pub fn report(item: &Item) -> Result<MessageReport> {
 impl Outgoing for Aws {
     async fn due(&self, limit: usize) -> Result<Vec<Parcel>> {
         loop {
-            let parcels = self.take(limit).await?;
+            if self.store.outgoing.is_look_due(limit) {
+                // On its own, so that nothing that was taken up is lost where the caller waits no longer.
+                self.store.tasks.spawn(look(Arc::clone(&self.store), limit));
+            }
+            let parcels = self.store.outgoing.take(limit);
             if !parcels.is_empty() {
                 return Ok(parcels);
             }
             tokio::select! {
-                () = self.store.outgoing.notified() => {}
+                () = self.store.outgoing.bell.notified() => {}
                 () = tokio::time::sleep(LOOK_EVERY) => {}
             }
         }
     }
 
     async fn settle(&self, sent: Vec<(ParcelId, Sending)>) -> Result<()> {
-        for (id, sending) in sent {
-            let key = Key { pk: MESSAGES.into(), sk: id.to_string() };
-            let (state, due, error) = match sending {
-                Sending::Sent => ("sent", None, None),
-                Sending::Again { at, error } => ("pending", Some(at), Some(error)),
-                Sending::Failed { error } => ("failed", None, Some(error)),
-                Sending::Unknown { error } => ("unknown", None, Some(error)),
-            };
-            let mut set = "SET ms = :ms, att = att + :one".to_owned();
-            let mut change = Change::default().value(":ms", text(state)).value(":one", number(1));
-            if let Some(due) = due {
-                set += ", ls = :due";
-                change = change.value(":due", number(due.as_millis()));
-            }
-            if let Some(error) = error {
-                set += ", err = :err";
-                change = change.value(":err", text(error));
-            }
-            if due.is_none() {
-                // What is not pending leaves the index, and may go by age.
-                if let Some(expires) = self.message_expires() {
-                    set += ", #ttl = :ttl";
-                    change = change.name("#ttl", "ttl");
-                    change = change.value(":ttl", number(expires));
-                }
-                set += " REMOVE lp, ls";
-            }
-            let change = change.update(set).only_if("attribute_exists(pk)");
-            self.store.table.update(&key, change).await?;
-        }
-        Ok(())
+        let written = futures::stream::iter(sent).map(|(id, sending)| self.note(id, sending));
+        written.buffer_unordered(SETTLED_AT_ONCE).try_collect().await
     }
 }
 
 impl Aws {
-    /// Takes up messages that are due: two hosts never send the same one at the same time.
-    async fn take(&self, limit: usize) -> Result<Vec<Parcel>> {
-        let now = Timestamp::now();
-        let due = Indexed { partition: DUE.into(), from: 0, to: now.as_millis(), newest_first: false, limit };
-        let mut parcels = Vec::new();
-        for (key, _) in self.store.table.indexed(due).await? {
-            let change = Change::of("SET ls = :until").only_if("ls <= :now");
-            let change =
-                change.value(":until", number(now.plus(CLAIM).as_millis())).value(":now", number(now.as_millis()));
-            let Some(item) = self.store.table.update(&key, change).await? else { continue };
-            parcels.push(Parcel {
-                id: key.sk.as_str().into(),
-                message_id: item.text("id")?.to_owned(),
-                message: item.json("m")?,
-                attempts: item.number("att")?,
-                time: item.time("t")?,
-            });
+    /// What became of one try.
+    async fn note(&self, id: ParcelId, sending: Sending) -> Result<()> {
+        let key = Key { pk: MESSAGES.into(), sk: id.to_string() };
+        let (state, due, error) = match sending {
+            Sending::Sent => ("sent", None, None),
+            Sending::Again { at, error } => ("pending", Some(at), Some(error)),
+            Sending::Failed { error } => ("failed", None, Some(error)),
+            Sending::Unknown { error } => ("unknown", None, Some(error)),
+        };
+        let mut set = "SET ms = :ms, att = att + :one".to_owned();
+        let mut change = Change::default().value(":ms", text(state)).value(":one", number(1));
+        if let Some(due) = due {
+            set += ", ls = :due";
+            change = change.value(":due", number(due.as_millis()));
         }
-        Ok(parcels)
+        if let Some(error) = error {
+            set += ", err = :err";
+            change = change.value(":err", text(error));
+        }
+        if due.is_none() {
+            // What is not pending leaves the index, and may go by age.
+            if let Some(expires) = self.message_expires() {
+                set += ", #ttl = :ttl";
+                change = change.name("#ttl", "ttl");
+                change = change.value(":ttl", number(expires));
+            }
+            set += " REMOVE lp, ls";
+        }
+        let change = change.update(set).only_if("attribute_exists(pk)");
+        self.store.table.update(&key, change).await.map(drop)
+    }
+
+    /// What this host's sender did not get to is due to everybody.
+    pub(super) async fn give_back_messages(&self) {
+        for Parcel { id, .. } in self.store.outgoing.take(usize::MAX) {
+            let key = Key { pk: MESSAGES.into(), sk: id.to_string() };
+            let change = Change::of("SET ls = :now").only_if("attribute_exists(ls)");
+            let change = change.value(":now", number(Timestamp::now().as_millis()));
+            if let Err(error) = self.store.table.update(&key, change).await {
+                tracing::debug!(%error, "messages wait for a while until somebody sends them");
+                return;
+            }
+        }
     }
 
     fn message_expires(&self) -> Option<u64> {
@@ -141,4 +212,33 @@ impl Aws {
             crate::backend::Keep::Forever => None,
         }
     }
+}
+
+/// Takes up messages that are due to everybody: two hosts never send the same one at the same time.
+async fn look(store: Arc<Store>, limit: usize) {
+    let now = Timestamp::now();
+    let due = Indexed { partition: DUE.into(), from: 0, to: now.as_millis(), newest_first: false, limit };
+    let mut taken = Vec::new();
+    let done = async {
+        for (key, _) in store.table.indexed(due).await? {
+            let now = Timestamp::now();
+            let change = Change::of("SET ls = :until").only_if("ls <= :now");
+            let change =
+                change.value(":until", number(now.plus(CLAIM).as_millis())).value(":now", number(now.as_millis()));
+            let Some(item) = store.table.update(&key, change).await? else { continue };
+            let parcel = Parcel {
+                id: key.sk.as_str().into(),
+                message_id: item.text("id")?.to_owned(),
+                message: item.json("m")?,
+                attempts: item.number("att")?,
+                time: item.time("t")?,
+            };
+            taken.push((parcel, now));
+        }
+        Ok::<_, crate::backend::Error>(())
+    };
+    if let Err(error) = done.await {
+        tracing::warn!(%error, "messages cannot be looked for; they are looked for again");
+    }
+    store.outgoing.found(taken);
 }

@@ -23,7 +23,7 @@ use parking_lot::Mutex;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 
 use super::item::LaneKey;
 use super::lane::{Envelope, Logged};
@@ -43,6 +43,8 @@ const EVENT_BYTES_MAX: usize = 200 << 10;
 const REQUESTS_MAX: usize = 16;
 /// Events that wait. Beyond that nothing is accepted: SNS does not take what is there already.
 const WAITING_MAX: usize = 50_000;
+/// Between the beginnings of two batches that are not whole.
+const PACE: Duration = Duration::from_millis(20);
 /// After a batch that was refused, as the first and the longest wait.
 const AGAIN_FIRST: Duration = Duration::from_millis(50);
 const AGAIN_MAX: Duration = Duration::from_secs(10);
@@ -66,6 +68,8 @@ struct State {
     ready: VecDeque<LaneKey>,
     waiting: usize,
     requests: usize,
+    /// When the last batch began.
+    began: Option<Instant>,
     open: BTreeSet<u64>,
     /// Events that may be in the table or not.
     unsure: VecDeque<(Instant, Logged)>,
@@ -135,12 +139,19 @@ impl Publisher {
         let mut requests = JoinSet::new();
         let mut looks = tokio::time::interval(UNSURE / 4);
         loop {
-            while let Some(batch) = publisher.state.lock().take() {
+            let paced = loop {
+                let (batch, paced) = {
+                    let mut state = publisher.state.lock();
+                    let now = Instant::now();
+                    (state.take(now), state.paced_until(now))
+                };
+                let Some(batch) = batch else { break paced };
                 let store = Arc::clone(&store);
                 requests.spawn(async move { store.publisher.send(batch).await });
-            }
+            };
             tokio::select! {
                 () = publisher.changed.notified() => {}
+                () = sleep_until(paced.unwrap_or_else(Instant::now)), if paced.is_some() => {}
                 Some(_) = requests.join_next() => {}
                 _ = looks.tick() => publisher.look(&store).await,
                 () = store.stopping.cancelled() => break,
@@ -284,11 +295,12 @@ impl State {
         self.waiting += 1;
     }
 
-    /// What to send now: at once where nothing is on its way, and beside that only whole batches, so that many events make
-    /// few requests.
-    fn take(&mut self) -> Option<Vec<Logged>> {
-        if self.ready.is_empty() || self.requests >= REQUESTS_MAX || (self.requests > 0 && self.ready.len() < BATCH_MAX)
-        {
+    /// What to send now. Whole batches go at once; what is less waits while something is on its way, or was begun a moment ago,
+    /// so that many events make few requests.
+    fn take(&mut self, now: Instant) -> Option<Vec<Logged>> {
+        let whole = self.ready.len() >= BATCH_MAX;
+        let waits = self.ready.is_empty() || self.requests >= REQUESTS_MAX;
+        if waits || (!whole && (self.requests > 0 || self.paced_until(now).is_some())) {
             return None;
         }
         let (mut batch, mut bytes) = (Vec::new(), 0);
@@ -302,7 +314,14 @@ impl State {
             self.ready.pop_front();
         }
         self.requests += 1;
+        self.began = Some(now);
         Some(batch)
+    }
+
+    /// When what waits may go, though it is no whole batch.
+    fn paced_until(&self, now: Instant) -> Option<Instant> {
+        let until = self.began? + PACE;
+        (until > now && self.requests == 0 && !self.ready.is_empty()).then_some(until)
     }
 
     fn sent(&mut self, batch: &[Logged]) {
@@ -349,12 +368,14 @@ mod tests {
         for (subject, seq) in [("a", 1), ("a", 3), ("a", 2), ("b", 1)] {
             state.push(event(subject, seq, 1));
         }
-        let first = state.take().unwrap();
+        let start = Instant::now();
+        let first = state.take(start).unwrap();
         assert_eq!(shown(&first), [("s#a".to_owned(), 1), ("s#b".to_owned(), 1)]);
-        assert!(state.take().is_none());
+        assert!(state.take(start + PACE).is_none());
         state.sent(&first);
         state.requests = 0;
-        let second = state.take().unwrap();
+        assert!(state.take(start + PACE / 2).is_none(), "more may come in a moment");
+        let second = state.take(start + PACE).unwrap();
         assert_eq!(shown(&second), [("s#a".to_owned(), 2)], "in the order of the lane, whatever order they came in");
         assert_eq!(state.waiting, 2);
     }
@@ -363,17 +384,18 @@ mod tests {
     fn many_events_make_whole_batches() {
         let mut state = State::default();
         (0..25).for_each(|n| state.push(event(&n.to_string(), 1, 1)));
-        let sizes: Vec<usize> = std::iter::from_fn(|| state.take()).map(|batch| batch.len()).collect();
+        let start = Instant::now();
+        let sizes: Vec<usize> = std::iter::from_fn(|| state.take(start)).map(|batch| batch.len()).collect();
         assert_eq!(sizes, [10, 10], "the last five wait for one to come back, or for more");
         state.requests = 0;
-        assert_eq!(state.take().unwrap().len(), 5);
+        assert_eq!(state.take(start + PACE).unwrap().len(), 5);
     }
 
     #[test]
     fn a_batch_fits_into_what_sns_takes() {
         let mut state = State::default();
         (0..4).for_each(|n| state.push(event(&n.to_string(), 1, 100 << 10)));
-        assert_eq!(state.take().unwrap().len(), 2);
+        assert_eq!(state.take(Instant::now()).unwrap().len(), 2);
         let large = event("a", 1, EVENT_BYTES_MAX + 1);
         assert!(weight(&large) < 1_000, "it goes by reference");
     }
@@ -383,7 +405,7 @@ mod tests {
         let mut state = State::default();
         state.push(event("a", 5, 1));
         state.push(event("b", 9, 1));
-        let batch = state.take().unwrap();
+        let batch = state.take(Instant::now()).unwrap();
         let (first, second) = batch.split_at(1);
         state.sent(second);
         assert_eq!(state.open.first(), Some(&5));

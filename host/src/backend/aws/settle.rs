@@ -5,19 +5,24 @@
 //! consumer's place is as it was. Which condition failed says what to do: handle again, look at the lanes again, or leave
 //! the delivery to whoever did it.
 
+mod committer;
 mod counter;
+pub mod intent;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use self::committer::BYTES_MAX;
+pub use self::committer::Committer;
 use self::counter::Counter;
+use self::intent::Done;
 use super::inbox::Running;
 use super::item::{Item, Key, LaneKey, bytes, json, number, text};
 use super::lane::{Logged, Tail};
 use super::place::{Attempt, Handled, Head, HeadState, Made, Place};
 use super::store::Store;
 use super::table::{Change as Write, Transaction, WRITES_MAX};
-use crate::backend::{AttemptBy, Cause, Error, FailedTry, Keep, Origin, Ran, Result, Settlement, cause};
+use crate::backend::{AttemptBy, Cause, Error, FailedTry, Keep, Origin, Parcel, Ran, Result, Settlement, cause};
 use crate::clock::Timestamp;
 use crate::effects::{Effects, Reads, Value};
 use crate::event::{Body, Event, Lane};
@@ -42,6 +47,10 @@ pub enum Mark {
     Floor,
     /// A lane has gone on.
     Lane,
+    /// Nothing: it has no condition.
+    Plain,
+    /// The intent of a large commit was given up by somebody else.
+    Intent,
 }
 
 /// How a settlement ended.
@@ -57,6 +66,7 @@ pub enum Settled {
 /// Who settles what.
 pub struct Settling<'a> {
     pub store: &'a Store,
+    pub committer: &'a Arc<Committer>,
     pub name: &'a ConsumerName,
     pub generation: i64,
     pub on_dead: OnDead,
@@ -80,17 +90,20 @@ impl Settling<'_> {
             };
             self.forget_surplus(&mut draft).await?;
             let place = self.end(&mut draft, settlement, by)?;
-            if draft.transaction.len() > WRITES_MAX {
-                self.store.publisher.abandon(&draft.events);
-                return Err(Error::Failed(
-                    format!("{} writes, and DynamoDB takes {WRITES_MAX} at once", draft.transaction.len()).into(),
-                ));
-            }
-            let Err(refused) = self.store.append(draft.transaction, draft.events).await? else {
-                if draft.messages {
-                    self.store.outgoing.notify_one();
+            let parcels = std::mem::take(&mut draft.parcels);
+            let done = match draft.is_large() {
+                true => intent::commit(self.store, draft).await?,
+                false => self.committer.commit(draft).await?.map(|()| Done::Whole),
+            };
+            let refused = match done {
+                Ok(Done::Whole) => {
+                    if !parcels.is_empty() {
+                        self.store.outgoing.hand(parcels);
+                    }
+                    return Ok(Settled::Written(place));
                 }
-                return Ok(Settled::Written(place));
+                Ok(Done::Decided) => return Ok(Settled::Written(place)),
+                Err(refused) => refused,
             };
             if refused.contains(&Mark::Place) {
                 return Ok(Settled::Elsewhere);
@@ -98,7 +111,7 @@ impl Settling<'_> {
             if refused.contains(&Mark::Floor) {
                 meters::floor_conflict();
             }
-            if refused.contains(&Mark::Floor) || refused.contains(&Mark::Read) {
+            if [Mark::Floor, Mark::Read, Mark::Intent].iter().any(|mark| refused.contains(mark)) {
                 return Ok(Settled::Conflict);
             }
             self.look(&mut tails).await?;
@@ -164,19 +177,21 @@ impl Settling<'_> {
                 continue;
             }
             let next = Key::event(&lane, tails.get(&lane).map_or(0, |tail| tail.seq) + 1);
-            draft.transaction.check(Mark::Lane, next, Write::default().only_if("attribute_not_exists(pk)"));
+            draft.writes.check(Mark::Lane, next, Write::default().only_if("attribute_not_exists(pk)"));
         }
         let now = Timestamp::now();
         let position = event.position.get();
         for (index, message) in effects.messages.iter().enumerate() {
             let id = format!("{}.{}.{}", event.id, index + 1, self.name);
             let key = Key::message(position, index + 1, self.name);
-            let item = super::outgoing::item(&key, self.name, event, &id, message, now)?;
-            draft.transaction.put(Mark::Place, item);
-            draft.messages = true;
+            let due = self.store.outgoing.due_at(now);
+            draft.writes.put(Mark::Plain, super::outgoing::item(&key, self.name, event, &id, message, now, due)?);
+            let id_of = key.sk.as_str().into();
+            let parcel = Parcel { id: id_of, message_id: id, message: message.clone(), attempts: 0, time: now };
+            draft.parcels.push((parcel, due));
         }
         for item in super::records::items(self.name, event, &effects.records, now, self.keep(|it| it.records))? {
-            draft.transaction.put(Mark::Place, item);
+            draft.writes.put(Mark::Plain, item);
         }
         Ok(Some(draft))
     }
@@ -187,7 +202,7 @@ impl Settling<'_> {
         let mut logged = self.store.next(&tail, body, Some(cause));
         logged.by = Some(self.name.clone());
         logged.astray = cause.order_id().is_some() && logged.event.order_id() != cause.order_id();
-        draft.transaction.create(Mark::Lane, logged.item()?);
+        draft.writes.create(Mark::Lane, logged.item()?);
         tails.insert(lane, Tail::behind(&logged));
         draft.events.push(logged);
         Ok(())
@@ -206,16 +221,17 @@ impl Settling<'_> {
             let key = Key::entry(self.name, self.generation, key);
             let held = match seen {
                 Some(Some(seen)) => Write::default().only_if("v = :seen").value(":seen", bytes(seen)),
-                Some(None) => Write::default().only_if("attribute_not_exists(pk)"),
+                Some(None) => Write::default().only_if("attribute_not_exists(v)"),
                 None => Write::default(),
             };
+            let held = held.only_if_also(&free());
             match written {
                 Some(Some(value)) => {
                     let write = held.update("SET v = :v").value(":v", bytes(value));
-                    draft.transaction.update(Mark::Read, key, write);
+                    draft.writes.update(Mark::Read, key, write);
                 }
-                Some(None) => draft.transaction.delete(Mark::Read, key, held),
-                None => draft.transaction.check(Mark::Read, key, held),
+                Some(None) => draft.writes.delete(Mark::Read, key, held),
+                None => draft.writes.check(Mark::Read, key, held),
             }
         }
         let mut counters: BTreeMap<&Arc<str>, Counter> = BTreeMap::new();
@@ -225,17 +241,8 @@ impl Settling<'_> {
         for adjustment in &effects.adjustments {
             counters.entry(&adjustment.key).or_default().adjust(adjustment.by, adjustment.floor);
         }
-        for (key, counter) in counters {
-            let key = Key::counter(self.name, self.generation, key);
-            let (mark, write) = (counter.mark(), counter.held());
-            if counter.adjusted {
-                let write = write.update("SET n = if_not_exists(n, :zero) + :by");
-                let write = write.value(":by", number(counter.by)).value(":zero", number(0));
-                draft.transaction.update(mark, key, write);
-            } else {
-                draft.transaction.check(mark, key, write);
-            }
-        }
+        let counters = counters.into_iter();
+        draft.counters = counters.map(|(key, it)| (Key::counter(self.name, self.generation, key), it)).collect();
     }
 
     /// Of many attempts, the first and the last are kept: one between goes for each that comes.
@@ -248,7 +255,7 @@ impl Settling<'_> {
         if kept.len() >= ATTEMPTS_KEPT_FIRST + ATTEMPTS_KEPT_LAST
             && let Some(surplus) = kept.into_iter().nth(ATTEMPTS_KEPT_FIRST)
         {
-            draft.transaction.delete(Mark::Place, surplus, Write::default());
+            draft.writes.delete(Mark::Place, surplus, Write::default());
         }
         Ok(())
     }
@@ -264,7 +271,7 @@ impl Settling<'_> {
             number_of += 1;
             let attempt = self.attempt(attempts, cause, ran, candidate);
             let item = attempt.item(self.name, &logged.key, number_of, self.keep(|it| it.attempts))?;
-            draft.transaction.put(Mark::Place, item);
+            draft.writes.put(Mark::Place, item);
             Ok::<_, Error>(())
         };
         if let AttemptBy::LiveAfter(tried) = by {
@@ -289,7 +296,7 @@ impl Settling<'_> {
             Settlement::Dead { cause, ran } => {
                 remember(draft, Some(cause.clone()), ran, candidate)?;
                 let parks = self.on_dead == OnDead::Park && !self.running.stray;
-                draft.transaction.put(Mark::Place, self.letter(attempts, cause, ran, parks)?);
+                draft.writes.put(Mark::Place, self.letter(attempts, cause, ran, parks)?);
                 if parks { place.at(self.head(HeadState::Dead, attempts)) } else { place.through(seq, None) }
             }
             Settlement::Released => place.clone(),
@@ -301,15 +308,15 @@ impl Settling<'_> {
             match next.head.map(|head| head.state) {
                 Some(HeadState::Retrying(at)) => {
                     let again = super::due::again(at, attempts, self.running.first_at(), self.running.due_ver);
-                    draft.transaction.update(Mark::Place, due_key, again);
+                    draft.writes.update(Mark::Place, due_key, again);
                 }
-                _ => draft.transaction.delete(Mark::Place, due_key, gone),
+                _ => draft.writes.delete(Mark::Place, due_key, gone),
             }
             return Ok(place.clone());
         }
-        draft.transaction.update(Mark::Place, Key::place(self.name, &logged.key), next.change()?);
+        draft.writes.update(Mark::Place, Key::place(self.name, &logged.key), next.change()?);
         if let Some(HeadState::Retrying(at)) = next.head.map(|head| head.state) {
-            draft.transaction.put(Mark::Place, super::due::item(&due_key, &logged.key, seq, at));
+            draft.writes.put(Mark::Place, super::due::item(&due_key, &logged.key, seq, at));
         }
         Ok(next)
     }
@@ -361,12 +368,28 @@ impl Settling<'_> {
     }
 }
 
+/// Nobody else's large commit is to write the item.
+fn free() -> Write {
+    Write::default().only_if(format!("attribute_not_exists({})", intent::LOCK))
+}
+
 /// What is to be written, as far as it is decided.
 #[derive(Default)]
-struct Draft {
-    transaction: Transaction<Mark>,
+pub struct Draft {
+    writes: Transaction<Mark>,
+    /// Adjusted, or read.
+    counters: Vec<(Key, Counter)>,
     events: Vec<Logged>,
-    messages: bool,
+    /// Messages, and when they are due to every host.
+    parcels: Vec<(Parcel, Timestamp)>,
+}
+
+impl Draft {
+    /// Whether it is more than one transaction holds.
+    fn is_large(&self) -> bool {
+        let bytes = self.writes.iter().map(|(_, write)| write.bytes()).sum::<usize>();
+        self.writes.len() + self.counters.len() > WRITES_MAX || bytes > BYTES_MAX
+    }
 }
 
 /// What the order's timeline is to tell of that is not in its lane.

@@ -13,6 +13,7 @@ use super::clock::Positions;
 use super::inbox::AwsInbox;
 use super::item::{Item, Key, LaneKey, event_sort};
 use super::lane::{Logged, Tail, content_of, tail_of};
+use super::outgoing::Handed;
 use super::publisher::Publisher;
 use super::resources::Shared;
 use super::settings::Settings;
@@ -38,8 +39,7 @@ pub struct Store {
     pub publisher: Publisher,
     pub inboxes: Mutex<BTreeMap<ConsumerName, Arc<AwsInbox>>>,
     pub retention: Mutex<Retention>,
-    /// Rung when messages may be due.
-    pub outgoing: tokio::sync::Notify,
+    pub outgoing: Handed,
     pub failed: watch::Sender<Option<Arc<str>>>,
     pub stopping: CancellationToken,
     pub tasks: TaskTracker,
@@ -60,7 +60,7 @@ impl Store {
             publisher,
             inboxes: Mutex::default(),
             retention: Mutex::default(),
-            outgoing: tokio::sync::Notify::new(),
+            outgoing: Handed::default(),
             failed: watch::Sender::new(None),
             stopping: CancellationToken::new(),
             tasks: TaskTracker::new(),

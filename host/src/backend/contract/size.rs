@@ -129,7 +129,7 @@ async fn who_sees_a_part_of_much_is_a_conflict(home: Place) {
 }
 
 claims! {
-    effects_of_any_size_are_all_there_once on [embedded] because "DynamoDB takes 100 writes at once, and more is handed back",
-    of_effects_of_any_size_nothing_is_there_where_one_thing_does_not_hold on [embedded] because "DynamoDB takes 100 writes at once, and more is handed back",
-    who_sees_a_part_of_much_is_a_conflict on [embedded] because "DynamoDB takes 100 writes at once, and more is handed back",
+    effects_of_any_size_are_all_there_once on [embedded, aws],
+    of_effects_of_any_size_nothing_is_there_where_one_thing_does_not_hold on [embedded, aws],
+    who_sees_a_part_of_much_is_a_conflict on [embedded, aws],
 }

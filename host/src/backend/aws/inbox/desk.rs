@@ -1,6 +1,6 @@
 //! What an inbox knows in memory: the lanes, and what of each may run. No IO.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +14,9 @@ use crate::backend::{InboxPolicy, Origin, Result};
 use crate::clock::Timestamp;
 use crate::event::{Event, Subscriptions};
 use crate::policy::{ConsumerName, OnDead};
+
+/// Deliveries whose ends are being written, beside those that are handled.
+const SETTLING_MAX: usize = 64;
 
 /// A message of the queue, as it was received: names it for a while.
 pub type Receipt = String;
@@ -203,6 +206,8 @@ pub struct Desk {
     ready: VecDeque<LaneKey>,
     /// Leases that count: of which lane, and since when.
     running: HashMap<u64, (LaneKey, Timestamp)>,
+    /// Those of them that were handled and are being written, which make room for others.
+    settling: HashSet<u64>,
     policy: Option<InboxPolicy>,
     pub paused: bool,
     pace: Option<Pace>,
@@ -215,6 +220,7 @@ impl Desk {
             lanes: HashMap::new(),
             ready: VecDeque::new(),
             running: HashMap::new(),
+            settling: HashSet::new(),
             policy: None,
             paused,
             pace: None,
@@ -320,7 +326,8 @@ impl Desk {
     }
 
     pub fn lease(&mut self, now: Timestamp) -> Option<Running> {
-        if !self.is_open() || self.running.len() >= self.concurrency() {
+        let handling = self.running.len().saturating_sub(self.settling.len().min(SETTLING_MAX));
+        if !self.is_open() || handling >= self.concurrency() {
             return None;
         }
         if self.pace.as_ref().is_some_and(|pace| !pace.allows(now)) {
@@ -340,6 +347,15 @@ impl Desk {
             }
             return Some(running);
         }
+    }
+
+    pub fn settling_count(&self) -> usize {
+        self.settling.len()
+    }
+
+    /// Whether what was leased is handled, and its end is being written.
+    pub fn settling(&mut self, ticket: u64, is: bool) {
+        let _ = if is { self.settling.insert(ticket) } else { self.settling.remove(&ticket) };
     }
 
     /// How long until the rate lets another delivery start.

@@ -8,7 +8,7 @@ use aws_sdk_sqs::types::{
     ChangeMessageVisibilityBatchRequestEntry, DeleteMessageBatchRequestEntry, Message, MessageSystemAttributeName,
 };
 use futures::future::BoxFuture;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::AwsInbox;
 use super::desk::{Added, LaneIn, Receipt, Work};
@@ -38,6 +38,8 @@ const HELD_PER_RUNNING: usize = 4;
 const HELD_MIN: usize = 32;
 /// Between two questions where SQS did not answer, or where nothing may be taken.
 const AGAIN: Duration = Duration::from_millis(500);
+/// Between the beginnings of two questions while messages come, so that they come many at once.
+const PACE: Duration = Duration::from_millis(25);
 /// How long messages to be deleted wait for others.
 const GATHER: Duration = Duration::from_millis(50);
 
@@ -57,7 +59,8 @@ impl AwsInbox {
         loop {
             let open = {
                 let desk = self.desk.lock();
-                desk.is_open() && desk.len() < (desk.concurrency() * HELD_PER_RUNNING).max(HELD_MIN)
+                let held = (desk.concurrency() * HELD_PER_RUNNING).max(HELD_MIN) + desk.settling_count();
+                desk.is_open() && desk.len() < held
             };
             if !open {
                 if !first {
@@ -70,6 +73,7 @@ impl AwsInbox {
                 }
                 continue;
             }
+            let began = Instant::now();
             let received = tokio::select! {
                 received = self.receive() => received,
                 () = ending.cancelled() => break,
@@ -92,8 +96,13 @@ impl AwsInbox {
             if full && self.join_polls() {
                 self.tasks.spawn(Arc::clone(self).poll(false));
             }
-            if !first && !full {
-                break;
+            if !full {
+                if !first {
+                    break;
+                }
+                if count > 0 {
+                    drop(timeout_at(began + PACE, ending.cancelled()).await);
+                }
             }
         }
         if !first {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use crate::backend::aws::item::{Item, Key, counters_partition, entries_partition};
+use crate::backend::aws::settle::intent::{self, LOCK};
 use crate::backend::aws::store::Store;
 use crate::backend::aws::table::Span;
 use crate::backend::{Lease, Result, View};
@@ -19,6 +20,17 @@ pub struct AwsView {
 }
 
 impl AwsView {
+    /// An item that no large commit is under way with.
+    async fn free(&self, key: &Key) -> Result<Option<Item>> {
+        loop {
+            let item = self.store.table.get(key).await?;
+            match item.as_ref().and_then(|item| item.text_or_none(LOCK)) {
+                Some(intent) => intent::resolve(&self.store, intent).await?,
+                None => return Ok(item),
+            }
+        }
+    }
+
     pub async fn holds(&self, reads: &Reads) -> Result<bool> {
         for (key, seen) in &reads.entries {
             if self.get(key).await? != *seen {
@@ -39,7 +51,7 @@ impl AwsView {
     }
 }
 
-/// Items of a partition whose sort key begins with `prefix`, behind `after`.
+/// Items of a partition whose sort key begins with `prefix`, behind `after`: once no large commit is under way with any of them.
 pub async fn scan(
     store: &Store,
     partition: String,
@@ -54,18 +66,25 @@ pub async fn scan(
     );
     let from = behind.max(prefix.to_owned());
     let to = format!("{prefix}\u{10ffff}");
-    store.table.query(Span { partition, from, to, newest_first: false, limit }).await
+    let span = Span { partition, from, to, newest_first: false, limit };
+    loop {
+        let items = store.table.query(span.clone()).await?;
+        match items.iter().find_map(|item| item.text_or_none(LOCK)) {
+            Some(intent) => intent::resolve(store, intent).await?,
+            None => return Ok(items),
+        }
+    }
 }
 
 #[async_trait]
 impl View for AwsView {
     async fn get(&self, key: &str) -> Result<Option<Arc<[u8]>>> {
-        let item = self.store.table.get(&Key::entry(&self.name, self.generation, key)).await?;
+        let item = self.free(&Key::entry(&self.name, self.generation, key)).await?;
         Ok(item.and_then(|item| item.blob("v").map(Arc::from)))
     }
 
     async fn count(&self, key: &str) -> Result<i64> {
-        let item = self.store.table.get(&Key::counter(&self.name, self.generation, key)).await?;
+        let item = self.free(&Key::counter(&self.name, self.generation, key)).await?;
         item.map_or(Ok(0), |item| Ok(item.number_or_none("n")?.unwrap_or_default()))
     }
 
