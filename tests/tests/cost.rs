@@ -13,6 +13,7 @@ use fanfare_tests::orders::referenced;
 use fanfare_tests::{TestHost, json, within};
 
 const SERVICES: [&str; 3] = ["SNS", "SQS", "DYNAMODB"];
+const ORDERS: usize = 120;
 const CUSTOMERS: usize = 97;
 const SKUS: [&str; 6] = ["CUP", "JAR", "MUG", "POT", "TEA", "TIN"];
 
@@ -97,17 +98,16 @@ fn shown(bills: &BTreeMap<&str, Bill>, orders: f64) -> String {
 
 #[test]
 fn many_orders_share_requests() {
-    let orders = std::env::var("FANFARE_ORDERS").ok().and_then(|n| n.parse().ok()).unwrap_or(120);
     let counted = Counted::start();
     counted.host.client().stock(&SKUS, 1_000_000);
     counted.sell(0..8, 8);
     drop(counted.bills());
     let (began, cpu) = (Instant::now(), counted.cpu());
-    counted.sell(8..8 + orders, 32);
+    counted.sell(8..8 + ORDERS, 32);
     let (took, cpu) = (began.elapsed(), counted.cpu() - cpu);
     let bills = counted.bills();
-    let each = orders as f64;
-    eprintln!("{orders} orders in {took:.1?}, {:.1} ms of CPU each\n{}", cpu * 1e3 / each, shown(&bills, each));
+    let each = ORDERS as f64;
+    eprintln!("{ORDERS} orders in {took:.1?}, {:.1} ms of CPU each\n{}", cpu * 1e3 / each, shown(&bills, each));
     // One transaction to place an order and one for each of its nine deliveries, three events and nine messages, if none shared.
     let requests = |service: &str, operation: &str| bills[service].requests(operation) as f64 / each;
     assert!(requests("DYNAMODB", "TransactWriteItems") < 9.0, "{}", shown(&bills, each));
