@@ -225,9 +225,15 @@ fn commit(
 ) -> Finished {
     let by = std::mem::take(&mut delivery.by);
     let candidate = matches!(by, AttemptBy::Candidate);
-    let attempt = |cause, ran| attempt(&delivery, cause, ran, candidate);
+    let live = matches!(by, AttemptBy::Live);
     let position = position_of(&delivery);
     let mut consumer = ConsumerCommit::new(inbox.number, cache.state(), position);
+    // First, since it ended first: the timeline is sorted by time.
+    if let AttemptBy::LiveAfter(tried) = by {
+        let FailedTry { cause, ran } = *tried;
+        consumer.tried = Some(attempt(&delivery, Some(cause), ran, true));
+    }
+    let attempt = |cause, ran| attempt(&delivery, cause, ran, candidate);
     let mut desk = inbox.desk.lock();
     desk.take_passed(&mut consumer);
     let held = desk.lanes.total();
@@ -245,7 +251,7 @@ fn commit(
             }
             // A run is of one version, and tells nothing of calls; beside it, a candidate's deliveries have rows of their own.
             let apart = delivery.attempt > 1 || delivery.origin == Origin::Replay || !ran.calls.is_empty();
-            if apart || !matches!(by, AttemptBy::Live) {
+            if apart || !live {
                 consumer.attempt = Some(attempt(None, ran));
             } else {
                 let duration_us = duration_us(&ran);
@@ -267,10 +273,6 @@ fn commit(
             consumer.attempt = Some(attempt(Some(cause), ran));
         }
         Settlement::Released => {}
-    }
-    if let AttemptBy::LiveAfter(tried) = by {
-        let FailedTry { cause, ran } = *tried;
-        consumer.tried = Some(self::attempt(&delivery, Some(cause), ran, true));
     }
     fault::pass(Point::FinishDecided);
     let (entries, counters) = (consumer.entries.clone(), consumer.counters.clone());
