@@ -11,7 +11,7 @@ pub use bill::{Bill, Tally};
 pub use call::{Call, Protocol};
 pub use proxy::{Fault, FaultProxy};
 
-/// Where the emulator of a service listens: `SNS`, `SQS` or `DYNAMODB`.
+/// Where the emulator of a service listens: `SNS`, `SQS`, `DYNAMODB` or `CLOUDFORMATION`.
 ///
 /// # Panics
 /// Where none runs.

@@ -13,6 +13,7 @@ mod contracts;
 mod cost;
 mod crash;
 mod dead_letters;
+mod deploy;
 mod emulators;
 mod events;
 mod filters;

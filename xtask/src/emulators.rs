@@ -1,4 +1,5 @@
-//! What stands in for AWS in the tests: SNS and SQS by LocalStack's open core, DynamoDB by dynoxide.
+//! What stands in for AWS in the tests: SNS and SQS by LocalStack's open core, DynamoDB by dynoxide; for stacks of
+//! CloudFormation and what is in them, ministack.
 //!
 //! **Invariants**
 //! - They listen on 127.0.0.1 alone.
@@ -38,7 +39,11 @@ const PORTS: Range<u16> = 20_000..30_000;
 const LOG_LINES_MAX: usize = 60;
 
 /// By these the clients of AWS find what stands in for it.
-const ENDPOINTS: [&str; 3] = ["AWS_ENDPOINT_URL_SNS", "AWS_ENDPOINT_URL_SQS", "AWS_ENDPOINT_URL_DYNAMODB"];
+const ENDPOINTS: [&str; 4] =
+    ["AWS_ENDPOINT_URL_SNS", "AWS_ENDPOINT_URL_SQS", "AWS_ENDPOINT_URL_DYNAMODB", "AWS_ENDPOINT_URL_CLOUDFORMATION"];
+
+/// Where the linter of CloudFormation's templates is, for the tests.
+const LINTER: &str = "FANFARE_CFN_LINT";
 
 /// Emulators that run until this is dropped.
 pub struct Emulators {
@@ -77,12 +82,13 @@ pub fn start_beside(workspace: &Workspace) -> JoinHandle<Result<Emulators>> {
 }
 
 impl Emulators {
-    /// Fetches what is missing, starts both and waits until they answer.
+    /// Fetches what is missing, starts all and waits until they answer.
     fn start(root: &Path, target: &Path) -> Result<Self> {
         let fetched = fetch::fetch(root, target)?;
         let folder = |name| target.join(format!("emulators/{name}-{}", std::process::id()));
         let mut messaging = localstack(&fetched, &folder("localstack"))?;
         let mut tables = dynoxide(&fetched, &folder("dynoxide"))?;
+        let mut stacks = ministack(&fetched, &folder("ministack"))?;
         tables.wait_for(|tables| probe::tables(tables.port))?;
         messaging.wait_for(|messaging| {
             // Where its port was taken, it says that it is ready and leaves this out; another would answer.
@@ -92,17 +98,26 @@ impl Emulators {
             probe::queues(messaging.port)?;
             probe::topics(messaging.port)
         })?;
+        stacks.wait_for(|stacks| {
+            if !stacks.log().contains("Running on ") {
+                return Err("it does not listen".to_owned());
+            }
+            probe::stacks(stacks.port)
+        })?;
         let url = |emulator: &Emulator| format!("http://{}:{}", Ipv4Addr::LOCALHOST, emulator.port);
-        let [sns, sqs, dynamodb] = ENDPOINTS;
+        let [sns, sqs, dynamodb, cloudformation] = ENDPOINTS;
+        let linter = fetched.cloudformation("cfn-lint").get_program().to_string_lossy().into_owned();
         let environment = vec![
             (sns, url(&messaging)),
             (sqs, url(&messaging)),
             (dynamodb, url(&tables)),
+            (cloudformation, url(&stacks)),
+            (LINTER, linter),
             ("AWS_REGION", probe::REGION.to_owned()),
             ("AWS_ACCESS_KEY_ID", probe::CREDENTIAL.to_owned()),
             ("AWS_SECRET_ACCESS_KEY", probe::CREDENTIAL.to_owned()),
         ];
-        Ok(Self { running: vec![messaging, tables], environment })
+        Ok(Self { running: vec![messaging, tables, stacks], environment })
     }
 
     /// What tells an AWS client to talk to them.
@@ -132,6 +147,13 @@ fn dynoxide(fetched: &Fetched, folder: &Path) -> Result<Emulator> {
     let mut command = Command::new(&fetched.dynoxide);
     command.args(["--host", &Ipv4Addr::LOCALHOST.to_string(), "--port", &port.to_string()]);
     Emulator::start("dynoxide", port, folder, &command)
+}
+
+fn ministack(fetched: &Fetched, folder: &Path) -> Result<Emulator> {
+    let port = free_port()?;
+    let mut command = fetched.cloudformation("ministack");
+    command.envs([("BIND_HOST", Ipv4Addr::LOCALHOST.to_string()), ("GATEWAY_PORT", port.to_string())]);
+    Emulator::start("ministack", port, folder, &command)
 }
 
 impl Emulator {

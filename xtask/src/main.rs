@@ -30,7 +30,7 @@ Usage: cargo xtask COMMAND
                 takes what was not synced with it
   swaps [ARGS]  swap a plugin under load 10,000 times, and look whether anything was lost, repeated, reordered or failed
   fuzz [ARGS]   hand damaged plugins, side files, filters, orders and events to the host until it does not stand one
-  emulators     run emulators of SNS, SQS and DynamoDB, and print what tells an AWS client to talk to them
+  emulators     run emulators of SNS, SQS, DynamoDB and CloudFormation, and print what tells an AWS client to talk to them
   plugins       build the consumers in plugins/ and lay them out under the target folder
   tidy          only the rules of this repository that no compiler knows
 ";

@@ -1,10 +1,11 @@
 //! Brings the emulators into the target folder, once for each set of versions.
 //!
 //! ```text
-//! TARGET/emulators/fetched/python     virtual environment with LocalStack, Node.js and npm
-//!                          catalogue  what LocalStack knows of AWS, in the form that it starts from quickly
-//!                          npm        dynoxide
-//!                          stamp      which versions these are, written last
+//! TARGET/emulators/fetched/python          virtual environment with LocalStack, Node.js and npm
+//!                          cloudformation  another, with cfn-lint and ministack
+//!                          catalogue       what LocalStack knows of AWS, in the form that it starts from quickly
+//!                          npm             dynoxide
+//!                          stamp           which versions these are, written last
 //! ```
 
 use std::fs::{self, File};
@@ -19,6 +20,9 @@ use super::leash;
 /// Versions of everything from PyPI, from the root of the checkout.
 const REQUIREMENTS: &str = "xtask/emulators.txt";
 
+/// The same for CloudFormation: the two do not agree about what they need.
+const CLOUDFORMATION: &str = "xtask/cloudformation.txt";
+
 /// The program is in a package for the platform alone.
 const DYNOXIDE: &str = "@dynoxide/linux-x64@1.2.1";
 
@@ -29,15 +33,18 @@ const CATALOGUE: &str = "usr/lib/localstack";
 
 pub struct Fetched {
     python: PathBuf,
+    cloudformation: PathBuf,
     catalogue: PathBuf,
     pub dynoxide: PathBuf,
 }
 
 /// Fetches what is not there yet, and says so.
 pub fn fetch(root: &Path, target: &Path) -> Result<Fetched> {
-    let requirements = root.join(REQUIREMENTS);
-    let versions = fs::read_to_string(&requirements).with_context(|| format!("cannot read {REQUIREMENTS}"))?;
-    let stamp = format!("{}{DYNOXIDE}\n{versions}", python_version()?);
+    let mut stamp = format!("{}{DYNOXIDE}\n", python_version()?);
+    for requirements in [REQUIREMENTS, CLOUDFORMATION] {
+        let versions = fs::read_to_string(root.join(requirements));
+        stamp.push_str(&versions.with_context(|| format!("cannot read {requirements}"))?);
+    }
 
     let folder = target.join("emulators");
     fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
@@ -49,6 +56,7 @@ pub fn fetch(root: &Path, target: &Path) -> Result<Fetched> {
     let folder = folder.join("fetched");
     let fetched = Fetched {
         python: folder.join("python"),
+        cloudformation: folder.join("cloudformation"),
         catalogue: folder.join("catalogue"),
         dynoxide: dynoxide(&folder.join("npm"))?,
     };
@@ -60,21 +68,23 @@ pub fn fetch(root: &Path, target: &Path) -> Result<Fetched> {
         _ => Ok(()),
     }
     .with_context(|| format!("cannot empty {}", folder.display()))?;
-    eprintln!("fetching the emulators of SNS, SQS and DynamoDB: a minute or two, once");
-    fetched.install(&requirements, &folder)?;
+    eprintln!("fetching the emulators of SNS, SQS, DynamoDB and CloudFormation: a minute or two, once");
+    fetched.install(root, &folder)?;
     fs::write(folder.join("stamp"), stamp).context("cannot note which emulators were fetched")?;
     eprintln!("the emulators are in {}", folder.display());
     Ok(fetched)
 }
 
 impl Fetched {
-    fn install(&self, requirements: &Path, folder: &Path) -> Result<()> {
-        let mut environment = Command::new("python3");
-        leash::run(environment.args(["-m", "venv"]).arg(&self.python)).with_context(needs_python)?;
-        let mut pip = Command::new(self.program("python"));
-        pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--requirement"]);
-        leash::run(pip.arg(requirements)).context("cannot fetch LocalStack from PyPI")?;
-
+    fn install(&self, root: &Path, folder: &Path) -> Result<()> {
+        for (environment, requirements) in [(&self.python, REQUIREMENTS), (&self.cloudformation, CLOUDFORMATION)] {
+            let mut python = Command::new("python3");
+            leash::run(python.args(["-m", "venv"]).arg(environment)).with_context(needs_python)?;
+            let mut pip = Command::new(environment.join("bin/python"));
+            pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--requirement"]);
+            let fetched = leash::run(pip.arg(root.join(requirements)));
+            fetched.with_context(|| format!("cannot fetch from PyPI what is in {requirements}"))?;
+        }
         fs::create_dir_all(self.catalogue.join(CATALOGUE)).context("cannot create a folder for LocalStack")?;
         let mut catalogue = self.localstack(&self.catalogue);
         leash::run(catalogue.args(["-m", "localstack.aws.spec"])).context("cannot prepare LocalStack")?;
@@ -109,6 +119,11 @@ impl Fetched {
         Ok(())
     }
 
+    /// A program of those for CloudFormation: `cfn-lint` or `ministack`.
+    pub fn cloudformation(&self, name: &str) -> Command {
+        Command::new(self.cloudformation.join("bin").join(name))
+    }
+
     fn program(&self, name: &str) -> PathBuf {
         self.python.join("bin").join(name)
     }
@@ -123,7 +138,7 @@ fn python_version() -> Result<String> {
 
 fn needs_python() -> String {
     "the emulators of AWS need `python3` (3.11 or newer) with `venv`: install it, on Debian by \
-     `apt-get install python3-venv`, or set AWS_ENDPOINT_URL_SNS, _SQS and _DYNAMODB to emulators of your own"
+     `apt-get install python3-venv`, or set AWS_ENDPOINT_URL_SNS, _SQS, _DYNAMODB and _CLOUDFORMATION to emulators of your own"
         .to_owned()
 }
 

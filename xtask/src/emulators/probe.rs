@@ -29,6 +29,11 @@ pub fn topics(port: u16) -> Result<(), Instead> {
     list(port, "sns", FORM, "Action=ListTopics&Version=2010-03-31")
 }
 
+pub fn stacks(port: u16) -> Result<(), Instead> {
+    const FORM: &str = "content-type: application/x-www-form-urlencoded";
+    list(port, "cloudformation", FORM, "Action=ListStacks&Version=2010-05-15")
+}
+
 fn list(port: u16, service: &str, headers: &str, body: &str) -> Result<(), Instead> {
     // LocalStack learns from the scope which service is meant, dynoxide wants a date; neither checks the signature.
     let request = format!(

@@ -24,7 +24,6 @@ use crate::backend::{
     ConsumerReport, Consumers, Durable, Error, Forgotten, Inbox, Pause, Result, StatePage, StateQuery,
 };
 use crate::clock::Timestamp;
-use crate::event::{KindPattern, Subscription};
 use crate::policy::{ConsumerName, Start};
 
 /// How long SNS may go on by an old filter.
@@ -132,11 +131,10 @@ impl Consumers for Aws {
         if let Some(inbox) = self.store.inbox(name) {
             return Ok(inbox);
         }
-        let everything = std::iter::once(Subscription::from("*".parse::<KindPattern>().map_err(bug)?)).collect();
         let (clients, settings, shared) = (&self.store.clients, &self.store.settings, &self.store.shared);
         let known = self.store.known_as(name).await?;
-        // A filter that is in force stays; a consumer that is new hears of everything until it says what it wants.
-        let hears = known.as_ref().and_then(Known::last_heard).unwrap_or(&everything);
+        // A filter that is in force stays; a new queue of a consumer that is new gets everything until it says what it wants.
+        let hears = known.as_ref().and_then(Known::last_heard);
         let queue = resources::ensure_consumer(clients, settings, shared, name, hears).await.map_err(unready)?;
         let known = match known {
             Some(known) => known,
@@ -331,8 +329,4 @@ impl Aws {
 
 fn unready(error: resources::Error) -> Error {
     Error::Unavailable(error.to_string().into())
-}
-
-fn bug(error: impl std::fmt::Display) -> Error {
-    Error::Failed(error.to_string().into())
 }

@@ -92,7 +92,8 @@ pub async fn ensure(clients: &Clients, settings: &Settings) -> Result<Shared, Er
     Ok(Shared { table: site.table, topic_arn: topic.arn, kind: settings.topic })
 }
 
-/// The consumer's queue, as it should be, subscribed to the kinds of events that `hears`.
+/// The consumer's queue, as it should be, subscribed to the kinds of events that `hears`. Where that is not known yet, a filter
+/// that is there stays, and a subscription that is made lets everything through.
 ///
 /// # Errors
 /// [`Error::Missing`] without `settings.provision`, where it is not; [`Error::TooManyConsumers`].
@@ -101,10 +102,10 @@ pub async fn ensure_consumer(
     settings: &Settings,
     shared: &Shared,
     name: &ConsumerName,
-    hears: &Subscriptions,
+    hears: Option<&Subscriptions>,
 ) -> Result<Queue, Error> {
     let topic = Some(shared.topic_arn.as_str());
-    let site = ConsumerSite::new(clients, settings, topic, name, Some(hears).into(), settings.provision);
+    let site = ConsumerSite::new(clients, settings, topic, name, hears.into(), settings.provision);
     let found = settle(&site, settings.provision).await?;
     let queue = found.queue.ok_or_else(|| lost("queue"))?;
     let dead = found.dead.ok_or_else(|| lost("dead-letter queue"))?;

@@ -47,7 +47,7 @@ impl Shop {
     }
 
     async fn ensure_consumer(&self, shared: &Shared, name: &str, kinds: &[&str]) -> Queue {
-        ensure_consumer(&self.clients, &self.settings, shared, &consumer(name), &hears(kinds)).await.unwrap()
+        ensure_consumer(&self.clients, &self.settings, shared, &consumer(name), Some(&hears(kinds))).await.unwrap()
     }
 
     /// What a host that may not change anything says, with the shop called SHOP and ARNs cut short.
@@ -64,7 +64,7 @@ impl Shop {
             }
             Err(other) => panic!("{other}"),
         };
-        match ensure_consumer(&self.clients, &looking, &shared, &consumer(name), &hears(kinds)).await {
+        match ensure_consumer(&self.clients, &looking, &shared, &consumer(name), Some(&hears(kinds))).await {
             Ok(_) => {}
             Err(Error::Missing { plan }) => lines.push(plan.to_string()),
             Err(other) => panic!("{other}"),
@@ -112,8 +112,15 @@ async fn what_was_made_once_is_as_it_should_be_ever_after() {
     let looking = shop.looking();
     let found = ensure(&shop.clients, &looking).await.unwrap();
     assert_eq!((found.table, found.topic_arn), (shared.table.clone(), shared.topic_arn.clone()));
-    let again = ensure_consumer(&shop.clients, &looking, &shared, &consumer("inventory"), &hears(&["order.*"])).await;
-    assert_eq!(again.unwrap().url, queue.url);
+    let heard = hears(&["order.*"]);
+    for heard in [Some(&heard), None] {
+        let again = ensure_consumer(&shop.clients, &looking, &shared, &consumer("inventory"), heard).await;
+        assert_eq!(
+            again.unwrap().url,
+            queue.url,
+            "a filter that is there is enough for one that did not say what it hears"
+        );
+    }
     let shown = meters::render(&[]);
     for operation in ["service=\"SQS\",operation=\"CreateQueue\"", "service=\"DynamoDB\",operation=\"CreateTable\""] {
         let line = format!("fanfare_aws_calls_total{{{operation},outcome=\"done\"}}");
@@ -209,7 +216,7 @@ async fn what_is_not_there_is_told_whole() {
     let standard = Settings { topic: TopicKind::Standard, ..shop.settings.clone() };
     let shared_too = ensure(&shop.clients, &standard).await.unwrap();
     assert_ne!(shared.topic_arn, shared_too.topic_arn);
-    ensure_consumer(&shop.clients, &standard, &shared_too, &consumer("inventory"), &hears(&["*"])).await.unwrap();
+    ensure_consumer(&shop.clients, &standard, &shared_too, &consumer("inventory"), Some(&hears(&["*"]))).await.unwrap();
     remove_consumer(&shop.clients, &standard, &shared_too, &consumer("inventory")).await.unwrap();
     shop.clients.sns.delete_topic().topic_arn(shared_too.topic_arn).send().await.unwrap();
     shop.close(&[]).await;
@@ -299,7 +306,8 @@ async fn what_is_somebody_elses_is_left_alone() {
     let shared = shop.ensure().await;
     let queue = shop.ensure_consumer(&shared, "inventory", &["order.*"]).await;
     shop.clients.sqs.tag_queue().queue_url(&queue.url).tags(names::PREFIX_TAG, "another").send().await.unwrap();
-    let error = ensure_consumer(&shop.clients, &shop.settings, &shared, &consumer("inventory"), &hears(&["*"])).await;
+    let error =
+        ensure_consumer(&shop.clients, &shop.settings, &shared, &consumer("inventory"), Some(&hears(&["*"]))).await;
     let error = error.unwrap_err();
     assert!(matches!(&error, Error::Unmendable { what } if what.contains("fanfare:prefix = another")), "{error}");
     shop.close(&["inventory"]).await;
