@@ -9,6 +9,7 @@ pub mod aws;
 pub mod carrier;
 pub mod client;
 pub mod consumers;
+pub mod cost;
 pub mod crash;
 pub mod disk;
 pub mod guests;

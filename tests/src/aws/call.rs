@@ -41,6 +41,18 @@ impl Call {
         Self { protocol: Protocol::Query, operation: operation.to_owned(), body }
     }
 
+    /// The request, so that it is answered with its units; `None` where it asks for them, or uses none.
+    pub(super) fn metered(&self) -> Option<String> {
+        let uses =
+            ["GetItem", "PutItem", "UpdateItem", "DeleteItem", "Query", "Scan", "BatchGetItem", "BatchWriteItem"];
+        let asks = self.body.contains("\"ReturnConsumedCapacity\"");
+        if self.protocol != Protocol::DynamoDb || !uses.contains(&self.operation.as_str()) || asks {
+            return None;
+        }
+        let rest = self.body.strip_prefix('{')?;
+        Some(format!(r#"{{"ReturnConsumedCapacity":"TOTAL",{rest}"#))
+    }
+
     /// Too many requests, in the service's own words.
     pub(super) fn throttle(&self) -> Refusal {
         match self.protocol {

@@ -60,6 +60,7 @@ struct State {
     /// The connections that are open now, by a number of their own.
     open: BTreeMap<u64, TcpStream>,
     opened: u64,
+    meters: bool,
 }
 
 type Choice = Box<dyn FnMut(&Call) -> Fault + Send>;
@@ -80,7 +81,7 @@ impl FaultProxy {
         let desk = Arc::new(Desk {
             upstream: upstream.trim_end_matches('/').to_owned(),
             agent: config.build().into(),
-            state: Mutex::new(State { choose, bill: Bill::default(), open: BTreeMap::new(), opened: 0 }),
+            state: Mutex::new(State { choose, bill: Bill::default(), open: BTreeMap::new(), opened: 0, meters: false }),
         });
         let shared = Arc::clone(&desk);
         thread::spawn(move || {
@@ -119,6 +120,11 @@ impl FaultProxy {
             // It may have ended by itself.
             connection.shutdown(Shutdown::Both).ok();
         }
+    }
+
+    /// Asks DynamoDB for the units of each request from now on, where its sender did not, so that they are on the bill.
+    pub fn meter(&self) {
+        self.desk.state().meters = true;
     }
 
     /// What was asked since the start or the last [`FaultProxy::take_bill`].
@@ -182,7 +188,12 @@ impl Desk {
     }
 
     fn ask(&self, call: &Call, request: Request<Vec<u8>>) -> std::io::Result<(u16, HeaderMap, Vec<u8>)> {
-        let (mut parts, body) = request.into_parts();
+        let (mut parts, mut body) = request.into_parts();
+        if self.state().meters
+            && let Some(metered) = call.metered()
+        {
+            body = metered.into_bytes();
+        }
         parts.uri = format!("{}{}", self.upstream, parts.uri).parse().map_err(Error::other)?;
         strip(&mut parts.headers);
         // LocalStack ends a connection after each answer otherwise.
