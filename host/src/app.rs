@@ -80,7 +80,7 @@ impl App {
         backend.upkeep.retain(config.retention);
         let sandbox = Sandbox::new(sandbox::Settings {
             cache_dir: Some(config.data_dir.join(COMPILED_DIR)),
-            compiler: Compiler::this_program()?,
+            compiler: Compiler::this_program(config.compile)?,
             ..sandbox::Settings::default()
         })?;
         let engine = Engine::new(deliveries.clone());

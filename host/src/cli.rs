@@ -94,7 +94,11 @@ enum Command {
     Plugin(plugin::Plugin),
     /// Compile a component from standard input to standard output, within limits. For the host itself.
     #[command(name = compiler::COMMAND, hide = true)]
-    CompilePlugin,
+    CompilePlugin {
+        /// Bytes of address space.
+        memory: u64,
+        cpu_seconds: u64,
+    },
 }
 
 /// Runs the command that the process was started with.
@@ -128,7 +132,7 @@ fn run(target: &Target, command: Command, output: &Output) -> Result<(), Failure
         Command::Check(check) => check.run(client, output),
         Command::Provision(provision) => provision.run(output),
         Command::Plugin(plugin) => plugin.run(output),
-        Command::CompilePlugin => compiler::serve().map_err(Failure::Failed),
+        Command::CompilePlugin { memory, cpu_seconds } => compiler::serve(memory, cpu_seconds).map_err(Failure::Failed),
     }
 }
 

@@ -11,10 +11,12 @@ use lettre::message::Mailbox;
 
 use crate::backend::{Retention, aws};
 use crate::fault::Fault;
+use crate::sandbox::CompileLimits;
 use crate::signature::PublicKey;
 
 mod check;
 mod cloud;
+mod compile;
 mod keys;
 mod raw;
 mod retention;
@@ -32,6 +34,8 @@ pub struct Config {
     pub consumers_dir: PathBuf,
     /// One of them must have signed a plugin; if there are none, nobody need have.
     pub plugin_keys: Vec<PublicKey>,
+    /// What compiling a plugin may take.
+    pub compile: CompileLimits,
     pub backend: BackendKind,
     pub mail: Mail,
     pub retention: Retention,

@@ -6,13 +6,17 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::Stdio;
 
 use fanfare_tests::orders::order;
-use fanfare_tests::{TestHost, guests, program};
+use fanfare_tests::{TestHost, guests, json, program};
 
 #[test]
 fn the_compiler_writes_machine_code_for_a_component_and_says_what_is_wrong_with_anything_else() {
     let compile = |bytes: &[u8]| {
         let mut command = program::fanfare();
-        command.arg("compile-plugin").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+            .args(["compile-plugin", "8589934592", "240"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         let mut child = command.spawn().expect("the program starts");
         child.stdin.take().expect("its input").write_all(bytes).expect("it reads");
         child.wait_with_output().expect("it ends")
@@ -24,7 +28,7 @@ fn the_compiler_writes_machine_code_for_a_component_and_says_what_is_wrong_with_
     assert!(!refused.stderr.is_empty());
 }
 
-/// A component of many functions that are long and nest deep: seconds of work for any machine.
+/// A consumer with a module that nobody uses, of many functions that are long and nest deep: seconds of work for any machine.
 fn bomb() -> Vec<u8> {
     fn section(id: u8, content: &[u8]) -> Vec<u8> {
         [&[id], leb128(content.len()).as_slice(), content].concat()
@@ -39,7 +43,7 @@ fn bomb() -> Vec<u8> {
         section(3, &[count.clone(), vec![0; 100]].concat()),
         section(10, &[count, function.repeat(100)].concat()),
     ];
-    [b"\0asm\x0d\0\x01\0".to_vec(), section(1, &module.concat())].concat()
+    [guests::wasm("reports-two"), section(1, &module.concat())].concat()
 }
 
 fn leb128(mut number: usize) -> Vec<u8> {
@@ -56,7 +60,9 @@ fn leb128(mut number: usize) -> Vec<u8> {
 fn a_component_that_takes_too_long_to_compile_ends_the_compiler_at_its_limit() {
     // What the host may not exceed, the compiler may not either, so smaller limits than its own can be set from outside.
     let mut command = std::process::Command::new("sh");
-    command.args(["-c", "ulimit -t 2; exec \"$0\" compile-plugin"]).arg(program::fanfare().get_program());
+    command
+        .args(["-c", "ulimit -t 2; exec \"$0\" compile-plugin 8589934592 240"])
+        .arg(program::fanfare().get_program());
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().expect("the program starts");
     let mut stdin = child.stdin.take().expect("its input");
@@ -90,4 +96,26 @@ fn compiled_code_that_somebody_put_in_the_place_of_another_is_not_run() {
     let counted = [("reports-one", "by-version/1"), ("reports-two", "by-version/2")];
     assert_eq!(counted.map(|(name, key)| client.counter(name, key)), [1, 1]);
     assert!(fs::read(one).expect("one") == of_one && fs::read(two).expect("two") == of_two, "both were made again");
+}
+
+#[test]
+fn a_host_that_is_given_a_compile_bomb_goes_on_with_what_it_has() {
+    let mut host = TestHost::new();
+    host.variable("FANFARE_COMPILE_TIME", "1s");
+    host.consumers.put("reports", &guests::wasm("reports-one"));
+    host.start();
+    let client = host.client();
+    host.consumers.put("reports", &bomb());
+    let shown = client.wait_for_consumer("reports", |consumer| {
+        // While it is compiled, orders are taken and handled.
+        let _ = client.placed(&order(&[("TEA", 1)]));
+        consumer["reason"].to_string().contains("compiling it takes more than")
+    });
+    assert_eq!((&shown["state"], &shown["version"]), (&json!("running"), &json!("1.0.0")), "{shown:#}");
+    client.wait_until_idle();
+    assert_eq!(client.consumer("reports").expect("reports")["dead"], 0);
+    assert!(client.counter("reports", "handled") > 0);
+    // And takes up what is good after that.
+    host.consumers.put("reports", &guests::wasm("reports-two"));
+    client.wait_for_consumer("reports", |consumer| consumer["version"] == "2.0.0");
 }

@@ -13,7 +13,7 @@ use super::serve;
 use crate::config::RawConfig;
 use crate::consumer::check;
 use crate::consumer::directory::PLUGIN_BYTES_MAX;
-use crate::sandbox::{Compiler, Sandbox, Settings};
+use crate::sandbox::{CompileLimits, Compiler, Sandbox, Settings};
 
 mod keys;
 mod run;
@@ -52,7 +52,12 @@ impl Plugin {
             Self::Check { file, config } => {
                 let raw = serve::settings(config.as_deref());
                 let keys = raw.and_then(RawConfig::plugin_keys).map_err(|error| Failure::Usage(error.to_string()))?;
-                let report = runtime()?.block_on(check::check(&file, PLUGIN_BYTES_MAX, &keys, &sandbox()?));
+                let report = runtime()?.block_on(check::check(
+                    &file,
+                    PLUGIN_BYTES_MAX,
+                    &keys,
+                    &sandbox(CompileLimits::default())?,
+                ));
                 output.show(&json!(report), describe);
                 match report.ok {
                     true => Ok(()),
@@ -67,8 +72,8 @@ impl Plugin {
 }
 
 /// One instance at a time is enough to describe itself, or to handle one event after the other.
-pub(super) fn sandbox() -> anyhow::Result<Sandbox> {
-    let compiler = Compiler::this_program()?;
+pub(super) fn sandbox(limits: CompileLimits) -> anyhow::Result<Sandbox> {
+    let compiler = Compiler::this_program(limits)?;
     Ok(Sandbox::new(Settings { cache_dir: None, compiler, instances_max: 1 })?)
 }
 

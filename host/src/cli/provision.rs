@@ -77,7 +77,7 @@ async fn hearing(
     named: bool,
     output: &Output,
 ) -> Result<Vec<(ConsumerName, Option<Subscriptions>)>, Failure> {
-    let sandbox = sandbox()?;
+    let sandbox = sandbox(config.compile)?;
     let mut consumers = Vec::new();
     for name in names {
         let file = plugin_path(&config.consumers_dir, &name);

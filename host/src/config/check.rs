@@ -29,6 +29,7 @@ pub(super) fn check(raw: RawConfig, variable: &dyn Fn(&str) -> Option<String>) -
         allowed_hosts: check.read("allowed_hosts", allowed_hosts).unwrap_or(AllowedHosts::ByAddress),
         consumers_dir: check.read("consumers_dir", folder).unwrap_or_else(|| "consumers".into()),
         plugin_keys: check.plugin_keys(),
+        compile: check.compile(),
         backend: check.read("backend", backend).unwrap_or(BackendKind::Embedded),
         mail: check.mail(&data_dir, insecure),
         retention: check.retention(),

@@ -69,7 +69,7 @@ impl RawConfig {
         match DeTable::parse(text) {
             Ok(root) => {
                 let mut top = Table::root(root);
-                for section in ["mail", "retention", "aws", "log"] {
+                for section in ["compile", "mail", "retention", "aws", "log"] {
                     if let Some(mut table) = top.table(section, &mut faults) {
                         self.take_settings(file, section, &mut table, &mut faults);
                         table.finish(&mut faults);

@@ -22,7 +22,7 @@ impl Setting {
     }
 }
 
-pub const SETTINGS: [Setting; 39] = [
+pub const SETTINGS: [Setting; 41] = [
     Setting { key: "listen", help: "address and port; port 0 takes a free one [127.0.0.1:8080]" },
     Setting { key: "insecure", help: "allow what others could reach or overhear [false]" },
     Setting {
@@ -33,6 +33,8 @@ pub const SETTINGS: [Setting; 39] = [
     Setting { key: "consumers_dir", help: "folder of plugins and side files [consumers]" },
     Setting { key: "backend", help: "embedded [embedded]" },
     Setting { key: "plugin_keys", help: "who may sign plugins: ed25519:BASE64 or file:PATH, with commas [anybody]" },
+    Setting { key: "compile.time", help: "for compiling one plugin, 1s to 1h; of CPU twice that [2m]" },
+    Setting { key: "compile.memory", help: "the memory for that, 2GiB to 64GiB, of address space [8GiB]" },
     Setting { key: "mail.transport", help: "folder, smtp or off [folder]" },
     Setting { key: "mail.folder", help: "folder of the .eml files [<data_dir>/mail]" },
     Setting { key: "mail.from", help: "sender [Fanfare <fanfare@localhost>]" },

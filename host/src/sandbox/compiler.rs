@@ -23,18 +23,35 @@ use super::plugin::PLUGIN_BYTES_MAX;
 /// The command of the program that compiles; no person needs it.
 pub const COMMAND: &str = "compile-plugin";
 
-/// A component that carries an interpreter takes seconds on a fast machine, and a minute on a slow one.
-const TIME_MAX: Duration = Duration::from_secs(120);
-/// Of all its threads together.
-const CPU_SECONDS_MAX: u64 = 240;
-/// Of address space: several times what a component of the largest size takes.
-const MEMORY_BYTES_MAX: u64 = 8 << 30;
 /// Machine code of a component of the largest size.
 const COMPILED_BYTES_MAX: u64 = 1 << 30;
 const STDERR_BYTES_MAX: u64 = 4 << 10;
 /// From the end of what it writes to its own end.
 const END_TIME_MAX: Duration = Duration::from_secs(10);
 const END_LOOK_EVERY: Duration = Duration::from_millis(1);
+
+/// What compiling one plugin may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CompileLimits {
+    /// From its start to its end; of CPU, over all its threads, twice as much.
+    pub time: Duration,
+    /// Bytes of address space.
+    pub memory: u64,
+}
+
+impl Default for CompileLimits {
+    /// A component that carries an interpreter takes seconds on a fast machine, and a minute on a slow one; the memory is several
+    /// times what a component of the largest size takes.
+    fn default() -> Self {
+        Self { time: Duration::from_secs(120), memory: 8 << 30 }
+    }
+}
+
+impl CompileLimits {
+    fn cpu_seconds(&self) -> u64 {
+        self.time.as_secs_f64().mul_add(2.0, 0.5).ceil() as u64
+    }
+}
 
 /// Where plugins are compiled.
 #[derive(Clone, Debug, Default)]
@@ -43,7 +60,7 @@ pub enum Compiler {
     #[default]
     Here,
     /// By this program, which is fanfare.
-    Child(PathBuf),
+    Child(PathBuf, CompileLimits),
 }
 
 impl Compiler {
@@ -51,16 +68,17 @@ impl Compiler {
     ///
     /// # Errors
     /// Where its file cannot be told.
-    pub fn this_program() -> io::Result<Self> {
+    pub fn this_program(limits: CompileLimits) -> io::Result<Self> {
         // Leads to this very program still when another one took its place on the disk: an upgrade under a host that runs.
         let itself = Path::new("/proc/self/exe");
-        if itself.exists() { Ok(Self::Child(itself.to_owned())) } else { std::env::current_exe().map(Self::Child) }
+        let program = if itself.exists() { itself.to_owned() } else { std::env::current_exe()? };
+        Ok(Self::Child(program, limits))
     }
 
     pub(super) fn compile(&self, engine: &Engine, bytes: &[u8]) -> Result<Vec<u8>, LoadError> {
         match self {
             Self::Here => engine.precompile_component(bytes).map_err(|cause| LoadError::Compile(format!("{cause:#}"))),
-            Self::Child(program) => compile_in(program, bytes, TIME_MAX),
+            Self::Child(program, limits) => compile_in(program, bytes, limits),
         }
     }
 }
@@ -73,15 +91,15 @@ struct Ran {
     out_of_time: bool,
 }
 
-fn compile_in(program: &Path, bytes: &[u8], time_max: Duration) -> Result<Vec<u8>, LoadError> {
+fn compile_in(program: &Path, bytes: &[u8], limits: &CompileLimits) -> Result<Vec<u8>, LoadError> {
     let mut command = Command::new(program);
-    command.arg(COMMAND).env_clear().current_dir("/");
+    command.args([COMMAND, &limits.memory.to_string(), &limits.cpu_seconds().to_string()]).env_clear().current_dir("/");
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let lost =
         |error: io::Error| LoadError::Host(format!("{} cannot be run to compile it: {error}", program.display()));
     let child = command.spawn().map_err(lost)?;
-    let ran = attend(child, bytes, time_max).map_err(lost)?;
-    judge(ran, time_max)
+    let ran = attend(child, bytes, limits.time).map_err(lost)?;
+    judge(ran, limits)
 }
 
 /// Feeds it, listens to it, and kills it when its time is over.
@@ -130,32 +148,35 @@ fn read(from: Option<impl Read>, max: u64) -> Vec<u8> {
 }
 
 #[cfg(unix)]
-fn judge(ran: Ran, time_max: Duration) -> Result<Vec<u8>, LoadError> {
+fn judge(ran: Ran, limits: &CompileLimits) -> Result<Vec<u8>, LoadError> {
     use std::os::unix::process::ExitStatusExt;
     const SIGXCPU: i32 = 24;
     const SIGABRT: i32 = 6;
     let Ran { status, compiled, stderr, out_of_time } = ran;
     match (status.code(), status.signal()) {
-        _ if out_of_time => Err(LoadError::CompileLimit { what: "time", limit: format!("{time_max:?}") }),
+        _ if out_of_time => Err(LoadError::CompileLimit { what: "time", limit: format!("{:?}", limits.time) }),
         (Some(0), _) if compiled.len() as u64 >= COMPILED_BYTES_MAX => {
             Err(LoadError::CompileLimit { what: "machine code", limit: format!("{COMPILED_BYTES_MAX} bytes") })
         }
         (Some(0), _) => Ok(compiled),
-        (_, Some(SIGXCPU)) => Err(LoadError::CompileLimit { what: "CPU time", limit: format!("{CPU_SECONDS_MAX}s") }),
+        (_, Some(SIGXCPU)) => {
+            Err(LoadError::CompileLimit { what: "CPU time", limit: format!("{}s", limits.cpu_seconds()) })
+        }
         (_, Some(SIGABRT)) if stderr.contains("memory allocation") => {
-            Err(LoadError::CompileLimit { what: "memory", limit: format!("{} GiB", MEMORY_BYTES_MAX >> 30) })
+            Err(LoadError::CompileLimit { what: "memory", limit: format!("{} MiB", limits.memory >> 20) })
         }
         (Some(1), _) => Err(LoadError::Compile(stderr)),
         _ => Err(LoadError::Compile(format!("the compiler broke down ({status}): {stderr}"))),
     }
 }
 
-/// What the child does: limits itself, reads a component from standard input, and writes its machine code to standard output.
+/// What the child does: limits itself to so many bytes of address space and seconds of CPU, reads a component from standard
+/// input, and writes its machine code to standard output.
 ///
 /// # Errors
 /// Why not, in words for the plugin's author.
-pub fn serve() -> Result<(), String> {
-    confine().map_err(|error| format!("the limits of the compiler cannot be set: {error}"))?;
+pub fn serve(memory: u64, cpu_seconds: u64) -> Result<(), String> {
+    confine(memory, cpu_seconds).map_err(|error| format!("the limits of the compiler cannot be set: {error}"))?;
     let mut bytes = Vec::new();
     let stdin = io::stdin().lock().take(PLUGIN_BYTES_MAX as u64 + 1).read_to_end(&mut bytes);
     stdin.map_err(|error| error.to_string())?;
@@ -170,12 +191,12 @@ pub fn serve() -> Result<(), String> {
 
 /// No more memory and CPU than it may take, no files, no core dump, and no life after the host's.
 #[cfg(target_os = "linux")]
-fn confine() -> io::Result<()> {
+fn confine(memory: u64, cpu_seconds: u64) -> io::Result<()> {
     use rustix::process::{Resource, Rlimit, Signal, getrlimit, set_parent_process_death_signal, setrlimit};
     set_parent_process_death_signal(Some(Signal::KILL))?;
     let limits = [
-        (Resource::As, MEMORY_BYTES_MAX),
-        (Resource::Cpu, CPU_SECONDS_MAX),
+        (Resource::As, memory),
+        (Resource::Cpu, cpu_seconds),
         (Resource::Core, 0),
         (Resource::Fsize, 0),
         (Resource::Nofile, 0),
@@ -192,7 +213,7 @@ fn confine() -> io::Result<()> {
 }
 
 #[cfg(not(target_os = "linux"))]
-fn confine() -> io::Result<()> {
+fn confine(_: u64, _: u64) -> io::Result<()> {
     Ok(())
 }
 
@@ -210,9 +231,12 @@ mod tests {
         path
     }
 
-    fn run(script: &str, time_max: Duration) -> Result<Vec<u8>, LoadError> {
+    const TIME_MAX: Duration = Duration::from_secs(120);
+
+    fn run(script: &str, time: Duration) -> Result<Vec<u8>, LoadError> {
         let dir = tempfile::tempdir().unwrap();
-        compile_in(&program(dir.path(), script), &[7; 100_000], time_max)
+        let limits = CompileLimits { time, ..CompileLimits::default() };
+        compile_in(&program(dir.path(), script), &[7; 100_000], &limits)
     }
 
     #[test]
@@ -221,7 +245,7 @@ mod tests {
         assert_eq!(run("cat; exec >&-; sleep 0.2", TIME_MAX).unwrap(), [7; 100_000], "it may take its time to end");
         let told = run("echo 'no such type' >&2; exit 1", TIME_MAX).unwrap_err().to_string();
         assert_eq!(told, "it cannot be compiled: no such type");
-        let lost = compile_in(Path::new("/nowhere/fanfare"), b"", TIME_MAX).unwrap_err();
+        let lost = compile_in(Path::new("/nowhere/fanfare"), b"", &CompileLimits::default()).unwrap_err();
         assert!(matches!(lost, LoadError::Host(_)), "{lost}");
     }
 

@@ -42,7 +42,7 @@ pub enum LoadError {
     #[error("it cannot be compiled: {0}")]
     Compile(String),
     #[error(
-        "compiling it takes more than {limit} of {what}; build it in release mode, and if a generator wrote it, in smaller functions"
+        "compiling it takes more than {limit} of {what}; build it in release mode, and if a generator wrote it, in smaller functions; where it is to take more, raise compile.time or compile.memory"
     )]
     CompileLimit { what: &'static str, limit: String },
     #[error("`describe` failed: {0}")]

@@ -166,7 +166,8 @@ impl Run {
             Some(entry) => File { path: side_file.clone(), entry }.read_policy().map_err(failed)?,
             None => Policy::default(),
         };
-        Ok(Setting { name, config, past, policy: Arc::new(policy), side_file, sandbox: sandbox()? })
+        let sandbox = sandbox(config.compile)?;
+        Ok(Setting { name, config, past, policy: Arc::new(policy), side_file, sandbox })
     }
 
     /// The candidate, and what it is compared with.
