@@ -2,6 +2,7 @@
 
 mod error;
 mod meter;
+mod throttled;
 
 use aws_config::{AppName, BehaviorVersion, ConfigLoader, Region, SdkConfig};
 use aws_sdk_dynamodb::config::retry::RetryConfig;
@@ -14,6 +15,7 @@ use super::resources::POLL_MAX;
 use super::settings::{Endpoints, Settings};
 use crate::config::from_env;
 use meter::Meter;
+use throttled::Throttled;
 
 pub use error::{OpenError, Service};
 
@@ -51,7 +53,7 @@ impl Clients {
         let polling = sqs.clone().retry_config(RetryConfig::disabled()).timeout_config(patient(settings));
         Ok(Self {
             dynamodb: aws_sdk_dynamodb::Client::from_conf(dynamodb.interceptor(Meter).build()),
-            sns: aws_sdk_sns::Client::from_conf(sns.interceptor(Meter).build()),
+            sns: aws_sdk_sns::Client::from_conf(sns.interceptor(Meter).retry_classifier(Throttled).build()),
             sqs: aws_sdk_sqs::Client::from_conf(sqs.build()),
             polling: aws_sdk_sqs::Client::from_conf(polling.build()),
             endpoints: endpoints(settings, &config),

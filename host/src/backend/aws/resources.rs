@@ -65,10 +65,10 @@ pub enum Error {
     Open(#[from] OpenError),
     /// The host may not change anything, and cannot work like this.
     #[error(
-        "not everything at AWS is as this host needs it:\n{plan}\nRun `fanfare provision`, let hosts do it with \
+        "not everything at AWS is in {region} as this host needs it:\n{plan}\nRun `fanfare provision`, let hosts do it with \
          aws.provision = true (FANFARE_AWS_PROVISION), or do it by hand, as deploy/cloudformation.yaml does"
     )]
-    Missing { plan: Plan },
+    Missing { region: String, plan: Plan },
     #[error(
         "the topic {topic} has all the subscriptions that a FIFO topic takes (100): forget a consumer that is gone \
          (fanfare consumers forget NAME), or set aws.topic = \"standard\""
@@ -130,7 +130,7 @@ pub async fn narrow(
     let plan = Plan { steps: subscription::compare(&on, &Some(hears).into(), found.as_ref()) };
     // Where the subscription is gone, the way to another is that of a consumer that begins.
     if !settings.provision || found.is_none() {
-        return if plan.is_needed() { Err(Error::Missing { plan }) } else { Ok(()) };
+        return if plan.is_needed() { Err(missing(clients, plan)) } else { Ok(()) };
     }
     for step in &plan.steps {
         if let Change::Set { setting, .. } = &step.change {
@@ -221,6 +221,10 @@ fn tag_steps(on: &Resource, found: Option<&Tags>, wanted: &[(&str, &str)]) -> Ve
         shown.is_none_or(|shown| shown != value).then(step)
     };
     wanted.iter().filter_map(differs).collect()
+}
+
+fn missing(clients: &Clients, plan: Plan) -> Error {
+    Error::Missing { region: clients.region.clone(), plan }
 }
 
 /// Settled means that everything is there: what is not was deleted in between.

@@ -51,7 +51,7 @@ pub enum OpenError {
 }
 
 /// Codes by which the services say that it is the caller who may not.
-const REFUSALS: [&str; 13] = [
+const REFUSALS: [&str; 14] = [
     "AccessDenied",
     "AccessDeniedException",
     "AuthorizationError",
@@ -63,6 +63,7 @@ const REFUSALS: [&str; 13] = [
     "InvalidSignatureException",
     "MissingAuthenticationToken",
     "RequestExpired",
+    "RequestTimeTooSkewed",
     "SignatureDoesNotMatch",
     "UnrecognizedClientException",
 ];

@@ -88,6 +88,10 @@ impl<'a> ConsumerSite<'a> {
 impl Site for ConsumerSite<'_> {
     type Found = FoundConsumer;
 
+    fn clients(&self) -> &Clients {
+        self.clients
+    }
+
     async fn look(&self) -> Result<FoundConsumer, Error> {
         let queue = queue::look(self.clients, &self.queue, self.with_tags).await?;
         let dead = queue::look(self.clients, &self.dead, self.with_tags).await?;

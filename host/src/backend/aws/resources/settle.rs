@@ -8,7 +8,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::time::{Instant, sleep};
 
-use super::{Error, Plan, Step};
+use super::{Error, Plan, Step, missing};
+use crate::backend::aws::clients::Clients;
 
 /// A table is made in seconds; an index over many items takes longer, and a host that waits is of no use.
 pub const SETTLED_MAX: Duration = Duration::from_secs(600);
@@ -18,6 +19,8 @@ pub const PAUSE: Duration = Duration::from_secs(1);
 #[async_trait]
 pub trait Site: Sync {
     type Found: Send + Sync;
+
+    fn clients(&self) -> &Clients;
 
     async fn look(&self) -> Result<Self::Found, Error>;
 
@@ -50,7 +53,7 @@ pub async fn settle<S: Site>(site: &S, provision: bool) -> Result<S::Found, Erro
             return Ok(found);
         }
         if !provision {
-            return if plan.is_needed() { Err(Error::Missing { plan }) } else { Ok(told(found, &plan)) };
+            return if plan.is_needed() { Err(missing(site.clients(), plan)) } else { Ok(told(found, &plan)) };
         }
         if Instant::now() > deadline {
             return Err(Error::Slow { what: plan.to_string() });

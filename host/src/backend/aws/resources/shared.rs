@@ -31,6 +31,10 @@ impl<'a> SharedSite<'a> {
 impl Site for SharedSite<'_> {
     type Found = FoundShared;
 
+    fn clients(&self) -> &Clients {
+        self.clients
+    }
+
     async fn look(&self) -> Result<FoundShared, Error> {
         Ok(FoundShared {
             table: table::look(self.clients, &self.table, self.with_tags).await?,

@@ -56,7 +56,7 @@ impl Shop {
         let mut lines = Vec::new();
         let shared = match ensure(&self.clients, &looking).await {
             Ok(shared) => shared,
-            Err(Error::Missing { plan }) => {
+            Err(Error::Missing { plan, .. }) => {
                 lines.push(plan.to_string());
                 let mended = ensure(&self.clients, &self.settings).await.unwrap();
                 assert!(ensure(&self.clients, &looking).await.is_ok(), "what was mended is not missing");
@@ -66,7 +66,7 @@ impl Shop {
         };
         match ensure_consumer(&self.clients, &looking, &shared, &consumer(name), Some(&hears(kinds))).await {
             Ok(_) => {}
-            Err(Error::Missing { plan }) => lines.push(plan.to_string()),
+            Err(Error::Missing { plan, .. }) => lines.push(plan.to_string()),
             Err(other) => panic!("{other}"),
         }
         let text = lines.join("\n").replace(self.settings.prefix.as_str(), "SHOP");
@@ -199,10 +199,12 @@ async fn everything_that_differs_is_told_and_mended() {
 #[tokio::test]
 async fn what_is_not_there_is_told_whole() {
     let shop = Shop::open().await;
-    let Err(Error::Missing { plan }) = ensure(&shop.clients, &shop.looking()).await else { panic!("nothing is there") };
-    let error = Error::Missing { plan }.to_string().replace(shop.settings.prefix.as_str(), "SHOP");
+    let Err(error @ Error::Missing { .. }) = ensure(&shop.clients, &shop.looking()).await else {
+        panic!("nothing is there")
+    };
+    let error = error.to_string().replace(shop.settings.prefix.as_str(), "SHOP");
     insta::assert_snapshot!(error, @r"
-    not everything at AWS is as this host needs it:
+    not everything at AWS is in eu-central-1 as this host needs it:
     create table SHOP: key = pk (S) + sk (S), log = lp (S) + ls (N), KEYS_ONLY, customer = cp (S) + cs (S), KEYS_ONLY, time to live = ttl
     create topic SHOP.fifo: FifoTopic = true, ContentBasedDeduplication = false, FifoThroughputScope = MessageGroup
     Run `fanfare provision`, let hosts do it with aws.provision = true (FANFARE_AWS_PROVISION), or do it by hand, as deploy/cloudformation.yaml does
@@ -230,7 +232,7 @@ async fn a_filter_that_keeps_something_back_is_wrong_and_a_wider_one_is_not() {
     let (name, looking) = (consumer("inventory"), shop.looking());
     let both = hears(&["order.placed", "order.cancelled"]);
     let refused = narrow(&shop.clients, &looking, &name, &queue, &both).await;
-    assert!(matches!(&refused, Err(Error::Missing { plan }) if plan.steps.len() == 1), "{refused:?}");
+    assert!(matches!(&refused, Err(Error::Missing { plan, .. }) if plan.steps.len() == 1), "{refused:?}");
     narrow(&shop.clients, &shop.settings, &name, &queue, &both).await.unwrap();
     assert_eq!(shop.missing("inventory", &["order.placed", "order.cancelled"]).await, "");
     assert_eq!(shop.missing("inventory", &["order.placed"]).await, "", "wider is as good");
