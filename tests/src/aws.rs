@@ -3,13 +3,18 @@
 //! A [`FaultProxy`] stands between a host and one emulator. It does to each request what the test says, and keeps count of
 //! what AWS would bill.
 
+mod ask;
 mod bill;
 mod call;
+mod half;
 mod proxy;
+mod way;
 
+pub use ask::{ask, ask_sns};
 pub use bill::{Bill, Tally};
 pub use call::{Call, Protocol};
 pub use proxy::{Fault, FaultProxy};
+pub use way::Way;
 
 /// Where the emulator of a service listens: `SNS`, `SQS`, `DYNAMODB` or `CLOUDFORMATION`.
 ///

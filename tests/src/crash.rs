@@ -8,6 +8,7 @@
 pub mod books;
 pub mod fleet;
 pub mod goods;
+pub mod network;
 pub mod points;
 pub mod power;
 pub mod random;

@@ -174,17 +174,28 @@ impl TestHost {
     /// If it does neither.
     pub fn start_or_end(&mut self) -> Result<(), ExitStatus> {
         self.spawn();
-        let address = eventually("the host listens", || {
+        eventually("the host listens", || {
             if let Some(status) = self.ended_by_now() {
                 return Ok(Err(status));
             }
-            let printed = fs::read_to_string(self.log_path("out")).unwrap_or_default();
-            let line = printed.lines().find_map(|line| line.strip_prefix(LISTENING)).map(str::to_owned);
-            let line = line.filter(|_| printed.ends_with('\n'));
-            line.map(Ok).ok_or_else(|| format!("it printed {printed:?}; {}", self.log()))
-        })?;
-        self.process.as_mut().expect("the host runs").client = Client::new(address.trim());
-        Ok(())
+            if self.listens() { Ok(Ok(())) } else { Err(format!("it does not; {}", self.log())) }
+        })
+    }
+
+    /// Whether the host serves by now.
+    ///
+    /// # Panics
+    /// Where no host runs.
+    pub fn listens(&mut self) -> bool {
+        let printed = fs::read_to_string(self.log_path("out")).unwrap_or_default();
+        let line = printed.lines().find_map(|line| line.strip_prefix(LISTENING)).filter(|_| printed.ends_with('\n'));
+        let process = self.process.as_mut().expect("the host runs");
+        if let Some(address) = line
+            && process.client.base() != address.trim()
+        {
+            process.client = Client::new(address.trim());
+        }
+        line.is_some()
     }
 
     /// Starts the process and waits for nothing.

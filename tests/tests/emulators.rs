@@ -3,31 +3,13 @@
 use fanfare_tests::aws::{self, Bill, FaultProxy};
 use fanfare_tests::{Value, eventually, json};
 
-/// There has to be one.
-const DATE: &str = "20260101T000000Z";
-
-/// LocalStack learns from the scope which service is meant; no emulator checks the signature.
-fn authorization(service: &str) -> String {
-    let scope = format!("20260101/eu-central-1/{service}/aws4_request");
-    format!("AWS4-HMAC-SHA256 Credential=fanfare/{scope}, SignedHeaders=host, Signature=none")
-}
-
-/// Status and answer of one request in JSON.
 fn ask(proxy: &FaultProxy, target: &str, body: &Value) -> (u16, Value) {
-    let service = if target.starts_with("AmazonSQS") { "sqs" } else { "dynamodb" };
-    let agent: ureq::Agent = ureq::Agent::config_builder().http_status_as_error(false).build().into();
-    let request = agent.post(proxy.url()).header("authorization", authorization(service)).header("x-amz-date", DATE);
-    let request = request.header("x-amz-target", target).content_type("application/x-amz-json-1.0");
-    let mut answer = request.send(body.to_string()).expect("an answer");
-    let text = answer.body_mut().read_to_string().expect("a text");
-    (answer.status().as_u16(), serde_json::from_str(&text).unwrap_or(Value::Null))
+    aws::ask(&proxy.url(), target, body)
 }
 
 /// What SNS answers to a form, as far as it stands in `element`.
 fn ask_sns(proxy: &FaultProxy, form: &[(&str, &str)], element: &str) -> String {
-    let request = ureq::post(proxy.url()).header("authorization", authorization("sns")).header("x-amz-date", DATE);
-    let mut answer = request.send_form(form.iter().copied()).expect("an answer");
-    let text = answer.body_mut().read_to_string().expect("a text");
+    let text = aws::ask_sns(&proxy.url(), form);
     let found = text.split(&format!("<{element}>")).nth(1).and_then(|rest| rest.split('<').next());
     found.unwrap_or_else(|| panic!("no {element} in {text}")).to_owned()
 }

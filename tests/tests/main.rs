@@ -1,5 +1,7 @@
 //! What Fanfare promises, one story each, told with the real program.
 
+mod aws_faults;
+mod aws_start;
 mod backfill;
 mod backup;
 mod bad_input;

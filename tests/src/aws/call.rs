@@ -71,7 +71,12 @@ impl Call {
         }
     }
 
-    fn refuse(&self, status: u16, code: &str) -> Refusal {
+    /// That there is nothing.
+    pub(super) fn nothing(&self) -> Refusal {
+        Refusal { status: 200, content_type: "application/x-amz-json-1.0", query_error: None, body: "{}".to_owned() }
+    }
+
+    pub(super) fn refuse(&self, status: u16, code: &str) -> Refusal {
         let fault = if status < 500 { "Sender" } else { "Receiver" };
         let message = "the fault proxy was told to";
         let (content_type, query_error, body) = match self.protocol {

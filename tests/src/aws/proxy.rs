@@ -12,6 +12,7 @@ use ureq::http::{HeaderMap, HeaderName, HeaderValue, Request};
 
 use super::bill::Bill;
 use super::call::{Call, Refusal};
+use super::half::Half;
 
 /// No emulator answers more.
 const ANSWER_BYTES_MAX: u64 = 64 << 20;
@@ -40,6 +41,12 @@ pub enum Fault {
     Fail(u16),
     /// Too many requests.
     Throttle,
+    /// An error with this status and the service's code for it.
+    Refuse(u16, &'static str),
+    /// The emulator is not asked, and the answer says that nothing is there.
+    Nothing,
+    /// Of a batch, the emulator gets every second entry; the others are refused with this code.
+    RefuseHalf(&'static str),
 }
 
 /// Listens on a port of its own, over HTTP/1.1, and ends with the test.
@@ -177,6 +184,14 @@ impl Desk {
                 }
                 Fault::Fail(status) => refuse(connection, call.fail(status))?,
                 Fault::Throttle => refuse(connection, call.throttle())?,
+                Fault::Refuse(status, code) => refuse(connection, call.refuse(status, code))?,
+                Fault::Nothing => refuse(connection, call.nothing())?,
+                Fault::RefuseHalf(code) => {
+                    let (mut request, half) = (request, Half::of(&call, code));
+                    *request.body_mut() = half.body.clone().into_bytes();
+                    let (status, headers, body) = self.ask(&call, request)?;
+                    write(connection, status, &headers, half.answer(&call, &body).as_bytes())?;
+                }
             }
         }
         Ok(())

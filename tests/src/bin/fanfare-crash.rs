@@ -1,15 +1,22 @@
-//! Kills a host under load again and again, and checks that nothing was lost, repeated or out of turn.
-//! `cargo xtask crash` runs it; it needs `fanfare` and the guests built.
+//! Kills hosts under load again and again, and checks that nothing was lost, repeated or out of turn.
+//! `cargo xtask crash` runs it; it needs `fanfare` and the guests built, and with `--hosts` what stands in for AWS.
 
 use std::process::ExitCode;
 
-use fanfare_tests::crash::random::Run;
+use fanfare_tests::crash::{fleet, random};
 
 const USAGE: &str = "Usage: cargo xtask crash [--kills N] [--seed N] [--power-loss]
+       cargo xtask crash --hosts N [--kills N] [--seed N]
 
-  --kills N      SIGKILLs at random moments, on one store under load [200]
+  --kills N      SIGKILLs at random moments, on one store under load [200; of several hosts 50]
   --seed N       draw the same moments again
-  --power-loss   what was not synced to disk goes with each kill";
+  --power-loss   what was not synced to disk goes with each kill
+  --hosts N      so many hosts on one store at AWS, for which emulators stand in, each behind a network that fails";
+
+enum Run {
+    One(random::Run),
+    Fleet(fleet::Run),
+}
 
 fn main() -> ExitCode {
     let run = match arguments(std::env::args().skip(1)) {
@@ -19,16 +26,24 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    println!("{} kills, --seed {}{}", run.kills, run.seed, if run.power_loss { ", with power loss" } else { "" });
-    let step = run.kills.div_ceil(10);
-    let told = run.run(|kills| {
-        if kills.is_multiple_of(step) {
-            println!("{kills:>6} kills");
+    let told = match run {
+        Run::One(run) => {
+            println!(
+                "{} kills, --seed {}{}",
+                run.kills,
+                run.seed,
+                if run.power_loss { ", with power loss" } else { "" }
+            );
+            run.run(progress(run.kills)).map(|report| format!("{report:#?}"))
         }
-    });
+        Run::Fleet(run) => {
+            println!("{} hosts, {} kills, --seed {}", run.hosts, run.kills, run.seed);
+            run.run(progress(run.kills)).map(|report| format!("{report:#?}"))
+        }
+    };
     match told {
         Ok(report) => {
-            println!("{report:#?}\nnothing was lost, repeated or out of turn");
+            println!("{report}\nnothing was lost, repeated or out of turn");
             ExitCode::SUCCESS
         }
         Err(faults) => {
@@ -38,16 +53,33 @@ fn main() -> ExitCode {
     }
 }
 
+fn progress(kills: u32) -> impl FnMut(u32) {
+    let step = kills.div_ceil(10).max(1);
+    move |done| {
+        if done.is_multiple_of(step) {
+            println!("{done:>6} kills");
+        }
+    }
+}
+
 fn arguments(mut given: impl Iterator<Item = String>) -> Result<Run, String> {
-    let mut run = Run { kills: 200, seed: std::process::id().into(), power_loss: false };
+    let (mut hosts, mut kills, mut seed, mut power_loss) = (None, None, std::process::id().into(), false);
     while let Some(flag) = given.next() {
         let mut number = || given.next().and_then(|text| text.parse().ok()).ok_or(format!("{flag} takes a number"));
         match flag.as_str() {
-            "--kills" => run.kills = u32::try_from(number()?).map_err(|_| "--kills: too many".to_owned())?,
-            "--seed" => run.seed = number()?,
-            "--power-loss" => run.power_loss = true,
+            "--kills" => kills = Some(u32::try_from(number()?).map_err(|_| "--kills: too many".to_owned())?),
+            "--seed" => seed = number()?,
+            "--hosts" => hosts = usize::try_from(number()?).ok().filter(|hosts| (1..=16).contains(hosts)),
+            "--power-loss" => power_loss = true,
             _ => return Err(format!("{flag} is no flag")),
         }
+        if flag == "--hosts" && hosts.is_none() {
+            return Err("--hosts takes a number from 1 to 16".to_owned());
+        }
     }
-    Ok(run)
+    match hosts {
+        Some(_) if power_loss => Err("--power-loss is about a disk, and several hosts share none".to_owned()),
+        Some(hosts) => Ok(Run::Fleet(fleet::Run { hosts, kills: kills.unwrap_or(50), seed })),
+        None => Ok(Run::One(random::Run { kills: kills.unwrap_or(200), seed, power_loss })),
+    }
 }

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::time::{Duration, Instant};
 
+use super::goods::SCARCE;
 use super::shops::{Ledger, Sale};
 use crate::{Client, Value};
 
@@ -161,6 +162,17 @@ impl Books<'_> {
         self.compare("stock", stock, found);
         let found = self.entries("inventory", "taken/");
         self.compare("taken", taken, found);
+        self.scarce();
+    }
+
+    /// What more was asked for than there was is sold to the last unit, and no unit twice.
+    fn scarce(&mut self) {
+        let Some(received) = self.ledger.received.get(SCARCE).copied() else { return };
+        let asked = self.orders.values().filter(|(_, sale)| sale.sold.units.contains_key(SCARCE));
+        let asked: Vec<bool> = asked.map(|(order, _)| order["status"] == "shipped").collect();
+        let sold = asked.iter().filter(|sold| **sold).count();
+        let expected = received.min(i64::try_from(asked.len()).unwrap_or(i64::MAX));
+        self.same("units sold of what is scarce", expected, i64::try_from(sold).unwrap_or(i64::MAX));
     }
 
     fn loyalty(&mut self) {

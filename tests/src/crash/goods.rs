@@ -21,6 +21,20 @@ pub struct Sold {
     pub total_amount: i64,
 }
 
+/// What is scarce: one unit in each of its orders, none of which is cancelled, so that whatever there is gets sold.
+pub const SCARCE: &str = "HOT";
+
+/// An order of this number for one unit of [`SCARCE`], as it is sent.
+#[must_use]
+pub fn scarce_order(number: u64) -> (Sold, Value) {
+    let (mut sold, mut body) = order(number);
+    sold.units = BTreeMap::from([(SCARCE, 1)]);
+    sold.total_amount = UNIT_AMOUNT;
+    body["lines"] = json!([{"sku": SCARCE, "quantity": 1, "unit_amount": UNIT_AMOUNT}]);
+    body["total_amount"] = json!(UNIT_AMOUNT);
+    (sold, body)
+}
+
 /// The order of this number, as it is sent.
 #[must_use]
 pub fn order(number: u64) -> (Sold, Value) {

@@ -25,6 +25,14 @@ pub struct Ledger {
     pub received: BTreeMap<&'static str, i64>,
 }
 
+impl Ledger {
+    /// Units that are asked for in orders which may exist.
+    #[must_use]
+    pub fn asked_for(&self, sku: &str) -> i64 {
+        self.sales.values().filter_map(|sale| sale.sold.units.get(sku)).sum()
+    }
+}
+
 #[derive(Clone, Debug)]
 pub struct Sale {
     pub sold: Sold,
@@ -39,7 +47,6 @@ pub struct Shops {
     threads: Vec<JoinHandle<()>>,
 }
 
-#[derive(Default)]
 struct Shared {
     state: Mutex<State>,
     changed: Condvar,
@@ -47,9 +54,13 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
-    client: Option<Client>,
+    /// Those that serve: each try goes to the next of them.
+    clients: Vec<Client>,
+    tries: usize,
     /// Raised with each host.
     generation: u64,
+    /// One order in so many is for what is scarce; 0 for none.
+    scarce_every: u64,
     next: u64,
     /// Orders with numbers from here on are not placed yet.
     limit: u64,
@@ -61,7 +72,14 @@ impl Shops {
     /// Opens so many shops; they wait for a host and for orders that they may place.
     #[must_use]
     pub fn open(shops: usize) -> Self {
-        let shared = Arc::new(Shared::default());
+        Self::open_with_scarce_goods(shops, 0)
+    }
+
+    /// [`Shops::open`], where one order in so many is for [`goods::SCARCE`].
+    #[must_use]
+    pub fn open_with_scarce_goods(shops: usize, scarce_every: u64) -> Self {
+        let state = State { scarce_every, ..State::default() };
+        let shared = Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new() });
         let shop = |_| {
             let shared = Arc::clone(&shared);
             thread::spawn(move || shared.sell())
@@ -72,8 +90,13 @@ impl Shops {
 
     /// The host that serves from now on.
     pub fn serve_by(&self, client: Client) {
+        self.serve_by_all(vec![client]);
+    }
+
+    /// The hosts that serve from now on, in turn: what one does not answer, the next is asked again.
+    pub fn serve_by_all(&self, clients: Vec<Client>) {
         let mut state = self.shared.state();
-        state.client = Some(client);
+        state.clients = clients;
         state.generation += 1;
         drop(state);
         self.shared.changed.notify_all();
@@ -85,6 +108,17 @@ impl Shops {
         state.limit = state.limit.max(state.next).saturating_add(orders);
         drop(state);
         self.shared.changed.notify_all();
+    }
+
+    /// Notes goods that were taken into stock otherwise than by the shops.
+    pub fn received(&self, sku: &'static str, units: i64) {
+        *self.shared.state().ledger.received.entry(sku).or_default() += units;
+    }
+
+    /// Units that were asked for until now.
+    #[must_use]
+    pub fn asked_for(&self, sku: &str) -> i64 {
+        self.shared.state().ledger.asked_for(sku)
     }
 
     /// Lets the shops place no more orders for now.
@@ -112,7 +146,7 @@ impl Drop for Shops {
     fn drop(&mut self) {
         let mut state = self.shared.state();
         state.stopping = true;
-        state.client = None;
+        state.clients.clear();
         drop(state);
         self.shared.changed.notify_all();
     }
@@ -124,8 +158,8 @@ impl Shared {
     }
 
     fn sell(&self) {
-        while let Some(number) = self.next() {
-            let (sold, body) = goods::order(number);
+        while let Some((number, scarce)) = self.next() {
+            let (sold, body) = if scarce { goods::scarce_order(number) } else { goods::order(number) };
             let reference = sold.reference.clone();
             let sale = Sale { sold, id: None, cancelled: false };
             self.state().ledger.sales.insert(reference.clone(), sale);
@@ -135,7 +169,7 @@ impl Shared {
             let Some(placed) = self.ask("/v1/orders", &headers, &body.to_string(), given_up) else { continue };
             let id = placed.expect(201).id();
             self.note(&reference, |sale| sale.id = Some(id.clone()));
-            if number % CANCELLED_EVERY == 3 {
+            if number % CANCELLED_EVERY == 3 && !scarce {
                 self.cancel(&reference, &id);
             }
             if number.is_multiple_of(RECEIVED_EVERY) {
@@ -144,8 +178,8 @@ impl Shared {
         }
     }
 
-    /// Waits until another order may be placed; `None` when the shops close.
-    fn next(&self) -> Option<u64> {
+    /// Waits until another order may be placed: its number, and whether it is for what is scarce. `None` when the shops close.
+    fn next(&self) -> Option<(u64, bool)> {
         let mut state = self.state();
         while !state.stopping && state.next >= state.limit {
             state = self.changed.wait(state).unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -153,8 +187,9 @@ impl Shared {
         if state.stopping {
             return None;
         }
+        let number = state.next;
         state.next += 1;
-        Some(state.next - 1)
+        Some((number, state.scarce_every > 0 && number.is_multiple_of(state.scarce_every)))
     }
 
     fn cancel(&self, reference: &str, id: &str) {
@@ -196,11 +231,12 @@ impl Shared {
         }
     }
 
-    /// The host that serves; `None` when the test is over without one.
+    /// A host that serves; `None` when the test is over without one.
     fn client(&self) -> Option<(Client, u64)> {
         let mut state = self.state();
         loop {
-            if let Some(client) = &state.client {
+            state.tries = state.tries.wrapping_add(1);
+            if let Some(client) = state.clients.get(state.tries % state.clients.len().max(1)) {
                 return Some((client.clone(), state.generation));
             }
             if state.stopping {

@@ -1,0 +1,212 @@
+//! What goes wrong at AWS, or on the way there: it costs time, and no order, and no effect comes twice.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use fanfare_tests::aws::{self, Fault, Way};
+use fanfare_tests::crash::fleet::prefix;
+use fanfare_tests::orders::order;
+use fanfare_tests::{Client, TestHost, Value, eventually, json, within};
+
+/// Longer than SQS and the host hide what was not deleted, and than any wait between two tries.
+const RECOVERED_WITHIN: Duration = Duration::from_secs(120);
+
+/// A host on a store of its own at AWS, with a way there on which things go wrong, and `reports-one`, which counts orders.
+struct Cloud {
+    host: TestHost,
+    way: Way,
+    prefix: String,
+}
+
+impl Cloud {
+    fn start() -> Self {
+        let prefix = prefix();
+        let mut host = TestHost::new();
+        host.argument("--backend").argument("aws");
+        host.variable("FANFARE_AWS_PREFIX", &prefix).variable("FANFARE_AWS_PROVISION", "true");
+        let way = Way::of(&mut host);
+        host.consumers.put("reports", &fanfare_tests::guests::wasm("reports-one"));
+        host.start();
+        Self { host, way, prefix }
+    }
+
+    fn client(&self) -> Client {
+        self.host.client()
+    }
+
+    fn sqs(&self, operation: &str, body: &Value) -> Value {
+        let (status, answer) = aws::ask(&aws::endpoint("SQS"), &format!("AmazonSQS.{operation}"), body);
+        assert_eq!(status, 200, "{answer}");
+        answer
+    }
+
+    /// Where SQS has the queue of `reports`: `""`, or the one for dead letters: `-dead`.
+    fn queue(&self, which: &str) -> Value {
+        let name = format!("{}-reports{which}.fifo", self.prefix);
+        self.sqs("GetQueueUrl", &json!({"QueueName": name}))["QueueUrl"].take()
+    }
+
+    /// Messages in a queue, hidden or not.
+    fn messages(&self, queue: &Value) -> i64 {
+        let asked = json!({"QueueUrl": queue, "AttributeNames": ["All"]});
+        let attributes = self.sqs("GetQueueAttributes", &asked);
+        let count = |name: &str| attributes["Attributes"][name].as_str().and_then(|it| it.parse().ok()).unwrap_or(0);
+        count("ApproximateNumberOfMessages") + count("ApproximateNumberOfMessagesNotVisible")
+    }
+
+    /// Each of so many orders was handled once, and at the first attempt.
+    #[track_caller]
+    fn each_was_handled_once(&self, orders: &[String]) {
+        let client = self.client();
+        within(RECOVERED_WITHIN, "every order is handled", || match client.counter("reports", "handled") {
+            handled if handled >= i64::try_from(orders.len()).unwrap_or(i64::MAX) => Ok(()),
+            handled => Err(format!("{handled} of {} are; {:#?}", orders.len(), client.consumer("reports"))),
+        });
+        within(RECOVERED_WITHIN, "nothing is pending", || match client.consumer("reports") {
+            Some(reports) if reports["pending"] == 0 => Ok(()),
+            reports => Err(format!("{reports:#?}")),
+        });
+        assert_eq!(client.counter("reports", "handled"), i64::try_from(orders.len()).unwrap_or(i64::MAX));
+        for id in orders {
+            let delivery = client.order(id)["deliveries"][0].clone();
+            assert_eq!((&delivery["state"], &delivery["attempts"]), (&json!("done"), &json!(1)), "{delivery:#}");
+        }
+    }
+}
+
+/// Places so many orders from several shops at once, each sent again until it is answered; their ids.
+fn place(client: &Client, orders: usize) -> Vec<String> {
+    let next = AtomicUsize::new(0);
+    let shop = || {
+        let mut ids = Vec::new();
+        while next.fetch_add(1, Ordering::Relaxed) < orders {
+            let key = format!("{:?}-{}", thread::current().id(), ids.len());
+            let headers = [("Idempotency-Key", key.as_str())];
+            let body = order(&[("TEA", 1)]).to_string();
+            ids.push(within(RECOVERED_WITHIN, "the order is taken", || {
+                match client.try_post("/v1/orders", &headers, body.as_bytes()) {
+                    Ok(answer) if answer.status == 201 => Ok(answer.id()),
+                    other => Err(format!("{other:#?}")),
+                }
+            }));
+        }
+        ids
+    };
+    thread::scope(|scope| {
+        let shops: Vec<_> = (0..8).map(|_| scope.spawn(shop)).collect();
+        shops.into_iter().flat_map(|shop| shop.join().expect("a shop")).collect()
+    })
+}
+
+#[test]
+fn where_aws_cannot_be_reached_for_a_while_orders_are_answered_with_503_and_nothing_is_lost() {
+    let cloud = Cloud::start();
+    let client = cloud.client();
+    let mut ids = place(&client, 5);
+    cloud.way.tell(&Fault::HangUp);
+    cloud.way.cut();
+    let unknown = client.place(&order(&[("TEA", 1)]));
+    assert_eq!(unknown.problem(503)["type"], "/problems/outcome-unknown");
+    let not_ready = client.get("/readyz").problem(503);
+    assert!(not_ready["detail"].to_string().contains("AWS"), "{not_ready:#}");
+    assert_eq!(client.get("/healthz").status, 200, "to start it again would not help");
+    cloud.way.tell(&Fault::Pass);
+    ids.extend(place(&client, 5));
+    let there = within(RECOVERED_WITHIN, "what was not known is settled", || {
+        let there: Vec<String> =
+            client.orders().iter().filter_map(|order| order["id"].as_str().map(str::to_owned)).collect();
+        let settled = client.consumer("reports").is_some_and(|reports| reports["pending"] == 0);
+        if settled { Ok(there) } else { Err(format!("{} are there", there.len())) }
+    });
+    // The one that was answered with neither may be there or not, as the answer said.
+    assert!(ids.iter().all(|id| there.contains(id)) && [10, 11].contains(&there.len()), "{there:?}");
+    cloud.each_was_handled_once(&there);
+}
+
+#[test]
+fn throttling_of_every_call_for_half_a_minute_costs_time_and_no_attempt() {
+    let cloud = Cloud::start();
+    let client = cloud.client();
+    let mut ids = place(&client, 5);
+    cloud.way.tell(&Fault::Throttle);
+    let begin = Instant::now();
+    ids.extend(thread::scope(|scope| {
+        let placing = scope.spawn(|| place(&client, 16));
+        thread::sleep(Duration::from_secs(30).saturating_sub(begin.elapsed()));
+        cloud.way.tell(&Fault::Pass);
+        placing.join().expect("shops")
+    }));
+    assert_eq!(ids.len(), 21);
+    cloud.each_was_handled_once(&ids);
+    assert_eq!(client.dead_letters("reports"), Vec::<Value>::new());
+}
+
+#[test]
+fn half_a_batch_that_fails_is_sent_again_and_receipts_that_expired_cost_no_effect() {
+    let cloud = Cloud::start();
+    let client = cloud.client();
+    cloud.way.choose(|call| match call.operation.as_str() {
+        "PublishBatch" | "ChangeMessageVisibilityBatch" => Fault::RefuseHalf("InternalError"),
+        "DeleteMessageBatch" => Fault::RefuseHalf("ReceiptHandleIsInvalid"),
+        _ => Fault::Pass,
+    });
+    let ids = place(&client, 60);
+    cloud.each_was_handled_once(&ids);
+    cloud.way.tell(&Fault::Pass);
+    let queue = cloud.queue("");
+    within(RECOVERED_WITHIN, "messages that came again are deleted", || match cloud.messages(&queue) {
+        0 => Ok(()),
+        some => Err(format!("{some} are left")),
+    });
+    cloud.each_was_handled_once(&ids);
+}
+
+#[test]
+fn what_sns_took_and_sqs_does_not_show_yet_is_pending_until_it_does() {
+    let cloud = Cloud::start();
+    let client = cloud.client();
+    cloud.way.choose(|call| if call.operation == "ReceiveMessage" { Fault::Nothing } else { Fault::Pass });
+    // A poll that began before is over when it has something.
+    let mut ids = place(&client, 1);
+    cloud.each_was_handled_once(&ids);
+    ids.extend(place(&client, 5));
+    eventually("they are pending", || match client.consumer("reports") {
+        Some(reports) if reports["pending"] == 5 => Ok(()),
+        other => Err(format!("{other:#?}")),
+    });
+    cloud.way.tell(&Fault::Pass);
+    cloud.each_was_handled_once(&ids);
+}
+
+#[test]
+fn a_message_that_is_no_event_is_put_aside_and_one_of_a_newer_host_waits_for_it() {
+    let cloud = Cloud::start();
+    let client = cloud.client();
+    let (queue, dead) = (cloud.queue(""), cloud.queue("-dead"));
+    let send = |id: &str, body: &str, envelope: Option<&str>| {
+        let mut message = json!({"QueueUrl": queue, "MessageBody": body, "MessageGroupId": id,
+            "MessageDeduplicationId": id});
+        if let Some(envelope) = envelope {
+            message["MessageAttributes"]["fanfare"] = json!({"DataType": "String", "StringValue": envelope});
+        }
+        cloud.sqs("SendMessage", &message);
+    };
+    send("letter", "good morning", None);
+    send("damaged", "{}", Some("{\"v\":1,\"lane\":7}"));
+    send("newer", "{}", Some("{\"v\":99,\"whatever\":\"comes\"}"));
+    eventually("what is no event is put aside", || match cloud.messages(&dead) {
+        2 => Ok(()),
+        other => Err(format!("{other} are; {}", cloud.host.log())),
+    });
+    let asked = json!({"QueueUrl": dead, "MaxNumberOfMessages": 10, "VisibilityTimeout": 0});
+    let aside = cloud.sqs("ReceiveMessage", &asked);
+    let bodies: Vec<_> = aside["Messages"].as_array().into_iter().flatten().map(|message| &message["Body"]).collect();
+    assert_eq!(bodies, [&json!("good morning"), &json!("{}")], "as they came");
+    let log = cloud.host.log();
+    assert!(log.contains("Who sends to this queue?"), "{log}");
+    assert!(log.contains("an event of a newer host waits in the queue: update this host"), "{log}");
+    let ids = place(&client, 3);
+    cloud.each_was_handled_once(&ids);
+    assert_eq!(cloud.messages(&queue), 1, "the newer host's");
+}
