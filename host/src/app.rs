@@ -87,8 +87,9 @@ impl App {
         let host = Host { sandbox, consumers: Arc::clone(&backend.consumers), engine };
         let settings = consumer::Settings::new(config.consumers_dir.clone(), config.data_dir.join(VERSIONS_DIR));
         let settings = consumer::Settings { plugin_keys: config.plugin_keys.clone(), ..settings };
+        let (versions, fleet) = (Arc::clone(&backend.versions), Arc::clone(&backend.fleet));
         // Guests describe themselves while the directory is opened: not on the threads that answer HTTP.
-        let directory = deliveries.spawn(Directory::open(settings, host, Arc::clone(&backend.versions))).await??;
+        let directory = deliveries.spawn(Directory::open(settings, host, versions, fleet)).await??;
         let sender = Sender::start(Arc::clone(&backend.outgoing), &config.mail, deliveries)?;
         let api = api(config, address, &backend, &directory);
         Ok(Self { address, listener, api, backend, directory, sender, deliveries: deliveries.clone() })
@@ -175,6 +176,7 @@ fn api(config: &Config, address: SocketAddr, backend: &Backend, directory: &Dire
         upkeep: Arc::clone(&backend.upkeep),
         backfills: Arc::clone(&backend.backfills),
         versions: Arc::clone(&backend.versions),
+        fleet: Arc::clone(&backend.fleet),
         catalogue: directory.catalogue(),
         steering: directory.steering(),
         metrics: Arc::new(metrics),

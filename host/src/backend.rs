@@ -17,6 +17,7 @@ mod consumers;
 mod contract;
 mod dead_letters;
 pub mod embedded;
+mod fleet;
 mod inbox;
 mod intake;
 mod journal;
@@ -36,6 +37,7 @@ use async_trait::async_trait;
 pub use self::backfills::*;
 pub use self::consumers::*;
 pub use self::dead_letters::*;
+pub use self::fleet::*;
 pub use self::inbox::*;
 pub use self::intake::*;
 pub use self::journal::*;
@@ -119,4 +121,5 @@ pub struct Backend {
     pub lifecycle: Arc<dyn Lifecycle>,
     pub upkeep: Arc<dyn Upkeep>,
     pub versions: Arc<dyn Versions>,
+    pub fleet: Arc<dyn Fleet>,
 }

@@ -15,6 +15,7 @@ pub mod board;
 pub mod check;
 pub mod diff;
 pub mod directory;
+pub mod elsewhere;
 pub mod grants;
 pub mod history;
 pub mod host;

@@ -2,6 +2,7 @@
 
 mod aws_faults;
 mod aws_start;
+mod aws_versions;
 mod backfill;
 mod backup;
 mod bad_input;

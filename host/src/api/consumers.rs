@@ -12,10 +12,11 @@ use serde::{Deserialize, Serialize};
 use super::problem::{Error, Result};
 use super::request::{Params, Segment, bounded, committing, reading};
 use super::{Shared, page};
-use crate::backend::{BackfillReport, ConsumerReport, Forgotten, Held, Pause, StateQuery};
+use crate::backend::{BackfillReport, ConsumerReport, Forgotten, Held, HostRuns, Pause, RunningVersion, StateQuery};
 use crate::consumer::status::{ConsumerStatus, State as ConsumerState};
 use crate::policy::ConsumerName;
 use crate::sandbox::{Amount, Usage};
+use crate::version::Hash;
 
 /// What the directory and the store know of one consumer.
 #[derive(Serialize)]
@@ -35,6 +36,9 @@ struct ConsumerShown {
     /// The backfill that is under way.
     #[serde(skip_serializing_if = "Option::is_none")]
     backfill: Option<BackfillReport>,
+    /// Hosts that share the store and run it, each with its version; only where there are several.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    hosts: Vec<RunsOn>,
     /// Its limits, and the most that an event took of each; only where one consumer is shown.
     #[serde(skip_serializing_if = "Option::is_none")]
     limits: Option<Usage>,
@@ -52,6 +56,7 @@ impl ConsumerShown {
             paused: None,
             holds_back: None,
             backfill: None,
+            hosts: Vec::new(),
             limits: None,
             state_bytes: 0,
         }
@@ -78,6 +83,37 @@ impl ConsumerShown {
         }
         self.paused = paused;
     }
+
+    /// Hosts with different versions handle events of the same orders, until all have the same file or somebody decides.
+    fn hosts(&mut self, hosts: Vec<RunsOn>) {
+        let mut versions: BTreeMap<(&str, Hash), Vec<&str>> = BTreeMap::new();
+        for RunsOn { host, runs } in &hosts {
+            versions.entry((&runs.version, runs.hash)).or_default().push(host);
+        }
+        if versions.len() > 1 && self.status.state == ConsumerState::Running {
+            let told = versions
+                .iter()
+                .map(|((version, hash), hosts)| format!("{version} ({}) on {}", hash.short(), hosts.join(", ")));
+            let told = told.collect::<Vec<_>>().join("; ");
+            self.status.state = ConsumerState::Mixed;
+            let what = format!(
+                "hosts run different versions: {told}. Put the same file into each directory, or decide for all with \
+                 `fanfare consumers promote {0}` or `fanfare consumers rollback {0}`",
+                self.status.name
+            );
+            self.status.reason =
+                Some([Some(what), self.status.reason.take()].into_iter().flatten().collect::<Vec<_>>().join("\n"));
+        }
+        self.hosts = hosts;
+    }
+}
+
+/// A version, and a host on which it handles events.
+#[derive(Serialize)]
+struct RunsOn {
+    host: String,
+    #[serde(flatten)]
+    runs: RunningVersion,
 }
 
 #[derive(Serialize)]
@@ -105,7 +141,19 @@ pub(super) async fn one(shared: &Shared, name: &ConsumerName) -> Result<Response
 
 async fn all(shared: &Shared) -> Result<Vec<ConsumerShown>> {
     let known = reading(shared.api.consumers.known()).await?;
-    Ok(join(shared.api.catalogue.list(), known))
+    let mut shown = join(shared.api.catalogue.list(), known);
+    let hosts = shared.api.fleet.hosts();
+    if hosts.len() > 1 {
+        for consumer in &mut shown {
+            consumer.hosts(running(&hosts, &consumer.status.name));
+        }
+    }
+    Ok(shown)
+}
+
+fn running(hosts: &[HostRuns], name: &ConsumerName) -> Vec<RunsOn> {
+    let runs = |host: &HostRuns| Some(RunsOn { host: host.host.clone(), runs: host.running.get(name)?.clone() });
+    hosts.iter().filter_map(runs).collect()
 }
 
 /// A consumer without a plugin is `removed`; one that the store has not seen yet has no events.

@@ -226,6 +226,7 @@ pub(super) fn full_store() -> Api {
         upkeep: store.clone(),
         backfills: store.clone(),
         versions: store.clone(),
+        fleet: Arc::new(crate::backend::Alone),
         catalogue: store.clone(),
         steering: store,
         metrics: Arc::new(|| Box::pin(std::future::ready(String::new()))),

@@ -22,6 +22,7 @@ mod clock;
 mod consumers;
 mod dead_letters;
 mod due;
+mod fleet;
 mod gather;
 mod hosts;
 mod inbox;
@@ -85,6 +86,7 @@ pub async fn open(settings: &Settings) -> Result<Backend, OpenError> {
     store.tasks.spawn(Arc::clone(&store).follow());
     store.tasks.spawn(settle::intent::sweep(Arc::clone(&store)));
     let aws = Arc::new(Aws { store, slot: number });
+    aws.store.tasks.spawn(versions::sweep_files(Arc::clone(&aws)));
     Ok(Backend {
         intake: Arc::clone(&aws) as _,
         journal: Arc::clone(&aws) as _,
@@ -95,6 +97,7 @@ pub async fn open(settings: &Settings) -> Result<Backend, OpenError> {
         outgoing: Arc::clone(&aws) as _,
         upkeep: Arc::clone(&aws) as _,
         versions: Arc::clone(&aws) as _,
+        fleet: Arc::clone(&aws) as _,
         lifecycle: aws,
     })
 }

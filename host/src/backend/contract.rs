@@ -34,6 +34,7 @@ mod backfills;
 mod broken;
 mod dead_letters;
 mod deliveries;
+mod fleet;
 mod hearing;
 mod intake;
 mod lanes;

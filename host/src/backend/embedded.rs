@@ -77,7 +77,7 @@ use self::queue::Queue;
 use self::readers::{Disk, Readers};
 use self::tail::Tail;
 use self::upkeep::Upkeeper;
-use super::{Backend, Error, Held, Lifecycle, Result};
+use super::{Alone, Backend, Error, Held, Lifecycle, Result};
 use crate::fault::{self, Point};
 use crate::policy::ConsumerName;
 
@@ -118,6 +118,7 @@ pub fn open(settings: &Settings) -> Result<Backend, OpenError> {
         dead_letters: Arc::clone(&embedded) as _,
         backfills: Arc::clone(&embedded) as _,
         outgoing: Arc::clone(&embedded) as _,
+        fleet: Arc::new(Alone),
         upkeep: Arc::clone(&embedded) as _,
         versions: Arc::clone(&embedded) as _,
         lifecycle: embedded,

@@ -7,6 +7,7 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
 use super::status::{Candidate, CandidateState, ConsumerStatus, State};
+use crate::backend::{Running, RunningVersion};
 use crate::policy::ConsumerName;
 
 type Table = BTreeMap<ConsumerName, ConsumerStatus>;
@@ -61,6 +62,17 @@ impl Board {
                 table.remove(name);
             }
         });
+    }
+
+    /// The versions that handle events now.
+    #[must_use]
+    pub fn running(&self) -> Running {
+        let table = self.shown.load();
+        let runs = |status: &ConsumerStatus| {
+            let hash = status.hash.as_ref().filter(|_| status.loaded_at.is_some())?.parse().ok()?;
+            Some((status.name.clone(), RunningVersion { version: status.version.clone()?, hash }))
+        };
+        table.values().filter_map(runs).collect()
     }
 
     #[must_use]

@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use super::archive::Archive;
 use super::board::Board;
 use super::diff::Diff;
+use super::elsewhere::Elsewhere;
 use super::runtime::Runtime;
 use super::scan::{self, Entry, Look, Sighting};
 use super::settle::Settling;
@@ -30,7 +31,7 @@ use super::slot::{self, Shared, Slot, TakenUp, blocking};
 use super::status::{Catalogue, State};
 use super::steer::{ASKED_MAX, Ask, Handle, Refusal, Steering};
 use super::watch::{Renamed, watch};
-use crate::backend::Versions;
+use crate::backend::{Fleet, Versions};
 use crate::delivery::shadow::Report;
 use crate::policy::ConsumerName;
 use crate::signature::PublicKey;
@@ -110,6 +111,9 @@ pub struct Directory<R: Runtime> {
     told: Told,
     /// Shadows whose file is not what was taken up, and since when it is as it is.
     moving: BTreeMap<ConsumerName, (Option<Entry>, Instant)>,
+    elsewhere: Elsewhere,
+    /// Files that come from now on are put there by somebody, and were not there before.
+    is_open: bool,
 }
 
 /// What was logged and still holds, so that it is logged once.
@@ -124,7 +128,12 @@ impl<R: Runtime> Directory<R> {
     ///
     /// # Errors
     /// The directory cannot be made or read. A bad plugin is no error: its status tells.
-    pub async fn open(settings: Settings, runtime: R, versions: Arc<dyn Versions>) -> Result<Self, Error> {
+    pub async fn open(
+        settings: Settings,
+        runtime: R,
+        versions: Arc<dyn Versions>,
+        fleet: Arc<dyn Fleet>,
+    ) -> Result<Self, Error> {
         let Settings { dir, poll, settle, plugin_bytes_max, plugin_keys, versions_dir } = settings;
         let failed = |cause| Error { dir: dir.clone(), cause };
         std::fs::create_dir_all(&dir).map_err(failed)?;
@@ -141,12 +150,14 @@ impl<R: Runtime> Directory<R> {
             shadow_files: Mutex::default(),
             hint: Arc::clone(&hint),
             versions,
+            fleet,
             loads: Semaphore::new(LOADS_MAX),
             plugin_bytes_max,
             plugin_keys,
             stopping: CancellationToken::new(),
         };
         let (ask, asks) = mpsc::channel(ASKED_MAX);
+        let elsewhere = Elsewhere::of(&*shared.fleet);
         let mut directory = Self {
             asks,
             steering: Handle(ask),
@@ -165,6 +176,8 @@ impl<R: Runtime> Directory<R> {
             renamed,
             told: Told::default(),
             moving: BTreeMap::new(),
+            elsewhere,
+            is_open: false,
         };
         directory.show_absent(&first).await;
         directory.take_in(&first);
@@ -175,6 +188,8 @@ impl<R: Runtime> Directory<R> {
                 break;
             }
         }
+        directory.is_open = true;
+        directory.tell_running();
         Ok(directory)
     }
 
@@ -221,6 +236,7 @@ impl<R: Runtime> Directory<R> {
                 self.asked.push_back(ask);
                 return self.take_steps();
             }
+            decided = self.elsewhere.decided() => return self.heed(decided),
             () = tokio::time::sleep_until(due.into()) => {}
             () = self.hint.notified() => tokio::time::sleep(LOOK_GAP).await,
         }
@@ -292,7 +308,7 @@ impl<R: Runtime> Directory<R> {
             Some(sighting) => self.taken_up.insert(name.clone(), sighting.clone()),
             None => self.taken_up.remove(&name),
         };
-        let mut slot = self.idle.remove(&name).unwrap_or_else(|| Slot::new(name.clone()));
+        let mut slot = self.idle.remove(&name).unwrap_or_else(|| Slot::new(name.clone(), self.is_open));
         let shared = Arc::clone(&self.shared);
         self.updates.spawn(async move {
             let taken = match sighting {
@@ -342,9 +358,24 @@ impl<R: Runtime> Directory<R> {
                 }
                 self.idle.insert(name, slot);
                 self.take_steps();
+                self.tell_running();
             }
             // A bug. Going on without the slot could start a second worker beside the lost one.
             Err(error) => std::panic::resume_unwind(error.into_panic()),
+        }
+    }
+
+    /// Looks again at consumers about which another host decided.
+    fn heed(&mut self, decided: Vec<ConsumerName>) {
+        for name in decided.into_iter().filter(|name| self.taken_up.contains_key(name)) {
+            self.again.insert(name, Instant::now());
+        }
+    }
+
+    /// Lets other hosts know what runs here.
+    fn tell_running(&self) {
+        if self.is_open {
+            self.shared.fleet.tell_running(self.shared.board.running());
         }
     }
 

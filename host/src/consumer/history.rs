@@ -22,16 +22,27 @@ pub enum Plan {
 }
 
 impl Plan {
+    /// `came` says whether the file came by itself: it may be new to what was decided about another one.
+    ///
     /// `tries` says whether the policy tries new versions on a share of the orders. A canary that a restart broke off begins
     /// anew; one whose policy does not try any more is over, and its version taken.
     #[must_use]
-    pub fn of(file: &Hash, standing: Option<&Standing>, tries: bool) -> Self {
+    pub fn of(file: &Hash, standing: Option<&Standing>, tries: bool, came: Came) -> Self {
         match standing {
             Some(Standing { outcome: TurnOutcome::RolledBack, file: about, live: Some(live), reason })
                 if about.as_ref() == Some(file) =>
             {
                 let why = reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
                 Self::Keep { live: *live, reason: format!("it was rolled back{why}") }
+            }
+            Some(standing @ Standing { live: Some(live), reason, .. })
+                if came == Came::Before && standing.is_decision() && live != file =>
+            {
+                let why = reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+                Self::Keep {
+                    live: *live,
+                    reason: format!("version {} was decided on for all hosts{why}", live.short()),
+                }
             }
             Some(Standing { live: Some(live), .. }) if tries && live != file => Self::Try { live: *live },
             _ => Self::Take,
@@ -48,12 +59,29 @@ impl Plan {
 
     /// Whether making `file` live is news.
     #[must_use]
-    pub fn is_news(file: &Hash, standing: Option<&Standing>) -> bool {
+    pub fn is_news(file: &Hash, standing: Option<&Standing>, came: Came) -> bool {
         !standing.is_some_and(|standing| {
             let whole = matches!(standing.outcome, TurnOutcome::Live | TurnOutcome::Promoted);
-            whole && standing.live.as_ref() == Some(file)
+            // What was decided about another host's file is not undone because this one has the version that it led to.
+            (whole || came == Came::Before) && standing.live.as_ref() == Some(file)
         })
     }
+}
+
+/// When a file came to be in the directory, seen from what stands in the history.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Came {
+    /// Where other hosts decide too: it has been there while they did.
+    Before,
+    /// It came as the last word, or nobody else has one.
+    Last,
+}
+
+/// Whether the history speaks of this file as one that handled events.
+#[must_use]
+pub fn knows(history: &[HistoryEntry], file: &Hash) -> bool {
+    let ran = history.iter().filter(|entry| entry.turn.outcome != TurnOutcome::Refused);
+    ran.flat_map(|entry| [entry.turn.file.hash, entry.turn.live]).flatten().any(|hash| hash == *file)
 }
 
 /// The version that ran before `live` came: what was rolled back since then is passed over. `history` is newest first.
@@ -142,18 +170,37 @@ mod tests {
         let outcome = TurnOutcome::RolledBack;
         let back = Standing { outcome, file: Some(hash("2")), live: Some(hash("1")), reason };
         let kept = Plan::Keep { live: hash("1"), reason: "it was rolled back: too slow".to_owned() };
-        assert_eq!(Plan::of(&hash("2"), Some(&back), true), kept);
-        assert_eq!(Plan::of(&hash("3"), Some(&back), false), Plan::Take);
-        assert_eq!(Plan::of(&hash("1"), None, true), Plan::Take, "there is nothing beside which to try it");
-        assert!(Plan::is_news(&hash("1"), Some(&back)), "its own file is another decision");
+        assert_eq!(Plan::of(&hash("2"), Some(&back), true, Came::Last), kept);
+        assert_eq!(Plan::of(&hash("3"), Some(&back), false, Came::Last), Plan::Take);
+        assert_eq!(Plan::of(&hash("1"), None, true, Came::Last), Plan::Take, "there is nothing beside which to try it");
+        assert!(Plan::is_news(&hash("1"), Some(&back), Came::Last), "its own file is another decision");
         let live = Standing { outcome: TurnOutcome::Live, file: Some(hash("1")), reason: None, ..back };
-        assert_eq!(Plan::of(&hash("2"), Some(&live), true), Plan::Try { live: hash("1") });
-        assert_eq!(Plan::of(&hash("1"), Some(&live), true), Plan::Take);
+        assert_eq!(Plan::of(&hash("2"), Some(&live), true, Came::Last), Plan::Try { live: hash("1") });
+        assert_eq!(Plan::of(&hash("1"), Some(&live), true, Came::Last), Plan::Take);
         let canary = Standing { outcome: TurnOutcome::Canary, file: Some(hash("2")), ..live.clone() };
-        assert_eq!(Plan::of(&hash("2"), Some(&canary), true), Plan::Try { live: hash("1") });
-        assert_eq!(Plan::of(&hash("2"), Some(&canary), false), Plan::Take);
-        assert_eq!(Plan::of(&hash("3"), Some(&canary), true), Plan::Try { live: hash("1") });
+        assert_eq!(Plan::of(&hash("2"), Some(&canary), true, Came::Last), Plan::Try { live: hash("1") });
+        assert_eq!(Plan::of(&hash("2"), Some(&canary), false, Came::Last), Plan::Take);
+        assert_eq!(Plan::of(&hash("3"), Some(&canary), true, Came::Last), Plan::Try { live: hash("1") });
         assert!(!Plan::is_new_canary(&hash("2"), Some(&canary)) && Plan::is_new_canary(&hash("3"), Some(&canary)));
-        assert!(!Plan::is_news(&hash("1"), Some(&live)) && Plan::is_news(&hash("2"), Some(&live)));
+        assert!(
+            !Plan::is_news(&hash("1"), Some(&live), Came::Last) && Plan::is_news(&hash("2"), Some(&live), Came::Last)
+        );
+    }
+    #[test]
+    fn what_another_host_decided_holds_for_a_file_that_was_there_before() {
+        let back =
+            Standing { outcome: TurnOutcome::RolledBack, file: Some(hash("3")), live: Some(hash("1")), reason: None };
+        let plan = |file: &str, standing: &Standing, came| Plan::of(&hash(file), Some(standing), false, came);
+        assert!(matches!(plan("2", &back, Came::Before), Plan::Keep { live, .. } if live == hash("1")));
+        assert_eq!(plan("2", &back, Came::Last), Plan::Take, "another file is another decision");
+        assert_eq!(plan("1", &back, Came::Before), Plan::Take);
+        assert!(
+            !Plan::is_news(&hash("1"), Some(&back), Came::Before),
+            "or the one who was rolled back would come again"
+        );
+        assert!(Plan::is_news(&hash("1"), Some(&back), Came::Last));
+        let live = Standing { outcome: TurnOutcome::Live, file: Some(hash("3")), live: Some(hash("3")), reason: None };
+        assert_eq!(plan("2", &live, Came::Before), Plan::Take, "a file that came elsewhere is no decision");
+        assert!(knows(&[came("1")], &hash("1")) && !knows(&[came("1")], &hash("2")));
     }
 }

@@ -28,12 +28,12 @@ use self::canary::NotTried;
 use self::shadow::{Attending, same_ledger};
 use super::archive::Archive;
 use super::board::Board;
-use super::history::Plan;
+use super::history::{self, Came, Plan};
 use super::runtime::{Live, Runtime};
 use super::scan::{self, Entry, Sighting};
 use super::stage::{Loaded, Refused};
 use super::status::State;
-use crate::backend::{PluginFile, Standing, Turn, TurnOutcome, Versions};
+use crate::backend::{Fleet, HISTORY_MAX, PluginFile, Standing, Turn, TurnOutcome, Versions};
 use crate::clock::Timestamp;
 use crate::delivery::shadow::Ledger;
 use crate::delivery::trial::Trial;
@@ -52,6 +52,7 @@ pub struct Shared<R> {
     pub runtime: R,
     pub board: Board,
     pub versions: Arc<dyn Versions>,
+    pub fleet: Arc<dyn Fleet>,
     pub archive: Arc<Archive>,
     /// Of consumers that try a new version.
     pub trials: Mutex<BTreeMap<ConsumerName, Arc<Trial>>>,
@@ -79,6 +80,8 @@ pub struct Slot<R: Runtime> {
     policy: Option<Arc<Policy>>,
     /// What its side file names as its shadow.
     shadow: Option<Attending<R>>,
+    /// Whether somebody put the newest file there since the last sighting was taken up.
+    arrived: bool,
 }
 
 /// A plugin file as far as it came.
@@ -118,8 +121,8 @@ pub enum TakenUp {
 
 impl<R: Runtime> Slot<R> {
     #[must_use]
-    pub fn new(name: ConsumerName) -> Self {
-        Self { name, running: None, newest: None, policy: None, shadow: None }
+    pub fn new(name: ConsumerName, arrived: bool) -> Self {
+        Self { name, running: None, newest: None, policy: None, shadow: None, arrived }
     }
 
     /// Brings the consumer as near to what is in the directory as it goes.
@@ -146,6 +149,7 @@ impl<R: Runtime> Slot<R> {
         }
         self.show(&refusals.0, newest.loaded.ok().as_ref(), shared);
         let again = refusals.0.iter().any(|refused| matches!(refused, Refused::Unavailable(_)));
+        self.arrived &= again;
         if again { TakenUp::Again } else { TakenUp::Yes }
     }
 
@@ -159,7 +163,11 @@ impl<R: Runtime> Slot<R> {
         shared: &Arc<Shared<R>>,
     ) {
         let before = standing.as_ref().and_then(|standing| standing.live);
-        let plan = |loaded: &Loaded<R>| Plan::of(&loaded.hash, standing.as_ref(), policy.rollout.is_some());
+        let came = match self.came(&newest.file, standing.as_ref(), shared).await {
+            Ok(came) => came,
+            Err(refused) => return refusals.note(Err(refused)),
+        };
+        let plan = |loaded: &Loaded<R>| Plan::of(&loaded.hash, standing.as_ref(), policy.rollout.is_some(), came);
         let mut planned = newest.loaded.clone().map(|loaded| (plan(&loaded), loaded));
         if let Ok((Plan::Try { live }, loaded)) = &planned {
             let news = Plan::is_new_canary(&loaded.hash, standing.as_ref());
@@ -172,7 +180,8 @@ impl<R: Runtime> Slot<R> {
         let refused = match planned {
             Ok((Plan::Take, loaded)) => match self.prepare(&loaded, policy, shared) {
                 Ok(live) => {
-                    let news = Plan::is_news(&loaded.hash, standing.as_ref());
+                    let news = Plan::is_news(&loaded.hash, standing.as_ref(), came);
+                    let news = news && !(came == Came::Before && self.runs_alone(&loaded.hash));
                     let turn = news.then(|| turn(TurnOutcome::Live, &newest.file, loaded.hash));
                     return refusals.note(self.go_live(loaded, live, None, turn, shared).await);
                 }
@@ -191,6 +200,27 @@ impl<R: Runtime> Slot<R> {
         refusals.note(self.fall_back(before, policy, shared).await);
     }
 
+    /// Whether the file was there while other hosts decided.
+    async fn came(&self, file: &PluginFile, standing: Option<&Standing>, shared: &Shared<R>) -> Result<Came, Refused> {
+        let (Some(hash), Some(standing)) = (file.hash, standing) else { return Ok(Came::Last) };
+        if self.arrived || !shared.fleet.is_shared() {
+            return Ok(Came::Last);
+        }
+        if [standing.live, standing.file].contains(&Some(hash)) || self.runs_alone(&hash) {
+            return Ok(Came::Before);
+        }
+        if !standing.is_decision() {
+            return Ok(Came::Last);
+        }
+        let history = shared.versions.history(&self.name, HISTORY_MAX).await;
+        let history = history.map_err(|error| Refused::Unavailable(error.to_string()))?;
+        Ok(if history::knows(&history, &hash) { Came::Before } else { Came::Last })
+    }
+
+    fn runs_alone(&self, hash: &Hash) -> bool {
+        self.running.as_ref().is_some_and(|running| running.loaded.hash == *hash && running.candidate.is_none())
+    }
+
     fn kept_out(&self, reason: &str) -> Refused {
         Refused::KeptOut(format!(
             "{reason}; `fanfare consumers promote {}` takes it up, and so does another file",
@@ -201,7 +231,7 @@ impl<R: Runtime> Slot<R> {
     /// Stops the consumer because its file is gone. Its position stays in the store.
     pub async fn remove(&mut self, shared: &Arc<Shared<R>>) {
         self.drain(shared).await;
-        (self.newest, self.shadow) = (None, None);
+        (self.newest, self.shadow, self.arrived) = (None, None, true);
         shared.shadow_files.lock().remove(&self.name);
         shared.board.show_state(&self.name, State::Removed, Some(removed_reason(&self.name, shared)));
     }
@@ -255,6 +285,9 @@ impl<R: Runtime> Slot<R> {
         let live = Live { shadow: self.shadow_of(&loaded, shared), ..live };
         let Live { version, policy, subscriptions, .. } = &live;
         let (version, policy, subscriptions) = (Arc::clone(version), Arc::clone(policy), subscriptions.clone());
+        if turn.is_some() || self.running.is_none() {
+            self.share(std::iter::once(&loaded).chain(candidate.iter().map(|tried| &tried.loaded)), shared).await;
+        }
         if let Some(turn) = turn {
             self.record(turn, &policy, shared).await?;
         }

@@ -140,6 +140,8 @@ pub enum State {
     /// The file was refused, and there is no older version to run instead.
     Failed,
     Paused,
+    /// Hosts that share the store run different versions.
+    Mixed,
     /// No new deliveries; those already running finish.
     Draining,
     /// The file is gone; position and state are kept.
@@ -147,8 +149,16 @@ pub enum State {
 }
 
 impl State {
-    pub const ALL: [Self; 7] =
-        [Self::Loading, Self::Running, Self::AwaitingGrant, Self::Failed, Self::Paused, Self::Draining, Self::Removed];
+    pub const ALL: [Self; 8] = [
+        Self::Loading,
+        Self::Running,
+        Self::AwaitingGrant,
+        Self::Failed,
+        Self::Paused,
+        Self::Mixed,
+        Self::Draining,
+        Self::Removed,
+    ];
 
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -158,6 +168,7 @@ impl State {
             Self::AwaitingGrant => "awaiting-grant",
             Self::Failed => "failed",
             Self::Paused => "paused",
+            Self::Mixed => "mixed",
             Self::Draining => "draining",
             Self::Removed => "removed",
         }

@@ -111,6 +111,7 @@ impl Store {
                 () = self.stopping.cancelled() => break,
             }
             self.count_done().await;
+            self.follow_fleet().await;
             match self.known().await {
                 Ok(known) => {
                     for known in known {

@@ -84,7 +84,11 @@ pub async fn leave(store: &Store, slot: u64) {
         tracing::warn!("some events are not published yet; another host does it, or this one at its next start");
         return;
     }
-    if let Err(error) = store.table.delete(&Key::host(slot)).await {
+    let left = async {
+        store.table.delete(&Key::running(slot)).await?;
+        store.table.delete(&Key::host(slot)).await
+    };
+    if let Err(error) = left.await {
         tracing::warn!(%error, "the slot of this host stays taken until another host frees it");
     }
 }
@@ -135,6 +139,7 @@ async fn follow(store: &Store, own: &Slot, watch: &mut Watch) -> Result<()> {
         let published: u64 = host.number("pub")?;
         let events = sweep(store, slot, published).await?;
         tracing::info!(slot, events, since = %time_of(published), "a host has died; what it had not published is published");
+        store.table.delete(&Key::running(slot)).await?;
         store.table.delete(&Key::host(slot)).await?;
     }
     Ok(())

@@ -16,7 +16,12 @@
 //! | counter of a consumer's state | `s#<consumer>#<generation>#n` | `<key>` |
 //! | message | `m` | `<position>#<n>#<consumer>` |
 //! | rows of a data set | `r#<data set>` | `<position>#<n>` |
-//! | row of a consumer's history | `v#<consumer>` | `<time>` |
+//! | row of a consumer's history | `v#<consumer>` | `<number>` |
+//! | version that a consumer keeps | `k` | `<consumer>#<hash>` |
+//! | where a consumer stands | `y` | `s#<consumer>` |
+//! | what a host runs | `y` | `h#<slot>` |
+//! | plugin file | `b` | `<hash>` |
+//! | piece of a plugin file | `b#<hash>` | `<n>` |
 //! | host | `h` | `<slot>` |
 //! | intent of a large commit | `t#<id>` | `t` |
 //! | what it intends | `t#<id>` | `w#<n>` |

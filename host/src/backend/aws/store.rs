@@ -10,6 +10,7 @@ use tokio_util::task::TaskTracker;
 
 use super::clients::Clients;
 use super::clock::Positions;
+use super::fleet;
 use super::inbox::AwsInbox;
 use super::item::{Item, Key, LaneKey, event_sort};
 use super::lane::{Logged, Tail, content_of, tail_of};
@@ -37,6 +38,7 @@ pub struct Store {
     pub table: Table,
     pub positions: Positions,
     pub publisher: Publisher,
+    pub fleet: fleet::Known,
     pub inboxes: Mutex<BTreeMap<ConsumerName, Arc<AwsInbox>>>,
     pub retention: Mutex<Retention>,
     pub outgoing: Handed,
@@ -58,6 +60,7 @@ impl Store {
             table,
             positions: Positions::new(slot),
             publisher,
+            fleet: fleet::Known::of(slot),
             inboxes: Mutex::default(),
             retention: Mutex::default(),
             outgoing: Handed::default(),

@@ -1,10 +1,12 @@
 //! The history of versions, and which of them are kept.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 
 use super::Aws;
+use super::fleet;
 use super::item::{Item, Key, json, number};
 use super::table::{Change, Span, Transaction};
 use crate::backend::{Durable, Error, HISTORY_MAX, HistoryEntry, Result, Standing, Turn, TurnOutcome, Versions};
@@ -41,6 +43,9 @@ impl Versions for Aws {
             }
             let row = rows.first().map_or(0, |last| last.number) + 1;
             let mut transaction = Transaction::default();
+            if turn.outcome != TurnOutcome::Refused {
+                transaction.put((), fleet::standing_item(name, &turn)?);
+            }
             let item = Item::at(&row_key(name, row)).with("t", number(Timestamp::now().as_millis()));
             // Two hosts that record at the same time take different numbers.
             transaction.create((), item.with("turn", json(&turn)?));
@@ -54,12 +59,16 @@ impl Versions for Aws {
                 gone = self.keep(name, &turn, row, keep, &mut transaction).await?;
             }
             if self.store.table.transact(transaction).await?.is_ok() {
+                self.let_files_go(&gone).await;
                 return Ok(Durable::assert(gone));
             }
         }
     }
 
     async fn standing(&self, name: &ConsumerName) -> Result<Option<Standing>> {
+        if let Some(item) = self.store.table.get(&Key::standing(name)).await? {
+            return fleet::standing(&item).map(Some);
+        }
         let rows = self.rows(name).await?;
         let newest = rows.into_iter().map(|row| row.turn).find(|turn| turn.outcome != TurnOutcome::Refused);
         Ok(newest.map(|Turn { outcome, reason, file, live }| Standing { outcome, file: file.hash, live, reason }))
@@ -81,6 +90,14 @@ impl Versions for Aws {
     }
 }
 
+/// Lets go of plugin files that a crash left in the table.
+pub async fn sweep_files(aws: Arc<Aws>) {
+    let swept = async { fleet::files::sweep(&aws.store.table, &aws.kept().await?).await };
+    if let Err(error) = swept.await {
+        tracing::warn!(%error, "files of versions that a crash may have left stay in the table");
+    }
+}
+
 fn row_key(name: &ConsumerName, row: u64) -> Key {
     Key { pk: format!("v#{name}"), sk: format!("{row:010}") }
 }
@@ -88,11 +105,23 @@ fn row_key(name: &ConsumerName, row: u64) -> Key {
 impl Aws {
     /// A consumer that is forgotten has no history and keeps no version.
     pub(super) async fn forget_versions(&self, name: &ConsumerName) -> Result<()> {
+        self.store.table.delete(&Key::standing(name)).await?;
         self.store.table.clear_partition(&row_key(name, 0).pk).await?;
-        for kept in self.all_kept().await?.into_iter().filter(|kept| kept.by == name.as_str()) {
+        let (own, others): (Vec<Kept>, Vec<Kept>) =
+            self.all_kept().await?.into_iter().partition(|kept| kept.by == name.as_str());
+        for kept in &own {
             self.store.table.delete(&kept.key).await?;
         }
+        let gone = own.iter().map(|kept| kept.hash).filter(|hash| others.iter().all(|other| other.hash != *hash));
+        self.let_files_go(&gone.collect::<Vec<_>>()).await;
         Ok(())
+    }
+
+    /// What stays is found by the next start.
+    async fn let_files_go(&self, gone: &[Hash]) {
+        if let Err(error) = fleet::files::remove(&self.store.table, gone).await {
+            tracing::warn!(%error, "files of versions that nobody keeps stay in the table for now");
+        }
     }
 
     /// Newest first.

@@ -6,11 +6,11 @@ use super::{Place, name};
 use crate::backend::{Backend, Forgotten, HISTORY_MAX, PluginFile, Standing, Turn, TurnOutcome};
 use crate::version::Hash;
 
-fn hash(plugin: &str) -> Hash {
+pub(super) fn hash(plugin: &str) -> Hash {
     Hash::of(plugin.as_bytes())
 }
 
-fn turn(outcome: TurnOutcome, file: &str, live: Option<&str>) -> Turn {
+pub(super) fn turn(outcome: TurnOutcome, file: &str, live: Option<&str>) -> Turn {
     let file = PluginFile {
         hash: Some(hash(file)),
         version: Some(file.to_owned()),

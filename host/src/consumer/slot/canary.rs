@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::{Shared, Slot, Trying, turn};
 use crate::backend::{PluginFile, Turn, TurnOutcome};
+use crate::consumer::history::Plan;
 use crate::consumer::runtime::{self, Live, Runtime};
 use crate::consumer::stage::{Loaded, Refused};
 use crate::consumer::status::{Candidate, CandidateState};
@@ -99,6 +100,12 @@ impl<R: Runtime> Slot<R> {
         let Some(running) = &self.running else { return Ok(()) };
         let judged = running.candidate.as_ref().and_then(|tried| Some((tried, tried.trial.verdict()?)));
         let Some((tried, verdict)) = judged else { return Ok(()) };
+        let standing = shared.versions.standing(&self.name).await;
+        let standing = standing.map_err(|error| Refused::Unavailable(error.to_string()))?;
+        // Where another host was quicker to judge it, or somebody decided, that holds.
+        if Plan::is_new_canary(&tried.loaded.hash, standing.as_ref()) {
+            return Ok(());
+        }
         let (outcome, live, reason) = match verdict {
             Verdict::Promote(reason) => (TurnOutcome::Promoted, tried.loaded.hash, reason),
             Verdict::RollBack(reason) => (TurnOutcome::RolledBack, running.loaded.hash, reason),

@@ -30,6 +30,7 @@ impl<R: Runtime> Slot<R> {
             loaded = self.load_anew(File { path, entry: entry.clone() }, &mut file, shared) => loaded,
         };
         let newest = Newest { file, loaded };
+        self.arrived |= self.newest.as_ref().is_some_and(|(_, before)| before.file.hash != newest.file.hash);
         if !matches!(newest.loaded, Err(Refused::Changed | Refused::Unavailable(_))) {
             self.newest = Some((entry.clone(), newest.clone()));
         }
@@ -68,9 +69,19 @@ impl<R: Runtime> Slot<R> {
             let description = shared.runtime.description(&loaded.plugin);
             told.version = Some(description.version.to_string());
             told.state_version = Some(description.state_version);
-            archive(binary, shared).await;
+            keep(binary, shared).await;
         }
         loaded
+    }
+
+    /// Keeps the files of versions for other hosts, too. That one cannot be kept is no reason not to run it: hosts that do not
+    /// have it will say so.
+    pub(super) async fn share(&self, versions: impl Iterator<Item = &Loaded<R>>, shared: &Shared<R>) {
+        for Loaded { hash, .. } in versions {
+            if let Err(why) = share(*hash, shared).await {
+                tracing::warn!(consumer = %self.name, version = %hash.short(), why, "other hosts cannot have the file of a version from here");
+            }
+        }
     }
 
     /// A version whose file was kept.
@@ -78,7 +89,17 @@ impl<R: Runtime> Slot<R> {
         let Ok(_permit) = shared.loads.acquire().await else { return Err(Refused::Changed) };
         let archive = Arc::clone(&shared.archive);
         let told = |what: String| Refused::Faulty(format!("version {} cannot run in its place: {what}", hash.short()));
-        let binary = blocking(move || archive.read(&hash)).await.map_err(|gone| told(gone.to_string()))?;
+        let binary = match blocking(move || archive.read(&hash)).await {
+            Ok(binary) => binary,
+            Err(gone) => match shared.fleet.file(&hash).await {
+                Ok(Some(binary)) => {
+                    keep(binary.clone(), shared).await;
+                    binary
+                }
+                Ok(None) => return Err(told(gone.to_string())),
+                Err(error) => return Err(Refused::Unavailable(error.to_string())),
+            },
+        };
         // The keys may be others than when it ran.
         load_settled(Settled { binary, owner: None }, shared).await.map_err(|refused| match refused {
             Refused::Faulty(what) => told(what),
@@ -98,9 +119,18 @@ pub(super) async fn load_settled<R: Runtime>(settled: Settled, shared: &Arc<Shar
 
 /// Keeps the file of a version that is about to run. That it cannot is no reason not to run it: only going back to it will
 /// be refused.
-async fn archive<R: Runtime>(binary: Binary, shared: &Shared<R>) {
+async fn keep<R: Runtime>(binary: Binary, shared: &Shared<R>) {
     let (archive, hash) = (Arc::clone(&shared.archive), *binary.hash());
     if let Err(error) = blocking(move || archive.keep(&binary)).await {
         tracing::warn!(version = %hash.short(), %error, "cannot keep the file of a version: nobody will be able to go back to it");
     }
+}
+
+async fn share<R: Runtime>(hash: Hash, shared: &Shared<R>) -> Result<(), String> {
+    if shared.fleet.has_file(&hash).await.map_err(|error| error.to_string())? {
+        return Ok(());
+    }
+    let archive = Arc::clone(&shared.archive);
+    let binary = blocking(move || archive.read(&hash)).await.map_err(|gone| gone.to_string())?;
+    shared.fleet.keep_file(&binary).await.map_err(|error| error.to_string())
 }

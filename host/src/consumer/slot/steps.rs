@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::{Newest, Shared, Slot, turn};
-use crate::backend::{HISTORY_MAX, Turn, TurnOutcome};
-use crate::consumer::history::{self, Plan};
+use crate::backend::{HISTORY_MAX, HostRuns, Turn, TurnOutcome};
+use crate::consumer::history::{self, Came, Plan};
 use crate::consumer::runtime::Runtime;
 use crate::consumer::stage::{Loaded, Refused};
 use crate::consumer::steer::{Refusal, Step};
@@ -54,7 +54,10 @@ impl<R: Runtime> Slot<R> {
             return Err(self.does_not_run(shared));
         };
         let loaded = loaded.map_err(|refused| self.refusal(refused))?;
-        if self.running.as_ref().is_some_and(|running| running.loaded.hash == loaded.hash) {
+        // Where other hosts run another one, it is a decision for them.
+        let differs = |host: &HostRuns| host.running.get(&self.name).is_some_and(|runs| runs.hash != loaded.hash);
+        let decided = !shared.fleet.hosts().iter().any(differs);
+        if decided && self.running.as_ref().is_some_and(|running| running.loaded.hash == loaded.hash) {
             let runs = loaded.hash.short();
             return Err(Refusal::Impossible(format!(
                 "nothing waits to be promoted: {runs}, the file of {}, runs",
@@ -99,7 +102,7 @@ impl<R: Runtime> Slot<R> {
         let refused = match &newest.loaded {
             Err(refused) => Some(refused.clone()),
             // A step ends a canary.
-            Ok(loaded) => match Plan::of(&loaded.hash, standing.as_ref(), false) {
+            Ok(loaded) => match Plan::of(&loaded.hash, standing.as_ref(), false, Came::Last) {
                 Plan::Keep { reason, .. } => Some(self.kept_out(&reason)),
                 Plan::Take | Plan::Try { .. } => None,
             },

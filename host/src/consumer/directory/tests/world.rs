@@ -265,7 +265,8 @@ impl World {
 async fn directory(data: &TempDir, settings: Settings, fake: &Arc<Fake>) -> (Backend, Directory<Handle>) {
     let store = embedded::open(&embedded::Settings { data_dir: data.path().to_owned() }).unwrap();
     let versions = Arc::clone(&store.versions);
-    let directory = Directory::open(settings, Handle(Arc::clone(fake)), versions).await.unwrap();
+    let fleet = Arc::clone(&store.fleet);
+    let directory = Directory::open(settings, Handle(Arc::clone(fake)), versions, fleet).await.unwrap();
     (store, directory)
 }
 
