@@ -181,6 +181,28 @@ fn every_subscription_lets_through_what_its_consumer_hears() {
     }
 }
 
+#[test]
+fn every_process_may_do_what_the_table_is_asked_for() {
+    let sources = [include_str!("../table.rs"), include_str!("../table/reads.rs")].concat();
+    let asked = sources.split(".client.").skip(1).filter_map(|rest| rest.split_once("()")).map(|(called, _)| called);
+    let mut asked: Vec<&str> = asked
+        .flat_map(|operation| match operation {
+            // Allowed by what it writes.
+            "transact_write_items" => vec!["condition_check_item", "delete_item", "put_item", "update_item"],
+            operation => vec![operation],
+        })
+        .collect();
+    asked.sort_unstable();
+    asked.dedup();
+    let named = |operation: &str| operation.split('_').map(titled).collect::<String>();
+    let asked: Vec<String> = asked.into_iter().map(|operation| format!("- dynamodb:{}", named(operation))).collect();
+    let policy = block("ApiPolicy");
+    let data =
+        policy.iter().skip_while(|line| **line != "- Sid: Data").take_while(|line| !line.starts_with("Resource"));
+    let allowed: Vec<&str> = data.copied().filter(|line| line.starts_with("- dynamodb:")).collect();
+    assert_eq!(allowed, asked);
+}
+
 fn titled(consumer: &str) -> String {
     let (first, rest) = consumer.split_at(1);
     format!("{}{rest}", first.to_ascii_uppercase())
