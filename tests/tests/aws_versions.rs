@@ -4,6 +4,8 @@ use fanfare_tests::crash::fleet::prefix;
 use fanfare_tests::orders::order;
 use fanfare_tests::{Client, TestHost, Value, guests, json};
 
+const ROLLOUT: &str = "[rollout]\npercent = 90\nmin_events = 5\nmax_failure_rate = 0.05\n";
+
 fn host(prefix: &str, guest: &str) -> TestHost {
     let mut host = TestHost::new();
     host.argument("--backend").argument("aws");
@@ -73,10 +75,12 @@ fn hosts_that_differ_are_mixed_until_somebody_decides_for_all() {
         assert_eq!(versions, ["1.0.0", "2.0.0"], "{shown:#}");
         assert!(shown["reason"].to_string().contains("hosts run different versions: 1.0.0"), "{shown:#}");
     }
-    // Nobody decided: a host that starts again has what is in its directory.
+    // Nobody decided: a host that starts again has what is in its directory, and does not have it judged for all.
+    other.consumers.set_policy("reports", ROLLOUT);
     other.kill();
     other.start();
-    runs(&other.client(), "1.0.0");
+    assert_eq!(runs(&other.client(), "1.0.0")["candidate"], Value::Null);
+    other.consumers.set_policy("reports", "");
 
     step(&changed.client(), "promote");
     let shown = runs(&other.client(), "2.0.0");
@@ -93,9 +97,8 @@ fn hosts_that_differ_are_mixed_until_somebody_decides_for_all() {
 #[test]
 fn the_verdict_on_a_canary_holds_for_all_hosts() {
     let prefix = prefix();
-    let rollout = "[rollout]\npercent = 90\nmin_events = 5\nmax_failure_rate = 0.05\n";
     let (trying, other) = (host(&prefix, "reports-one"), host(&prefix, "reports-one"));
-    trying.consumers.set_policy("reports", rollout);
+    trying.consumers.set_policy("reports", ROLLOUT);
     trying.consumers.put("reports", &guests::wasm("reports-two"));
     let client = trying.client();
     client.wait_for_consumer("reports", |consumer| consumer["candidate"]["state"] == "canary");

@@ -44,7 +44,12 @@ impl Plan {
                     reason: format!("version {} was decided on for all hosts{why}", live.short()),
                 }
             }
-            Some(Standing { live: Some(live), .. }) if tries && live != file => Self::Try { live: *live },
+            // An older file that another host passed by is not tried: it would be judged for all.
+            Some(Standing { live: Some(live), file: about, .. })
+                if tries && live != file && (came == Came::Last || about.as_ref() == Some(file)) =>
+            {
+                Self::Try { live: *live }
+            }
             _ => Self::Take,
         }
     }
@@ -201,6 +206,13 @@ mod tests {
         assert!(Plan::is_news(&hash("1"), Some(&back), Came::Last));
         let live = Standing { outcome: TurnOutcome::Live, file: Some(hash("3")), live: Some(hash("3")), reason: None };
         assert_eq!(plan("2", &live, Came::Before), Plan::Take, "a file that came elsewhere is no decision");
+        assert_eq!(
+            Plan::of(&hash("2"), Some(&live), true, Came::Before),
+            Plan::Take,
+            "nor is it one to be tried again"
+        );
+        let canary = Standing { outcome: TurnOutcome::Canary, live: Some(hash("1")), ..live };
+        assert_eq!(Plan::of(&hash("3"), Some(&canary), true, Came::Before), Plan::Try { live: hash("1") });
         assert!(knows(&[came("1")], &hash("1")) && !knows(&[came("1")], &hash("2")));
     }
 }

@@ -209,9 +209,6 @@ impl<R: Runtime> Slot<R> {
         if [standing.live, standing.file].contains(&Some(hash)) || self.runs_alone(&hash) {
             return Ok(Came::Before);
         }
-        if !standing.is_decision() {
-            return Ok(Came::Last);
-        }
         let history = shared.versions.history(&self.name, HISTORY_MAX).await;
         let history = history.map_err(|error| Refused::Unavailable(error.to_string()))?;
         Ok(if history::knows(&history, &hash) { Came::Before } else { Came::Last })
