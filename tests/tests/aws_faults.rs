@@ -163,6 +163,26 @@ fn half_a_batch_that_fails_is_sent_again_and_receipts_that_expired_cost_no_effec
 }
 
 #[test]
+fn a_pause_that_arrives_again_late_does_not_undo_that_the_consumer_was_resumed() {
+    let cloud = Cloud::start();
+    let client = cloud.client();
+    let mut first = true;
+    cloud.way.dynamodb.choose(move |call| {
+        let late = call.body.contains("psince") && std::mem::take(&mut first);
+        if late { Fault::ArriveLate(Duration::from_secs(2)) } else { Fault::Pass }
+    });
+    let state = |step: &str| client.post(&format!("/v1/consumers/reports/{step}"), &json!({})).expect(200).json();
+    assert_eq!(state("pause")["state"], "paused");
+    assert_eq!(state("resume")["state"], "running");
+    eventually("the first try of the pause has arrived", || match cloud.way.dynamodb.arrived_late() {
+        1 => Ok(()),
+        other => Err(other.to_string()),
+    });
+    assert_eq!(client.consumer("reports").expect("reports")["paused"], Value::Null);
+    cloud.each_was_handled_once(&place(&client, 1));
+}
+
+#[test]
 fn what_sns_took_and_sqs_does_not_show_yet_is_pending_until_it_does() {
     let cloud = Cloud::start();
     let client = cloud.client();

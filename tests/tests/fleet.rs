@@ -5,7 +5,7 @@ use fanfare_tests::orders::order;
 
 #[test]
 fn hosts_on_one_store_are_killed_and_nothing_is_lost_repeated_or_out_of_turn() {
-    let run = Run { hosts: 2, kills: 4, seed: 3 };
+    let run = Run { hosts: 3, kills: 3, seed: 3 };
     let report = run.run(|_| {}).unwrap_or_else(|faults| panic!("{faults}"));
     assert!(report.answered > 0, "{report:#?}");
 }

@@ -79,13 +79,12 @@ pub async fn open(settings: &Settings) -> Result<Backend, OpenError> {
     let shared = resources::ensure(&clients, settings).await?;
     let table = table::Table::new(clients.dynamodb.clone(), shared.table.clone());
     let slot = hosts::claim(&table).await.map_err(OpenError::Slot)?;
-    let number = slot.number;
-    let store = Arc::new(Store::new(clients, settings.clone(), shared, number));
+    let store = Arc::new(Store::new(clients, settings.clone(), shared, slot.clone()));
     store.tasks.spawn(Publisher::run(Arc::clone(&store)));
     store.tasks.spawn(hosts::run(Arc::clone(&store), slot));
     store.tasks.spawn(Arc::clone(&store).follow());
     store.tasks.spawn(settle::intent::sweep(Arc::clone(&store)));
-    let aws = Arc::new(Aws { store, slot: number });
+    let aws = Arc::new(Aws { store });
     aws.store.tasks.spawn(versions::sweep_files(Arc::clone(&aws)));
     Ok(Backend {
         intake: Arc::clone(&aws) as _,
@@ -105,7 +104,6 @@ pub async fn open(settings: &Settings) -> Result<Backend, OpenError> {
 /// The adapter: every port, on one [`Store`].
 struct Aws {
     store: Arc<Store>,
-    slot: u64,
 }
 
 #[async_trait]
@@ -122,7 +120,7 @@ impl Lifecycle for Aws {
         }
         self.give_back_messages().await;
         // The publisher runs until what it has is out.
-        hosts::leave(&self.store, self.slot).await;
+        hosts::leave(&self.store, &self.store.fleet.slot).await;
         self.store.count_done().await;
         self.store.stopping.cancel();
         self.store.tasks.close();

@@ -37,6 +37,9 @@ pub enum Fault {
     HangUp,
     /// The emulator does it, and the connection ends before anybody hears of that.
     LoseAnswer,
+    /// The connection ends at once, and the emulator hears of it only after a while: behind what is asked again, and what
+    /// is asked then.
+    ArriveLate(Duration),
     /// An error of the service's own, with this status.
     Fail(u16),
     /// Too many requests.
@@ -68,6 +71,8 @@ struct State {
     open: BTreeMap<u64, TcpStream>,
     opened: u64,
     meters: bool,
+    /// Requests that came late and were answered to nobody.
+    arrived_late: u64,
 }
 
 type Choice = Box<dyn FnMut(&Call) -> Fault + Send>;
@@ -88,7 +93,14 @@ impl FaultProxy {
         let desk = Arc::new(Desk {
             upstream: upstream.trim_end_matches('/').to_owned(),
             agent: config.build().into(),
-            state: Mutex::new(State { choose, bill: Bill::default(), open: BTreeMap::new(), opened: 0, meters: false }),
+            state: Mutex::new(State {
+                choose,
+                bill: Bill::default(),
+                open: BTreeMap::new(),
+                opened: 0,
+                meters: false,
+                arrived_late: 0,
+            }),
         });
         let shared = Arc::clone(&desk);
         thread::spawn(move || {
@@ -134,6 +146,12 @@ impl FaultProxy {
         self.desk.state().meters = true;
     }
 
+    /// How many requests have arrived late, and are done.
+    #[must_use]
+    pub fn arrived_late(&self) -> u64 {
+        self.desk.state().arrived_late
+    }
+
     /// What was asked since the start or the last [`FaultProxy::take_bill`].
     #[must_use]
     pub fn bill(&self) -> Bill {
@@ -162,7 +180,7 @@ impl Desk {
         Ok(number)
     }
 
-    fn serve(&self, connection: &TcpStream) -> std::io::Result<()> {
+    fn serve(self: &Arc<Self>, connection: &TcpStream) -> std::io::Result<()> {
         let mut input = BufReader::new(connection);
         while let Some(request) = read(&mut input, connection)? {
             let call = Call::new(request.headers(), request.body());
@@ -180,6 +198,16 @@ impl Desk {
                 Fault::HangUp => return connection.shutdown(Shutdown::Both),
                 Fault::LoseAnswer => {
                     self.ask(&call, request)?;
+                    return connection.shutdown(Shutdown::Both);
+                }
+                Fault::ArriveLate(delay) => {
+                    let desk = Arc::clone(self);
+                    thread::spawn(move || {
+                        thread::sleep(delay);
+                        // Nobody waits for the answer.
+                        desk.ask(&call, request).ok();
+                        desk.state().arrived_late += 1;
+                    });
                     return connection.shutdown(Shutdown::Both);
                 }
                 Fault::Fail(status) => refuse(connection, call.fail(status))?,

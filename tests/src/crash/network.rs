@@ -1,4 +1,5 @@
-//! The way from one host to AWS, and what goes wrong on it: requests that hang up, answers that are lost, errors, throttles.
+//! The way from one host to AWS, and what goes wrong on it: requests that hang up, answers that are lost, requests
+//! that arrive late and twice, errors, throttles.
 
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -10,6 +11,8 @@ use crate::aws::{Fault, Way};
 /// Of 100 requests, those that something happens to, of each kind.
 const PERCENT: u64 = 2;
 const DELAY_MS_MAX: u64 = 400;
+/// What is asked again because nobody answered is done by then, and what follows on it, too.
+const LATE_MS_MAX: u64 = 3_000;
 
 /// The way of one host, and the weather on it.
 pub struct Network {
@@ -32,6 +35,8 @@ pub struct Faults {
     pub delayed: u64,
     pub hung_up: u64,
     pub answers_lost: u64,
+    /// Requests that came a second time, behind later ones.
+    pub late: u64,
     pub failed: u64,
     pub throttled: u64,
 }
@@ -85,8 +90,12 @@ impl Weather {
             0 => (&mut faults.delayed, Fault::Delay(Duration::from_millis(delay))),
             1 => (&mut faults.hung_up, Fault::HangUp),
             2 => (&mut faults.answers_lost, Fault::LoseAnswer),
-            3 => (&mut faults.failed, Fault::Fail(if delay.is_multiple_of(2) { 500 } else { 503 })),
-            4 => (&mut faults.throttled, Fault::Throttle),
+            3 => {
+                let late = Duration::from_millis(self.dice.below(LATE_MS_MAX));
+                (&mut faults.late, Fault::ArriveLate(late))
+            }
+            4 => (&mut faults.failed, Fault::Fail(if delay.is_multiple_of(2) { 500 } else { 503 })),
+            5 => (&mut faults.throttled, Fault::Throttle),
             _ => return Fault::Pass,
         };
         *count += 1;
@@ -102,6 +111,7 @@ impl Faults {
             delayed: self.delayed + other.delayed,
             hung_up: self.hung_up + other.hung_up,
             answers_lost: self.answers_lost + other.answers_lost,
+            late: self.late + other.late,
             failed: self.failed + other.failed,
             throttled: self.throttled + other.throttled,
         }

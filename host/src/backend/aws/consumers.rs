@@ -61,7 +61,7 @@ async fn write_epochs(store: &Store, inbox: &AwsInbox, epochs: &[Epoch]) -> Resu
         change = change.value(":until", number(until));
     }
     let change = change.update(set).only_if("attribute_exists(pk)");
-    if let Some(item) = store.table.update(&Key::consumer(&inbox.name), change).await? {
+    if let Some(item) = store.table.update_once(&Key::consumer(&inbox.name), change).await? {
         inbox.learn_catch_up(catch_up(&item)?);
     }
     Ok(())
@@ -226,7 +226,8 @@ impl Consumers for Aws {
             }
             None => Change::of("REMOVE psince, preason"),
         };
-        let item = self.store.table.update(&Key::consumer(name), change.only_if("attribute_exists(pk)")).await?;
+        let change = change.only_if("attribute_exists(pk)");
+        let item = self.store.table.update_once(&Key::consumer(name), change).await?;
         let Some(item) = item else { return Ok(Durable::assert(false)) };
         if let Some(inbox) = self.store.inbox(name) {
             inbox.learn(Known::read(&item)?);

@@ -87,7 +87,8 @@ pub async fn take(store: &Store, name: &ConsumerName, limit: usize) -> Result<Ve
 /// Takes one up, if it is due and nobody else was quicker.
 async fn claim(store: &Store, key: &Key) -> Result<Option<Due>> {
     let now = Timestamp::now();
-    let change = Change::of("SET ls = :until, ver = :ver").only_if("ls <= :now");
+    // Where the answer was lost, it is ours when it is asked for again.
+    let change = Change::of("SET ls = :until, ver = :ver").only_if("ls <= :now OR ver = :ver");
     let change = change
         .value(":until", number(now.plus(CLAIM).as_millis()))
         .value(":now", number(now.as_millis()))

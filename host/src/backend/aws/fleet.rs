@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::Aws;
+use super::hosts::Slot;
 use super::item::{Item, Key, json, text};
 use super::store::Store;
 use super::table::{Span, Transaction};
@@ -28,7 +29,7 @@ const HOSTNAME: &str = "/proc/sys/kernel/hostname";
 
 /// What this host knows of the others, and says of itself.
 pub struct Known {
-    slot: u64,
+    pub slot: Slot,
     name: String,
     standings: watch::Sender<Standings>,
     others: Mutex<BTreeMap<u64, HostRuns>>,
@@ -43,12 +44,12 @@ struct Own {
 }
 
 impl Known {
-    pub fn of(slot: u64) -> Self {
+    pub fn of(slot: Slot) -> Self {
         let machine = std::fs::read_to_string(HOSTNAME).unwrap_or_default();
         let machine = Some(machine.trim()).filter(|name| !name.is_empty()).unwrap_or("host");
         Self {
+            name: format!("{machine}/{}", slot.number),
             slot,
-            name: format!("{machine}/{slot}"),
             standings: watch::Sender::new(Standings::default()),
             others: Mutex::default(),
             own: Mutex::default(),
@@ -96,11 +97,15 @@ impl Store {
             }
             own.running.clone()
         };
-        let item = Item::at(&Key::running(self.fleet.slot));
+        let slot = &self.fleet.slot;
+        let item = Item::at(&Key::running(slot.number));
         let mut transaction = Transaction::default();
+        // A host that has left, or was taken for dead, runs nothing.
+        transaction.check((), Key::host(slot.number), slot.is_own());
         transaction.put((), item.with("host", text(&self.fleet.name)).with("runs", json(&running)?));
-        drop(self.table.transact(transaction).await?);
-        self.fleet.own.lock().told = Some(running);
+        if self.table.transact(transaction).await?.is_ok() {
+            self.fleet.own.lock().told = Some(running);
+        }
         Ok(())
     }
 
@@ -117,7 +122,7 @@ impl Store {
                 others.insert(slot, HostRuns { host: item.text("host")?.to_owned(), running: item.json("runs")? });
             }
         }
-        others.remove(&self.fleet.slot);
+        others.remove(&self.fleet.slot.number);
         *self.fleet.others.lock() = others;
         self.fleet.standings.send_if_modified(|known| {
             let news = **known != standings;

@@ -30,10 +30,17 @@ const SWEEP_BATCH: usize = 500;
 const DRAIN_MAX: Duration = Duration::from_secs(20);
 
 /// A host's own slot.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Slot {
     pub number: u64,
     owner: String,
+}
+
+impl Slot {
+    /// That nobody took it meanwhile.
+    pub fn is_own(&self) -> Change {
+        Change::default().only_if("own = :owner").value(":owner", text(&self.owner))
+    }
 }
 
 /// Takes a slot that nobody has.
@@ -79,18 +86,22 @@ pub async fn run(store: Arc<Store>, slot: Slot) {
 }
 
 /// Publishes what it can and gives the slot back.
-pub async fn leave(store: &Store, slot: u64) {
+pub async fn leave(store: &Store, slot: &Slot) {
     if timeout(DRAIN_MAX, store.publisher.drained()).await.is_err() {
         tracing::warn!("some events are not published yet; another host does it, or this one at its next start");
         return;
     }
-    let left = async {
-        store.table.delete(&Key::running(slot)).await?;
-        store.table.delete(&Key::host(slot)).await
-    };
-    if let Err(error) = left.await {
+    if let Err(error) = free(&store.table, slot).await {
         tracing::warn!(%error, "the slot of this host stays taken until another host frees it");
     }
+}
+
+/// Frees a slot, unless another host has it by now: a request that arrives late must not take it from that one.
+async fn free(table: &Table, slot: &Slot) -> Result<()> {
+    let mut transaction = Transaction::default();
+    transaction.delete((), Key::host(slot.number), slot.is_own());
+    transaction.delete((), Key::running(slot.number), Change::default());
+    table.transact(transaction).await.map(drop)
 }
 
 /// `false` where the slot is somebody else's.
@@ -132,15 +143,14 @@ async fn follow(store: &Store, own: &Slot, watch: &mut Watch) -> Result<()> {
             continue;
         }
         // Whoever takes it is its owner: if it dies over it, the next one begins anew.
-        let taken = format!("{}~{}", own.owner, slot);
+        let taken = Slot { number: slot, owner: format!("{}~{}", own.owner, slot) };
         let change = Change::of("SET own = :new, beat = :zero").only_if("own = :old");
-        let change = change.value(":new", text(&taken)).value(":old", text(&owner)).value(":zero", number(0));
+        let change = change.value(":new", text(&taken.owner)).value(":old", text(&owner)).value(":zero", number(0));
         let Some(host) = store.table.update(&Key::host(slot), change).await? else { continue };
         let published: u64 = host.number("pub")?;
         let events = sweep(store, slot, published).await?;
         tracing::info!(slot, events, since = %time_of(published), "a host has died; what it had not published is published");
-        store.table.delete(&Key::running(slot)).await?;
-        store.table.delete(&Key::host(slot)).await?;
+        free(&store.table, &taken).await?;
     }
     Ok(())
 }

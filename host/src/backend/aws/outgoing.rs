@@ -189,7 +189,9 @@ impl Aws {
             }
             set += " REMOVE lp, ls";
         }
-        let change = change.update(set).only_if("attribute_exists(pk)");
+        // What is not pending any more is not made so by a try that arrives late; that it was sent is true whatever else was said.
+        let held = if state == "sent" { "attribute_exists(pk)" } else { "attribute_exists(ls)" };
+        let change = change.update(set).only_if(held);
         self.store.table.update(&key, change).await.map(drop)
     }
 
@@ -222,9 +224,12 @@ async fn look(store: Arc<Store>, limit: usize) {
     let done = async {
         for (key, _) in store.table.indexed(due).await? {
             let now = Timestamp::now();
-            let change = Change::of("SET ls = :until").only_if("ls <= :now");
-            let change =
-                change.value(":until", number(now.plus(CLAIM).as_millis())).value(":now", number(now.as_millis()));
+            // Where the answer was lost, it is ours when it is asked for again.
+            let change = Change::of("SET ls = :until, clm = :claim")
+                .only_if("attribute_exists(ls) AND (ls <= :now OR clm = :claim)")
+                .value(":until", number(now.plus(CLAIM).as_millis()))
+                .value(":now", number(now.as_millis()))
+                .value(":claim", number(fastrand::u64(..1 << 53)));
             let Some(item) = store.table.update(&key, change).await? else { continue };
             let parcel = Parcel {
                 id: key.sk.as_str().into(),

@@ -11,6 +11,7 @@ use tokio_util::task::TaskTracker;
 use super::clients::Clients;
 use super::clock::Positions;
 use super::fleet;
+use super::hosts::Slot;
 use super::inbox::AwsInbox;
 use super::item::{Item, Key, LaneKey, event_sort};
 use super::lane::{Logged, Tail, content_of, tail_of};
@@ -50,7 +51,7 @@ pub struct Store {
 }
 
 impl Store {
-    pub fn new(clients: Clients, settings: Settings, shared: Shared, slot: u64) -> Self {
+    pub fn new(clients: Clients, settings: Settings, shared: Shared, slot: Slot) -> Self {
         let table = Table::new(clients.dynamodb.clone(), shared.table.clone());
         let publisher = Publisher::new(clients.sns.clone(), &shared);
         Self {
@@ -58,7 +59,7 @@ impl Store {
             settings,
             shared,
             table,
-            positions: Positions::new(slot),
+            positions: Positions::new(slot.number),
             publisher,
             fleet: fleet::Known::of(slot),
             inboxes: Mutex::default(),

@@ -101,12 +101,22 @@ impl Table {
         Ok(())
     }
 
+    /// What comes afterwards under the same key stays, however late a try of this arrives.
     pub async fn delete(&self, key: &Key) -> Result<()> {
-        let request = self.client.delete_item().table_name(&self.name).set_key(Some(key.attributes()));
-        request.send().await.map(drop).map_err(|error| failed("DeleteItem", &error))
+        self.write(&[&Write::Delete(key.clone(), Change::default())]).await.map(drop)
     }
 
-    /// One update. `None` where its condition does not hold, else the item as it is then.
+    /// One update that is made once, however late a try of it arrives: what is decided afterwards stays. Takes twice what
+    /// [`Table::update`] takes. `None` where its condition does not hold, else the item as it is soon after.
+    pub async fn update_once(&self, key: &Key, change: Change) -> Result<Option<Item>> {
+        match self.write(&[&Write::Update(key.clone(), change)]).await? {
+            Ok(()) => self.get(key).await,
+            Err(_) => Ok(None),
+        }
+    }
+
+    /// One update. `None` where its condition does not hold, else the item as it is then. It may be made twice where its
+    /// answer is lost, and late: its condition has to hold as long as that is right, and to allow for what it did itself.
     pub async fn update(&self, key: &Key, change: Change) -> Result<Option<Item>> {
         let request = self.client.update_item().table_name(&self.name).set_key(Some(key.attributes()));
         let request = request

@@ -116,6 +116,21 @@ fn an_answer_that_is_lost_is_of_something_done_and_a_request_that_is_lost_of_not
 }
 
 #[test]
+fn what_arrives_late_was_given_up_and_comes_behind_what_was_asked_since() {
+    let shop = Shop::with("{}");
+    shop.proxy.tell(Fault::ArriveLate(Duration::from_millis(200)));
+    shop.ask(TRANSACT).unwrap_err();
+    shop.proxy.tell(Fault::Pass);
+    assert_eq!(shop.ask(QUERY).unwrap().0, 200);
+    eventually("it arrives", || match shop.proxy.arrived_late() {
+        1 => Ok(()),
+        other => Err(other.to_string()),
+    });
+    let targets: Vec<_> = shop.emulator.requests().iter().map(|it| it.header("x-amz-target").to_owned()).collect();
+    assert_eq!(targets, [QUERY.1, TRANSACT.1]);
+}
+
+#[test]
 fn faults_can_be_chosen_request_by_request() {
     let shop = Shop::with("{}");
     let mut writes = 0;

@@ -46,7 +46,9 @@ pub async fn keep(table: &Table, file: &Binary) -> Result<()> {
         transaction.put((), Item::at(&key).with("v", bytes(piece)));
         drop(table.transact(transaction).await?);
     }
+    // Nobody let go of it meanwhile.
     let whole = Change::of("SET whole = :yes, n = :bytes")
+        .only_if("attribute_exists(t)")
         .value(":yes", aws_sdk_dynamodb::types::AttributeValue::Bool(true))
         .value(":bytes", number(file.len()));
     table.update(&key, whole).await.map(drop)
