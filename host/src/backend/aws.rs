@@ -80,8 +80,9 @@ pub async fn open(settings: &Settings) -> Result<Backend, OpenError> {
     let table = table::Table::new(clients.dynamodb.clone(), shared.table.clone());
     let slot = hosts::claim(&table).await.map_err(OpenError::Slot)?;
     let store = Arc::new(Store::new(clients, settings.clone(), shared, slot.clone()));
+    store.positions.move_to(slot.number, slot.drawn);
     store.tasks.spawn(Publisher::run(Arc::clone(&store)));
-    store.tasks.spawn(hosts::run(Arc::clone(&store), slot));
+    store.tasks.spawn(hosts::run(Arc::clone(&store), slot.clone()));
     store.tasks.spawn(Arc::clone(&store).follow());
     store.tasks.spawn(settle::intent::sweep(Arc::clone(&store)));
     let aws = Arc::new(Aws { store });

@@ -25,25 +25,35 @@ pub const SLOTS: u64 = 1 << SLOT_BITS;
 /// Makes positions for one host.
 #[derive(Debug)]
 pub struct Positions {
-    slot: u64,
+    slot: AtomicU64,
     /// Milliseconds and counter of the last one.
     last: AtomicU64,
 }
 
 impl Positions {
     pub fn new(slot: u64) -> Self {
-        Self { slot: slot % SLOTS, last: AtomicU64::new(0) }
+        Self { slot: AtomicU64::new(slot % SLOTS), last: AtomicU64::new(0) }
     }
 
     /// The next position, above `after`.
     pub fn next(&self, now: Timestamp, after: u64) -> Position {
         // Within a millisecond, another host's counter says nothing beside its slot.
-        let behind =
-            if slot_of(after) == self.slot { ticks_of(after) + 1 } else { ticks_of(after) + (1 << COUNTER_BITS) };
+        let slot = self.slot();
+        let behind = if slot_of(after) == slot { ticks_of(after) + 1 } else { ticks_of(after) + (1 << COUNTER_BITS) };
         let floor = ticks(now).max(if after == 0 { 0 } else { behind });
         let before = self.last.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| Some(floor.max(last + 1)));
         let ticks = floor.max(before.unwrap_or_default() + 1);
-        Position::new(position(ticks, self.slot)).unwrap_or(Position::FIRST)
+        Position::new(position(ticks, slot)).unwrap_or(Position::FIRST)
+    }
+
+    /// From now on the host has another slot, and its positions are above `above`, which another host of that slot drew.
+    pub fn move_to(&self, slot: u64, above: u64) {
+        self.last.fetch_max(ticks_of(above), Ordering::Relaxed);
+        self.slot.store(slot % SLOTS, Ordering::Relaxed);
+    }
+
+    fn slot(&self) -> u64 {
+        self.slot.load(Ordering::Relaxed)
     }
 }
 
@@ -51,7 +61,7 @@ impl Positions {
     /// No position that this host draws from now on is at or below this one.
     pub fn newest(&self, now: Timestamp) -> u64 {
         let last = self.last.load(Ordering::Relaxed);
-        position(last.max(ticks(now).saturating_sub(1)), self.slot)
+        position(last.max(ticks(now).saturating_sub(1)), self.slot())
     }
 }
 
@@ -103,17 +113,27 @@ mod tests {
                 let Some(host) = hosts.get(host) else { continue };
                 let position = host.next(Timestamp::from_millis(millis), if follows { lane } else { 0 }).get();
                 prop_assert!(!follows || position > lane);
-                prop_assert_eq!(slot_of(position), host.slot);
+                prop_assert_eq!(slot_of(position), host.slot());
                 prop_assert!(position < 1 << 53);
                 prop_assert!(time_of(position) >= Timestamp::from_millis(millis));
                 lane = lane.max(position);
-                all.push((host.slot, position));
+                all.push((host.slot(), position));
             }
             for slot in slots {
                 let own: Vec<u64> = all.iter().filter(|(of, _)| *of == slot).map(|(_, position)| *position).collect();
-                prop_assert!(hosts.iter().filter(|host| host.slot == slot).count() > 1 || own.is_sorted_by(|a, b| a < b));
+                prop_assert!(hosts.iter().filter(|host| host.slot() == slot).count() > 1 || own.is_sorted_by(|a, b| a < b));
             }
         }
+    }
+
+    #[test]
+    fn whoever_takes_a_slot_over_goes_on_above_what_was_drawn_there() {
+        let now = Timestamp::from_millis(1_800_000_000_123);
+        let (ahead, behind) = (Positions::new(5), Positions::new(9));
+        let last = ahead.next(now.plus(std::time::Duration::from_millis(7)), 0).get();
+        behind.move_to(5, last);
+        let next = behind.next(now, 0).get();
+        assert!(next > last && slot_of(next) == 5, "its clock is 7 ms behind");
     }
 
     #[test]

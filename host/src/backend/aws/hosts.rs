@@ -4,13 +4,15 @@
 //! still for [`DEAD_AFTER`], by the clock of whoever watches, is dead: somebody takes its slot over, publishes what the slot
 //! wrote from its watermark on, and frees it. What is published a second time is delivered once.
 //!
-//! **Invariant**: a host whose slot was taken from it (it slept, or lost the network) closes its store.
+//! **Invariants**
+//! - A host whose slot was taken from it (it slept, or lost the network) closes its store.
+//! - A slot is free only when all that it wrote is published.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
 use super::clock::{SLOTS, slot_of, time_of};
 use super::item::{HOSTS, Item, Key, number, text};
@@ -24,6 +26,12 @@ const BEAT_EVERY: Duration = Duration::from_secs(2);
 const DEAD_AFTER: Duration = Duration::from_secs(15);
 /// Before its watermark: what a host wrote under a clock that was set back since.
 const MARGIN: Duration = Duration::from_secs(5);
+/// The owner of a slot that nobody has. Its item stays, with the last position that was drawn there.
+const NOBODY: &str = "-";
+/// Looks for a slot, while others are quicker.
+const CLAIMS_MAX: u32 = 16;
+/// Between two looks whether events are out.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// Keys of the log read at once.
 const SWEEP_BATCH: usize = 500;
 /// How long a store that closes waits for what is not published yet. The rest is left to other hosts, or the next start.
@@ -34,6 +42,8 @@ const DRAIN_MAX: Duration = Duration::from_secs(20);
 pub struct Slot {
     pub number: u64,
     owner: String,
+    /// The highest position that was drawn there before, as far as it is known.
+    pub drawn: u64,
 }
 
 impl Slot {
@@ -46,20 +56,44 @@ impl Slot {
 /// Takes a slot that nobody has.
 pub async fn claim(table: &Table) -> Result<Slot> {
     let owner = uuid::Uuid::now_v7().to_string();
-    let first = fastrand::u64(..SLOTS);
-    for number in (0..SLOTS).map(|step| (first + step) % SLOTS) {
-        let mut transaction = Transaction::default();
-        transaction.create((), item(number, &owner, 0, super::clock::first_at(Timestamp::now())));
-        if table.transact(transaction).await?.is_ok() {
-            return Ok(Slot { number, owner });
+    let mut number = fastrand::u64(..SLOTS);
+    for _ in 0..CLAIMS_MAX {
+        let change = Change::of("SET own = :owner, beat = :zero, pub = :pub")
+            .only_if("attribute_not_exists(pk) OR own = :nobody OR own = :owner")
+            .value(":owner", text(&owner))
+            .value(":nobody", text(NOBODY))
+            .value(":zero", self::number(0))
+            .value(":pub", self::number(super::clock::first_at(Timestamp::now())));
+        if let Some(item) = table.update(&Key::host(number), change).await? {
+            return Ok(Slot { number, owner, drawn: item.number_or_none("drawn")?.unwrap_or_default() });
         }
+        let hosts = all(table).await?;
+        let taken = hosts.iter().filter(|host| host.text_or_none("own") != Some(NOBODY)).map(host_slot);
+        let taken: HashSet<u64> = taken.collect::<Result<_>>()?;
+        let free: Vec<u64> = (0..SLOTS).filter(|slot| !taken.contains(slot)).collect();
+        let Some(other) = fastrand::choice(&free) else { break };
+        number = *other;
     }
     let why = format!("{SLOTS} hosts share this table already, or died without being followed; wait, or stop one");
     Err(Error::Unavailable(why.into()))
 }
 
-fn item(slot: u64, owner: &str, beat: u64, published: u64) -> Item {
-    Item::at(&Key::host(slot)).with("own", text(owner)).with("beat", number(beat)).with("pub", number(published))
+/// Lets others have the slot, of which `drawn` is the highest position, where it is still this owner's: a request that arrives
+/// late must not take it from another.
+async fn free(table: &Table, slot: &Slot, drawn: u64) -> Result<()> {
+    let mut transaction = Transaction::default();
+    let change = Change::of("SET own = :nobody, drawn = :drawn").only_if("own = :owner");
+    let change =
+        change.value(":nobody", text(NOBODY)).value(":drawn", number(drawn)).value(":owner", text(&slot.owner));
+    transaction.update((), Key::host(slot.number), change);
+    transaction.delete((), Key::running(slot.number), Change::default());
+    table.transact(transaction).await.map(drop)
+}
+
+async fn all(table: &Table) -> Result<Vec<Item>> {
+    let span =
+        Span { partition: HOSTS.into(), from: "0".into(), to: "9".into(), newest_first: false, limit: usize::MAX };
+    table.query(span).await
 }
 
 /// Says that this host lives, and follows those that do not, until the store is closed.
@@ -79,29 +113,30 @@ pub async fn run(store: Arc<Store>, slot: Slot) {
             Ok(false) => return store.fail("another host took this one for dead and follows it"),
             Err(error) => tracing::warn!(%error, "this host cannot say that it lives; others may take it for dead"),
         }
-        if let Err(error) = follow(&store, &slot, &mut watch).await {
-            tracing::warn!(%error, "the other hosts cannot be watched");
+        match follow(&store, &slot.owner, &mut watch).await {
+            Ok(dead) => {
+                for one in dead {
+                    // Where SNS is slow this takes long, and this host must go on to say that it lives.
+                    let of = Arc::clone(&store);
+                    store.tasks.spawn(async move { one.bury(&of).await });
+                }
+            }
+            Err(error) => tracing::warn!(%error, "the other hosts cannot be watched"),
         }
     }
 }
 
-/// Publishes what it can and gives the slot back.
+/// Publishes what it can, and gives the slot back if that was all.
 pub async fn leave(store: &Store, slot: &Slot) {
-    if timeout(DRAIN_MAX, store.publisher.drained()).await.is_err() {
-        tracing::warn!("some events are not published yet; another host does it, or this one at its next start");
+    let drained = timeout(DRAIN_MAX, store.publisher.drained()).await.is_ok();
+    if !drained || !store.publisher.is_clear() {
+        tracing::warn!("some events may not be published yet; another host does it, or this one at its next start");
         return;
     }
-    if let Err(error) = free(&store.table, slot).await {
+    let drawn = store.positions.newest(Timestamp::now());
+    if let Err(error) = free(&store.table, slot, drawn).await {
         tracing::warn!(%error, "the slot of this host stays taken until another host frees it");
     }
-}
-
-/// Frees a slot, unless another host has it by now: a request that arrives late must not take it from that one.
-async fn free(table: &Table, slot: &Slot) -> Result<()> {
-    let mut transaction = Transaction::default();
-    transaction.delete((), Key::host(slot.number), slot.is_own());
-    transaction.delete((), Key::running(slot.number), Change::default());
-    table.transact(transaction).await.map(drop)
 }
 
 /// `false` where the slot is somebody else's.
@@ -115,6 +150,16 @@ async fn say(store: &Store, slot: &Slot, beat: u64) -> Result<bool> {
     Ok(store.table.update(&Key::host(slot.number), change).await?.is_some())
 }
 
+/// What is known of a host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Life {
+    /// It was first seen, or stands still for a short while.
+    Unknown,
+    Alive,
+    /// It has stood still for too long.
+    Dead,
+}
+
 /// When the beat of each host was first seen as it is.
 #[derive(Default)]
 struct Watch {
@@ -122,47 +167,87 @@ struct Watch {
 }
 
 impl Watch {
-    /// Whether the host has stood still for too long.
-    fn is_dead(&mut self, slot: u64, owner: &str, beat: u64, now: Instant) -> bool {
-        match self.seen.get(&slot) {
-            Some((known, at, since)) if known == owner && *at == beat => now.duration_since(*since) >= DEAD_AFTER,
-            _ => {
-                self.seen.insert(slot, (owner.to_owned(), beat, now));
-                false
+    fn judge(&mut self, slot: u64, owner: &str, beat: u64, now: Instant) -> Life {
+        let known = self.seen.get(&slot).filter(|(known, ..)| known == owner);
+        match known {
+            Some((_, at, since)) if *at == beat => {
+                return if now.duration_since(*since) >= DEAD_AFTER { Life::Dead } else { Life::Unknown };
             }
+            _ => {}
+        }
+        let life = if known.is_some() { Life::Alive } else { Life::Unknown };
+        self.seen.insert(slot, (owner.to_owned(), beat, now));
+        life
+    }
+}
+
+/// A dead host's slot, taken over.
+struct Dead {
+    slot: Slot,
+    /// The highest position of what it may not have published.
+    through: u64,
+}
+
+impl Dead {
+    /// Lets others have the slot when all that was written there is published. Where that takes too long, whoever looks next
+    /// takes it over, and begins anew.
+    pub async fn bury(self, store: &Store) {
+        let Self { slot, through } = self;
+        let out = async {
+            while store.publisher.published_below(through) <= through {
+                sleep(LOOK_EVERY).await;
+            }
+        };
+        let out = tokio::select! {
+            out = timeout(DRAIN_MAX, out) => out,
+            () = store.stopping.cancelled() => return,
+        };
+        if out.is_err() {
+            tracing::warn!(slot = slot.number, "what a dead host had not published is not published yet");
+            return;
+        }
+        let drawn = through.max(super::clock::first_at(Timestamp::now()));
+        if let Err(error) = free(&store.table, &slot, drawn).await {
+            tracing::warn!(slot = slot.number, %error, "the slot of a dead host stays taken until another look");
         }
     }
 }
 
-async fn follow(store: &Store, own: &Slot, watch: &mut Watch) -> Result<()> {
-    let all =
-        Span { partition: HOSTS.into(), from: "0".into(), to: "9".into(), newest_first: false, limit: usize::MAX };
-    for host in store.table.query(all).await? {
+/// Looks which of the other hosts have died, and lets what these wrote be published: it is on its way.
+async fn follow(store: &Store, own: &str, watch: &mut Watch) -> Result<Vec<Dead>> {
+    let mut followed = Vec::new();
+    for host in all(&store.table).await? {
         let (slot, owner): (u64, _) = (host_slot(&host)?, host.text("own")?.to_owned());
-        if slot == own.number || !watch.is_dead(slot, &owner, host.number("beat")?, Instant::now()) {
+        if owner == own || owner == NOBODY {
             continue;
         }
-        // Whoever takes it is its owner: if it dies over it, the next one begins anew.
-        let taken = Slot { number: slot, owner: format!("{}~{}", own.owner, slot) };
-        let change = Change::of("SET own = :new, beat = :zero").only_if("own = :old");
-        let change = change.value(":new", text(&taken.owner)).value(":old", text(&owner)).value(":zero", number(0));
+        let beat: u64 = host.number("beat")?;
+        match watch.judge(slot, &owner, beat, Instant::now()) {
+            Life::Alive | Life::Unknown => continue,
+            Life::Dead => {}
+        }
+        // Whoever takes it is its owner: if it dies over it, the next one begins anew. One that spoke just now keeps it.
+        let taken = format!("{own}~{slot}~{}", fastrand::u64(..));
+        let change = Change::of("SET own = :new, beat = :zero").only_if("own = :old AND beat = :beat");
+        let change = change.value(":new", text(&taken)).value(":old", text(&owner));
+        let change = change.value(":zero", number(0)).value(":beat", number(beat));
         let Some(host) = store.table.update(&Key::host(slot), change).await? else { continue };
         let published: u64 = host.number("pub")?;
-        let events = sweep(store, slot, published).await?;
+        let (events, last) = sweep(store, slot, published).await?;
         tracing::info!(slot, events, since = %time_of(published), "a host has died; what it had not published is published");
-        free(&store.table, &taken).await?;
+        followed.push(Dead { slot: Slot { number: slot, owner: taken, drawn: last }, through: last });
     }
-    Ok(())
+    Ok(followed)
 }
 
 fn host_slot(host: &Item) -> Result<u64> {
     host.text("sk")?.parse().map_err(|_| Error::Failed("a host's item has no slot".into()))
 }
 
-/// Publishes what a slot wrote from `published` on, and says how much that was.
-async fn sweep(store: &Store, slot: u64, published: u64) -> Result<usize> {
+/// Publishes what a slot wrote from `published` on, and says how much that was, and the highest position of it.
+async fn sweep(store: &Store, slot: u64, published: u64) -> Result<(usize, u64)> {
     let from = super::clock::first_at(time_of(published).minus(MARGIN));
-    let mut events = 0;
+    let (mut events, mut through) = (0, 0);
     for shard in 0..LOG_SHARDS {
         let mut from = from;
         loop {
@@ -175,6 +260,7 @@ async fn sweep(store: &Store, slot: u64, published: u64) -> Result<usize> {
                 found.into_iter().filter(|(_, position)| slot_of(*position) == slot).map(|(key, _)| key).collect();
             let logged = store.logged_at(&keys).await?;
             events += logged.len();
+            through = logged.iter().map(super::lane::Logged::position).fold(through, u64::max);
             store.publisher.publish(logged);
             match last {
                 Some(last) if more => from = last + 1,
@@ -182,7 +268,7 @@ async fn sweep(store: &Store, slot: u64, published: u64) -> Result<usize> {
             }
         }
     }
-    Ok(events)
+    Ok((events, through))
 }
 
 #[cfg(test)]
@@ -193,10 +279,10 @@ mod tests {
     fn a_host_is_dead_once_its_beat_has_stood_still_for_long() {
         let (mut watch, start) = (Watch::default(), Instant::now());
         let at = |seconds| start + Duration::from_secs(seconds);
-        assert!(!watch.is_dead(3, "a", 7, at(0)));
-        assert!(!watch.is_dead(3, "a", 7, at(14)));
-        assert!(watch.is_dead(3, "a", 7, at(15)));
-        assert!(!watch.is_dead(3, "a", 8, at(16)), "it lives");
-        assert!(!watch.is_dead(3, "b", 8, at(40)), "another one took the slot");
+        assert_eq!(watch.judge(3, "a", 7, at(0)), Life::Unknown);
+        assert_eq!(watch.judge(3, "a", 7, at(14)), Life::Unknown);
+        assert_eq!(watch.judge(3, "a", 7, at(15)), Life::Dead);
+        assert_eq!(watch.judge(3, "a", 8, at(16)), Life::Alive);
+        assert_eq!(watch.judge(3, "b", 8, at(40)), Life::Unknown, "another one took the slot");
     }
 }

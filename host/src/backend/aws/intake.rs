@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use super::Aws;
 use super::item::{Item, Key, LaneKey, number, text};
 use super::lane::{Logged, Tail};
+use super::publisher::Publisher;
 use super::store::Store;
 use super::table::{Transaction, WRITES_MAX};
 use crate::backend::{Changed, Durable, Error, Intake, Keep, Placed, Placement, Published, Result};
@@ -182,6 +183,20 @@ impl Aws {
     }
 }
 
+/// Events of a write. Whoever waits for one may give up, and then nobody knows whether it was made.
+struct Unsure<'a> {
+    publisher: &'a Publisher,
+    events: Vec<Logged>,
+}
+
+impl Drop for Unsure<'_> {
+    fn drop(&mut self) {
+        if !self.events.is_empty() {
+            self.publisher.look_for(std::mem::take(&mut self.events));
+        }
+    }
+}
+
 fn origin(custom: &Custom) -> Option<Key> {
     custom.origin_id.as_deref().map(|id| Key::origin(&custom.source, id))
 }
@@ -207,7 +222,9 @@ impl Store {
 
     /// Makes the writes, with which `events` are in the table, and lets them be published.
     pub async fn append<M>(&self, transaction: Transaction<M>, events: Vec<Logged>) -> Result<Result<(), Vec<M>>> {
+        let mut unsure = Unsure { publisher: &self.publisher, events };
         let done = self.table.transact(transaction).await;
+        let events = std::mem::take(&mut unsure.events);
         match &done {
             Ok(Ok(())) => {
                 self.publisher.publish(events);

@@ -122,6 +122,11 @@ impl Publisher {
         self.state.lock().open.first().copied().unwrap_or(newest + 1)
     }
 
+    /// Whether all that this host wrote is published.
+    pub fn is_clear(&self) -> bool {
+        self.state.lock().open.is_empty()
+    }
+
     /// Returns when nothing waits any more.
     pub async fn drained(&self) {
         loop {
