@@ -11,7 +11,7 @@ use lettre::message::Mailbox;
 
 use crate::backend::{Retention, aws};
 use crate::fault::Fault;
-use crate::sandbox::CompileLimits;
+use crate::policy::CompileLimits;
 use crate::signature::PublicKey;
 
 mod check;

@@ -324,3 +324,28 @@ impl Rollout {
     pub const MIN_EVENTS_DEFAULT: NonZeroU32 = const { NonZeroU32::new(200).unwrap() };
     pub const MAX_FAILURE_RATE_DEFAULT: f64 = 0.01;
 }
+
+/// What compiling one plugin may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CompileLimits {
+    /// From its start to its end; of CPU, over all its threads, twice as much.
+    pub time: Duration,
+    /// Bytes of address space.
+    pub memory: u64,
+}
+
+impl Default for CompileLimits {
+    /// A component that carries an interpreter takes seconds on a fast machine, and a minute on a slow one; the memory is several
+    /// times what a component of the largest size takes.
+    fn default() -> Self {
+        Self { time: Duration::from_secs(120), memory: 8 << 30 }
+    }
+}
+
+impl CompileLimits {
+    /// Over all threads.
+    #[must_use]
+    pub fn cpu_seconds(&self) -> u64 {
+        self.time.as_secs_f64().mul_add(2.0, 0.5).ceil() as u64
+    }
+}

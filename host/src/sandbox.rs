@@ -47,7 +47,7 @@ mod trap;
 mod version;
 mod wasi;
 
-pub use compiler::{CompileLimits, Compiler};
+pub use compiler::Compiler;
 pub use description::{Column, ColumnType, Dataset, Description, Need};
 pub use error::{DescribeFailed, Error, LoadError, NotAComponent};
 pub use marks::{Amount, Gauge, Usage};

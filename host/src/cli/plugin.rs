@@ -13,7 +13,8 @@ use super::serve;
 use crate::config::RawConfig;
 use crate::consumer::check;
 use crate::consumer::directory::PLUGIN_BYTES_MAX;
-use crate::sandbox::{CompileLimits, Compiler, Sandbox, Settings};
+use crate::policy::CompileLimits;
+use crate::sandbox::{Compiler, Sandbox, Settings};
 
 mod keys;
 mod run;

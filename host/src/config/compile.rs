@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::check::Check;
 use super::retention::time;
-use crate::sandbox::CompileLimits;
+use crate::policy::CompileLimits;
 
 const TIMES: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3_600);
 /// Address space, of which the allocator keeps a GiB to itself before anything is compiled.

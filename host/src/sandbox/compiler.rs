@@ -19,6 +19,7 @@ use wasmtime::Engine;
 use super::engine;
 use super::error::LoadError;
 use super::plugin::PLUGIN_BYTES_MAX;
+use crate::policy::CompileLimits;
 
 /// The command of the program that compiles; no person needs it.
 pub const COMMAND: &str = "compile-plugin";
@@ -29,29 +30,6 @@ const STDERR_BYTES_MAX: u64 = 4 << 10;
 /// From the end of what it writes to its own end.
 const END_TIME_MAX: Duration = Duration::from_secs(10);
 const END_LOOK_EVERY: Duration = Duration::from_millis(1);
-
-/// What compiling one plugin may take.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct CompileLimits {
-    /// From its start to its end; of CPU, over all its threads, twice as much.
-    pub time: Duration,
-    /// Bytes of address space.
-    pub memory: u64,
-}
-
-impl Default for CompileLimits {
-    /// A component that carries an interpreter takes seconds on a fast machine, and a minute on a slow one; the memory is several
-    /// times what a component of the largest size takes.
-    fn default() -> Self {
-        Self { time: Duration::from_secs(120), memory: 8 << 30 }
-    }
-}
-
-impl CompileLimits {
-    fn cpu_seconds(&self) -> u64 {
-        self.time.as_secs_f64().mul_add(2.0, 0.5).ceil() as u64
-    }
-}
 
 /// Where plugins are compiled.
 #[derive(Clone, Debug, Default)]
