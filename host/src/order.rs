@@ -28,6 +28,13 @@ impl OrderId {
     pub fn generate() -> Self {
         Self(Uuid::now_v7())
     }
+
+    /// When it was made, by the clock of its host.
+    #[must_use]
+    pub fn made_at(self) -> Timestamp {
+        let (seconds, nanos) = self.0.get_timestamp().map_or((0, 0), |time| time.to_unix());
+        Timestamp::from_millis(seconds * 1_000 + u64::from(nanos) / 1_000_000)
+    }
 }
 
 impl fmt::Display for OrderId {

@@ -85,6 +85,7 @@ pub async fn open(settings: &Settings) -> Result<Backend, OpenError> {
     store.tasks.spawn(hosts::run(Arc::clone(&store), slot.clone()));
     store.tasks.spawn(Arc::clone(&store).follow());
     store.tasks.spawn(settle::intent::sweep(Arc::clone(&store)));
+    store.tasks.spawn(upkeep::run(Arc::clone(&store)));
     let aws = Arc::new(Aws { store });
     aws.store.tasks.spawn(versions::sweep_files(Arc::clone(&aws)));
     Ok(Backend {

@@ -148,12 +148,14 @@ impl Consumers for Aws {
 
     async fn known(&self) -> Result<Vec<ConsumerReport>> {
         self.store.count_done().await;
+        let held = super::upkeep::held(&self.store).await?;
         let mut reports = Vec::new();
         for known in self.store.known().await? {
             let dead = self.store.table.count(&format!("d#{}", known.name), u64::MAX).await?;
             let pending = self.pending(&known).await?;
             let Known { name, paused, done, .. } = known;
             let state_bytes = 0;
+            let held = held.clone().filter(|held| held.by == name);
             reports.push(ConsumerReport {
                 name,
                 pending: pending.max(dead),
@@ -161,7 +163,7 @@ impl Consumers for Aws {
                 done,
                 state_bytes,
                 paused,
-                held: None,
+                held,
                 backfill: None,
             });
         }

@@ -10,7 +10,7 @@ use super::item::{Item, Key, LaneKey, number, text};
 use super::lane::{Logged, Tail};
 use super::publisher::Publisher;
 use super::store::Store;
-use super::table::{Transaction, WRITES_MAX};
+use super::table::{Change as TableChange, Transaction, WRITES_MAX};
 use crate::backend::{Changed, Durable, Error, Intake, Keep, Placed, Placement, Published, Result};
 use crate::clock::Timestamp;
 use crate::event::{Body, Custom, Event, EventId};
@@ -39,35 +39,9 @@ enum Mark {
 #[async_trait]
 impl Intake for Aws {
     async fn place(&self, placement: Placement) -> Result<Durable<Placed>> {
-        let Placement { order, fingerprint, idempotency_key } = placement;
-        self.store.check_room()?;
-        let (key, reference) = (idempotency_key.as_deref().map(Key::idempotency), order.content.reference.as_deref());
-        let reference = reference.map(Key::reference);
-        let mark =
-            |key: &Key| Item::at(key).with("o", text(order.id.to_string())).with("f", super::item::bytes(&fingerprint));
-        let body = Body::OrderChanged { order: order.clone(), change: Change::Placed {} };
-        let logged = self.store.next(&Tail::default(), body, None);
-        fault::pass(Point::OrderDecided);
-        let mut transaction = Transaction::default();
-        let expires = self.store.expires();
-        if let Some(key) = &key {
-            transaction.create(Mark::Key, mark(key).with_some("ttl", expires.map(number)));
-        }
-        if let Some(key) = &reference {
-            transaction.create(Mark::Reference, mark(key));
-        }
-        transaction.create(Mark::Event, logged.item()?);
-        match self.store.append(transaction, vec![logged]).await? {
-            Ok(()) => Ok(Durable::assert(Placed::New(order))),
-            Err(refused) => {
-                let before = |mark, key: Option<Key>| key.filter(|_| refused.contains(&mark));
-                if let Some(key) = before(Mark::Key, key) {
-                    return self.placed_before(&key, &fingerprint, true).await;
-                }
-                if let Some(key) = before(Mark::Reference, reference) {
-                    return self.placed_before(&key, &fingerprint, false).await;
-                }
-                Err(Error::Failed(format!("the id of order {} is taken", order.id).into()))
+        loop {
+            if let Some(placed) = self.try_place(&placement).await? {
+                return Ok(Durable::assert(placed));
             }
         }
     }
@@ -115,13 +89,51 @@ impl Intake for Aws {
 }
 
 impl Aws {
+    /// `None` where a key stood in the way that counts no more, and has gone now.
+    async fn try_place(&self, placement: &Placement) -> Result<Option<Placed>> {
+        let Placement { order, fingerprint, idempotency_key } = placement;
+        self.store.check_room()?;
+        let (key, reference) = (idempotency_key.as_deref().map(Key::idempotency), order.content.reference.as_deref());
+        let reference = reference.map(Key::reference);
+        let mark =
+            |key: &Key| Item::at(key).with("o", text(order.id.to_string())).with("f", super::item::bytes(fingerprint));
+        let body = Body::OrderChanged { order: order.clone(), change: Change::Placed {} };
+        let logged = self.store.next(&Tail::default(), body, None);
+        fault::pass(Point::OrderDecided);
+        let mut transaction = Transaction::default();
+        let expires = self.store.expires();
+        if let Some(key) = &key {
+            transaction.create(Mark::Key, mark(key).with_some("ttl", expires.map(number)));
+        }
+        if let Some(key) = &reference {
+            transaction.create(Mark::Reference, mark(key));
+        }
+        transaction.create(Mark::Event, logged.item()?);
+        let Err(refused) = self.store.append(transaction, vec![logged]).await? else {
+            return Ok(Some(Placed::New(order.clone())));
+        };
+        let before = |mark, key: Option<Key>| key.filter(|_| refused.contains(&mark));
+        if let Some(key) = before(Mark::Key, key) {
+            return self.placed_before(&key, fingerprint, true).await;
+        }
+        if let Some(key) = before(Mark::Reference, reference) {
+            return self.placed_before(&key, fingerprint, false).await;
+        }
+        Err(Error::Failed(format!("the id of order {} is taken", order.id).into()))
+    }
+
     /// Records the first of these events, as many as fit into one transaction; none where a lane has gone on meanwhile.
     async fn accept(&self, events: &[Custom]) -> Result<Vec<Published>> {
         let origins: Vec<Option<Key>> = events.iter().map(origin).collect();
         let known = self.store.table.get_all(origins.iter().flatten().cloned()).await?;
         let mut accepted: HashMap<Key, EventId> = HashMap::new();
         for (key, item) in known {
-            accepted.insert(key, item.parse("e")?);
+            let id: EventId = item.parse("e")?;
+            if self.is_too_old(id.made_at()) {
+                self.let_go(&key, "e", id.to_string()).await?;
+            } else {
+                accepted.insert(key, id);
+            }
         }
         let mut tails = self.tails(events.iter().take(WRITES_MAX)).await?;
         let (mut transaction, mut logged, mut published) = (Transaction::default(), Vec::new(), Vec::new());
@@ -163,23 +175,37 @@ impl Aws {
         futures::future::try_join_all(tails).await.map(HashMap::from_iter)
     }
 
-    /// What the order says that a key or a reference was first used for.
-    async fn placed_before(&self, key: &Key, fingerprint: &[u8; 32], by_key: bool) -> Result<Durable<Placed>> {
-        let gone = || Error::Unavailable("what the key was used for is gone meanwhile: send the order again".into());
-        let item = self.store.table.get(key).await?.ok_or_else(gone)?;
+    /// What the order says that a key or a reference was first used for; `None` where it counts no more, and goes.
+    async fn placed_before(&self, key: &Key, fingerprint: &[u8; 32], by_key: bool) -> Result<Option<Placed>> {
+        let Some(item) = self.store.table.get(key).await? else { return Ok(None) };
         let same_content = item.blob("f") == Some(&fingerprint[..]);
         let by: OrderId = item.parse("o")?;
-        if !by_key {
-            return Ok(Durable::assert(Placed::ReferenceTaken { by, same_content }));
-        }
-        if !same_content {
-            return Ok(Durable::assert(Placed::KeyReused));
-        }
-        let first = self.store.logged(&LaneKey::of(&crate::event::Lane::Order(by)), 1, 1, 1).await?;
-        match first.first().map(|logged| &logged.event.body) {
-            Some(Body::OrderChanged { order, .. }) => Ok(Durable::assert(Placed::Repeated(order.clone()))),
-            _ => Err(gone()),
-        }
+        let placed = if by_key && self.is_too_old(by.made_at()) { None } else { self.store.placed(by).await? };
+        let Some(placed) = placed else {
+            // DynamoDB deletes a key some time after it may; a reference goes with its order.
+            self.let_go(key, "o", by.to_string()).await?;
+            return Ok(None);
+        };
+        Ok(Some(match (by_key, same_content) {
+            (false, same_content) => Placed::ReferenceTaken { by, same_content },
+            (true, false) => Placed::KeyReused,
+            (true, true) => Placed::Repeated(placed),
+        }))
+    }
+
+    /// Whether a repeat of what was recorded then is taken for new.
+    fn is_too_old(&self, recorded: Timestamp) -> bool {
+        let cutoff = self.store.retention.lock().idempotency.cutoff(Timestamp::now());
+        cutoff.is_some_and(|cutoff| recorded < cutoff)
+    }
+
+    /// Deletes what says of a key what it was used for, if it still says so.
+    async fn let_go(&self, key: &Key, attribute: &str, says: String) -> Result<()> {
+        let mut transaction = Transaction::default();
+        let same = TableChange::default().only_if("#says = :says").name("#says", attribute).value(":says", text(says));
+        transaction.delete((), key.clone(), same);
+        // Refused where somebody else was quicker.
+        self.store.table.transact(transaction).await.map(drop)
     }
 }
 

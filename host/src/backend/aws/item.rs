@@ -2,7 +2,7 @@
 //!
 //! | item | `pk` | `sk` |
 //! |---|---|---|
-//! | event `n` of a lane | `l#<lane>` | `e#<n>` |
+//! | event `n` of a lane; or what is kept of it, or of the lane, when it went by age | `l#<lane>` | `e#<n>` |
 //! | idempotency key | `i#<key>` | `i` |
 //! | reference of an order | `f#<reference>` | `f` |
 //! | origin id of a custom event | `x#<source>#<origin id>` | `x` |
@@ -25,6 +25,7 @@
 //! | host | `h` | `<slot>` |
 //! | intent of a large commit | `t#<id>` | `t` |
 //! | what it intends | `t#<id>` | `w#<n>` |
+//! | who lets go of what is old, and what holds it up | `u` | `u` |
 //!
 //! Numbers in keys have leading zeros, so that keys sort as the numbers do.
 
@@ -173,6 +174,10 @@ impl Key {
         Self::new(HOSTS, format!("{slot:03}"))
     }
 
+    pub fn upkeep() -> Self {
+        Self::new("u", "u")
+    }
+
     pub fn attributes(&self) -> HashMap<String, AttributeValue> {
         HashMap::from([("pk".to_owned(), text(&self.pk)), ("sk".to_owned(), text(&self.sk))])
     }
@@ -267,6 +272,10 @@ impl Item {
         value.parse().map(Some).map_err(|_| self.without(name))
     }
 
+    pub fn key(&self) -> Result<Key> {
+        Ok(Key { pk: self.text("pk")?.to_owned(), sk: self.text("sk")?.to_owned() })
+    }
+
     pub fn time(&self, name: &str) -> Result<Timestamp> {
         self.number(name).map(Timestamp::from_millis)
     }
@@ -281,6 +290,16 @@ impl Item {
 
     pub fn map(&self, name: &str) -> Option<&HashMap<String, AttributeValue>> {
         self.0.get(name)?.as_m().ok()
+    }
+
+    /// The event that it was went by age, and this stays for the order or for the numbers of the lane.
+    pub fn is_gone(&self) -> bool {
+        self.0.contains_key("gone")
+    }
+
+    /// Nothing follows from it any more, whether DynamoDB has deleted it yet or not.
+    pub fn is_expired(&self, now: Timestamp) -> Result<bool> {
+        Ok(self.number_or_none::<u64>("ttl")?.is_some_and(|ttl| ttl < now.as_millis() / 1_000))
     }
 
     pub fn blob(&self, name: &str) -> Option<&[u8]> {

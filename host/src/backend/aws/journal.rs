@@ -8,7 +8,7 @@ use async_trait::async_trait;
 
 use super::Aws;
 use super::item::{Key, LaneKey, MESSAGES};
-use super::lane::{LOG_SHARDS, Logged, log_partition};
+use super::lane::{LOG_SHARDS, Logged, OLD_ORDERS, log_partition};
 use super::place::look;
 use super::store::Store;
 use super::table::{Indexed, Span};
@@ -136,11 +136,16 @@ impl Aws {
         Ok((parsed, next))
     }
 
-    /// Orders by when they were placed, newest first: from the log, of which they are the first events of their lanes.
+    /// Orders by when they were placed, newest first: from the log, of which they are the first events of their lanes, and
+    /// from what is kept of those that went by age.
     async fn placed(&self, after: Option<&str>, limit: usize) -> Result<(Vec<OrderId>, Option<String>)> {
         let cursor = |text: &str| text.parse::<u64>().map_err(|_| Error::NotACursor(text.into()));
         let to = after.map(cursor).transpose()?.map_or(POSITION_MAX, |after| after.saturating_sub(1));
         let mut found = self.store.log(0, to, true, limit).await?;
+        let old = Indexed { partition: OLD_ORDERS.into(), from: 0, to, newest_first: true, limit };
+        found.extend(self.store.table.indexed(old).await?);
+        found.sort_by_key(|(_, position)| Reverse(*position));
+        found.truncate(limit);
         let next = more(&found, limit.saturating_sub(1)).is_some().then(|| found.last().map(|(_, at)| at.to_string()));
         found.retain(|(key, _)| key.sk == super::item::event_sort(1));
         let ids = found.iter().filter_map(|(key, _)| key.pk.strip_prefix("l#o#")?.parse().ok()).collect();
@@ -175,9 +180,20 @@ impl Store {
         self.between(after, settled_below(Timestamp::now()).saturating_sub(1), limit).await
     }
 
-    /// Events behind a position, up to and with another.
+    /// Events behind a position, up to and with another, at most `limit`; all of them where there are fewer.
     pub async fn between(&self, after: u64, to: u64, limit: usize) -> Result<Vec<Logged>> {
-        let keys: Vec<Key> = self.log(after + 1, to, false, limit).await?.into_iter().map(|(key, _)| key).collect();
-        self.logged_at(&keys).await
+        let (mut after, mut logged) = (after, Vec::new());
+        loop {
+            let left = limit - logged.len();
+            let found = self.log(after + 1, to, false, left).await?;
+            let last = found.last().filter(|_| found.len() == left).map(|(_, position)| *position);
+            let keys: Vec<Key> = found.into_iter().map(|(key, _)| key).collect();
+            logged.extend(self.logged_at(&keys).await?);
+            match last {
+                // The index still named some that went by age.
+                Some(last) if logged.len() < limit => after = last,
+                _ => return Ok(logged),
+            }
+        }
     }
 }

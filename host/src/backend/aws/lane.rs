@@ -2,6 +2,10 @@
 //!
 //! An order is the fold of its lane: what was placed stands in the first event, and status and revision in every one, so
 //! the last event and the content say how the order stands.
+//!
+//! Events go by age from the front of a lane. Where its order stays, so does the first item, which has the content, and the
+//! last one; both say `gone`. A lane that goes as a whole ends with an item that takes the next number, so that whoever was
+//! about to add an event sees that there is no order any more, and numbers go on behind it.
 
 use std::sync::Arc;
 
@@ -17,6 +21,8 @@ use crate::policy::ConsumerName;
 
 /// Shards of the index by position: a partition takes 1,000 writes a second.
 pub const LOG_SHARDS: u64 = 16;
+/// Partition of the index that has the orders whose first event went by age, by its position.
+pub const OLD_ORDERS: &str = "old";
 /// Predecessors that an event tells of. Who needs more reads the lane.
 const PRIOR_MAX: usize = 16;
 
@@ -219,6 +225,21 @@ pub fn tail_of(item: &Item) -> Result<Tail> {
     let surplus = prior.len().saturating_sub(PRIOR_MAX);
     prior.drain(..surplus);
     Ok(Tail { seq, position, standing: item.json_or_none("st")?, prior })
+}
+
+/// What takes the number behind `tail` where the lane goes as a whole; DynamoDB may delete it at `expires`, in seconds.
+pub fn end_item(key: &LaneKey, tail: &Tail, expires: u64) -> Item {
+    Item::at(&Key::event(key, tail.seq + 1))
+        .with("gone", item::number(1))
+        .with("end", item::number(1))
+        .with("k", item::text(""))
+        .with("pos", item::number(tail.position))
+        .with("ttl", item::number(expires))
+}
+
+/// Whether the item ends a lane that goes as a whole.
+pub fn is_end(item: &Item) -> bool {
+    item.is_gone() && item.number_or_none::<u8>("end").is_ok_and(|end| end.is_some())
 }
 
 /// The content of the order that the item places.

@@ -62,7 +62,11 @@ pub struct Handled(pub u64, pub u64, pub u64, pub Arc<str>);
 pub struct Made(pub u64, pub u64, pub Vec<(Arc<str>, u64)>, pub Vec<(String, u64)>);
 
 impl Place {
+    /// As it stands in the table. One that expired stands for nothing: its lane went by age, long ago.
     pub fn read(item: &Item) -> Result<Self> {
+        if item.is_expired(Timestamp::now())? {
+            return Ok(Self::default());
+        }
         let state = match item.text_or_none("hs") {
             Some("retrying") => Some(HeadState::Retrying(item.time("due")?)),
             Some("waiting") => Some(HeadState::Waiting),
@@ -141,9 +145,15 @@ impl Place {
             }
             None => set += " REMOVE hq, hs, att, rp, fa, due",
         }
-        let condition = if self.ver == 1 { "attribute_not_exists(pk)" } else { "ver = :before" };
-        let change = change.update(set).only_if(condition);
-        Ok(if self.ver == 1 { change } else { change.value(":before", number(self.ver - 1)) })
+        // A lane that goes on after it went by age needs its place again.
+        set += if self.head.is_some() { " REMOVE #ttl" } else { ", #ttl" };
+        let change = change.update(set).name("#ttl", "ttl");
+        Ok(if self.ver == 1 {
+            let now = number(Timestamp::now().as_millis() / 1_000);
+            change.only_if("attribute_not_exists(pk) OR #ttl < :now").value(":now", now)
+        } else {
+            change.only_if("ver = :before").value(":before", number(self.ver - 1))
+        })
     }
 
     /// What became of an event of the lane; `None` where it does not concern the consumer.

@@ -14,7 +14,7 @@ use super::fleet;
 use super::hosts::Slot;
 use super::inbox::AwsInbox;
 use super::item::{Item, Key, LaneKey, event_sort};
-use super::lane::{Logged, Tail, content_of, tail_of};
+use super::lane::{Logged, Standing, Tail, content_of, place_of, tail_of};
 use super::outgoing::Handed;
 use super::publisher::Publisher;
 use super::resources::Shared;
@@ -42,6 +42,8 @@ pub struct Store {
     pub fleet: fleet::Known,
     pub inboxes: Mutex<BTreeMap<ConsumerName, Arc<AwsInbox>>>,
     pub retention: Mutex<Retention>,
+    /// Rung when it is another.
+    pub retained: tokio::sync::Notify,
     pub outgoing: Handed,
     pub failed: watch::Sender<Option<Arc<str>>>,
     pub stopping: CancellationToken,
@@ -64,6 +66,7 @@ impl Store {
             fleet: fleet::Known::of(slot),
             inboxes: Mutex::default(),
             retention: Mutex::default(),
+            retained: tokio::sync::Notify::new(),
             outgoing: Handed::default(),
             failed: watch::Sender::new(None),
             stopping: CancellationToken::new(),
@@ -101,11 +104,22 @@ impl Store {
         self.table.query(span).await?.first().map_or_else(|| Ok(Tail::default()), tail_of)
     }
 
-    /// Events of a lane from number `from` up to and with `to`, oldest first, at most `limit`.
+    /// Events of a lane from number `from` up to and with `to`, oldest first, at most `limit`; all of them where there are
+    /// fewer.
     pub async fn logged(&self, lane: &LaneKey, from: u64, to: u64, limit: usize) -> Result<Vec<Logged>> {
-        let span = Span { from: event_sort(from), to: event_sort(to.min(SEQ_MAX)), limit, ..whole(lane) };
-        let items = self.table.query(span).await?;
-        self.read(&items).await
+        let (mut from, mut logged) = (from, Vec::new());
+        loop {
+            let left = limit - logged.len();
+            let span = Span { from: event_sort(from), to: event_sort(to.min(SEQ_MAX)), limit: left, ..whole(lane) };
+            let items = self.table.query(span).await?;
+            logged.extend(self.read(&items).await?);
+            let last = items.last().filter(|_| items.len() == left).map(place_of).transpose()?;
+            match last {
+                // Some were no events any more.
+                Some((_, last)) if logged.len() < limit => from = last + 1,
+                _ => return Ok(logged),
+            }
+        }
     }
 
     /// All events of a lane behind number `after`.
@@ -120,9 +134,10 @@ impl Store {
         self.read(&items).await
     }
 
+    /// Without those that went by age.
     async fn read(&self, items: &[Item]) -> Result<Vec<Logged>> {
         let mut read = Vec::with_capacity(items.len());
-        for item in items {
+        for item in items.iter().filter(|item| !item.is_gone()) {
             let content = match order_of(item) {
                 Some(id) if item.text_or_none("ch").is_some() => match content_of(item)? {
                     Some(content) => Some(self.keep(id, content)),
@@ -148,6 +163,13 @@ impl Store {
         }
         let Some(item) = self.table.get(&Key::event(&LaneKey::of(&Lane::Order(id)), 1)).await? else { return Ok(None) };
         Ok(content_of(&item)?.map(|content| self.keep(id, content)))
+    }
+
+    /// An order as it was placed, whether that event is still there or not; `None` where the order is not.
+    pub async fn placed(&self, id: OrderId) -> Result<Option<Order>> {
+        let Some(item) = self.table.get(&Key::event(&LaneKey::of(&Lane::Order(id)), 1)).await? else { return Ok(None) };
+        let (standing, content) = (item.json_or_none::<Standing>("st")?, content_of(&item)?);
+        Ok(standing.zip(content).map(|(standing, content)| standing.order(id, self.keep(id, content))))
     }
 
     /// An order as it stands, and the end of its lane.

@@ -1,25 +1,29 @@
 //! What a store does for itself, and what AWS does for it.
+//!
+//! Idempotency keys, attempts, messages and records carry the time when DynamoDB may delete them. Events and orders hang
+//! together and on what consumers still have to do, so hosts let go of them (`sweep`).
+
+mod lanes;
+mod needs;
+mod sweep;
 
 use async_trait::async_trait;
 use tokio::sync::watch;
 
 use super::Aws;
 use crate::backend::{
-    Backfill, BackfillReport, BackfillStep, Backfills, CheckPlace, Checked, Copied, Durable, Error, Keep, Result,
-    Retention, Snapshot, Started, Steered, Upkeep,
+    Backfill, BackfillReport, BackfillStep, Backfills, CheckPlace, Checked, Copied, Durable, Error, Result, Retention,
+    Snapshot, Started, Steered, Upkeep,
 };
 use crate::policy::ConsumerName;
+
+pub use self::sweep::{held, run};
 
 #[async_trait]
 impl Upkeep for Aws {
     fn retain(&self, retention: Retention) {
-        if retention.events != Keep::Forever || retention.orders != Keep::Forever {
-            tracing::warn!(
-                "on AWS, events and orders are kept for ever: `retention.events` and `retention.orders` count for nothing"
-            );
-        }
-        // Idempotency keys, attempts, messages and records carry the time when DynamoDB may delete them.
         *self.store.retention.lock() = retention;
+        self.store.retained.notify_one();
     }
 
     async fn backup(&self, _told: watch::Sender<Copied>) -> Result<Snapshot> {

@@ -107,6 +107,11 @@ impl Known {
             && (!heard.everywhere().want(event) || self.heard_since(logged.position(), |then| then.want(event)))
     }
 
+    /// Whether the event is none of the consumer's, whatever it may hear later.
+    pub fn passed_by(&self, logged: &Logged) -> bool {
+        logged.position() < self.start || !self.heard_since(logged.position(), |then| then.want(&logged.event))
+    }
+
     /// Whether it may be one that [`Known::wants_by`] wants.
     pub fn may_want(&self, heard: &Subscriptions, prior: &Prior) -> bool {
         let common = || heard.everywhere().hear(prior.kind());
