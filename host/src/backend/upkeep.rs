@@ -18,7 +18,7 @@ pub trait Upkeep: Send + Sync {
     /// Begins to let go of what is older than `retention` says, in steps so small that nothing waits for them.
     ///
     /// What a known consumer has still to do, or keeps as a dead letter, stays, however old it is: its event and all that
-    /// follow it in the journal, and their orders. The newest event and the newest order always stay.
+    /// follow it in the journal, and their orders. The newest event always stays, and its order with it.
     fn retain(&self, retention: Retention);
 
     /// Makes a copy of the store as it is at one moment, while it is used, and tells how far it is. What was durable when

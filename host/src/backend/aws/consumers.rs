@@ -212,6 +212,8 @@ impl Consumers for Aws {
         }
         self.forget_versions(name).await?;
         self.store.table.delete(&Key::consumer(name)).await?;
+        // It may have held events back.
+        self.store.retained.notify_one();
         Ok(Durable::assert(Forgotten::Done))
     }
 

@@ -150,12 +150,7 @@ impl Letting<'_> {
     }
 
     async fn delete(&self, lane: &LaneKey, gone: impl IntoIterator<Item = u64>) -> Result<()> {
-        self.delete_all(gone.into_iter().map(|seq| Key::event(lane, seq)).collect()).await
-    }
-
-    async fn delete_all(&self, keys: Vec<Key>) -> Result<()> {
-        let deleted = stream::iter(keys).map(|key| async move { self.store.table.delete(&key).await });
-        deleted.buffered(REQUESTS_MAX).try_collect().await
+        self.store.table.delete_all(gone.into_iter().map(|seq| Key::event(lane, seq)).collect()).await
     }
 }
 
@@ -191,7 +186,7 @@ impl Letting<'_> {
     /// What was remembered of events up to `last` goes; where the lane goes, places may go too, when SQS has forgotten it.
     async fn forget(&self, remembered: &[Remembered], last: u64, lane_goes: bool) -> Result<()> {
         let old = remembered.iter().flat_map(|it| &it.deliveries).filter(|(seq, _)| *seq <= last);
-        self.delete_all(old.map(|(_, key)| key.clone()).collect()).await?;
+        self.store.table.delete_all(old.map(|(_, key)| key.clone()).collect()).await?;
         let expires = number(self.now.plus(PLACE_KEPT).as_millis() / 1_000);
         for Remembered { key, place, .. } in remembered.iter().filter(|it| lane_goes && it.place.ver > 0) {
             // One that has moved is of a lane that goes on.

@@ -40,10 +40,15 @@ impl Limits {
     }
 }
 
-/// The newest event stays, and whatever a known consumer needs, with all that follows it.
-pub async fn limits(store: &Store, cutoff: Timestamp) -> Result<Limits> {
+/// The last position that is old enough. The newest event stays.
+pub async fn last_old(store: &Store, cutoff: Timestamp) -> Result<u64> {
     let newest = store.log(0, POSITION_MAX, true, 1).await?.first().map_or(0, |(_, position)| *position);
-    let old = first_at(cutoff).min(settled_below(Timestamp::now())).min(newest).saturating_sub(1);
+    Ok(first_at(cutoff).min(settled_below(Timestamp::now())).min(newest).saturating_sub(1))
+}
+
+/// Whatever a known consumer needs stays, with all that follows it. Only what was in the index before may go by this: what
+/// comes later, at an older position, was not asked about.
+pub async fn limits(store: &Store, old: u64) -> Result<Limits> {
     let consumers = store.known().await?;
     let mut limits = Limits { last: old, old, by: None, consumers: Vec::new() };
     for known in &consumers {

@@ -11,7 +11,7 @@ use futures::{StreamExt as _, TryStreamExt as _, stream};
 use tokio::time::Instant;
 
 use super::lanes::{Letting, Old};
-use super::needs::{Limits, limits};
+use super::needs::{Limits, last_old, limits};
 use crate::backend::aws::clock::{first_at, time_of};
 use crate::backend::aws::item::{Item, Key, LaneKey, json, number, text};
 use crate::backend::aws::lane::{OLD_ORDERS, place_of};
@@ -106,8 +106,10 @@ impl Round<'_> {
                 return Ok(());
             }
             let began = Instant::now();
-            let limits = limits(self.store, cutoff).await?;
-            let keys = self.store.log(0, limits.last, false, BATCH).await?;
+            let old = last_old(self.store, cutoff).await?;
+            let mut keys = self.store.log(0, old, false, BATCH).await?;
+            let limits = limits(self.store, old).await?;
+            keys.retain(|(_, position)| *position <= limits.last);
             let letting = self.letting(&limits);
             let lanes = stream::iter(old_lanes(&keys)?).map(|old| {
                 let letting = &letting;
