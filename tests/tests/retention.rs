@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use fanfare_tests::crash::fleet::prefix;
 use fanfare_tests::orders::{ndjson, order};
 use fanfare_tests::wire::Wire;
 use fanfare_tests::{Client, TestHost, eventually, json, program};
@@ -118,4 +119,49 @@ fn a_wrong_retention_is_refused_before_anything_starts() {
     assert!(!host.start_in_vain().success());
     let said = host.log();
     assert!(said.contains("FANFARE_RETENTION_EVENTS: \"3 days\" is not a time such as 90d"), "{said}");
+}
+
+#[test]
+fn on_aws_orders_age_out_and_a_consumer_that_comes_late_begins_with_what_is_left() {
+    let mut host = host_on_aws(&["inventory"]);
+    host.start();
+    let client = host.client();
+    let first = client.placed(&order(&[("TEA", 1)]));
+    for _ in 0..5 {
+        // Nothing is in stock: each is rejected, and at its end.
+        client.placed(&order(&[("TEA", 1)]));
+    }
+    client.wait_until_idle();
+    eventually("all but the newest orders are gone", || match client.orders().len() {
+        1 | 2 => Ok(()),
+        many => Err(format!("{many} orders")),
+    });
+    let _ = client.get(&format!("/v1/orders/{first}")).problem(404);
+    let again = client.placed(&order(&[("TEA", 1)]));
+    client.wait_for_status(&again, "rejected");
+
+    host.consumers.set_policy("reports-one", "start = \"beginning\"\n");
+    host.consumers.add("reports-one");
+    client.wait_for_consumer("reports-one", |consumer| consumer["state"] == "running");
+    let last = client.placed(&order(&[("TEA", 1)]));
+    client.wait_for_status(&last, "rejected");
+    client.wait_until_idle();
+    let handled = client.counter("reports-one", "handled");
+    assert!((1..=3).contains(&handled), "{handled}");
+    assert_eq!(client.consumer("reports-one").expect("one")["dead"], 0);
+    let log = host.log();
+    assert!(!log.contains("what is old stays") && !log.contains("ERROR"), "{log}");
+}
+
+/// A host on AWS, with a store of its own.
+fn host_on_aws(guests: &[&str]) -> TestHost {
+    let mut host = TestHost::new();
+    for guest in guests {
+        host.consumers.add(guest);
+    }
+    let file = host.folder().join("fanfare.toml");
+    fs::write(&file, SHORT.replace("300ms", "2s")).expect("a settings file");
+    host.argument("--config").argument(file).argument("--backend").argument("aws");
+    host.variable("FANFARE_AWS_PREFIX", &prefix()).variable("FANFARE_AWS_PROVISION", "true");
+    host
 }

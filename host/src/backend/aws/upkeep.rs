@@ -6,6 +6,8 @@
 mod lanes;
 mod needs;
 mod sweep;
+#[cfg(test)]
+mod tests;
 
 use async_trait::async_trait;
 use tokio::sync::watch;

@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::backend::{
-    Backfill, BackfillEffects, BackfillStep, Backfilled, Changed, Forgotten, HeldBy, Keep, OrderQuery, Retention,
-    Since, Started, Which,
+    Backfill, BackfillEffects, BackfillStep, Backfilled, Changed, Forgotten, HeldBy, Keep, OrderQuery, Pause,
+    Retention, Since, Started, Which,
 };
 use crate::event::Event;
 use crate::order::{Change, OrderId, Status};
@@ -230,6 +230,7 @@ async fn a_lane_whose_events_went_goes_on_where_it_was(home: Place) {
         handle(&inbox).await;
     }
     settled(&backend, "alpha").await;
+    events(&backend, 5).await;
     backend.upkeep.retain(SHORT);
     drop(inbox);
     let (backend, left) = kept(&home, backend, 1).await;
@@ -272,6 +273,7 @@ async fn an_order_outlives_its_events(home: Place) {
     };
     confirm(&backend, order.id).await;
     publish(&backend, "tea").await;
+    events(&backend, 3).await;
     let events_only = Retention { events: SOON, attempts: Keep::Forever, ..Retention::default() };
     backend.upkeep.retain(events_only);
     let (backend, _) = kept(&home, backend, 1).await;
@@ -288,6 +290,91 @@ async fn an_order_outlives_its_events(home: Place) {
     cancel(&backend, order.id).await;
     let events = backend.journal.events_of(order.id).await.unwrap();
     assert_eq!(events.iter().map(|event| event.kind()).collect::<Vec<_>>(), ["order.cancelled"]);
+}
+
+async fn who_is_paused_or_gone_gets_what_it_missed_however_old_it_is(home: Place) {
+    let backend = home.open().await;
+    let inboxes = [super::inbox(&backend, "gone").await, super::inbox(&backend, "paused").await];
+    cancelled(&backend).await;
+    for (inbox, consumer) in inboxes.into_iter().zip(["gone", "paused"]) {
+        handle(&inbox).await;
+        handle(&inbox).await;
+        settled(&backend, consumer).await;
+        leave(inbox);
+    }
+    let pause = Pause { since: Timestamp::now(), reason: None };
+    assert!(backend.consumers.set_pause(&name("paused"), Some(pause)).await.unwrap().into_inner());
+    let missed = [cancelled(&backend).await, cancelled(&backend).await, cancelled(&backend).await];
+    events(&backend, 8).await;
+    backend.upkeep.retain(SHORT);
+    // What both are through with goes.
+    let (backend, left) = kept(&home, backend, 6).await;
+
+    backend.upkeep.retain(SHORT);
+    for consumer in ["gone", "paused"] {
+        let held = eventually("it holds events back", async || report(&backend, consumer).await.held).await;
+        assert_eq!((held.reason, held.events), (HeldBy::Position, 5));
+        if consumer == "paused" {
+            assert!(backend.consumers.set_pause(&name(consumer), None).await.unwrap().into_inner());
+        }
+        let inbox = super::inbox(&backend, consumer).await;
+        let mut handled = Vec::new();
+        for _ in 0..6 {
+            handled.push(handle(&inbox).await);
+        }
+        for order in missed {
+            let of = |events: &[Arc<Event>]| -> Vec<_> {
+                events.iter().filter(|event| event.order_id() == Some(order)).map(|event| event.id).collect()
+            };
+            assert_eq!(of(&handled), of(&left), "all, and in their order");
+        }
+        settled(&backend, consumer).await;
+    }
+    all_gone_but(&backend, &missed[2..]).await;
+}
+
+async fn what_a_large_commit_adds_to_a_lane_that_goes_comes_once_and_in_order(home: Place) {
+    let backend = home.open().await;
+    backend.upkeep.retain(SHORT);
+    let writer = super::inbox(&backend, "writer").await;
+    let reader = super::inbox(&backend, "reader").await;
+    reader.configure(InboxPolicy { subscriptions: hears(&["com.example.counted"]), ..policy() });
+    let write = async |round: u8, delivery: Delivery| {
+        let entries = (0..120).map(|key| (key.to_string().into(), Some([round].as_slice().into()))).collect();
+        let effects = Effects { entries, events: vec![custom("tea"), custom(&round.to_string())], ..Effects::default() };
+        accept(&writer, delivery, done(effects)).await;
+    };
+    let mut last = None;
+    for round in 0..6 {
+        place(&backend).await;
+        write(round, lease(&writer).await).await;
+        for _ in 0..2 {
+            let event = handle(&reader).await;
+            if event.lane().to_string() == "tea" {
+                assert!(last.replace(event.position) < Some(event.position));
+            }
+        }
+    }
+    settled(&backend, "reader").await;
+    // Who is about to write sees the lane go whole.
+    place(&backend).await;
+    let delivery = lease(&writer).await;
+    let next = place(&backend).await;
+    eventually("the newest event is told of", async || {
+        let told = backend.journal.events_after(None, 1_000).await.unwrap();
+        told.iter().any(|event| event.order_id() == Some(next.id)).then_some(())
+    })
+    .await;
+    let is_left = async || (home.events_kept(&backend).await == 2).then_some(());
+    eventually("what is before the one that is handled goes", is_left).await;
+    write(6, delivery).await;
+    let delivery = lease(&writer).await;
+    assert_eq!(delivery.event.order_id(), Some(next.id));
+    accept(&writer, delivery, done(Effects::default())).await;
+    handle(&reader).await;
+    handle(&reader).await;
+    report_when(&backend, "reader", |it| (it.pending, it.done) == (0, 14)).await;
+    assert_eq!(writer.view().get("119").await.unwrap().as_deref(), Some([6].as_slice()));
 }
 
 fn cause() -> crate::backend::Cause {
@@ -328,6 +415,8 @@ claims! {
     a_lane_whose_events_went_goes_on_where_it_was on [embedded, aws],
     an_event_about_an_order_that_went_is_delivered on [embedded, aws],
     an_order_outlives_its_events on [embedded, aws],
+    who_is_paused_or_gone_gets_what_it_missed_however_old_it_is on [embedded, aws],
+    what_a_large_commit_adds_to_a_lane_that_goes_comes_once_and_in_order on [embedded, aws],
     a_repeat_after_its_key_went_is_a_new_order on [embedded, aws],
     a_consumer_of_a_name_that_was_forgotten_begins_with_nothing on [embedded, aws],
     a_backfill_that_is_under_way_holds_its_history_back on [embedded] because "backfills are not there yet",

@@ -208,7 +208,7 @@ impl Round<'_> {
 }
 
 /// By lane. What the index names of one is its first events, in their order.
-fn old_lanes(keys: &[(Key, u64)]) -> Result<Vec<Old>> {
+pub fn old_lanes(keys: &[(Key, u64)]) -> Result<Vec<Old>> {
     let mut lanes: BTreeMap<LaneKey, (u64, u64)> = BTreeMap::new();
     for (key, _) in keys {
         let (lane, seq) = place_of(&Item::at(key))?;
