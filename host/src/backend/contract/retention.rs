@@ -341,7 +341,8 @@ async fn what_a_large_commit_adds_to_a_lane_that_goes_comes_once_and_in_order(ho
     reader.configure(InboxPolicy { subscriptions: hears(&["com.example.counted"]), ..policy() });
     let write = async |round: u8, delivery: Delivery| {
         let entries = (0..120).map(|key| (key.to_string().into(), Some([round].as_slice().into()))).collect();
-        let effects = Effects { entries, events: vec![custom("tea"), custom(&round.to_string())], ..Effects::default() };
+        let effects =
+            Effects { entries, events: vec![custom("tea"), custom(&round.to_string())], ..Effects::default() };
         accept(&writer, delivery, done(effects)).await;
     };
     let mut last = None;

@@ -114,7 +114,8 @@ impl Shop {
     /// Sort keys of what is kept of a lane.
     async fn kept(&self, lane: &LaneKey) -> Vec<String> {
         let (partition, from, to) = (lane.partition(), "!".into(), "~".into());
-        let items = self.store().table.query(Span { partition, from, to, newest_first: false, limit: 100 }).await.unwrap();
+        let items =
+            self.store().table.query(Span { partition, from, to, newest_first: false, limit: 100 }).await.unwrap();
         items.iter().map(|item| item.text("sk").unwrap().to_owned()).collect()
     }
 
@@ -231,7 +232,8 @@ async fn hosts_that_sweep_at_once_take_nothing_that_comes_meanwhile() {
         let (one, other, changed) = tokio::join!(one.events(&old), other.events(&old), change);
         one.unwrap();
         other.unwrap();
-        let (order, left) = (shop.store().order(id).await.unwrap().0, shop.store().logged_after(&lane, 0, 10).await.unwrap());
+        let (order, left) =
+            (shop.store().order(id).await.unwrap().0, shop.store().logged_after(&lane, 0, 10).await.unwrap());
         match changed.unwrap().into_inner() {
             Changed::Done(_) => assert_eq!((order.map(|order| order.revision), left.len()), (Some(2), 1)),
             other => assert!(matches!(other, Changed::UnknownOrder) && order.is_none() && left.is_empty()),
