@@ -23,8 +23,9 @@ const PAUSE: Duration = Duration::from_millis(2);
 const SENTINELS: u64 = 3;
 
 thread_local! {
-    /// How long the claims of this thread wait for what must come.
-    static PATIENCE: Cell<Duration> = const { Cell::new(Duration::from_secs(60)) };
+    /// How long the claims of this thread wait for what must come. On AWS a request of a store that was closed may have taken a
+    /// message, which is then hidden for a while, and more than once.
+    static PATIENCE: Cell<Duration> = const { Cell::new(Duration::from_secs(120)) };
 }
 
 /// For claims that are to fail: they do so the sooner.
