@@ -5,7 +5,7 @@
 
 use super::Spent;
 
-/// Of what day and where the prices are: on-demand list prices, without free tiers, storage and traffic.
+/// When and where these were the prices as far as we knew: on-demand list prices, without free tiers, storage and traffic.
 pub const PRICED: &str = "us-east-1, 2026-11";
 
 const MILLION: f64 = 1e6;
