@@ -223,10 +223,16 @@ fn a_message_that_is_no_event_is_put_aside_and_one_of_a_newer_host_waits_for_it(
     let aside = cloud.sqs("ReceiveMessage", &asked);
     let bodies: Vec<_> = aside["Messages"].as_array().into_iter().flatten().map(|message| &message["Body"]).collect();
     assert_eq!(bodies, [&json!("good morning"), &json!("{}")], "as they came");
-    let log = cloud.host.log();
-    assert!(log.contains("Who sends to this queue?"), "{log}");
-    assert!(log.contains("an event of a newer host waits in the queue: update this host"), "{log}");
+    for said in ["Who sends to this queue?", "an event of a newer host waits in the queue: update this host"] {
+        eventually("the host says so", || match cloud.host.log() {
+            log if log.contains(said) => Ok(()),
+            log => Err(log),
+        });
+    }
     let ids = place(&client, 3);
     cloud.each_was_handled_once(&ids);
-    assert_eq!(cloud.messages(&queue), 1, "the newer host's");
+    eventually("only the newer host's is left", || match cloud.messages(&queue) {
+        1 => Ok(()),
+        other => Err(format!("{other} are")),
+    });
 }
