@@ -17,9 +17,10 @@ use tokio::time::Instant;
 use super::clock::first_at;
 use super::inbox::{AwsInbox, Work};
 use super::item::{Key, LaneKey, number, text};
+use super::lane::Logged;
 use super::place::Place;
 use super::store::Store;
-use super::table::Change;
+use super::table::{Change, Freshness};
 use crate::backend::Result;
 use crate::clock::Timestamp;
 
@@ -33,22 +34,27 @@ const AUDIT_LAG: Duration = Duration::from_secs(60);
 /// How long a host has this for itself, unless it says so again.
 const CLAIM: Duration = Duration::from_secs(60);
 
+/// The part of the journal that was read last, behind one position and up to another. Consumers look at the same part at
+/// the same time, so it is read once for all.
+pub type Window = tokio::sync::Mutex<Option<(u64, u64, Arc<[Logged]>)>>;
+
 /// Follows the journal until the inbox ends.
 pub async fn run(inbox: Arc<AwsInbox>, store: Arc<Store>, owner: String) {
-    let mut audited: Option<Instant> = None;
+    let mut audited = None;
     loop {
         tokio::select! {
             () = tokio::time::sleep(LOOK_EVERY) => {}
             () = inbox.ended() => return,
         }
         let eager = inbox.known().catch_up.is_eager();
-        if !inbox.is_open() || (!eager && audited.is_some_and(|at| at.elapsed() < AUDIT_EVERY)) {
+        let to = audited_to(Timestamp::now());
+        if !inbox.is_open() || (!eager && audited == Some(to)) {
             continue;
         }
-        match step(&inbox, &store, &owner).await {
+        match step(&inbox, &store, &owner, to).await {
             // There may be more.
             Ok(true) => audited = None,
-            Ok(false) => audited = Some(Instant::now()),
+            Ok(false) => audited = Some(to),
             Err(error) => {
                 tracing::warn!(consumer = %inbox.name, %error, "the journal cannot be followed; it is tried again");
             }
@@ -56,8 +62,14 @@ pub async fn run(inbox: Arc<AwsInbox>, store: Arc<Store>, owner: String) {
     }
 }
 
-/// Looks at the next events, and notes how far it came. Whether there may be more at once.
-async fn step(inbox: &Arc<AwsInbox>, store: &Store, owner: &str) -> Result<bool> {
+/// How far an audit goes: the same for every consumer, until the next.
+fn audited_to(now: Timestamp) -> u64 {
+    let since = Duration::from_millis(now.as_millis() % (AUDIT_EVERY.as_secs() * 1_000));
+    first_at(now.minus(since + AUDIT_LAG))
+}
+
+/// Looks at the next events, those up to `audited` as the net, and notes how far it came. Whether there may be more at once.
+async fn step(inbox: &Arc<AwsInbox>, store: &Store, owner: &str, audited: u64) -> Result<bool> {
     let now = Timestamp::now();
     let key = Key::consumer(&inbox.name);
     let claim = Change::of("SET cuo = :owner, cut = :until")
@@ -68,12 +80,12 @@ async fn step(inbox: &Arc<AwsInbox>, store: &Store, owner: &str) -> Result<bool>
     let Some(item) = store.table.update(&key, claim).await? else { return Ok(false) };
     let at = super::consumers::catch_up(&item)?;
     let settled = super::journal::settled_below(now).saturating_sub(1);
-    let to = if at.is_eager() { settled } else { first_at(now.minus(AUDIT_LAG)) };
-    let events = store.between(at.after, to, BATCH).await?;
+    let to = if at.is_eager() { settled } else { audited };
+    let events = window(store, at.after, to).await?;
     let more = events.len() == BATCH;
-    let last = if more { events.last().map_or(to, super::lane::Logged::position) } else { to };
+    let last = if more { events.last().map_or(to, Logged::position) } else { to };
     let (known, subscriptions) = (inbox.known(), inbox.subscriptions());
-    let wanted = events.into_iter().filter(|logged| known.wants_by(&subscriptions, logged));
+    let wanted = events.iter().filter(|logged| known.wants_by(&subscriptions, logged)).cloned();
     let mut lanes: HashMap<LaneKey, Vec<Work>> = HashMap::new();
     for logged in wanted {
         lanes.entry(logged.key.clone()).or_default().push(Work::new(logged));
@@ -100,6 +112,19 @@ async fn step(inbox: &Arc<AwsInbox>, store: &Store, owner: &str) -> Result<bool>
     Ok(more)
 }
 
+/// The first [`BATCH`] events behind a position, up to and with another.
+async fn window(store: &Store, after: u64, to: u64) -> Result<Arc<[Logged]>> {
+    let mut window = store.window.lock().await;
+    match &*window {
+        Some((from, until, events)) if (*from, *until) == (after, to) => Ok(Arc::clone(events)),
+        _ => {
+            let events: Arc<[Logged]> = store.between(after, to, BATCH).await?.into();
+            *window = Some((after, to, Arc::clone(&events)));
+            Ok(events)
+        }
+    }
+}
+
 /// Waits until memory has these events no more, for a while.
 async fn left(inbox: &AwsInbox, lanes: &mut HashMap<LaneKey, u64>) {
     let deadline = Instant::now() + CLAIM / 2;
@@ -114,15 +139,20 @@ async fn left(inbox: &AwsInbox, lanes: &mut HashMap<LaneKey, u64>) {
 
 /// Lanes with events that the consumer is not through with and that stand behind no exception, and the last of these.
 async fn open(inbox: &AwsInbox, store: &Store, lanes: &HashMap<LaneKey, Vec<Work>>) -> Result<HashMap<LaneKey, u64>> {
-    let places = store.table.get_all(lanes.keys().map(|lane| Key::place(&inbox.name, lane))).await?;
-    let mut open = HashMap::new();
-    for (lane, works) in lanes {
-        let place = places.get(&Key::place(&inbox.name, lane));
-        let place = place.map_or_else(|| Ok(Place::default()), Place::read)?;
-        let last = works.iter().map(|work| work.logged.seq).max().unwrap_or_default();
-        if place.seq < last && !place.is_parked() {
-            open.insert(lane.clone(), last);
+    let last = |works: &Vec<Work>| works.iter().map(|work| work.logged.seq).max().unwrap_or_default();
+    let mut open: HashMap<LaneKey, u64> = lanes.iter().map(|(lane, works)| (lane.clone(), last(works))).collect();
+    // Mostly all is done, and a cheap look shows it; what it may have missed, the second one does not.
+    for freshness in [Freshness::Eventual, Freshness::Latest] {
+        let places = store.table.get_all_as(freshness, open.keys().map(|lane| Key::place(&inbox.name, lane))).await?;
+        let mut still = HashMap::new();
+        for (lane, last) in open {
+            let place = places.get(&Key::place(&inbox.name, &lane));
+            let place = place.map_or_else(|| Ok(Place::default()), Place::read)?;
+            if place.seq < last && !place.is_parked() {
+                still.insert(lane, last);
+            }
         }
+        open = still;
     }
     Ok(open)
 }

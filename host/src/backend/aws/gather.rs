@@ -2,8 +2,17 @@
 //! back, or until it is a whole batch. So a job that comes alone never waits, and many make few requests.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use parking_lot::Mutex;
+
+/// How long what is less than a whole batch waits for more, after a batch of `last`: one `step` where things come one by one,
+/// and up to [`STEPS_MAX`] where others are sure to come.
+pub fn pace(step: Duration, last: usize) -> Duration {
+    step * u32::try_from(last).map_or(STEPS_MAX, |last| last.clamp(1, STEPS_MAX))
+}
+
+const STEPS_MAX: u32 = 3;
 
 /// Jobs that wait, and batches of them that are on their way.
 #[derive(Debug)]

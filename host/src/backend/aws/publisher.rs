@@ -25,6 +25,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
+use super::gather::pace;
 use super::item::LaneKey;
 use super::lane::{Envelope, Logged};
 use super::resources::{Shared, names};
@@ -43,7 +44,7 @@ const EVENT_BYTES_MAX: usize = 200 << 10;
 const REQUESTS_MAX: usize = 16;
 /// Events that wait. Beyond that nothing is accepted: SNS does not take what is there already.
 const WAITING_MAX: usize = 50_000;
-/// Between the beginnings of two batches that are not whole.
+/// A step of [`pace`] between the beginnings of two batches that are not whole.
 const PACE: Duration = Duration::from_millis(20);
 /// After a batch that was refused, as the first and the longest wait.
 const AGAIN_FIRST: Duration = Duration::from_millis(50);
@@ -68,8 +69,8 @@ struct State {
     ready: VecDeque<LaneKey>,
     waiting: usize,
     requests: usize,
-    /// When the last batch began.
-    began: Option<Instant>,
+    /// When the last batch began, and how many events it had.
+    began: Option<(Instant, usize)>,
     open: BTreeSet<u64>,
     /// Events that may be in the table or not.
     unsure: VecDeque<(Instant, Logged)>,
@@ -319,13 +320,14 @@ impl State {
             self.ready.pop_front();
         }
         self.requests += 1;
-        self.began = Some(now);
+        self.began = Some((now, batch.len()));
         Some(batch)
     }
 
     /// When what waits may go, though it is no whole batch.
     fn paced_until(&self, now: Instant) -> Option<Instant> {
-        let until = self.began? + PACE;
+        let (began, last) = self.began?;
+        let until = began + pace(PACE, last);
         (until > now && self.requests == 0 && !self.ready.is_empty()).then_some(until)
     }
 
@@ -376,11 +378,11 @@ mod tests {
         let start = Instant::now();
         let first = state.take(start).unwrap();
         assert_eq!(shown(&first), [("s#a".to_owned(), 1), ("s#b".to_owned(), 1)]);
-        assert!(state.take(start + PACE).is_none());
+        assert!(state.take(start + 2 * PACE).is_none());
         state.sent(&first);
         state.requests = 0;
-        assert!(state.take(start + PACE / 2).is_none(), "more may come in a moment");
-        let second = state.take(start + PACE).unwrap();
+        assert!(state.take(start + PACE).is_none(), "more may come in a moment, as two came before");
+        let second = state.take(start + 2 * PACE).unwrap();
         assert_eq!(shown(&second), [("s#a".to_owned(), 2)], "in the order of the lane, whatever order they came in");
         assert_eq!(state.waiting, 2);
     }
@@ -393,7 +395,7 @@ mod tests {
         let sizes: Vec<usize> = std::iter::from_fn(|| state.take(start)).map(|batch| batch.len()).collect();
         assert_eq!(sizes, [10, 10], "the last five wait for one to come back, or for more");
         state.requests = 0;
-        assert_eq!(state.take(start + PACE).unwrap().len(), 5);
+        assert_eq!(state.take(start + 3 * PACE).unwrap().len(), 5);
     }
 
     #[test]

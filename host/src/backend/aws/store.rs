@@ -8,6 +8,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::catch_up;
 use super::clients::Clients;
 use super::clock::Positions;
 use super::fleet;
@@ -19,7 +20,7 @@ use super::outgoing::Handed;
 use super::publisher::Publisher;
 use super::resources::Shared;
 use super::settings::Settings;
-use super::table::{Span, Table};
+use super::table::{Freshness, Span, Table};
 use crate::backend::recent::Recent;
 use crate::backend::{Result, Retention};
 use crate::clock::Timestamp;
@@ -45,6 +46,7 @@ pub struct Store {
     /// Rung when it is another.
     pub retained: tokio::sync::Notify,
     pub outgoing: Handed,
+    pub window: catch_up::Window,
     pub failed: watch::Sender<Option<Arc<str>>>,
     pub stopping: CancellationToken,
     pub tasks: TaskTracker,
@@ -68,6 +70,7 @@ impl Store {
             retention: Mutex::default(),
             retained: tokio::sync::Notify::new(),
             outgoing: Handed::default(),
+            window: catch_up::Window::default(),
             failed: watch::Sender::new(None),
             stopping: CancellationToken::new(),
             tasks: TaskTracker::new(),
@@ -129,7 +132,10 @@ impl Store {
 
     /// Events by their keys, in the order in which they are asked for. What is not there is left out.
     pub async fn logged_at(&self, keys: &[Key]) -> Result<Vec<Logged>> {
-        let mut found = self.table.get_all(keys.iter().cloned()).await?;
+        // All that changes of them is that they go by age, so an old copy will do; one that is very young may not be there yet.
+        let mut found = self.table.get_all_as(Freshness::Eventual, keys.iter().cloned()).await?;
+        let missing: Vec<Key> = keys.iter().filter(|key| !found.contains_key(key)).cloned().collect();
+        found.extend(self.table.get_all(missing).await?);
         let items: Vec<Item> = keys.iter().filter_map(|key| found.remove(key)).collect();
         self.read(&items).await
     }

@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use self::reads::Reads;
-pub use self::reads::{Indexed, Span};
+pub use self::reads::{Freshness, Indexed, Span};
 use self::transaction::some;
 pub use self::transaction::{Change, Transaction, Write};
 use super::item::{Item, Key, text};

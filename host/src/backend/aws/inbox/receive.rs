@@ -14,6 +14,7 @@ use super::AwsInbox;
 use super::desk::{Added, LaneIn, Receipt, Work};
 use crate::backend::Result;
 use crate::backend::aws::due;
+use crate::backend::aws::gather::pace;
 use crate::backend::aws::item::{Key, LaneKey};
 use crate::backend::aws::lane::{ENVELOPE_VERSION, Envelope, Logged};
 use crate::backend::aws::place::Place;
@@ -38,10 +39,10 @@ const HELD_PER_RUNNING: usize = 4;
 const HELD_MIN: usize = 32;
 /// Between two questions where SQS did not answer, or where nothing may be taken.
 const AGAIN: Duration = Duration::from_millis(500);
-/// Between the beginnings of two questions while messages come, so that they come many at once.
+/// A step of [`pace`] between the beginnings of two questions while messages come, so that they come many at once.
 const PACE: Duration = Duration::from_millis(25);
-/// How long messages to be deleted wait for others.
-const GATHER: Duration = Duration::from_millis(50);
+/// As such a step, how long messages to be deleted wait for others. The next event of their lane waits with them.
+const GATHER: Duration = Duration::from_millis(40);
 
 pub fn start(inbox: &Arc<AwsInbox>) {
     inbox.tasks.spawn(Arc::clone(inbox).poll(true));
@@ -101,7 +102,7 @@ impl AwsInbox {
                     break;
                 }
                 if count > 0 {
-                    drop(timeout_at(began + PACE, ending.cancelled()).await);
+                    drop(timeout_at(began + pace(PACE, count), ending.cancelled()).await);
                 }
             }
         }
@@ -288,6 +289,7 @@ impl AwsInbox {
 
     /// Deletes messages, in batches.
     pub(super) async fn delete(self: Arc<Self>) {
+        let mut last = 0;
         loop {
             let ending = self.ending.is_cancelled();
             let batch: Vec<Receipt> = {
@@ -304,10 +306,11 @@ impl AwsInbox {
                     () = self.ending.cancelled() => continue,
                 }
                 if self.acknowledged.lock().len() < 10 {
-                    drop(timeout(GATHER, self.ending.cancelled()).await);
+                    drop(timeout(pace(GATHER, last), self.ending.cancelled()).await);
                 }
                 continue;
             }
+            last = batch.len();
             let entry = |(index, receipt): (usize, &Receipt)| {
                 DeleteMessageBatchRequestEntry::builder().id(index.to_string()).receipt_handle(receipt).build().ok()
             };

@@ -33,6 +33,15 @@ impl Default for Reads {
     }
 }
 
+/// What a read may show, and cost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Freshness {
+    /// All that was written.
+    Latest,
+    /// Perhaps not what was written a moment ago, at half the price.
+    Eventual,
+}
+
 /// Part of a partition: sort keys from `from` up to and with `to`.
 #[derive(Clone, Debug)]
 pub struct Span {
@@ -94,6 +103,16 @@ impl Table {
 
     /// Those that are there, by key.
     pub async fn get_all(&self, keys: impl IntoIterator<Item = Key>) -> Result<HashMap<Key, Item>> {
+        self.get_all_as(Freshness::Latest, keys).await
+    }
+
+    /// Those that are there, by key.
+    pub async fn get_all_as(
+        &self,
+        freshness: Freshness,
+        keys: impl IntoIterator<Item = Key>,
+    ) -> Result<HashMap<Key, Item>> {
+        let consistent = freshness == Freshness::Latest;
         let mut wanted: Vec<Key> = keys.into_iter().collect();
         wanted.sort_by(|one, other| (&one.pk, &one.sk).cmp(&(&other.pk, &other.sk)));
         wanted.dedup();
@@ -102,7 +121,7 @@ impl Table {
             let mut open: Vec<HashMap<String, AttributeValue>> = chunk.iter().map(Key::attributes).collect();
             let mut wait = AGAIN_FIRST;
             while !open.is_empty() {
-                let asked = KeysAndAttributes::builder().set_keys(Some(open)).consistent_read(true).build();
+                let asked = KeysAndAttributes::builder().set_keys(Some(open)).consistent_read(consistent).build();
                 let asked = asked.map_err(|error| Error::Failed(error.to_string().into()))?;
                 let answer = self.client.batch_get_item().request_items(&self.name, asked).send().await;
                 let mut answer = answer.map_err(|error| failed("BatchGetItem", &error))?;
