@@ -1,7 +1,8 @@
 //! What every backend must pass: the promises of the ports, as functions over the ports alone.
 //!
 //! A claim is an `async fn(Place)`. Each file ends with the table of its claims and the backends that they hold on, and of each
-//! row are made as many tests: `embedded::a_claim`, `aws::a_claim`.
+//! row are made as many tests: `embedded::a_claim`, `aws::a_claim`. `standard` is `aws` on a topic and queues that keep no
+//! order and repeat messages; what has to do with neither holds there as on `aws`, and is not shown again.
 //!
 //! **What the ports do not promise, no claim relies on**
 //! - Positions grow along a lane and with time; they need not be contiguous.
@@ -14,6 +15,7 @@ macro_rules! claims {
     ($($claim:ident on [$($backend:ident),+] $(because $reason:literal)?),* $(,)?) => {
         mod embedded { $($(claims! { @embedded $backend $claim })+)* }
         mod aws { $($(claims! { @aws $backend $claim })+)* }
+        mod standard { $($(claims! { @standard $backend $claim })+)* }
     };
     (@embedded embedded $claim:ident) => {
         #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -25,6 +27,12 @@ macro_rules! claims {
         #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
         async fn $claim() {
             Box::pin(super::$claim($crate::backend::contract::Place::aws())).await;
+        }
+    };
+    (@standard standard $claim:ident) => {
+        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        async fn $claim() {
+            Box::pin(super::$claim($crate::backend::contract::Place::standard())).await;
         }
     };
     (@$on:ident $other:ident $claim:ident) => {};

@@ -212,11 +212,11 @@ async fn what_is_heard_of_a_share_of_the_lanes_is_delivered_of_those_alone(home:
 }
 
 claims! {
-    a_filter_lets_through_what_matches_and_the_rest_is_passed_by on [embedded, aws],
-    what_waits_behind_a_pause_is_counted_by_the_filter on [embedded, aws],
-    subscriptions_that_narrow_count_for_what_waits_and_those_that_widen_for_what_comes on [embedded, aws],
-    what_was_tried_already_is_delivered_still on [embedded, aws],
-    lanes_that_stood_behind_dead_letters_go_on_once_the_policy_skips on [embedded, aws],
-    concurrency_and_rate_count_from_the_next_lease_on on [embedded, aws],
-    what_is_heard_of_a_share_of_the_lanes_is_delivered_of_those_alone on [embedded, aws],
+    a_filter_lets_through_what_matches_and_the_rest_is_passed_by on [embedded, aws, standard],
+    what_waits_behind_a_pause_is_counted_by_the_filter on [embedded, aws, standard],
+    subscriptions_that_narrow_count_for_what_waits_and_those_that_widen_for_what_comes on [embedded, aws, standard],
+    what_was_tried_already_is_delivered_still on [embedded, aws, standard],
+    lanes_that_stood_behind_dead_letters_go_on_once_the_policy_skips on [embedded, aws, standard],
+    concurrency_and_rate_count_from_the_next_lease_on on [embedded, aws, standard],
+    what_is_heard_of_a_share_of_the_lanes_is_delivered_of_those_alone on [embedded, aws, standard],
 }

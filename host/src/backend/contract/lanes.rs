@@ -42,5 +42,5 @@ pub async fn a_lane_is_one_delivery_at_a_time_in_the_order_of_its_events(home: P
 }
 
 claims! {
-    a_lane_is_one_delivery_at_a_time_in_the_order_of_its_events on [embedded, aws],
+    a_lane_is_one_delivery_at_a_time_in_the_order_of_its_events on [embedded, aws, standard],
 }

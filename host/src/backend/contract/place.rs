@@ -24,6 +24,14 @@ impl Place {
     }
 
     pub fn aws() -> Self {
+        Self::aws_with(aws::TopicKind::Fifo)
+    }
+
+    pub fn standard() -> Self {
+        Self::aws_with(aws::TopicKind::Standard)
+    }
+
+    fn aws_with(topic: aws::TopicKind) -> Self {
         for service in ["DYNAMODB", "SNS", "SQS"] {
             let variable = format!("AWS_ENDPOINT_URL_{service}");
             #[allow(clippy::disallowed_methods, reason = "tests are told by it where the emulators are")]
@@ -34,7 +42,8 @@ impl Place {
             );
         }
         let prefix = format!("t-{}", uuid::Uuid::now_v7().simple());
-        let settings = aws::Settings { prefix: prefix.parse().unwrap(), provision: true, ..aws::Settings::default() };
+        let prefix = prefix.parse().unwrap();
+        let settings = aws::Settings { prefix, provision: true, topic, ..aws::Settings::default() };
         Self { kind: Kind::Prefix(settings), fault: None }
     }
 
@@ -42,7 +51,7 @@ impl Place {
     pub fn another(&self) -> Self {
         match &self.kind {
             Kind::Directory(_) => Self::embedded(),
-            Kind::Prefix(_) => Self::aws(),
+            Kind::Prefix(settings) => Self::aws_with(settings.topic),
         }
     }
 

@@ -108,5 +108,5 @@ async fn no_floor_is_crossed_by_64_handlers_of_one_sku(home: Place) {
 }
 
 claims! {
-    no_floor_is_crossed_by_64_handlers_of_one_sku on [embedded, aws],
+    no_floor_is_crossed_by_64_handlers_of_one_sku on [embedded, aws, standard],
 }
