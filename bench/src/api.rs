@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::wire::Connection;
 
@@ -85,22 +85,21 @@ impl Api {
 
     /// Publishes that `quantity` units of each SKU came in.
     pub async fn receive_stock(self, skus: &[String], quantity: i64) -> Result<()> {
+        let event = |sku: &String| {
+            let data = json!({ "sku": sku, "quantity": quantity });
+            event(&format!("received-{sku}"), "com.fanfare.stock.received", sku, data)
+        };
         for batch in skus.chunks(EVENTS_PER_BATCH) {
-            let events = batch.iter().map(|sku| {
-                json!({
-                    "specversion": "1.0",
-                    "id": format!("received-{sku}"),
-                    "source": "/bench",
-                    "type": "com.fanfare.stock.received",
-                    "subject": sku,
-                    "datacontenttype": "application/json",
-                    "data": { "sku": sku, "quantity": quantity },
-                })
-            });
-            let body = serde_json::to_vec(&events.collect::<Vec<_>>())?;
-            let (status, body) = self.ask("POST", "/v1/events", "application/cloudevents-batch+json", &body).await?;
-            ensure!(status == 202, "POST /v1/events was answered {status}: {}", String::from_utf8_lossy(&body));
+            self.publish(&batch.iter().map(event).collect::<Vec<_>>()).await?;
         }
+        Ok(())
+    }
+
+    /// Publishes CloudEvents, at most [`EVENTS_PER_BATCH`].
+    pub async fn publish(self, events: &[Value]) -> Result<()> {
+        let body = serde_json::to_vec(events)?;
+        let (status, body) = self.ask("POST", "/v1/events", "application/cloudevents-batch+json", &body).await?;
+        ensure!(status == 202, "POST /v1/events was answered {status}: {}", String::from_utf8_lossy(&body));
         Ok(())
     }
 
@@ -124,6 +123,19 @@ impl Api {
         let answer = connection.exchange(&request).await.with_context(|| format!("{method} {path}"))?;
         Ok((answer.status, answer.body.to_vec()))
     }
+}
+
+/// A CloudEvent about `subject`.
+pub fn event(id: &str, kind: &str, subject: &str, data: Value) -> Value {
+    json!({
+        "specversion": "1.0",
+        "id": id,
+        "source": "/bench",
+        "type": kind,
+        "subject": subject,
+        "datacontenttype": "application/json",
+        "data": data,
+    })
 }
 
 /// Percent-encoded for a query.

@@ -5,6 +5,7 @@
 //! | `fanout` | the five guests of plugins/bench | one event, five deliveries, one effect each |
 //! | `journey` | the five that ship | placed, confirmed, shipped: three events, nine deliveries |
 //! | `stuck` | those of `fanout`, and one that is stuck | a fixed load, beside each kind of being stuck and alone |
+//! | `hostile` | those of `fanout`, and one that goes too far | the same load, beside each way of going too far and alone |
 //! | `many` | a hundred variants of inventory | none: start-up, memory, and handling as below |
 //! | `handling` | none | none: handling as below, without a host |
 //!
@@ -110,11 +111,13 @@ enum Modes {
     Half,
     /// A fixed load alone, and beside consumers that are stuck.
     Stuck,
+    /// The same load alone, and beside a consumer that goes too far, in each of its ways.
+    Hostile,
     /// One event in the sandbox alone, without a host.
     Handling,
     /// A hundred different plugins in one host.
     Many,
-    /// All loads but that beside stuck consumers, and handling and start-up besides.
+    /// All loads but those beside stuck and hostile consumers, and handling and start-up besides.
     All,
 }
 
@@ -162,8 +165,13 @@ fn measure(arguments: &Arguments, places: &Places) -> Result<Report> {
     // One thread: the load generator is to take as little as it can of the cores that it shares with the host.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut report = Report::new(arguments.connections, arguments.seconds, arguments.mail);
-    if arguments.mode == Modes::Stuck {
-        runtime.block_on(stuck::measure(arguments, places))?;
+    let companies: &[_] = match arguments.mode {
+        Modes::Stuck => &stuck::STUCK,
+        Modes::Hostile => &stuck::HOSTILE,
+        _ => &[],
+    };
+    if !companies.is_empty() {
+        runtime.block_on(stuck::measure(companies, arguments, places))?;
         return Ok(report);
     }
     if arguments.mode == Modes::All {
