@@ -134,6 +134,30 @@ points! {
     CompiledSynced = "compiled.synced",
     CompiledKept = "compiled.kept",
 
+    /// An event is in the table of AWS, and nobody was told.
+    CloudAppended = "cloud.appended",
+    /// SNS has a batch of events, and the host does not know.
+    CloudPublished = "cloud.published",
+    /// Messages were taken from a queue, and no lane has them.
+    CloudReceived = "cloud.received",
+    /// Ends of deliveries are in the table; their messages are in the queue, and nobody was told of their events.
+    CloudSettled = "cloud.settled",
+    /// Messages are deleted, and the host does not know.
+    CloudDeleted = "cloud.deleted",
+
+    /// An intent is in the table, and locks nothing.
+    IntentOpened = "intent.opened",
+    /// Part of what an intent is about is locked.
+    IntentLocking = "intent.locking",
+    /// All is locked, and nothing is decided.
+    IntentLocked = "intent.locked",
+    /// An intent is decided, and nothing of it is written.
+    IntentDecided = "intent.decided",
+    /// Part of an intent is written, and unlocked.
+    IntentWritten = "intent.written",
+    /// All of an intent is written, and it is still there.
+    IntentUnlocked = "intent.unlocked",
+
     MessageDue = "message.due",
     /// An e-mail has no name in its folder yet.
     MailDrafted = "mail.drafted",

@@ -6,6 +6,7 @@
 //! ```
 
 pub mod books;
+pub mod cloud;
 pub mod fleet;
 pub mod goods;
 pub mod network;

@@ -5,7 +5,7 @@ use std::os::unix::process::ExitStatusExt;
 
 use fanfare_tests::crash::power::{Disk, Fsync};
 use fanfare_tests::crash::random::Run;
-use fanfare_tests::crash::{self, points};
+use fanfare_tests::crash::{self, cloud, points};
 use fanfare_tests::orders::order;
 use fanfare_tests::{TestHost, eventually, program};
 
@@ -19,6 +19,7 @@ const RETELLING: [&str; 2] = ["backfill", "rebuild"];
 const TENDING: [&str; 3] = ["pause", "forget", "backup"];
 const AGEING: [&str; 1] = ["retention"];
 const RESTORING: [&str; 1] = ["restore"];
+const AT_AWS: [&str; 2] = ["cloud", "intent"];
 
 fn of(groups: &[&str]) -> Vec<String> {
     let all = points::all();
@@ -28,8 +29,8 @@ fn of(groups: &[&str]) -> Vec<String> {
 
 #[test]
 fn every_point_at_which_a_host_can_die_is_reached_by_a_test() {
-    let all = [&OPENING[..], &COMMITTING, &DELIVERING, &REPLACING, &SENDING, &RETELLING, &TENDING, &AGEING, &RESTORING];
-    let reached = all.into_iter().flat_map(of);
+    let groups = [&OPENING[..], &COMMITTING, &DELIVERING, &REPLACING, &SENDING, &RETELLING, &TENDING, &AGEING];
+    let reached = groups.into_iter().chain([&RESTORING[..], &AT_AWS]).flat_map(of);
     assert_eq!(reached.collect::<BTreeSet<_>>(), points::all().into_iter().collect());
 }
 
@@ -71,6 +72,16 @@ fn a_crash_while_a_consumer_is_paused_or_forgotten_or_the_store_is_copied() {
 #[test]
 fn a_crash_at_any_step_of_letting_go_of_what_is_old() {
     points::crash_while_ageing(&of(&AGEING));
+}
+
+#[test]
+fn a_crash_of_a_host_at_aws_is_made_good_by_another_one() {
+    cloud::crash_at_each(&of(&AT_AWS[..1]));
+}
+
+#[test]
+fn a_crash_at_any_step_of_a_large_commit_at_aws_is_made_good_by_another_host() {
+    cloud::crash_at_each(&of(&AT_AWS[1..]));
 }
 
 #[test]

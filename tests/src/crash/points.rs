@@ -17,7 +17,7 @@ const ORDERS_MAX: u64 = 5_000;
 /// Passings under load at which a host dies are drawn from so many.
 const PASSINGS: u64 = 40;
 const SETTLED_WITHIN: Duration = Duration::from_secs(120);
-const SIGKILL: i32 = 9;
+pub(super) const SIGKILL: i32 = 9;
 
 /// The names of all points, as the program tells them.
 ///

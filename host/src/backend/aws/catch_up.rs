@@ -81,7 +81,11 @@ async fn step(inbox: &Arc<AwsInbox>, store: &Store, owner: &str, audited: u64) -
     let at = super::consumers::catch_up(&item)?;
     let settled = super::journal::settled_below(now).saturating_sub(1);
     let to = if at.is_eager() { settled } else { audited };
-    let events = window(store, at.after, to).await?;
+    let events = match at.is_eager() {
+        // Each goes its own way.
+        true => store.between(at.after, to, BATCH).await?.into(),
+        false => window(store, at.after, to).await?,
+    };
     let more = events.len() == BATCH;
     let last = if more { events.last().map_or(to, Logged::position) } else { to };
     let (known, subscriptions) = (inbox.known(), inbox.subscriptions());

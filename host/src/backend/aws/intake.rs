@@ -254,6 +254,7 @@ impl Store {
         let events = std::mem::take(&mut unsure.events);
         match &done {
             Ok(Ok(())) => {
+                fault::pass(Point::CloudAppended);
                 self.publisher.publish(events);
             }
             Ok(Err(_)) => self.publisher.abandon(&events),

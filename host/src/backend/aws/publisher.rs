@@ -33,6 +33,7 @@ use super::settings::TopicKind;
 use super::store::Store;
 use super::table::{failed, jittered};
 use crate::event::Position;
+use crate::fault::{self, Point};
 
 /// What SNS takes in one batch.
 const BATCH_MAX: usize = 10;
@@ -193,6 +194,7 @@ impl Publisher {
         let mut wait = AGAIN_FIRST;
         while !batch.is_empty() {
             let refused = self.try_send(&batch).await;
+            fault::pass(Point::CloudPublished);
             let (again, sent): (Vec<_>, Vec<_>) =
                 batch.into_iter().partition(|logged| refused.contains(&logged.position()));
             self.state.lock().sent(&sent);

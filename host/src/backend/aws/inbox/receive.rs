@@ -22,6 +22,7 @@ use crate::backend::aws::publisher::ENVELOPE_ATTRIBUTE;
 use crate::backend::aws::store::{SEQ_MAX, Store};
 use crate::backend::aws::table::failed;
 use crate::clock::Timestamp;
+use crate::fault::{self, Point};
 
 /// What SQS gives and takes at once.
 const BATCH_MAX: i32 = 10;
@@ -83,6 +84,7 @@ impl AwsInbox {
                 Ok(messages) => {
                     let count = messages.len();
                     if count > 0 {
+                        fault::pass(Point::CloudReceived);
                         self.take_in(messages).await;
                     }
                     count
@@ -320,6 +322,7 @@ impl AwsInbox {
                 // It comes again, and is seen to be done.
                 tracing::debug!(consumer = %self.name, error = %failed("DeleteMessageBatch", &error), "messages of events that are done come again");
             }
+            fault::pass(Point::CloudDeleted);
         }
     }
 

@@ -18,6 +18,7 @@ use crate::backend::aws::item::Key;
 use crate::backend::aws::store::Store;
 use crate::backend::aws::table::{WRITES_MAX, Write};
 use crate::backend::{Error, Result};
+use crate::fault::{self, Point};
 
 /// Drafts that wait and are a batch of their own, and batches at once: what one consumer writes soon meets in its counters.
 const WHOLE: usize = 16;
@@ -71,6 +72,7 @@ impl Committer {
         let publisher = &self.store.publisher;
         let verdicts = match done {
             Ok(Ok(())) => {
+                fault::pass(Point::CloudSettled);
                 for Job { draft, told, .. } in jobs {
                     publisher.publish(draft.events);
                     drop(told.send(Ok(Ok(()))));

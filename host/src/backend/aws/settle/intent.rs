@@ -23,6 +23,7 @@ use crate::backend::aws::store::Store;
 use crate::backend::aws::table::{Change, Indexed, Span, Transaction, Write};
 use crate::backend::{Error, Result};
 use crate::clock::Timestamp;
+use crate::fault::{self, Point};
 
 /// Attribute of an item that is locked: by which intent.
 pub const LOCK: &str = "lk";
@@ -78,9 +79,10 @@ pub async fn commit(store: &Store, draft: Draft) -> Result<Result<Done, Vec<Mark
         give_up(store, &id).await?;
         return locked.map(|locked| locked.map(|()| Done::Whole));
     }
+    fault::pass(Point::IntentLocked);
     last.update(Mark::Intent, Key::intent(&id), decided());
     match store.append(last, events).await {
-        Ok(Ok(())) => {}
+        Ok(Ok(())) => fault::pass(Point::IntentDecided),
         Ok(Err(refused)) => {
             give_up(store, &id).await?;
             return Ok(Err(refused));
@@ -106,6 +108,7 @@ async fn lock(store: &Store, id: &str, steps: &[Step]) -> Result<Result<(), Vec<
     if store.table.transact(first).await?.is_err() {
         return Err(Error::Unavailable("an intent met another one".into()));
     }
+    fault::pass(Point::IntentOpened);
     let mut number_of = 0;
     let mut rest = steps;
     while !rest.is_empty() {
@@ -130,6 +133,7 @@ async fn lock(store: &Store, id: &str, steps: &[Step]) -> Result<Result<(), Vec<
         if let Err(refused) = store.table.transact(transaction).await? {
             return Ok(Err(refused));
         }
+        fault::pass(Point::IntentLocking);
     }
     Ok(Ok(()))
 }
@@ -197,9 +201,11 @@ async fn finish(store: &Store, id: &str) -> Result<()> {
             let Err(refused) = store.table.transact(transaction).await? else { break };
             open = open.iter().enumerate().filter(|(at, _)| !refused.contains(at)).map(|(_, step)| *step).collect();
         }
+        fault::pass(Point::IntentWritten);
     }
     let checked = steps.iter().filter(|step| step.text_or_none("do") == Some("check"));
     unlock(store, id, checked).await?;
+    fault::pass(Point::IntentUnlocked);
     forget(store, id, &steps).await
 }
 
