@@ -16,7 +16,7 @@ use crate::consumer::status::ConsumerStatus;
 use crate::consumer::steer::{Refusal, Step};
 use crate::event::{self, Custom, Event, EventId, Position};
 use crate::order::{Change, Order, OrderId};
-use crate::policy::{ConsumerName, Start};
+use crate::policy::{ConsumerName, Rate, Start};
 use crate::version::Hash;
 
 mod stored;
@@ -120,8 +120,12 @@ impl Consumers for Full {
 impl Upkeep for Full {
     fn retain(&self, _: Retention) {}
 
-    async fn check(&self, _: CheckPlace) -> Result<Checked> {
+    async fn check(&self, _: CheckPlace) -> Result<CheckStep> {
         full()
+    }
+
+    fn check_rate(&self) -> Option<Rate> {
+        None
     }
 
     async fn backup(&self, _: tokio::sync::watch::Sender<Copied>) -> Result<Snapshot> {
@@ -364,6 +368,7 @@ async fn parameters_are_checked() {
         "/v1/orders?status=open",
         "/v1/orders?custmer=a",
         "/v1/events?type=a..b",
+        "/v1/check?rate=fast",
     ] {
         assert_eq!(problem_kind(get(path)).await, is(400, "invalid-parameter"), "{path}");
     }

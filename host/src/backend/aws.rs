@@ -17,6 +17,7 @@
 //! - Every write of a delivery's end is in one transaction with the consumer's place.
 
 mod catch_up;
+mod check;
 pub mod clients;
 mod clock;
 mod consumers;

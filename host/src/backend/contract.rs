@@ -40,6 +40,7 @@ macro_rules! claims {
 
 mod backfills;
 mod broken;
+mod check;
 mod dead_letters;
 mod deliveries;
 mod fleet;

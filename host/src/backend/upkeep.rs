@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use super::Result;
 
 use crate::clock::Timestamp;
-use crate::policy::ConsumerName;
+use crate::policy::{ConsumerName, Rate};
 
 /// Keeps a store fit for use, for as long as it is open.
 #[async_trait]
@@ -27,26 +27,36 @@ pub trait Upkeep: Send + Sync {
 
     /// Looks through a piece of the store, from `place` on: the default is its beginning. What it finds disagrees with
     /// itself at one moment, while the store is used.
-    async fn check(&self, place: CheckPlace) -> Result<Checked>;
+    async fn check(&self, place: CheckPlace) -> Result<CheckStep>;
+
+    /// How many rows a second a check may read where nobody says so; `None` where nobody would notice more.
+    fn check_rate(&self) -> Option<Rate>;
 }
 
 /// One step of a walk through the store.
+#[derive(Debug, Default)]
+pub struct CheckStep {
+    /// What was looked at, by rule.
+    pub checked: Vec<Checked>,
+    /// Rows that were read for it.
+    pub read: u64,
+    /// Hand it in to go on; `None` at the end.
+    pub next: Option<CheckPlace>,
+}
+
+/// What was looked at by one rule.
 #[derive(Debug, Default, Serialize)]
 pub struct Checked {
-    /// What was looked at.
     pub rule: &'static str,
     /// How much of it.
     pub rows: u64,
     pub findings: Vec<Finding>,
-    /// Hand it in to go on; `None` at the end.
-    #[serde(skip)]
-    pub next: Option<CheckPlace>,
 }
 
 #[derive(Clone, Debug, Default)]
 pub struct CheckPlace {
     pub(in crate::backend) rule: usize,
-    /// The last row looked at.
+    /// The last row looked at, as the store names it.
     pub(in crate::backend) cursor: (i64, i64, String),
 }
 

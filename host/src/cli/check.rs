@@ -10,6 +10,7 @@ use super::Failure;
 use super::client::Client;
 use super::print::{Output, field, items, line, text, visible};
 use crate::backend::embedded;
+use crate::policy::Rate;
 
 /// Findings that are told one by one.
 const SHOWN_MAX: usize = 1_000;
@@ -17,6 +18,9 @@ const SHOWN_MAX: usize = 1_000;
 /// Look through the store of a running host: pages, orders and their events, positions, and what belongs to nobody.
 #[derive(Args, Debug)]
 pub struct Check {
+    /// Read at most so many rows a second, such as 500/s; the default is what nobody notices.
+    #[arg(long, value_name = "N/s", conflicts_with = "data_dir")]
+    rate: Option<Rate>,
     /// Look through the store in this folder instead, in which no host runs.
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
@@ -33,10 +37,17 @@ struct Report {
 impl Check {
     pub fn run(&self, client: impl FnOnce() -> Result<Client, Failure>, output: &Output) -> Result<(), Failure> {
         let mut report = Report::default();
+        let bar = output.progress(None, "{spinner} {pos} rows looked at, {per_sec}, for {elapsed}: {msg}");
+        let mut tell = |step: &Value| {
+            report.add(step);
+            bar.inc(field(step, "rows").as_u64().unwrap_or(0));
+            bar.set_message(format!("{} problems, now {}", report.count, text(step, "/rule")));
+        };
         match &self.data_dir {
-            Some(directory) => embedded::check_directory(directory, |step| report.add(&json!(step)))?,
-            None => online(&client()?, &mut report)?,
+            Some(directory) => embedded::check_directory(directory, |step| tell(&json!(step)))?,
+            None => online(&client()?, self.rate, tell)?,
         }
+        bar.finish_and_clear();
         let Report { rows, findings, count } = report;
         output.show(&json!({ "rows": rows, "findings": findings, "count": count }), summary);
         match count {
@@ -47,8 +58,10 @@ impl Check {
     }
 }
 
-fn online(client: &Client, report: &mut Report) -> Result<(), Failure> {
-    for step in client.lines("/v1/check", &[])? {
+fn online(client: &Client, rate: Option<Rate>, mut tell: impl FnMut(&Value)) -> Result<(), Failure> {
+    let rate = rate.map(|rate| rate.to_string());
+    let query: Vec<(&str, &str)> = rate.iter().map(|rate| ("rate", rate.as_str())).collect();
+    for step in client.lines("/v1/check", &query)? {
         let step: Value = serde_json::from_str(&step?).unwrap_or_default();
         if let Some(error) = field(&step, "error").as_str() {
             return Err(Failure::Failed(format!("the store cannot be read: {error}")));
@@ -56,7 +69,7 @@ fn online(client: &Client, report: &mut Report) -> Result<(), Failure> {
         if step.get("done").is_some() {
             return Ok(());
         }
-        report.add(&step);
+        tell(&step);
     }
     Err(Failure::Unavailable("the host ended before it had looked at everything".to_owned()))
 }

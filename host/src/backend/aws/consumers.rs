@@ -211,7 +211,10 @@ impl Consumers for Aws {
             self.store.table.clear_partition(&partition).await?;
         }
         self.forget_versions(name).await?;
-        self.store.table.delete(&Key::consumer(name)).await?;
+        let mut transaction = Transaction::default();
+        transaction.delete((), Key::consumer(name), Change::default());
+        transaction.put((), Item::at(&Key::forgotten(name)));
+        drop(self.store.table.transact(transaction).await?);
         // It may have held events back.
         self.store.retained.notify_one();
         Ok(Durable::assert(Forgotten::Done))

@@ -38,7 +38,7 @@ impl Key {
     }
 }
 
-fn partition(name: &str) -> String {
+pub fn partition(name: &str) -> String {
     format!("due#{name}")
 }
 

@@ -27,7 +27,7 @@ const DEAD_AFTER: Duration = Duration::from_secs(15);
 /// Before its watermark: what a host wrote under a clock that was set back since.
 const MARGIN: Duration = Duration::from_secs(5);
 /// The owner of a slot that nobody has. Its item stays, with the last position that was drawn there.
-const NOBODY: &str = "-";
+pub const NOBODY: &str = "-";
 /// Looks for a slot, while others are quicker.
 const CLAIMS_MAX: u32 = 16;
 /// Between two looks whether events are out.

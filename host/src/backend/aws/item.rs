@@ -7,6 +7,7 @@
 //! | reference of an order | `f#<reference>` | `f` |
 //! | origin id of a custom event | `x#<source>#<origin id>` | `x` |
 //! | consumer | `c` | `<name>` |
+//! | name of a consumer that was forgotten | `g` | `<name>` |
 //! | place of a consumer in a lane | `p#<consumer>#<lane>` | `p` |
 //! | attempt that is remembered | `p#<consumer>#<lane>` | `a#<n>#<number>` |
 //! | what a person did with a delivery | `p#<consumer>#<lane>` | `v#<n>` |
@@ -49,6 +50,7 @@ const KEY_BYTES_MAX: usize = 900;
 
 /// Name and value of the partition of consumers.
 pub const CONSUMERS: &str = "c";
+pub const FORGOTTEN: &str = "g";
 pub const HOSTS: &str = "h";
 pub const MESSAGES: &str = "m";
 
@@ -124,6 +126,11 @@ impl Key {
 
     pub fn consumer(name: &ConsumerName) -> Self {
         Self::new(CONSUMERS, name.as_str())
+    }
+
+    /// What it left belongs to it still.
+    pub fn forgotten(name: &ConsumerName) -> Self {
+        Self::new(FORGOTTEN, name.as_str())
     }
 
     pub fn place(name: &ConsumerName, lane: &LaneKey) -> Self {

@@ -21,7 +21,7 @@ use crate::event::Event;
 use crate::policy::ConsumerName;
 
 /// Partition of the index that has the messages which are to be sent, by when.
-const DUE: &str = "due#mail#";
+pub const DUE: &str = "due#mail#";
 /// Between two looks when nothing rang: another host may have written one, and retries become due without a bell.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How long the host that took a message up has it for itself.

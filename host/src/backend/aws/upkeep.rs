@@ -9,17 +9,19 @@ mod sweep;
 #[cfg(test)]
 mod tests;
 
+use std::num::NonZeroU32;
+
 use async_trait::async_trait;
 use tokio::sync::watch;
 
-use super::Aws;
+use super::{Aws, check};
 use crate::backend::{
-    Backfill, BackfillReport, BackfillStep, Backfills, CheckPlace, Checked, Copied, Durable, Error, Result, Retention,
+    Backfill, BackfillReport, BackfillStep, Backfills, CheckPlace, CheckStep, Copied, Durable, Error, Result, Retention,
     Snapshot, Started, Steered, Upkeep,
 };
-use crate::policy::ConsumerName;
+use crate::policy::{ConsumerName, Rate};
 
-pub use self::sweep::{held, run};
+pub use self::sweep::{gone_through, held, run};
 
 #[async_trait]
 impl Upkeep for Aws {
@@ -34,8 +36,12 @@ impl Upkeep for Aws {
         ))
     }
 
-    async fn check(&self, _place: CheckPlace) -> Result<Checked> {
-        Err(Error::Unavailable("on AWS there is no check yet: `fanfare check` looks through an embedded store".into()))
+    async fn check(&self, place: CheckPlace) -> Result<CheckStep> {
+        check::step(&self.store, place).await
+    }
+
+    fn check_rate(&self) -> Option<Rate> {
+        NonZeroU32::new(check::ROWS_PER_SECOND).map(|per_second| Rate { per_second })
     }
 }
 

@@ -7,7 +7,7 @@ use rusqlite::{Connection, params};
 
 use super::progress::Progress;
 use super::{Embedded, FILE, OpenError, RestoreError, lock, rows, schema, upkeep};
-use crate::backend::{CheckPlace, Checked, Finding, Result};
+use crate::backend::{CheckPlace, CheckStep, Checked, Finding, Result};
 
 /// Rows looked at in one read.
 const PAGE: i64 = 1_000;
@@ -212,7 +212,7 @@ const KEPT: &str = "
           FROM kept_versions AS kept) AS k
     WHERE k.consumer || '/' || k.hash > ?3 AND ?1 = ?1 AND ?2 = ?2 ORDER BY k.consumer || '/' || k.hash LIMIT ?4";
 
-pub async fn check(embedded: &Embedded, place: CheckPlace) -> Result<Checked> {
+pub async fn check(embedded: &Embedded, place: CheckPlace) -> Result<CheckStep> {
     embedded.store.read(move |disk| step(disk, place)).await
 }
 
@@ -231,16 +231,16 @@ pub fn check_directory(directory: &Path, mut tell: impl FnMut(Checked)) -> Resul
     let store = schema::open_writer(&path).map_err(broken)?;
     let mut place = Some(CheckPlace::default());
     while let Some(at) = place {
-        let mut checked = step(&store, at).map_err(broken)?;
-        place = checked.next.take();
-        tell(checked);
+        let CheckStep { checked, next, .. } = step(&store, at).map_err(broken)?;
+        place = next;
+        checked.into_iter().for_each(&mut tell);
     }
     Ok(())
 }
 
-fn step(disk: &Connection, place: CheckPlace) -> rusqlite::Result<Checked> {
+fn step(disk: &Connection, place: CheckPlace) -> rusqlite::Result<CheckStep> {
     let CheckPlace { rule, cursor } = place;
-    let Some((name, look)) = RULES.get(rule).copied() else { return Ok(Checked::default()) };
+    let Some((name, look)) = RULES.get(rule).copied() else { return Ok(CheckStep::default()) };
     let moment = disk.unchecked_transaction()?;
     let looked = match look {
         Look::Walk(sql) => walk(disk, sql, &cursor),
@@ -260,7 +260,7 @@ fn step(disk: &Connection, place: CheckPlace) -> rusqlite::Result<Checked> {
         None if rule + 1 < RULES.len() => Some(CheckPlace { rule: rule + 1, cursor: Cursor::default() }),
         None => None,
     };
-    Ok(Checked { rule: name, rows: page.rows, findings, next })
+    Ok(CheckStep { checked: vec![Checked { rule: name, rows: page.rows, findings }], read: page.rows, next })
 }
 
 fn walk(disk: &Connection, sql: &str, after: &Cursor) -> rusqlite::Result<Page> {

@@ -28,8 +28,9 @@ use tokio::sync::{oneshot, watch};
 use super::queue::Job;
 use super::writer::Writer;
 use super::{Embedded, Store, backup, check, failed};
-use crate::backend::{CheckPlace, Checked, Copied, Durable, Error, Keep, Result, Retention, Snapshot, Upkeep};
+use crate::backend::{CheckPlace, CheckStep, Copied, Durable, Error, Keep, Result, Retention, Snapshot, Upkeep};
 use crate::clock::Timestamp;
+use crate::policy::Rate;
 
 pub use self::journal::{first_kept, last_before};
 
@@ -98,8 +99,12 @@ impl Upkeep for Embedded {
         backup::backup(self, told).await
     }
 
-    async fn check(&self, place: CheckPlace) -> Result<Checked> {
+    async fn check(&self, place: CheckPlace) -> Result<CheckStep> {
         check::check(self, place).await
+    }
+
+    fn check_rate(&self) -> Option<Rate> {
+        None
     }
 }
 

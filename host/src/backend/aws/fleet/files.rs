@@ -19,7 +19,7 @@ const PIECE_BYTES_MAX: usize = 350 << 10;
 /// What nobody keeps by then was left by a host that died before the history spoke of it.
 const LEFT_AFTER: Duration = Duration::from_secs(3_600);
 
-fn file_key(hash: &Hash) -> Key {
+pub fn file_key(hash: &Hash) -> Key {
     Key { pk: FILES.to_owned(), sk: hash.to_string() }
 }
 

@@ -28,7 +28,7 @@ use crate::fault::{self, Point};
 /// Attribute of an item that is locked: by which intent.
 pub const LOCK: &str = "lk";
 /// Partition of the index that has all intents, by when they may be given up.
-const OPEN: &str = "due#intents";
+pub const OPEN: &str = "due#intents";
 /// How long a host has to decide.
 const UNDECIDED_MAX: Duration = Duration::from_secs(30);
 /// After that, whoever finds one that was decided sees to it.

@@ -168,6 +168,15 @@ impl Table {
         }
     }
 
+    /// At most `limit` items of the whole table, from behind `after` on in an order of DynamoDB's own, and where to go on.
+    pub async fn scan(&self, after: Option<&Key>, limit: usize) -> Result<(Vec<Item>, Option<Key>)> {
+        let request = self.client.scan().table_name(&self.name).consistent_read(true);
+        let request = request.set_limit(i32::try_from(limit).ok()).set_exclusive_start_key(after.map(Key::attributes));
+        let answer = request.send().await.map_err(|error| failed("Scan", &error))?;
+        let items = answer.items.unwrap_or_default().into_iter().map(Item::from).collect();
+        Ok((items, answer.last_evaluated_key.map(|key| Item::from(key).key()).transpose()?))
+    }
+
     /// Keys of items, and what the index sorts them by. What was written a moment ago may not be in it yet.
     pub async fn indexed(&self, indexed: Indexed) -> Result<Vec<(Key, u64)>> {
         let Indexed { partition, from, to, newest_first, limit } = indexed;

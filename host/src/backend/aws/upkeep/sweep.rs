@@ -68,6 +68,12 @@ pub async fn run(store: Arc<Store>) {
     }
 }
 
+/// Up to which position events may have gone by age.
+pub async fn gone_through(store: &Store) -> Result<u64> {
+    let item = store.table.get(&Key::upkeep()).await?;
+    Ok(item.map(|item| item.number_or_none("gone")).transpose()?.flatten().unwrap_or_default())
+}
+
 /// What holds events back, as whoever let go of some last found it.
 pub async fn held(store: &Store) -> Result<Option<Held>> {
     if store.retention.lock().events == Keep::Forever {
@@ -110,6 +116,9 @@ impl Round<'_> {
             let mut keys = self.store.log(0, old, false, BATCH).await?;
             let limits = limits(self.store, old).await?;
             keys.retain(|(_, position)| *position <= limits.last);
+            if let Some((_, last)) = keys.last() {
+                self.note_gone(*last).await?;
+            }
             let letting = self.letting(&limits);
             let lanes = stream::iter(old_lanes(&keys)?).map(|old| {
                 let letting = &letting;
@@ -151,6 +160,12 @@ impl Round<'_> {
             .value(":to", number(now.plus(CLAIM).as_millis()))
             .value(":now", number(now.as_millis()));
         Ok(self.store.table.update(&Key::upkeep(), claim).await?.is_some())
+    }
+
+    /// Says, before they go, up to which position events may be gone: what is missing behind it was lost.
+    async fn note_gone(&self, last: u64) -> Result<()> {
+        let change = Change::of("SET gone = :last").only_if("attribute_not_exists(gone) OR gone < :last");
+        self.store.table.update(&Key::upkeep(), change.value(":last", number(last))).await.map(drop)
     }
 
     /// Another host may do it next.
