@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use fanfare_tests::aws::{self, Fault, Way};
 use fanfare_tests::crash::fleet::prefix;
 use fanfare_tests::orders::order;
-use fanfare_tests::{Client, TestHost, Value, eventually, json, within};
+use fanfare_tests::{Client, TestHost, Value, eventually, json, program, within};
 
 /// Longer than SQS and the host hide what was not deleted, and than any wait between two tries.
 const RECOVERED_WITHIN: Duration = Duration::from_secs(120);
@@ -140,6 +140,8 @@ fn throttling_of_every_call_for_half_a_minute_costs_time_and_no_attempt() {
     assert_eq!(ids.len(), 21);
     cloud.each_was_handled_once(&ids);
     assert_eq!(client.dead_letters("reports"), Vec::<Value>::new());
+    let checked = program::run(["check", "--url", client.base()]).succeeded();
+    assert!(checked.stdout.contains("nothing is wrong"), "{checked:?}");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use fanfare_tests::crash::fleet::prefix;
 use fanfare_tests::orders::order;
-use fanfare_tests::{Client, TestHost, Value, guests, json};
+use fanfare_tests::{Client, TestHost, Value, guests, json, program};
 
 const ROLLOUT: &str = "[rollout]\npercent = 90\nmin_events = 5\nmax_failure_rate = 0.05\n";
 
@@ -60,6 +60,9 @@ fn a_rollback_and_a_promotion_hold_on_hosts_that_never_had_the_file() {
     let ids: Vec<_> = (0..5).map(|_| client.placed(&order(&[("TEA", 1)]))).collect();
     client.wait_until_idle();
     assert_eq!(client.counter("reports", "by-version/2"), i64::try_from(ids.len()).expect("a count"));
+    let checked = program::run(["check", "--json", "--rate", "10000/s", "--url", client.base()]).succeeded().json();
+    let rows = &checked["rows"];
+    assert_eq!((&checked["count"], &rows["orders"], &rows["kept versions"]), (&0.into(), &5.into(), &2.into()), "{checked:#}");
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::{REPORT, RESTORE, Suspect, by_rule};
 use crate::backend::aws::due;
-use crate::backend::aws::item::{Item, Key};
+use crate::backend::aws::item::{CONSUMERS, Item, Key};
 use crate::backend::aws::journal::POSITION_MAX;
 use crate::backend::aws::lane::{LOG_SHARDS, OLD_ORDERS, log_partition};
 use crate::backend::aws::outgoing;
@@ -66,7 +66,8 @@ pub async fn step(
 
 /// The partitions that are gone through behind the journal, in order.
 async fn partitions(store: &Store) -> Result<BTreeSet<String>> {
-    let consumers = store.known().await?.into_iter().map(|known| due::partition(known.name.as_str()));
+    let consumers = super::partition(store, CONSUMERS).await?;
+    let consumers = consumers.iter().filter_map(|item| item.text_or_none("sk").map(due::partition));
     Ok(consumers.chain([OLD_ORDERS, outgoing::DUE, intent::OPEN].map(str::to_owned)).collect())
 }
 
