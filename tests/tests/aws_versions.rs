@@ -62,7 +62,11 @@ fn a_rollback_and_a_promotion_hold_on_hosts_that_never_had_the_file() {
     assert_eq!(client.counter("reports", "by-version/2"), i64::try_from(ids.len()).expect("a count"));
     let checked = program::run(["check", "--json", "--rate", "10000/s", "--url", client.base()]).succeeded().json();
     let rows = &checked["rows"];
-    assert_eq!((&checked["count"], &rows["orders"], &rows["kept versions"]), (&0.into(), &5.into(), &2.into()), "{checked:#}");
+    assert_eq!(
+        (&checked["count"], &rows["orders"], &rows["kept versions"]),
+        (&0.into(), &5.into(), &2.into()),
+        "{checked:#}"
+    );
 }
 
 #[test]

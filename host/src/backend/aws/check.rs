@@ -181,7 +181,8 @@ impl<'a> Look<'a> {
             super::upkeep::gone_through(store),
             partition(store, CONSUMERS),
         )?;
-        let by_sort = |items: Vec<Item>| items.into_iter().filter_map(|it| Some((it.text_or_none("sk")?.to_owned(), it)));
+        let by_sort =
+            |items: Vec<Item>| items.into_iter().filter_map(|it| Some((it.text_or_none("sk")?.to_owned(), it)));
         // One that cannot be read is told of by its own item.
         let consumers = consumers.iter().filter_map(|item| Known::read(item).ok());
         let mut look = Self {
@@ -207,7 +208,11 @@ impl<'a> Look<'a> {
         for (kind, item) in &self.items {
             match kind {
                 Kind::Event { .. } => events::points(self, kind, item, &mut wanted),
-                Kind::Place { .. } | Kind::Delivery { .. } | Kind::Letter { .. } | Kind::Due { .. } | Kind::State { .. } => {
+                Kind::Place { .. }
+                | Kind::Delivery { .. }
+                | Kind::Letter { .. }
+                | Kind::Due { .. }
+                | Kind::State { .. } => {
                     consumers::points(kind, item, &mut wanted);
                 }
                 _ => others::points(kind, item, &mut wanted),
@@ -248,9 +253,11 @@ impl<'a> Look<'a> {
                 Box::pin(events::look(self, item, lane, *seq, &mut seen)).await?;
                 return Ok(seen);
             }
-            Kind::Place { .. } | Kind::Delivery { .. } | Kind::Letter { .. } | Kind::Due { .. } | Kind::State { .. } => {
-                Box::pin(consumers::fault(self, kind, item)).await
-            }
+            Kind::Place { .. }
+            | Kind::Delivery { .. }
+            | Kind::Letter { .. }
+            | Kind::Due { .. }
+            | Kind::State { .. } => Box::pin(consumers::fault(self, kind, item)).await,
             Kind::HistoryRow { .. } | Kind::Kept { .. } | Kind::Standing { .. } => versions::fault(self, kind),
             _ => Box::pin(others::fault(self, kind, item)).await,
         };

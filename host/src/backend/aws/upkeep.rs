@@ -16,8 +16,8 @@ use tokio::sync::watch;
 
 use super::{Aws, check};
 use crate::backend::{
-    Backfill, BackfillReport, BackfillStep, Backfills, CheckPlace, CheckStep, Copied, Durable, Error, Result, Retention,
-    Snapshot, Started, Steered, Upkeep,
+    Backfill, BackfillReport, BackfillStep, Backfills, CheckPlace, CheckStep, Copied, Durable, Error, Result,
+    Retention, Snapshot, Started, Steered, Upkeep,
 };
 use crate::policy::{ConsumerName, Rate};
 

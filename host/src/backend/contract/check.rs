@@ -241,7 +241,8 @@ async fn a_check_under_load_finds_nothing(home: Place) {
     let deliveries = inbox(&backend, "alpha").await;
     deliveries.configure(InboxPolicy { subscriptions: hears(&["*"]), ..policy() });
     let keep = Keep::For(Duration::from_secs(3));
-    let retention = Retention { events: keep, orders: keep, open_orders: keep, idempotency: keep, ..Retention::default() };
+    let retention =
+        Retention { events: keep, orders: keep, open_orders: keep, idempotency: keep, ..Retention::default() };
     backend.upkeep.retain(retention);
     let load = Load { backend: backend.clone(), deliveries, ends: AtomicBool::new(false), handled: AtomicU64::new(0) };
     let load = Arc::new(load);

@@ -105,8 +105,11 @@ async fn stands(look: &Look<'_>, name: &ConsumerName, lane: &LaneKey, head: Head
 
 fn letter(look: &Look<'_>, name: &ConsumerName, position: u64, item: &Item) -> Result<Option<String>> {
     let (lane, seq): (_, u64) = (LaneKey::known(item.text("l")?), item.number("q")?);
-    (item.text("out")?, item.text("why")?, item.time("t")?);
-    let Some(event) = event(look, &lane, seq).filter(|event| event.number("pos").is_ok_and(|at: u64| at == position)) else {
+    item.text("out")?;
+    item.text("why")?;
+    item.time("t")?;
+    let Some(event) = event(look, &lane, seq).filter(|event| event.number("pos").is_ok_and(|at: u64| at == position))
+    else {
         return Ok(Some(format!("its event {seq} of {} is gone: discard it", shown(&lane))));
     };
     if item.number_or_none::<u8>("parks")?.is_none() {

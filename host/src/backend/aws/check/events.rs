@@ -65,7 +65,10 @@ pub async fn look(look: &Look<'_>, item: &Item, lane: &LaneKey, seq: u64, seen: 
         let fault = told(event.order_fault(id).await)?;
         seen.suspects.extend(fault.map(|fault| Suspect::new(ORDERS, &key, format!("order {id}"), fault)));
     }
-    if is_whole && !item.is_gone() && let Some(logged) = event.logged()? {
+    if is_whole
+        && !item.is_gone()
+        && let Some(logged) = event.logged()?
+    {
         for known in look.consumers.values().filter(|known| is_past(known, logged.position(), logged.event.kind())) {
             if !known.last_heard().is_some_and(|heard| known.wants_by(&heard.everywhere(), &logged)) {
                 continue;
@@ -113,7 +116,9 @@ impl Numbered<'_> {
         if order_id(self.lane).is_some() && tail.standing.is_some() && !is_first_there {
             // A lane that goes as a whole goes from the front, behind what ends it.
             let ends = self.look.last_item(self.lane).await?.is_some_and(|last| is_end(&last));
-            return Ok((!ends).then(|| format!("the first event of its order, with what was ordered, is missing: {RESTORE}")));
+            return Ok(
+                (!ends).then(|| format!("the first event of its order, with what was ordered, is missing: {RESTORE}"))
+            );
         }
         if let Some(logged) = self.logged()?.filter(|logged| Some(logged.event.kind()) != self.item.text_or_none("k")) {
             return Ok(Some(format!("it is {}, and its kind is another: {REPORT}", logged.event.kind())));
@@ -149,7 +154,8 @@ impl Numbered<'_> {
         if entry == wanted && sort == wanted.as_ref().map(|_| tail.position) {
             return None;
         }
-        let wanted = wanted.map_or("out of the index".to_owned(), |it| format!("at {it}, {} of the index", tail.position));
+        let wanted =
+            wanted.map_or("out of the index".to_owned(), |it| format!("at {it}, {} of the index", tail.position));
         Some(format!("it is not {wanted}, so nobody who follows the journal finds it right: {RESTORE}"))
     }
 
@@ -198,7 +204,9 @@ impl Numbered<'_> {
     }
 
     async fn order_fault(&self, id: &str) -> Result<Option<String>> {
-        let Some(content) = content_of(self.item)? else { return Ok(Some(format!("what was ordered is missing: {RESTORE}"))) };
+        let Some(content) = content_of(self.item)? else {
+            return Ok(Some(format!("what was ordered is missing: {RESTORE}")));
+        };
         let listed = [(CUSTOMER_PARTITION, content.customer.id.as_str()), (CUSTOMER_SORT, id)];
         if listed.iter().any(|(name, value)| self.item.text_or_none(name) != Some(value)) {
             return Ok(Some(format!("it is not among the orders of its customer: {RESTORE}")));

@@ -58,8 +58,9 @@ pub async fn step(
         Some(from) => Some((from, partition.clone())),
         None => partitions(store).await?.into_iter().find(|other| other > partition).map(|other| (0, other)),
     };
-    let next = next.map(|(from, partition)| {
-        CheckPlace { rule: 1, cursor: (i64::try_from(from).unwrap_or(i64::MAX), 0, partition) }
+    let next = next.map(|(from, partition)| CheckPlace {
+        rule: 1,
+        cursor: (i64::try_from(from).unwrap_or(i64::MAX), 0, partition),
     });
     Ok(CheckStep { checked: by_rule(rows, told), read, next })
 }

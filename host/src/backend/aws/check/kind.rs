@@ -7,29 +7,75 @@ use crate::backend::aws::item::{CONSUMERS, FORGOTTEN, HOSTS, Key, LaneKey, MESSA
 /// Names of consumers are as they stand in keys: no consumer may have them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Kind {
-    Event { lane: LaneKey, seq: u64 },
+    Event {
+        lane: LaneKey,
+        seq: u64,
+    },
     IdempotencyKey(String),
     Reference(String),
     OriginId(String),
     Consumer(String),
     Forgotten(String),
-    Place { by: String, lane: LaneKey },
+    Place {
+        by: String,
+        lane: LaneKey,
+    },
     /// An attempt, or what a person did with the delivery.
-    Delivery { by: String, lane: LaneKey, seq: u64 },
-    Letter { by: String, position: u64 },
-    Due { by: String, sort: String },
-    State { by: String, generation: String, key: String, counter: bool },
-    Message { position: u64, sort: String },
-    Records { dataset: String, position: u64, sort: String },
-    HistoryRow { by: String, number: u64 },
-    Kept { by: String, hash: String },
-    Standing { by: String },
-    Running { slot: String },
+    Delivery {
+        by: String,
+        lane: LaneKey,
+        seq: u64,
+    },
+    Letter {
+        by: String,
+        position: u64,
+    },
+    Due {
+        by: String,
+        sort: String,
+    },
+    State {
+        by: String,
+        generation: String,
+        key: String,
+        counter: bool,
+    },
+    Message {
+        position: u64,
+        sort: String,
+    },
+    Records {
+        dataset: String,
+        position: u64,
+        sort: String,
+    },
+    HistoryRow {
+        by: String,
+        number: u64,
+    },
+    Kept {
+        by: String,
+        hash: String,
+    },
+    Standing {
+        by: String,
+    },
+    Running {
+        slot: String,
+    },
     File(String),
-    Piece { file: String, number: String },
-    Host { slot: String },
+    Piece {
+        file: String,
+        number: String,
+    },
+    Host {
+        slot: String,
+    },
     Intent(String),
-    Intended { intent: String, number: String },
+    Intended {
+        intent: String,
+        number: String,
+    },
     Upkeep,
     Unknown(Key),
 }

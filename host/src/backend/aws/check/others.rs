@@ -63,8 +63,9 @@ pub async fn fault(look: &Look<'_>, kind: &Kind, item: &Item) -> Result<Option<S
             Ok((!named).then(|| format!("the file that it is of is not there: {DELETE}")))
         }
         Kind::Host { .. } => {
-            (item.text("own")?, item.number::<u64>("beat")?, item.number::<u64>("pub")?);
-            Ok(None)
+            item.text("own")?;
+            item.number::<u64>("beat")?;
+            item.number::<u64>("pub").map(|_| None)
         }
         Kind::Running { slot } => {
             item.json::<Value>("runs")?;
@@ -77,7 +78,9 @@ pub async fn fault(look: &Look<'_>, kind: &Kind, item: &Item) -> Result<Option<S
             let is_open = look.found(&Key::intent(intent)).is_some();
             Ok((!is_open).then(|| format!("the large commit that it is of is not there: {DELETE}")))
         }
-        Kind::Unknown(_) => Ok(Some("this host does not know what it is: a newer one wrote it, or somebody else".to_owned())),
+        Kind::Unknown(_) => {
+            Ok(Some("this host does not know what it is: a newer one wrote it, or somebody else".to_owned()))
+        }
         _ => Ok(None),
     }
 }
@@ -106,9 +109,12 @@ fn message(look: &Look<'_>, position: u64, item: &Item) -> Result<Option<String>
         return Ok(Some(fault));
     }
     let state = item.text("ms")?;
-    let is_found = item.text_or_none(LOG_PARTITION) == Some(outgoing::DUE) && item.number_or_none::<u64>(LOG_SORT)?.is_some();
+    let is_found =
+        item.text_or_none(LOG_PARTITION) == Some(outgoing::DUE) && item.number_or_none::<u64>(LOG_SORT)?.is_some();
     Ok(match state {
-        "pending" => (!is_found).then(|| format!("it is pending, and not where it is looked for, so nobody sends it: {RESTORE}")),
+        "pending" => {
+            (!is_found).then(|| format!("it is pending, and not where it is looked for, so nobody sends it: {RESTORE}"))
+        }
         "sent" | "failed" | "unknown" => is_found.then(|| format!("it is {state}, and is to be sent: {REPORT}")),
         _ => Some(format!("its state {state} is not known: {REPORT}")),
     })
@@ -122,7 +128,11 @@ async fn file(look: &Look<'_>, hash: &str, item: &Item) -> Result<Option<String>
     }
     look.count(1);
     let read = files::read(&look.store.table, &hash).await?;
-    Ok(read.is_none().then(|| format!("it is not what its name says, so no host can run it: put the plugin into the directory again, or {RESTORE}")))
+    Ok(read.is_none().then(|| {
+        format!(
+            "it is not what its name says, so no host can run it: put the plugin into the directory again, or {RESTORE}"
+        )
+    }))
 }
 
 fn intent(look: &Look<'_>, item: &Item) -> Result<Option<String>> {
@@ -131,7 +141,9 @@ fn intent(look: &Look<'_>, item: &Item) -> Result<Option<String>> {
         return Ok(Some(format!("its state is not known: {REPORT}")));
     }
     if item.text_or_none(LOG_PARTITION) != Some(OPEN) {
-        return Ok(Some(format!("it is not in the index where hosts look for what others left, so nobody ends it: {RESTORE}")));
+        return Ok(Some(format!(
+            "it is not in the index where hosts look for what others left, so nobody ends it: {RESTORE}"
+        )));
     }
     let left = look.now.since(until) > LEFT_MAX;
     Ok(left.then(|| format!("it was left behind at {until}, and no host ends it: look into the hosts' logs for why")))

@@ -11,8 +11,8 @@ use crate::backend::aws::clock::slot_of;
 use crate::backend::aws::fleet::files;
 use crate::backend::aws::item::{Item, Key, LaneKey, json, number, text};
 use crate::backend::aws::journal::POSITION_MAX;
-use crate::backend::aws::settle::intent;
 use crate::backend::aws::settings::Settings;
+use crate::backend::aws::settle::intent;
 use crate::backend::aws::store::Store;
 use crate::backend::aws::table::{Change as Write, Table, Transaction};
 use crate::backend::aws::{Clients, hosts, open, resources};
@@ -322,7 +322,11 @@ fn harms(shop: &Shop, items: &HashMap<Key, Item>) -> Vec<(Harm, &'static str, &'
         (Harm::Delete(Key::reference("well")), "orders", "its reference well is not kept for it"),
         (set(Key::reference("well"), "o", text(nowhere.as_str())), "references", "is missing"),
         (set(Key::idempotency("well"), "o", text(nowhere)), "idempotency keys", "idempotency key well: its order"),
-        (Harm::Delete(place(well)), "deliveries", "delivery of event 3 of order ORDER to alpha: its consumer is past it"),
+        (
+            Harm::Delete(place(well)),
+            "deliveries",
+            "delivery of event 3 of order ORDER to alpha: its consumer is past it",
+        ),
         (set(place(well), "seq", number(9)), "places", "it is through with event 9, and its lane ends with 3"),
         (set(place(dead), "seq", number(1)), "places", "it stands at event 1, and is through with event 1"),
         (
@@ -365,7 +369,11 @@ fn harms(shop: &Shop, items: &HashMap<Key, Item>) -> Vec<(Harm, &'static str, &'
             "version history",
             "its file came live, and another version is",
         ),
-        (set(Key::standing(&alpha()), "turn", turn("")), "version history", "standing of alpha: it is not what the newest"),
+        (
+            set(Key::standing(&alpha()), "turn", turn("")),
+            "version history",
+            "standing of alpha: it is not what the newest",
+        ),
         (Harm::Delete(kept), "version history", "the version that is live is not kept"),
         (Harm::Delete(file.clone()), "kept versions", "its file is not in the table"),
         (Harm::Delete(file), "plugin files", "the file that it is of is not there"),
