@@ -43,6 +43,7 @@ mod table;
 mod timeline;
 mod upkeep;
 mod versions;
+mod weight;
 
 use std::sync::Arc;
 use std::time::Duration;

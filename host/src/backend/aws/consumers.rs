@@ -20,6 +20,7 @@ use super::place::Place;
 use super::resources;
 use super::store::Store;
 use super::table::{Change, Span, Transaction, failed};
+use super::weight;
 use crate::backend::{
     ConsumerReport, Consumers, Durable, Error, Forgotten, Inbox, Pause, Result, StatePage, StateQuery,
 };
@@ -87,16 +88,26 @@ impl Store {
         self.table.get(&Key::consumer(name)).await?.as_ref().map(Known::read).transpose()
     }
 
-    /// Writes down how much was done since that was last written.
+    /// Writes down how much was done since that was last written, and what the states weigh now.
     pub async fn count_done(&self) {
         for inbox in self.inboxes() {
             let done = inbox.done.swap(0, Ordering::Relaxed);
-            if done == 0 {
+            let written = inbox.weight.tell();
+            if done == 0 && written.is_none() {
                 continue;
             }
-            let change = Change::of("SET dn = if_not_exists(dn, :zero) + :done").only_if("attribute_exists(pk)");
-            let change = change.value(":zero", number(0)).value(":done", number(done));
-            if let Err(error) = self.table.update(&Key::consumer(&inbox.name), change).await {
+            let mut set = "SET dn = if_not_exists(dn, :zero) + :done".to_owned();
+            let change = Change::default().value(":zero", number(0)).value(":done", number(done));
+            let change = match &written {
+                Some(written) => written.add_to(&mut set, change),
+                None => change,
+            };
+            let change = change.update(set).only_if("attribute_exists(pk)");
+            let told = self.table.update(&Key::consumer(&inbox.name), change).await;
+            if let Some(written) = written {
+                written.told(told.as_ref().ok().and_then(Option::as_ref));
+            }
+            if let Err(error) = told {
                 inbox.done.fetch_add(done, Ordering::Relaxed);
                 tracing::debug!(consumer = %inbox.name, %error, "what was done is counted later");
             }
@@ -153,8 +164,8 @@ impl Consumers for Aws {
         for known in self.store.known().await? {
             let dead = self.store.table.count(&format!("d#{}", known.name), u64::MAX).await?;
             let pending = self.pending(&known).await?;
-            let Known { name, paused, done, .. } = known;
-            let state_bytes = 0;
+            let Known { name, paused, done, total, .. } = known;
+            let state_bytes = total.map_or(0, |total| u64::try_from(total.bytes).unwrap_or_default());
             let held = held.clone().filter(|held| held.by == name);
             reports.push(ConsumerReport {
                 name,
@@ -256,7 +267,8 @@ impl Aws {
         let item = Item::at(&Key::consumer(name))
             .with("start", number(start))
             .with("cua", number(start.saturating_sub(1)))
-            .with("cuu", number(until));
+            .with("cuu", number(until))
+            .with(&weight::attribute(0), number(0));
         let mut transaction = Transaction::default();
         transaction.create((), item);
         // Refused where another host was quicker.

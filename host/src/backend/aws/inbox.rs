@@ -42,6 +42,7 @@ use super::place::{self, HeadState, Place};
 use super::resources::Queue;
 use super::settle::{Committer, Settled, Settling};
 use super::store::Store;
+use super::weight::{self, Verdict, Weight};
 use crate::backend::{
     Delivery, Error, Excess, Finished, Generation, Inbox, InboxPolicy, Lease, Result, Settlement, View,
 };
@@ -67,6 +68,7 @@ pub struct AwsInbox {
     desk: Mutex<Desk>,
     /// What the table says of the consumer, as it was last read.
     known: Mutex<Known>,
+    pub(super) weight: Weight,
     changed: Notify,
     /// Rung when something may be due.
     pub(super) rung: Notify,
@@ -96,6 +98,7 @@ impl AwsInbox {
             store: Arc::clone(store),
             committer: Committer::new(store),
             desk: Mutex::new(Desk::new(known.paused.is_some())),
+            weight: Weight::of(&known),
             known: Mutex::new(known),
             changed: Notify::new(),
             rung: Notify::new(),
@@ -164,6 +167,12 @@ impl AwsInbox {
         }
     }
 
+    /// Whether there is room for what a delivery leaves in the state.
+    pub(super) async fn room(&self, generation: i64, reads: &Reads, effects: &Effects) -> Result<Option<Verdict>> {
+        let max = self.desk.lock().state_bytes_max();
+        self.weight.room(&self.store, &self.name, (max, generation), reads, effects).await
+    }
+
     pub fn is_in_use(&self) -> bool {
         let desk = self.desk.lock();
         desk.concurrency() > 0 || desk.running() > 0
@@ -179,6 +188,7 @@ impl AwsInbox {
 
     /// The table says something else of the consumer now.
     pub fn learn(&self, known: Known) {
+        self.weight.learn(&known);
         let turned = {
             let mut desk = self.desk.lock();
             std::mem::replace(&mut desk.paused, known.paused.is_some()) != known.paused.is_some()
@@ -295,7 +305,7 @@ impl AwsInbox {
     async fn settle_in_turn(&self, delivery: Delivery, reads: &Reads, settlement: Settlement) -> Finished {
         let ticket = delivery.lease.epoch;
         let had = self.turns.lock().remove(&ticket);
-        let finished = self.settle(delivery, reads, settlement).await;
+        let finished = weight::settle(self, delivery, reads, settlement).await;
         if matches!(finished, Finished::Conflict(_)) {
             let turn = match had {
                 Some(turn) => Some(turn),
@@ -307,7 +317,7 @@ impl AwsInbox {
     }
 
     /// Settles one delivery; what it says is what the caller is told.
-    async fn settle(&self, delivery: Delivery, reads: &Reads, settlement: Settlement) -> Finished {
+    pub(super) async fn settle(&self, delivery: Delivery, reads: &Reads, settlement: Settlement) -> Finished {
         let (event, ticket) = (delivery.event.id, delivery.lease.epoch);
         let Some(running) = self.desk.lock().running_of(ticket) else { return Finished::Superseded };
         let settlement = confine(settlement, delivery.is_state_only());

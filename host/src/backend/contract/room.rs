@@ -69,6 +69,6 @@ async fn what_a_state_weighs_is_known_after_a_restart_and_a_lower_limit_lets_it_
 }
 
 claims! {
-    a_state_grows_to_its_limit_and_not_beyond on [embedded],
-    what_a_state_weighs_is_known_after_a_restart_and_a_lower_limit_lets_it_shrink on [embedded],
+    a_state_grows_to_its_limit_and_not_beyond on [embedded, aws],
+    what_a_state_weighs_is_known_after_a_restart_and_a_lower_limit_lets_it_shrink on [embedded, aws],
 }

@@ -2,6 +2,7 @@
 
 use crate::backend::aws::item::Item;
 use crate::backend::aws::lane::{Logged, Prior};
+use crate::backend::aws::weight::Total;
 use crate::backend::{Error, Pause, Result};
 use crate::event::filter::Filter;
 use crate::event::{Subscription, Subscriptions};
@@ -21,6 +22,8 @@ pub struct Known {
     pub epochs: Vec<Epoch>,
     pub done: u64,
     pub catch_up: CatchUp,
+    /// What its state weighs; `None` where it was never weighed.
+    pub total: Option<Total>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -49,18 +52,20 @@ impl CatchUp {
 impl Known {
     pub fn read(item: &Item) -> Result<Self> {
         let epochs: Vec<(u64, Option<Vec<String>>)> = item.json_or_none("epochs")?.unwrap_or_default();
+        let generation = item.number_or_none("gen")?.unwrap_or_default();
         let heard = |heard: Option<Vec<String>>| heard.as_deref().map(parse).transpose();
         let epochs = epochs.into_iter().map(|(since, then)| Ok(Epoch { since, heard: heard(then)? }));
         Ok(Self {
             name: item.parse("sk")?,
             start: item.number("start")?,
-            generation: item.number_or_none("gen")?.unwrap_or_default(),
+            generation,
             paused: item
                 .time_or_none("psince")?
                 .map(|since| Pause { since, reason: item.text_or_none("preason").map(str::to_owned) }),
             epochs: epochs.collect::<Result<_>>()?,
             done: item.number_or_none("dn")?.unwrap_or_default(),
             catch_up: catch_up(item)?,
+            total: Total::read(item, generation)?,
         })
     }
 
@@ -154,6 +159,7 @@ mod tests {
             epochs: Vec::new(),
             done: 0,
             catch_up: CatchUp { after: 0, until: 0 },
+            total: None,
         }
     }
 

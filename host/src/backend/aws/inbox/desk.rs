@@ -270,6 +270,10 @@ impl Desk {
         self.policy.as_ref().map_or(OnDead::Park, |policy| policy.on_dead)
     }
 
+    pub fn state_bytes_max(&self) -> u64 {
+        self.policy.as_ref().map_or(u64::MAX, |policy| policy.state_bytes_max)
+    }
+
     /// Nothing, where the consumer was never configured.
     pub fn subscriptions(&self) -> Subscriptions {
         match &self.policy {
