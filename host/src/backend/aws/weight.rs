@@ -6,8 +6,8 @@
 //! not told yet. Where it leaves no room, what a commit adds is asked of the table; and before anything is refused, the state
 //! is weighed.
 //!
-//! **Invariant**: as long as one host commits at a time, nothing is refused that there is room for, nor taken that there is
-//! none for. Several may pass the limit by what the others write within a second.
+//! **Invariant**: one host takes nothing that there is no room for, and refuses what there is room for only beside commits that
+//! are on their way. Several may pass the limit by what the others write within a second.
 
 use std::time::Duration;
 
@@ -69,8 +69,9 @@ struct Weighed {
     /// On its way there, and not yet.
     telling: i64,
     untold: i64,
-    /// Of commits that are on their way: how many, and what they add.
+    /// Commits that are on their way, and what they add.
     flying: usize,
+    aloft: i64,
     /// Whether all of that is as a scale would have it.
     exact: bool,
     /// When it was last weighed, and how long that took.
@@ -103,6 +104,7 @@ impl Weighed {
         self.exact &= exact && self.flying == 0;
         let adds = if self.flying == 0 { adds } else { adds.max(0) };
         self.flying += 1;
+        self.aloft += adds.max(0);
         self.untold += adds;
         Room { generation: self.generation, adds }
     }
@@ -125,7 +127,7 @@ impl Weight {
     pub fn learn(&self, known: &Known) {
         let mut own = self.known.lock();
         if own.generation != known.generation {
-            *own = Weighed { generation: known.generation, flying: own.flying, ..Weighed::default() };
+            *own = Weighed { generation: known.generation, flying: own.flying, aloft: own.aloft, ..Weighed::default() };
         }
         let Some(total) = known.total else { return };
         match own.total {
@@ -154,7 +156,7 @@ impl Weight {
         {
             let mut own = self.known.lock();
             if own.generation != generation {
-                *own = Weighed { generation, flying: own.flying, ..Weighed::default() };
+                *own = Weighed { generation, flying: own.flying, aloft: own.aloft, ..Weighed::default() };
             }
             let (adds, exact) = from_above(reads, effects);
             if own.total.is_some() && own.bytes().saturating_add(adds.max(0)) <= max {
@@ -187,6 +189,7 @@ impl Weight {
     fn end(&self, room: &Room, finished: &Finished) {
         let mut own = self.known.lock();
         own.flying = own.flying.saturating_sub(1);
+        own.aloft -= room.adds.max(0);
         match finished {
             Finished::Accepted => {}
             // It may have been made.
@@ -199,9 +202,10 @@ impl Weight {
     }
 
     async fn weigh(&self, store: &Store, name: &ConsumerName, generation: i64) -> Result<()> {
-        let (begun, before, alone) = {
+        // What is on its way counts on top, whether the scale has it or not; so does what is written meanwhile.
+        let (begun, before, aloft, alone) = {
             let own = self.known.lock();
-            (Instant::now(), own.bytes(), own.flying == 0)
+            (Instant::now(), own.bytes(), own.aloft, own.flying == 0)
         };
         let entries = weigh(store, entries_partition(name, generation)).await?;
         let counters = weigh(store, counters_partition(name, generation)).await?;
@@ -211,8 +215,7 @@ impl Weight {
         }
         own.total.get_or_insert_default();
         own.exact = alone && own.flying == 0 && own.bytes() == before;
-        // What was written meanwhile counts on top, whether the scale had it or not.
-        own.untold += entries + counters - before;
+        own.untold += entries + counters + aloft - before;
         own.weighed = Some((begun, begun.elapsed()));
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! A consumer keeps no more than its policy allows.
 
-use super::{Place, accept, done, inbox, lease, place, policy, report_when, settled};
-use crate::backend::{Backend, Excess, Finished, InboxPolicy};
+use super::{Place, accept, done, inbox, lease, name, place, policy, report_when, settled};
+use crate::backend::{Backend, Excess, Finished, InboxPolicy, StateQuery};
 use crate::effects::{Adjustment, Effects, Reads, Value};
 
 fn set(key: &str, bytes: usize) -> Effects {
@@ -68,7 +68,46 @@ async fn what_a_state_weighs_is_known_after_a_restart_and_a_lower_limit_lets_it_
     report_when(&backend, "alpha", |it| (it.pending, it.dead) == (0, 0)).await;
 }
 
+async fn handlers_at_once_keep_within_the_limit_and_leave_no_room(home: Place) {
+    const HANDLERS: usize = 16;
+    let backend = home.open().await;
+    let deliveries = inbox(&backend, "alpha").await;
+    deliveries.configure(InboxPolicy { state_bytes_max: 100, concurrency: 16, ..policy() });
+    let mut handled = tokio::task::JoinSet::new();
+    for n in 0..HANDLERS {
+        place(&backend).await;
+        let (deliveries, delivery) = (std::sync::Arc::clone(&deliveries), lease(&deliveries).await);
+        // Each is 12 bytes.
+        let effects = set(&format!("k{n:02}"), 9);
+        handled.spawn(async move { deliveries.finish(delivery, &Reads::default(), done(effects)).await });
+    }
+    let (mut kept, mut refused) = (0, Vec::new());
+    for finished in handled.join_all().await {
+        match finished {
+            Finished::Accepted => kept += 1,
+            Finished::Full { delivery, effects, excess: Excess::State { .. } } => refused.push((delivery, *effects)),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(kept <= 8, "{kept} of 12 bytes each");
+    // One after the other, they find what room there is.
+    for (delivery, effects) in refused {
+        match deliveries.finish(delivery, &Reads::default(), done(effects)).await {
+            Finished::Accepted => kept += 1,
+            Finished::Full { delivery, excess: Excess::State { bytes }, .. } => {
+                assert_eq!((kept, bytes), (8, 108));
+                accept(&deliveries, delivery, done(Effects::default())).await;
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    settled(&backend, "alpha").await;
+    let query = StateQuery { limit: HANDLERS, ..StateQuery::default() };
+    assert_eq!(backend.consumers.state(&name("alpha"), query).await.unwrap().entries.len(), 8);
+}
+
 claims! {
+    handlers_at_once_keep_within_the_limit_and_leave_no_room on [embedded, aws],
     a_state_grows_to_its_limit_and_not_beyond on [embedded, aws],
     what_a_state_weighs_is_known_after_a_restart_and_a_lower_limit_lets_it_shrink on [embedded, aws],
 }
