@@ -7,7 +7,7 @@
 //! | reference of an order | `f#<reference>` | `f` |
 //! | origin id of a custom event | `x#<source>#<origin id>` | `x` |
 //! | consumer | `c` | `<name>` |
-//! | name of a consumer that was forgotten | `g` | `<name>` |
+//! | name of a consumer that was forgotten | `z` | `<name>` |
 //! | place of a consumer in a lane | `p#<consumer>#<lane>` | `p` |
 //! | attempt that is remembered | `p#<consumer>#<lane>` | `a#<n>#<number>` |
 //! | what a person did with a delivery | `p#<consumer>#<lane>` | `v#<n>` |
@@ -50,7 +50,7 @@ const KEY_BYTES_MAX: usize = 900;
 
 /// Name and value of the partition of consumers.
 pub const CONSUMERS: &str = "c";
-pub const FORGOTTEN: &str = "g";
+pub const FORGOTTEN: &str = "z";
 pub const HOSTS: &str = "h";
 pub const MESSAGES: &str = "m";
 

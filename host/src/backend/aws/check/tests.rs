@@ -362,7 +362,7 @@ fn harms(shop: &Shop, items: &HashMap<Key, Item>) -> Vec<(Harm, &'static str, &'
         (set(Key::consumer(&alpha()), "cua", number(POSITION_MAX)), "consumers", "which is still to come"),
         (remove(Key::consumer(&alpha()), "cua"), "consumers", "consumer alpha: it cannot be read"),
         (Harm::Put(Item::at(&Key::running(99)).with("runs", json(&()).unwrap())), "hosts", "no host is in its slot"),
-        (Harm::Put(Item::at(&key("zz", "z"))), "other items", "this host does not know what it is"),
+        (Harm::Put(Item::at(&key("-", "-"))), "other items", "this host does not know what it is"),
         (set(row.clone(), "turn", turn("")), "version history", "it does not say which version is live"),
         (
             set(row, "turn", turn(&format!(r#","live":"{}""#, "0".repeat(64)))),
