@@ -176,10 +176,10 @@ impl<'a> Look<'a> {
             parsed.push((Kind::of(&key), item));
         }
         let (hosts, forgotten, gone_through, consumers) = tokio::try_join!(
-            partition(store, HOSTS),
-            partition(store, FORGOTTEN),
-            super::upkeep::gone_through(store),
-            partition(store, CONSUMERS),
+            Box::pin(partition(store, HOSTS)),
+            Box::pin(partition(store, FORGOTTEN)),
+            Box::pin(super::upkeep::gone_through(store)),
+            Box::pin(partition(store, CONSUMERS)),
         )?;
         let by_sort =
             |items: Vec<Item>| items.into_iter().filter_map(|it| Some((it.text_or_none("sk")?.to_owned(), it)));
