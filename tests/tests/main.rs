@@ -1,5 +1,6 @@
 //! What Fanfare promises, one story each, told with the real program.
 
+mod aws_backfill;
 mod aws_faults;
 mod aws_start;
 mod aws_versions;

@@ -16,6 +16,7 @@
 //! - A message is deleted, or an event called published, only when the table says all that it said.
 //! - Every write of a delivery's end is in one transaction with the consumer's place.
 
+mod backfills;
 mod catch_up;
 mod check;
 pub mod clients;

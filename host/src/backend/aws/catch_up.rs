@@ -6,7 +6,7 @@
 //! queue that was deleted, or one that stood for longer than SQS keeps messages. Where a consumer begins in the past, or
 //! hears of a kind anew until SNS knows, it follows close behind, and is the way that these events come.
 //!
-//! **Invariant**: at and below `after`, everything is done, or its lane stands at an exception.
+//! **Invariant**: at and below `after`, everything is done, or its lane stands at an exception or waits for its history.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -157,6 +157,13 @@ async fn open(inbox: &AwsInbox, store: &Store, lanes: &HashMap<LaneKey, Vec<Work
             }
         }
         open = still;
+    }
+    if !open.is_empty() && !inbox.fills().all.is_empty() {
+        // What waits for its history has an item that stands for its lane.
+        let dues = store.table.get_all(open.keys().map(|lane| Key::due(&inbox.name, lane))).await?;
+        for (Key { sk, .. }, _) in dues.into_iter().filter(|(_, due)| super::due::is_held(due)) {
+            open.remove(&LaneKey::known(sk));
+        }
     }
     Ok(open)
 }

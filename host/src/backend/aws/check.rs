@@ -257,6 +257,7 @@ impl<'a> Look<'a> {
             | Kind::Delivery { .. }
             | Kind::Letter { .. }
             | Kind::Due { .. }
+            | Kind::Backfill { .. }
             | Kind::State { .. } => Box::pin(consumers::fault(self, kind, item)).await,
             Kind::HistoryRow { .. } | Kind::Kept { .. } | Kind::Standing { .. } => versions::fault(self, kind),
             _ => Box::pin(others::fault(self, kind, item)).await,

@@ -11,8 +11,9 @@ use async_trait::async_trait;
 use aws_sdk_sqs::types::QueueAttributeName;
 
 use self::known::spoken;
-pub use self::known::{CatchUp, Epoch, Known, catch_up};
+pub use self::known::{CatchUp, Epoch, Known, catch_up, heard, said};
 use super::Aws;
+use super::backfills::Fills;
 use super::inbox::{AwsInbox, scan};
 use super::item::{CONSUMERS, Item, Key, LaneKey, counters_partition, entries_partition, json, number, text};
 use super::lane::Logged;
@@ -84,7 +85,7 @@ impl Store {
         }
     }
 
-    async fn known_as(&self, name: &ConsumerName) -> Result<Option<Known>> {
+    pub async fn known_as(&self, name: &ConsumerName) -> Result<Option<Known>> {
         self.table.get(&Key::consumer(name)).await?.as_ref().map(Known::read).transpose()
     }
 
@@ -127,7 +128,11 @@ impl Store {
                 Ok(known) => {
                     for known in known {
                         if let Some(inbox) = self.inbox(&known.name) {
+                            let news = known.fills != inbox.fills().version;
                             inbox.learn(known);
+                            if news && let Err(error) = inbox.refresh_fills().await {
+                                tracing::warn!(consumer = %inbox.name, %error, "what was decided of a backfill is not known");
+                            }
                         }
                     }
                 }
@@ -152,7 +157,8 @@ impl Consumers for Aws {
             Some(known) => known,
             None => self.introduce(name, start).await?,
         };
-        let inbox = AwsInbox::start(&self.store, known, queue);
+        let fills = Fills::load(&self.store, name, known.fills).await?;
+        let inbox = AwsInbox::start(&self.store, known, fills, queue);
         self.store.inboxes.lock().insert(name.clone(), Arc::clone(&inbox));
         Ok(inbox)
     }
@@ -164,6 +170,7 @@ impl Consumers for Aws {
         for known in self.store.known().await? {
             let dead = self.store.table.count(&format!("d#{}", known.name), u64::MAX).await?;
             let pending = self.pending(&known).await?;
+            let backfill = self.store.backfill(&known).await?;
             let Known { name, paused, done, total, .. } = known;
             let state_bytes = total.map_or(0, |total| u64::try_from(total.bytes).unwrap_or_default());
             let held = held.clone().filter(|held| held.by == name);
@@ -175,7 +182,7 @@ impl Consumers for Aws {
                 state_bytes,
                 paused,
                 held,
-                backfill: None,
+                backfill,
             });
         }
         Ok(reports)
@@ -218,7 +225,7 @@ impl Consumers for Aws {
         for prefix in [format!("p#{name}#"), format!("s#{name}#")] {
             self.store.table.clear(&prefix).await?;
         }
-        for partition in [format!("d#{name}"), format!("q#{name}")] {
+        for partition in [format!("d#{name}"), format!("q#{name}"), format!("g#{name}")] {
             self.store.table.clear_partition(&partition).await?;
         }
         self.forget_versions(name).await?;
@@ -284,11 +291,16 @@ impl Aws {
     async fn pending(&self, known: &Known) -> Result<u64> {
         let mut pending = 0;
         let mut parked = HashSet::new();
+        let history = self.store.history(known).await?;
         for (lane, place) in self.exceptions(known).await? {
-            let behind = self.store.logged_after(&lane, place.seq, usize::MAX).await?;
-            let at_head = |logged: &Logged| place.head.is_some_and(|head| head.seq == logged.seq);
-            let counts = behind.iter().filter(|logged| at_head(logged) || self.store.wants(known, logged)).count();
-            pending += u64::try_from(counts).unwrap_or(u64::MAX);
+            let first = if history.is_any() { 0 } else { place.seq };
+            let behind = self.store.logged_after(&lane, first, usize::MAX).await?;
+            let counts = |logged: &&Logged| {
+                place.head.is_some_and(|head| head.seq == logged.seq)
+                    || history.waits_in(&place, logged)
+                    || (logged.seq > place.seq && self.store.wants(known, logged))
+            };
+            pending += u64::try_from(behind.iter().filter(counts).count()).unwrap_or(u64::MAX);
             parked.insert(lane);
         }
         let from = known.catch_up.after + 1;
@@ -324,23 +336,23 @@ impl Aws {
         Ok(waiting.saturating_sub(inbox.to_be_deleted()))
     }
 
-    /// Lanes that stand at an exception.
+    /// Lanes that stand at an exception, or wait for their history.
     async fn exceptions(&self, known: &Known) -> Result<Vec<(LaneKey, Place)>> {
-        let mut lanes = std::collections::BTreeSet::new();
+        let mut lanes = std::collections::BTreeMap::new();
         for partition in [format!("q#{}", known.name), format!("d#{}", known.name)] {
             let (from, to) = ("!".to_owned(), "~".to_owned());
             let span = Span { partition, from, to, newest_first: false, limit: EXCEPTIONS_MAX };
             for item in self.store.table.query(span).await? {
-                lanes.insert(LaneKey::known(item.text("l")?));
+                *lanes.entry(LaneKey::known(item.text("l")?)).or_default() |= super::due::is_held(&item);
             }
         }
-        let keys = lanes.iter().map(|lane| Key::place(&known.name, lane));
+        let keys = lanes.keys().map(|lane| Key::place(&known.name, lane));
         let places = self.store.table.get_all(keys).await?;
         let mut exceptions = Vec::new();
-        for lane in lanes {
-            let Some(item) = places.get(&Key::place(&known.name, &lane)) else { continue };
-            let place = Place::read(item)?;
-            if place.is_parked() {
+        for (lane, is_held) in lanes {
+            let place = places.get(&Key::place(&known.name, &lane));
+            let place = place.map_or_else(|| Ok(Place::default()), Place::read)?;
+            if is_held || place.is_parked() {
                 exceptions.push((lane, place));
             }
         }

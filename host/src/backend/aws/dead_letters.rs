@@ -10,13 +10,13 @@ use async_trait::async_trait;
 use super::Aws;
 use super::due;
 use super::item::{Item, Key, LaneKey, number, position_sort};
-use super::place::{Head, HeadState, Place, attempts, look};
+use super::place::{Head, HeadState, Place, attempts, from_backfill, look};
 use super::settle::copy_of;
 use super::store::Store;
 use super::table::{Change, Span, Transaction};
 use crate::backend::{
-    CauseCount, CauseKey, CauseKind, DeadLetter, DeadLetters, Durable, Error, LetterQuery, LetterShown, Page, Redriven,
-    Result, Selection, Which, cause,
+    CauseCount, CauseKey, CauseKind, DeadLetter, DeadLetters, Durable, Error, FromBackfill, LetterQuery, LetterShown,
+    Page, Redriven, Result, Selection, Which, cause,
 };
 use crate::clock::Timestamp;
 use crate::event::{Body, EventId, Position};
@@ -35,6 +35,7 @@ struct Letter {
     outcome: CauseKind,
     general: String,
     parks: bool,
+    from: Option<FromBackfill>,
 }
 
 impl Letter {
@@ -49,6 +50,7 @@ impl Letter {
             outcome: item.parse("out")?,
             general: item.text("gen")?.to_owned(),
             parks: item.number_or_none::<u8>("parks")?.is_some(),
+            from: from_backfill(item)?,
         })
     }
 
@@ -230,14 +232,14 @@ async fn decide(store: &Store, name: &ConsumerName, letter: &Letter, how: Redriv
                 transaction.put(true, due);
             }
             (Some(_), Redrive::Discard) => {
-                let next = place.through(letter.seq, None);
+                let next = place.through(letter.seq, letter.from, None);
                 transaction.update(true, Key::place(name, &letter.lane), next.change()?);
                 // What is behind it is looked for in the table.
                 let due = due::item(&Key::due(name, &letter.lane), &letter.lane, letter.seq, now);
                 transaction.put(true, due);
             }
             (None, Redrive::Retry | Redrive::Edited(_)) => {
-                transaction.put(true, due::stray(name, &letter.lane, letter.seq, now));
+                transaction.put(true, due::stray(name, &letter.lane, letter.seq, letter.from, now));
             }
             (None, Redrive::Discard) => {}
         }
@@ -265,7 +267,7 @@ pub async fn unpark(store: &Store, name: &ConsumerName) -> Result<()> {
             let mut transaction = Transaction::default();
             let skipped = Change::of("REMOVE parks").only_if("attribute_exists(pk)");
             transaction.update((), letter.key.clone(), skipped);
-            let next = place.through(letter.seq, None);
+            let next = place.through(letter.seq, letter.from, None);
             transaction.update((), Key::place(name, &letter.lane), next.change()?);
             let due = due::item(&Key::due(name, &letter.lane), &letter.lane, letter.seq, Timestamp::now());
             transaction.put((), due);

@@ -3,13 +3,16 @@
 //! Each is an item of its own, written in the transaction that made it due, and found over the index by time. Whoever takes
 //! it up moves it [`CLAIM`] ahead, so that it comes back if that host dies; it is deleted when the lane has nothing left.
 //! Messages of SQS need not wait for any of this: while an item stands for a lane, the lane is read from the table.
+//!
+//! One that stands for a lane whose live events wait for its history ([`hold`]) is due when somebody says so ([`release`]).
 
 use std::time::Duration;
 
 use super::item::{Item, Key, LaneKey, number, text};
+use super::place::{from_backfill, with_backfill};
 use super::store::Store;
 use super::table::{Change, Indexed};
-use crate::backend::Result;
+use crate::backend::{FromBackfill, Result};
 use crate::clock::Timestamp;
 use crate::policy::ConsumerName;
 
@@ -26,6 +29,8 @@ pub struct Due {
     pub stray: bool,
     pub attempts: u32,
     pub first_at: Option<Timestamp>,
+    /// Of a stray one: the backfill that brought it.
+    pub from: Option<FromBackfill>,
     /// Of this very claim.
     pub ver: u64,
 }
@@ -40,6 +45,11 @@ impl Key {
 
 pub fn partition(name: &str) -> String {
     format!("due#{name}")
+}
+
+/// Of the index: lanes that wait for their history, by since when.
+pub fn held_partition(name: &str) -> String {
+    format!("held#{name}")
 }
 
 /// Another number than any before.
@@ -58,8 +68,8 @@ pub fn item(key: &Key, lane: &LaneKey, seq: u64, at: Timestamp) -> Item {
 }
 
 /// The item of a dead letter whose lane went on, to be tried.
-pub fn stray(name: &ConsumerName, lane: &LaneKey, seq: u64, at: Timestamp) -> Item {
-    item(&Key::stray(name, lane, seq), lane, seq, at).with("stray", number(1))
+pub fn stray(name: &ConsumerName, lane: &LaneKey, seq: u64, from: Option<FromBackfill>, at: Timestamp) -> Item {
+    with_backfill(item(&Key::stray(name, lane, seq), lane, seq, at).with("stray", number(1)), from)
 }
 
 /// Due again at `at`, where it is still claimed as `ver`.
@@ -101,6 +111,7 @@ async fn claim(store: &Store, key: &Key) -> Result<Option<Due>> {
         stray: item.number_or_none::<u8>("stray")?.is_some(),
         attempts: item.number_or_none("att")?.unwrap_or_default(),
         first_at: item.time_or_none("fa")?,
+        from: from_backfill(&item)?,
         ver: item.number("ver")?,
     }))
 }
@@ -118,4 +129,59 @@ pub async fn done(store: &Store, due: &Due) -> Result<()> {
     let ours = Change::default().only_if("ver = :ver").value(":ver", number(due.ver));
     transaction.delete((), due.key.clone(), ours);
     store.table.transact(transaction).await.map(drop)
+}
+
+/// Whether the item stands for a lane that waits for its history.
+pub fn is_held(item: &Item) -> bool {
+    item.number_or_none::<u8>("held").is_ok_and(|held| held.is_some())
+}
+
+/// The lane waits for its history from now on, or is due at once. `false` where something stood for it before.
+pub async fn stand_for(store: &Store, name: &ConsumerName, lane: &LaneKey, seq: u64, waits: bool) -> Result<bool> {
+    let key = Key::due(name, lane);
+    let mut set = "SET l = :l, q = :q, ver = :ver, lp = :lp, ls = :ls".to_owned();
+    let mut change = Change::default();
+    if waits {
+        set += ", held = :one";
+        change = change.value(":one", number(1));
+    }
+    let partition = if waits { held_partition(name.as_str()) } else { partition(name.as_str()) };
+    // Made once more, it stands for a lane that has nothing to wait for, which whoever looks finds out.
+    let change = change
+        .update(set)
+        .only_if("attribute_not_exists(pk) OR ver = :ver")
+        .value(":l", text(lane.as_str()))
+        .value(":q", number(seq))
+        .value(":ver", number(version()))
+        .value(":lp", text(partition))
+        .value(":ls", number(Timestamp::now().as_millis()));
+    Ok(store.table.update(&key, change).await?.is_some())
+}
+
+/// What was taken up waits for the history of its lane.
+pub async fn hold(store: &Store, name: &ConsumerName, due: &Due) -> Result<()> {
+    let change = Change::of("SET held = :one, lp = :lp, ls = :ls").only_if("ver = :ver");
+    let change = change
+        .value(":one", number(1))
+        .value(":lp", text(held_partition(name.as_str())))
+        .value(":ls", number(Timestamp::now().as_millis()))
+        .value(":ver", number(due.ver));
+    store.table.update(&due.key, change).await.map(drop)
+}
+
+/// The lane waits no longer.
+pub async fn release(store: &Store, name: &ConsumerName, key: &Key) -> Result<()> {
+    let change = Change::of("SET lp = :lp, ls = :ls, ver = :ver REMOVE held").only_if("attribute_exists(held)");
+    let change = change
+        .value(":lp", text(partition(name.as_str())))
+        .value(":ls", number(Timestamp::now().as_millis()))
+        .value(":ver", number(version()));
+    store.table.update(key, change).await.map(drop)
+}
+
+/// Lanes that wait for their history, at most `limit`: what stands for each. The index may not have the newest yet.
+pub async fn held(store: &Store, name: &ConsumerName, limit: usize) -> Result<Vec<Key>> {
+    let partition = held_partition(name.as_str());
+    let held = Indexed { partition, from: 0, to: Timestamp::now().as_millis(), newest_first: false, limit };
+    Ok(store.table.indexed(held).await?.into_iter().map(|(key, _)| key).collect())
 }

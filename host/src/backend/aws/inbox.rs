@@ -16,6 +16,8 @@
 //!   place has moved.
 
 mod desk;
+mod dues;
+mod history;
 mod receive;
 mod view;
 
@@ -31,14 +33,15 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use self::desk::{Desk, Ended, LaneIn, Receipt};
+use self::desk::{Desk, Ended, Receipt};
 pub use self::desk::{Running, Work};
 use self::view::AwsView;
 pub use self::view::scan;
+use super::backfills::Fills;
 use super::consumers::{CatchUp, Known};
-use super::due::{self, Due};
+use super::due;
 use super::item::LaneKey;
-use super::place::{self, HeadState, Place};
+use super::place::Place;
 use super::resources::Queue;
 use super::settle::{Committer, Settled, Settling};
 use super::store::Store;
@@ -51,10 +54,6 @@ use crate::effects::{Effects, Reads};
 use crate::event::Subscriptions;
 use crate::policy::{ConsumerName, OnDead};
 
-/// Between two looks at what is due, where nothing rang: items of hosts that died.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// What is due and taken up in one look.
-const DUE_BATCH: usize = 50;
 /// Before a delivery that could not be settled is tried again.
 const AGAIN: Duration = Duration::from_millis(200);
 /// How long a delivery that met others waits for its turn; then it is handled beside them.
@@ -69,6 +68,10 @@ pub struct AwsInbox {
     /// What the table says of the consumer, as it was last read.
     known: Mutex<Known>,
     pub(super) weight: Weight,
+    /// Its backfills, as they were last read.
+    fills: Mutex<Arc<Fills>>,
+    /// Rung when there may be something to do for a backfill.
+    filled: Notify,
     changed: Notify,
     /// Rung when something may be due.
     pub(super) rung: Notify,
@@ -91,7 +94,7 @@ pub struct AwsInbox {
 }
 
 impl AwsInbox {
-    pub fn start(store: &Arc<Store>, known: Known, queue: Queue) -> Arc<Self> {
+    pub fn start(store: &Arc<Store>, known: Known, fills: Fills, queue: Queue) -> Arc<Self> {
         let inbox = Arc::new(Self {
             name: known.name.clone(),
             queue,
@@ -100,6 +103,8 @@ impl AwsInbox {
             desk: Mutex::new(Desk::new(known.paused.is_some())),
             weight: Weight::of(&known),
             known: Mutex::new(known),
+            fills: Mutex::default(),
+            filled: Notify::new(),
             changed: Notify::new(),
             rung: Notify::new(),
             done: AtomicU64::new(0),
@@ -113,9 +118,11 @@ impl AwsInbox {
             acknowledged: Mutex::default(),
             to_delete: Notify::new(),
         });
+        inbox.take_up_fills(fills);
         inbox.tasks.spawn(Arc::clone(&inbox).delete());
         let owner = uuid::Uuid::now_v7().to_string();
-        inbox.tasks.spawn(super::catch_up::run(Arc::clone(&inbox), Arc::clone(store), owner));
+        inbox.tasks.spawn(super::catch_up::run(Arc::clone(&inbox), Arc::clone(store), owner.clone()));
+        inbox.tasks.spawn(super::backfills::run(Arc::clone(&inbox), Arc::clone(store), owner));
         receive::start(&inbox);
         inbox.tasks.spawn(Arc::clone(&inbox).look());
         inbox
@@ -217,90 +224,6 @@ impl AwsInbox {
         }
     }
 
-    /// Takes up what is due, until the store is closed.
-    async fn look(self: Arc<Self>) {
-        loop {
-            tokio::select! {
-                () = self.rung.notified() => {}
-                () = tokio::time::sleep(LOOK_EVERY) => {}
-                () = self.ending.cancelled() => return,
-            }
-            if !self.desk.lock().is_open() {
-                continue;
-            }
-            let taken = match due::take(&self.store, &self.name, DUE_BATCH).await {
-                Ok(taken) => taken,
-                Err(error) => {
-                    tracing::warn!(consumer = %self.name, %error, "what is due cannot be looked for");
-                    continue;
-                }
-            };
-            if taken.len() == DUE_BATCH {
-                self.rung.notify_one();
-            }
-            for due in taken {
-                let lane = due.lane.clone();
-                if let Err(error) = self.take_up(due).await {
-                    // Its claim runs out, and it is taken up again.
-                    drop(self.desk.lock().leave(&lane));
-                    tracing::warn!(consumer = %self.name, %lane, %error, "what is due cannot be read; it is tried again");
-                }
-            }
-        }
-    }
-
-    /// A lane, from what stands for it among the items that are due.
-    async fn take_up(&self, due: Due) -> Result<()> {
-        let _sorting = self.sorting.lock().await;
-        if self.desk.lock().has(&due.lane) {
-            return due::claim_until(&self.store, &due, Timestamp::now().plus(AGAIN)).await;
-        }
-        let (place, past) = place::look(&self.store, &self.name, &due.lane).await?;
-        let head = place.head.filter(|_| !due.stray);
-        match head.map(|head| head.state) {
-            Some(HeadState::Retrying(at)) if at > Timestamp::now() => {
-                return due::claim_until(&self.store, &due, at).await;
-            }
-            // It died once more; who redrives it makes another item.
-            Some(HeadState::Dead) => return due::done(&self.store, &due).await,
-            _ => {}
-        }
-        let key = due.lane.clone();
-        let standing = if due.stray { Some(due.seq) } else { head.map(|head| head.seq) };
-        let Some(seq) = standing else {
-            // Through with it before; what is behind it may not have been looked at.
-            self.desk.lock().insert(key.clone(), LaneIn::looking(place, due));
-            return self.go_on(&key).await;
-        };
-        let Some(logged) = self.store.logged(&key, seq, seq, 1).await?.pop() else {
-            return due::done(&self.store, &due).await;
-        };
-        let mut lane = LaneIn::due(place, due);
-        lane.offer_head(logged, &past.get(&seq).cloned().unwrap_or_default())?;
-        self.desk.lock().insert(key, lane);
-        self.ring();
-        Ok(())
-    }
-
-    /// Looks for more of a lane that stood at an exception, and lets it go where there is nothing.
-    async fn go_on(&self, key: &LaneKey) -> Result<()> {
-        let Some((seq, due)) = self.desk.lock().lane(key).map(|lane| (lane.place.seq, lane.due.clone())) else {
-            return Ok(());
-        };
-        let (known, subscriptions) = (self.known(), self.desk.lock().subscriptions());
-        let mut behind = self.store.logged_after(key, seq, usize::MAX).await?;
-        behind.retain(|logged| known.wants_by(&subscriptions, logged));
-        if !self.desk.lock().looked(key, behind) {
-            if let Some(due) = due {
-                due::done(&self.store, &due).await?;
-            }
-            let left = self.desk.lock().leave(key);
-            self.acknowledge(left);
-        }
-        self.ring();
-        Ok(())
-    }
-
     /// Settles one delivery, in its turn where it met others before.
     async fn settle_in_turn(&self, delivery: Delivery, reads: &Reads, settlement: Settlement) -> Finished {
         let ticket = delivery.lease.epoch;
@@ -320,7 +243,7 @@ impl AwsInbox {
     pub(super) async fn settle(&self, delivery: Delivery, reads: &Reads, settlement: Settlement) -> Finished {
         let (event, ticket) = (delivery.event.id, delivery.lease.epoch);
         let Some(running) = self.desk.lock().running_of(ticket) else { return Finished::Superseded };
-        let settlement = confine(settlement, delivery.is_state_only());
+        let (settlement, dropped) = confine(settlement, delivery.is_state_only());
         if matches!(settlement, Settlement::Released) {
             self.desk.lock().release(&running.lane);
             self.ring();
@@ -329,7 +252,7 @@ impl AwsInbox {
         let on_dead = self.desk.lock().on_dead();
         let generation = delivery.generation.0;
         let (store, name, committer) = (&self.store, &self.name, &self.committer);
-        let settling = Settling { store, committer, name, generation, on_dead, running: &running };
+        let settling = Settling { store, committer, name, generation, on_dead, running: &running, dropped };
         self.desk.lock().settling(ticket, true);
         self.ring();
         let settled = settling.settle(reads, &settlement, &delivery.by).await;
@@ -381,6 +304,7 @@ impl AwsInbox {
             Ended::Next(messages) | Ended::Left(messages) => self.acknowledge(messages),
             Ended::Look(messages) => {
                 self.acknowledge(messages);
+                let _sorting = self.sorting.lock().await;
                 if let Err(error) = self.go_on(&running.lane).await {
                     tracing::warn!(consumer = %self.name, lane = %running.lane, %error, "a lane cannot be looked at; another look is due");
                     let left = self.desk.lock().leave(&running.lane);
@@ -393,39 +317,18 @@ impl AwsInbox {
         }
         self.ring();
     }
-
-    /// Rings when something of this host is due.
-    fn ring_at(&self, at: Timestamp) {
-        let (store, name) = (Arc::clone(&self.store), self.name.clone());
-        let wait = at.since(Timestamp::now());
-        if wait > LOOK_EVERY {
-            return;
-        }
-        self.store.tasks.spawn(async move {
-            tokio::time::sleep(wait).await;
-            if let Some(inbox) = store.inbox(&name) {
-                inbox.rung.notify_one();
-            }
-        });
-    }
-
-    /// Lanes that stand behind dead letters go on, as if the policy had been so from the start.
-    async fn leave_dead_behind(self: Arc<Self>) {
-        if let Err(error) = super::dead_letters::unpark(&self.store, &self.name).await {
-            tracing::warn!(consumer = %self.name, %error, "lanes behind dead letters do not go on yet");
-        }
-        self.rung.notify_one();
-    }
 }
 
-/// Without what the backfill that the delivery comes from does not commit.
-fn confine(settlement: Settlement, state_only: bool) -> Settlement {
+/// Without what the backfill that the delivery comes from does not commit, and how much that is.
+fn confine(settlement: Settlement, state_only: bool) -> (Settlement, u64) {
     match settlement {
         Settlement::Done { effects, ran } if state_only => {
-            let Effects { entries, adjustments, records, .. } = effects;
-            Settlement::Done { effects: Effects { entries, adjustments, records, ..Effects::default() }, ran }
+            let Effects { entries, adjustments, records, order_changes, events, messages } = effects;
+            let dropped = order_changes.len() + events.len() + messages.len();
+            let effects = Effects { entries, adjustments, records, ..Effects::default() };
+            (Settlement::Done { effects, ran }, u64::try_from(dropped).unwrap_or(u64::MAX))
         }
-        other => other,
+        other => (other, 0),
     }
 }
 
@@ -460,7 +363,7 @@ impl Inbox for AwsInbox {
                 epoch: running.ticket,
                 stored: running.head.is_some(),
                 edited: running.edited,
-                backfill: None,
+                backfill: running.from,
                 rebuild: None,
             },
         })

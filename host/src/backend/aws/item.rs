@@ -15,6 +15,8 @@
 //! | delivery that is due at a time | `q#<consumer>` | `<lane>` |
 //! | entry of a consumer's state | `s#<consumer>#<generation>#k` | `<key>` |
 //! | counter of a consumer's state | `s#<consumer>#<generation>#n` | `<key>` |
+//! | backfill | `g#<consumer>` | `<number>` |
+//! | how many of its deliveries were done, and effects dropped | `g#<consumer>` | `<number>#d`, `<number>#x` |
 //! | message | `m` | `<position>#<n>#<consumer>` |
 //! | rows of a data set | `r#<data set>` | `<position>#<n>` |
 //! | row of a consumer's history | `v#<consumer>` | `<number>` |
@@ -153,6 +155,16 @@ impl Key {
         Self::new(format!("q#{name}"), lane.as_str())
     }
 
+    pub fn backfill(name: &ConsumerName, number: i64) -> Self {
+        Self::new(backfills_partition(name), format!("{number:010}"))
+    }
+
+    /// Of a sum that a backfill keeps.
+    pub fn backfill_sum(name: &ConsumerName, number: i64, sum: &str) -> Self {
+        let Self { pk, sk } = Self::backfill(name, number);
+        Self { pk, sk: format!("{sk}#{sum}") }
+    }
+
     pub fn entry(name: &ConsumerName, generation: i64, key: &str) -> Self {
         Self::new(entries_partition(name, generation), key)
     }
@@ -200,6 +212,10 @@ pub fn position_sort(position: u64) -> String {
 
 pub fn place_partition(name: &ConsumerName, lane: &LaneKey) -> String {
     format!("p#{name}#{lane}")
+}
+
+pub fn backfills_partition(name: &ConsumerName) -> String {
+    format!("g#{name}")
 }
 
 /// Of the sort keys of what is remembered of one delivery.

@@ -19,7 +19,7 @@ use crate::order::{Order, OrderId};
 
 /// Events younger than this may be missing from the index, or come to stand in front of younger ones there. A reader that
 /// goes through the journal stays behind, so that it leaves nothing out.
-const SETTLED: Duration = Duration::from_secs(1);
+pub const SETTLED: Duration = Duration::from_secs(1);
 /// Beyond every position.
 pub const POSITION_MAX: u64 = (1 << 53) - 1;
 
@@ -52,10 +52,11 @@ impl Journal for Aws {
         let mut reports = Vec::new();
         for known in self.store.known().await? {
             let (place, past) = look(&self.store, &known.name, &lane).await?;
+            let history = self.store.history(&known).await?;
             for logged in &logged {
                 let past = past.get(&logged.seq);
                 let wanted = self.store.wants(&known, logged);
-                let Some(state) = place.state_of(logged, wanted, past) else { continue };
+                let Some(state) = place.state_of(logged, wanted, history.of(&place, logged), past) else { continue };
                 let attempts = past.map(|past| past.attempts.as_slice()).unwrap_or_default();
                 reports.push(DeliveryReport {
                     consumer: known.name.clone(),

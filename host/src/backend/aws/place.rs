@@ -1,7 +1,8 @@
 //! The place of a consumer in a lane: through which event it is done, and what stands at the head if that is an exception.
 //!
 //! One item, written in every transaction that ends a delivery, and only as it was read (`ver`). That is what makes a
-//! delivery effective once, and keeps the order of a lane, over any number of hosts and whatever SQS delivers.
+//! delivery effective once, and keeps the order of a lane, over any number of hosts and whatever SQS delivers. What a
+//! backfill brings lies before all that, and each one has its own mark of how far it came.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,7 +15,8 @@ use super::lane::Logged;
 use super::store::Store;
 use super::table::{Change, Span};
 use crate::backend::{
-    AttemptReport, Cause, CauseKind, DeliveryState, EditedCopy, Error, HttpCall, LogLine, Origin, Result,
+    AttemptReport, BackfillEffects, Cause, CauseKind, DeliveryState, EditedCopy, Error, FromBackfill, HttpCall,
+    LogLine, Origin, Result,
 };
 use crate::clock::Timestamp;
 use crate::policy::ConsumerName;
@@ -31,7 +33,12 @@ pub struct Place {
     pub head: Option<Head>,
     pub handled: Vec<Handled>,
     pub made: Vec<Made>,
+    pub marks: Vec<Mark>,
 }
+
+/// How far one backfill came in a lane: its number, and the last of its events that is through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mark(pub i64, pub u64);
 
 /// The event that the lane stands at, which is not simply done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +50,8 @@ pub struct Head {
     pub first_at: Option<Timestamp>,
     /// It was a dead letter.
     pub replayed: bool,
+    /// The backfill that brought it.
+    pub from: Option<FromBackfill>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,7 +84,8 @@ impl Place {
         };
         let head = state.map(|state| {
             let (seq, attempts) = (item.number("hq")?, item.number("att")?);
-            Ok::<_, Error>(Head { seq, state, attempts, first_at: item.time_or_none("fa")?, replayed: item.flag("rp") })
+            let (first_at, replayed, from) = (item.time_or_none("fa")?, item.flag("rp"), from_backfill(item)?);
+            Ok::<_, Error>(Head { seq, state, attempts, first_at, replayed, from })
         });
         Ok(Self {
             ver: item.number("ver")?,
@@ -83,6 +93,7 @@ impl Place {
             head: head.transpose()?,
             handled: item.json_or_none("dn")?.unwrap_or_default(),
             made: item.json_or_none("mk")?.unwrap_or_default(),
+            marks: item.json_or_none("bm")?.unwrap_or_default(),
         })
     }
 
@@ -96,10 +107,26 @@ impl Place {
         self.head.is_some()
     }
 
-    /// The place after this one: done through `seq`.
-    pub fn through(&self, seq: u64, handled: Option<Handled>) -> Self {
-        let handled = last_few(&self.handled, handled);
-        Self { ver: self.ver + 1, seq: seq.max(self.seq), head: None, handled, made: self.made.clone() }
+    /// Through which of its events in the lane a backfill is.
+    pub fn history_through(&self, backfill: i64) -> u64 {
+        self.marks.iter().find(|mark| mark.0 == backfill).map_or(0, |mark| mark.1)
+    }
+
+    /// Whether the consumer is through with an event that came from there.
+    pub fn is_through(&self, seq: u64, from: Option<FromBackfill>) -> bool {
+        seq <= from.map_or(self.seq, |from| self.history_through(from.number))
+    }
+
+    /// The place after this one: through with `seq`, which came from there.
+    pub fn through(&self, seq: u64, from: Option<FromBackfill>, handled: Option<Handled>) -> Self {
+        let mut next =
+            Self { ver: self.ver + 1, head: None, handled: last_few(&self.handled, handled), ..self.clone() };
+        let Some(FromBackfill { number, .. }) = from else { return Self { seq: seq.max(self.seq), ..next } };
+        match next.marks.iter_mut().find(|mark| mark.0 == number) {
+            Some(mark) => mark.1 = mark.1.max(seq),
+            None => next.marks.push(Mark(number, seq)),
+        }
+        next
     }
 
     /// This place, where the delivery left something.
@@ -121,8 +148,12 @@ impl Place {
             .value(":seq", number(self.seq))
             .value(":dn", json(&self.handled)?)
             .value(":mk", json(&self.made)?);
+        if !self.marks.is_empty() {
+            set += ", bm = :bm";
+            change = change.value(":bm", json(&self.marks)?);
+        }
         match &self.head {
-            Some(Head { seq, state, attempts, first_at, replayed }) => {
+            Some(Head { seq, state, attempts, first_at, replayed, from }) => {
                 set += ", hq = :hq, hs = :hs, att = :att, rp = :rp";
                 let (state, due) = match state {
                     HeadState::Retrying(due) => ("retrying", Some(due)),
@@ -142,8 +173,12 @@ impl Place {
                     set += ", due = :due";
                     change = change.value(":due", number(due.as_millis()));
                 }
+                if let Some(from) = from {
+                    set += ", bk = :bk, be = :be";
+                    change = change.value(":bk", number(from.number)).value(":be", text(from.effects.as_str()));
+                }
             }
-            None => set += " REMOVE hq, hs, att, rp, fa, due",
+            None => set += " REMOVE hq, hs, att, rp, fa, due, bk, be",
         }
         // A lane that goes on after it went by age needs its place again.
         set += if self.head.is_some() { " REMOVE #ttl" } else { ", #ttl" };
@@ -156,8 +191,15 @@ impl Place {
         })
     }
 
-    /// What became of an event of the lane; `None` where it does not concern the consumer.
-    pub fn state_of(&self, logged: &Logged, wanted: bool, past: Option<&Past>) -> Option<DeliveryState> {
+    /// What became of an event of the lane; `None` where it does not concern the consumer. `history` says of one that a
+    /// backfill is about whether it is through with it.
+    pub fn state_of(
+        &self,
+        logged: &Logged,
+        wanted: bool,
+        history: Option<bool>,
+        past: Option<&Past>,
+    ) -> Option<DeliveryState> {
         if let Some(head) = self.head.filter(|head| head.seq == logged.seq) {
             return Some(match head.state {
                 HeadState::Retrying(_) => DeliveryState::Retrying,
@@ -172,15 +214,31 @@ impl Place {
             }
             _ => {}
         }
-        if !wanted && past.is_none() {
+        if !wanted && history.is_none() && past.is_none() {
             return None;
         }
-        Some(match logged.seq <= self.seq {
+        Some(match history.unwrap_or(logged.seq <= self.seq) {
             true => DeliveryState::Done,
             false if self.head.is_some() => DeliveryState::Waiting,
             false => DeliveryState::Pending,
         })
     }
+}
+
+/// The backfill that brought what the item stands for.
+pub fn from_backfill(item: &Item) -> Result<Option<FromBackfill>> {
+    let Some(number) = item.number_or_none("bk")? else { return Ok(None) };
+    let effects = match item.text("be")? {
+        "state-only" => BackfillEffects::StateOnly,
+        _ => BackfillEffects::All,
+    };
+    Ok(Some(FromBackfill { number, effects }))
+}
+
+/// An item that stands for what a backfill brought.
+pub fn with_backfill(item: Item, from: Option<FromBackfill>) -> Item {
+    item.with_some("bk", from.map(|from| number(from.number)))
+        .with_some("be", from.map(|from| text(from.effects.as_str())))
 }
 
 fn last_few<T: Clone>(kept: &[T], more: Option<T>) -> Vec<T> {
@@ -313,13 +371,27 @@ mod tests {
             attempts: 2,
             first_at: Some(Timestamp::from_millis(5)),
             replayed: true,
+            from: None,
         };
         let made = Made(2, 7, vec![("orders".into(), 1)], vec![("s#TEA".into(), 4)]);
-        let done = Place::default().through(2, Some(Handled(2, 7, 8, "1.0.0".into()))).with_made(Some(made));
-        for place in [done.at(head), done.at(Head { state: HeadState::Dead, first_at: None, ..head }), done.clone()] {
+        let done = Place::default().through(2, None, Some(Handled(2, 7, 8, "1.0.0".into()))).with_made(Some(made));
+        let from = Some(FromBackfill { number: 7, effects: BackfillEffects::StateOnly });
+        let dead = Head { state: HeadState::Dead, first_at: None, ..head };
+        let history = done.through(1, from, None);
+        for place in [done.at(head), done.at(dead), history.at(Head { from, ..dead }), history, done.clone()] {
             let item = Item::from(place.change().unwrap().written());
             assert_eq!(Place::read(&item).unwrap(), place);
         }
-        assert_eq!(done.at(head).through(3, None), Place { ver: 3, seq: 3, ..done });
+        assert_eq!(done.at(head).through(3, None, None), Place { ver: 3, seq: 3, ..done });
+    }
+
+    #[test]
+    fn what_a_backfill_is_through_with_says_nothing_of_live_events_nor_of_another_backfill() {
+        let [one, two] = [1, 2].map(|number| Some(FromBackfill { number, effects: BackfillEffects::All }));
+        let place = Place::default().through(5, None, None).through(2, one, None);
+        assert!(place.is_through(5, None) && place.is_through(2, one));
+        assert!(!place.is_through(3, one) && !place.is_through(1, two));
+        assert_eq!((place.seq, place.ver), (5, 2));
+        assert_eq!(place.through(1, one, None).history_through(1), 2, "it never goes back");
     }
 }

@@ -14,12 +14,12 @@ use std::sync::Arc;
 
 use self::committer::BYTES_MAX;
 pub use self::committer::Committer;
-use self::counter::Counter;
+pub use self::counter::Counter;
 use self::intent::Done;
 use super::inbox::Running;
 use super::item::{Item, Key, LaneKey, bytes, json, number, text};
 use super::lane::{Logged, Tail};
-use super::place::{Attempt, Handled, Head, HeadState, Made, Place};
+use super::place::{Attempt, Handled, Head, HeadState, Made, Place, with_backfill};
 use super::store::Store;
 use super::table::{Change as Write, Transaction, WRITES_MAX};
 use crate::backend::{AttemptBy, Cause, Error, FailedTry, Keep, Origin, Parcel, Ran, Result, Settlement, cause};
@@ -71,6 +71,8 @@ pub struct Settling<'a> {
     pub generation: i64,
     pub on_dead: OnDead,
     pub running: &'a Running,
+    /// Effects that its backfill does not commit.
+    pub dropped: u64,
 }
 
 impl Settling<'_> {
@@ -262,7 +264,7 @@ impl Settling<'_> {
 
     /// The acknowledgement, or what stands in its place.
     fn end(&self, draft: &mut Draft, settlement: &Settlement, by: &AttemptBy) -> Result<Place> {
-        let Running { logged, place, head, .. } = self.running;
+        let Running { logged, place, head, from, .. } = self.running;
         let (seq, candidate) = (logged.seq, matches!(by, AttemptBy::Candidate));
         let attempts = head.map_or(0, |head| head.attempts) + 1;
         // Attempts sort by when they ended.
@@ -287,7 +289,7 @@ impl Settling<'_> {
                 }
                 let handled = (!apart)
                     .then(|| Handled(seq, Timestamp::now().as_millis(), duration_us(ran), Arc::clone(&ran.version)));
-                place.through(seq, handled).with_made(made(draft, seq, effects))
+                place.through(seq, *from, handled).with_made(made(draft, seq, effects))
             }
             Settlement::Retry { at, cause, ran } => {
                 remember(draft, Some(cause.clone()), ran, candidate)?;
@@ -297,10 +299,13 @@ impl Settling<'_> {
                 remember(draft, Some(cause.clone()), ran, candidate)?;
                 let parks = self.on_dead == OnDead::Park && !self.running.stray;
                 draft.writes.put(Mark::Place, self.letter(attempts, cause, ran, parks)?);
-                if parks { place.at(self.head(HeadState::Dead, attempts)) } else { place.through(seq, None) }
+                if parks { place.at(self.head(HeadState::Dead, attempts)) } else { place.through(seq, *from, None) }
             }
             Settlement::Released => place.clone(),
         };
+        if let (Some(from), Settlement::Done { .. }) = (from, settlement) {
+            draft.counters.extend(super::backfills::counted(self.name, from.number, self.dropped));
+        }
         let due_key = self.running.due_key(self.name);
         if self.running.stray {
             // The lane is past it: its own item is what says that it is still to be done.
@@ -323,7 +328,8 @@ impl Settling<'_> {
 
     fn head(&self, state: HeadState, attempts: u32) -> Head {
         let first_at = Some(self.running.first_at());
-        Head { seq: self.running.logged.seq, state, attempts, first_at, replayed: self.running.replayed() }
+        let (replayed, from) = (self.running.replayed(), self.running.from);
+        Head { seq: self.running.logged.seq, state, attempts, first_at, replayed, from }
     }
 
     fn attempt(&self, attempt: u32, cause: Option<Cause>, ran: &Ran, candidate: bool) -> Attempt {
@@ -344,7 +350,8 @@ impl Settling<'_> {
     /// What a dead letter is found by and listed with.
     fn letter(&self, attempts: u32, cause: &Cause, ran: &Ran, parks: bool) -> Result<Item> {
         let Logged { event, key, seq, .. } = &self.running.logged;
-        Ok(Item::at(&Key::dead_letter(self.name, event.position.get()))
+        let letter = Item::at(&Key::dead_letter(self.name, event.position.get()));
+        Ok(with_backfill(letter, self.running.from)
             .with("l", text(key.as_str()))
             .with("q", number(seq))
             .with("id", text(event.id.to_string()))

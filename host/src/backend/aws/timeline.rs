@@ -3,12 +3,13 @@
 use async_trait::async_trait;
 
 use super::Aws;
+use super::backfills::History;
 use super::item::{Key, LaneKey, MESSAGES, position_sort};
 use super::lane::Logged;
 use super::outgoing;
 use super::place::{Handled, HeadState, Made, Past, Place, look};
 use super::table::Span;
-use crate::backend::{AttemptReport, DeliveryState, Error, Moment, Origin, Page, Result, Timelines, What};
+use crate::backend::{AttemptReport, DeliveryState, Error, Moment, Page, Result, Timelines, What};
 use crate::clock::Timestamp;
 use crate::effects::Message;
 use crate::event::{Body, Event, Lane};
@@ -27,14 +28,16 @@ impl Timelines for Aws {
         let mut consumers = Vec::new();
         for known in self.store.known().await? {
             let (place, past) = look(&self.store, &known.name, &lane).await?;
-            consumers.push((known, place, past));
+            let history = self.store.history(&known).await?;
+            consumers.push((known, history, place, past));
         }
         let mut moments = Vec::new();
         for logged in &logged {
             moments.push(event(logged));
             self.messages(&logged.event, &mut moments).await?;
-            for (known, place, past) in &consumers {
-                let whats = delivery(logged, place, self.store.wants(known, logged), past.get(&logged.seq));
+            for (known, history, place, past) in &consumers {
+                let wanted = self.store.wants(known, logged);
+                let whats = delivery(logged, place, wanted, history, past.get(&logged.seq));
                 moments.extend(whats.into_iter().map(|what| moment(&logged.event, Some(&known.name), what)));
                 self.made(logged, place, &known.name, &mut moments).await?;
             }
@@ -60,7 +63,7 @@ fn event(logged: &Logged) -> Moment {
 }
 
 /// What is known of one delivery.
-fn delivery(logged: &Logged, place: &Place, wanted: bool, past: Option<&Past>) -> Vec<What> {
+fn delivery(logged: &Logged, place: &Place, wanted: bool, history: &History, past: Option<&Past>) -> Vec<What> {
     let mut whats = Vec::new();
     let attempt = |attempt| What::Attempt { attempt: Box::new(attempt), run: None };
     if let Some(past) = past {
@@ -78,7 +81,7 @@ fn delivery(logged: &Logged, place: &Place, wanted: bool, past: Option<&Past>) -
             version: version.to_string(),
             duration_us: *duration_us,
             time: Timestamp::from_millis(*millis),
-            origin: Origin::Live,
+            origin: history.origin(logged),
             edited: false,
             candidate: false,
             effects: None,
@@ -93,7 +96,7 @@ fn delivery(logged: &Logged, place: &Place, wanted: bool, past: Option<&Past>) -
         },
         _ => None,
     };
-    let open = place.state_of(logged, wanted, past);
+    let open = place.state_of(logged, wanted, history.of(place, logged), past);
     let open = open.filter(|state| !matches!(state, DeliveryState::Done | DeliveryState::Discarded));
     whats.extend(open.map(|state| What::Open { state, due }));
     whats

@@ -15,11 +15,8 @@ use async_trait::async_trait;
 use tokio::sync::watch;
 
 use super::{Aws, check};
-use crate::backend::{
-    Backfill, BackfillReport, BackfillStep, Backfills, CheckPlace, CheckStep, Copied, Durable, Error, Result,
-    Retention, Snapshot, Started, Steered, Upkeep,
-};
-use crate::policy::{ConsumerName, Rate};
+use crate::backend::{CheckPlace, CheckStep, Copied, Error, Result, Retention, Snapshot, Upkeep};
+use crate::policy::Rate;
 
 pub use self::sweep::{gone_through, held, run};
 
@@ -42,30 +39,5 @@ impl Upkeep for Aws {
 
     fn check_rate(&self) -> Option<Rate> {
         NonZeroU32::new(check::ROWS_PER_SECOND).map(|per_second| Rate { per_second })
-    }
-}
-
-fn none_yet() -> Error {
-    Error::Unavailable(
-        "on AWS there are no backfills yet: a new consumer begins in the past with `start` in its side file".into(),
-    )
-}
-
-#[async_trait]
-impl Backfills for Aws {
-    async fn count(&self, _name: &ConsumerName, _asked: &Backfill) -> Result<Option<u64>> {
-        Err(none_yet())
-    }
-
-    async fn start(&self, _name: &ConsumerName, _asked: Backfill) -> Result<Durable<Started>> {
-        Err(none_yet())
-    }
-
-    async fn latest(&self, _name: &ConsumerName) -> Result<Option<BackfillReport>> {
-        Ok(None)
-    }
-
-    async fn steer(&self, _name: &ConsumerName, _step: BackfillStep) -> Result<Durable<Steered>> {
-        Ok(Durable::assert(Steered::None))
     }
 }

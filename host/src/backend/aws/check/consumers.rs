@@ -3,13 +3,15 @@
 use super::events::without_event;
 use super::kind::{Kind, shown};
 use super::{DELETE, Look, REPORT, RESTORE};
-use crate::backend::Result;
+use crate::backend::aws::backfills::Fill;
+use crate::backend::aws::consumers::Known;
 use crate::backend::aws::due;
 use crate::backend::aws::item::{Item, Key, LaneKey};
 use crate::backend::aws::lane::place_of;
 use crate::backend::aws::place::{Head, HeadState, Place};
 use crate::backend::aws::resources::names::{LOG_PARTITION, LOG_SORT};
 use crate::backend::aws::settle::intent::LOCK;
+use crate::backend::{BackfillState, Result};
 use crate::policy::ConsumerName;
 
 pub fn points(kind: &Kind, item: &Item, wanted: &mut Vec<Key>) {
@@ -41,6 +43,7 @@ pub async fn fault(look: &Look<'_>, kind: &Kind, item: &Item) -> Result<Option<S
         | Kind::Delivery { by, .. }
         | Kind::Letter { by, .. }
         | Kind::Due { by, .. }
+        | Kind::Backfill { by, .. }
         | Kind::State { by, .. } => by,
         _ => return Ok(None),
     };
@@ -53,6 +56,8 @@ pub async fn fault(look: &Look<'_>, kind: &Kind, item: &Item) -> Result<Option<S
         }
         Kind::Letter { position, .. } => letter(look, &known.name, *position, item),
         Kind::Due { sort, .. } => is_due(look, &known.name, sort, item),
+        Kind::Backfill { sort, .. } if sort.contains('#') => item.number::<i64>("n").map(|_| None),
+        Kind::Backfill { .. } => backfill(known, item),
         Kind::State { generation, counter, .. } if *generation == known.generation.to_string() => {
             state(look, *counter, item)
         }
@@ -76,8 +81,8 @@ async fn place(look: &Look<'_>, name: &ConsumerName, lane: &LaneKey, item: &Item
         }
     }
     match place.head {
-        Some(head) if head.seq <= place.seq => {
-            Ok(Some(format!("it stands at event {}, and is through with event {}: {REPORT}", head.seq, place.seq)))
+        Some(head) if place.is_through(head.seq, head.from) => {
+            Ok(Some(format!("it stands at event {}, and is through with it: {REPORT}", head.seq)))
         }
         Some(head) => stands(look, name, lane, head).await,
         None => Ok(None),
@@ -127,11 +132,19 @@ fn is_due(look: &Look<'_>, name: &ConsumerName, sort: &str, item: &Item) -> Resu
     let (lane, seq): (_, u64) = (LaneKey::known(item.text("l")?), item.number("q")?);
     item.number::<u64>("ver")?;
     let own = sort.strip_prefix(lane.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('!'));
-    let found = item.text_or_none(LOG_PARTITION) == Some(due::partition(name.as_str()).as_str());
+    let partition = if due::is_held(item) { due::held_partition(name.as_str()) } else { due::partition(name.as_str()) };
+    let found = item.text_or_none(LOG_PARTITION) == Some(partition.as_str());
     if !own || !found || item.number_or_none::<u64>(LOG_SORT)?.is_none() {
         return Ok(Some(format!("it is not in the index where it is looked for, so it is never tried: {RESTORE}")));
     }
     Ok(event(look, &lane, seq).is_none().then(without_event))
+}
+
+fn backfill(known: &Known, item: &Item) -> Result<Option<String>> {
+    let fill = Fill::read(item)?;
+    let is_under_way = matches!(fill.state, BackfillState::Running | BackfillState::Paused);
+    let named = known.filling == Some(fill.number);
+    Ok((is_under_way && !named).then(|| format!("it is under way, and its consumer does not name it: {REPORT}")))
 }
 
 fn state(look: &Look<'_>, counter: bool, item: &Item) -> Result<Option<String>> {

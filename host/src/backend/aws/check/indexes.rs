@@ -68,7 +68,8 @@ pub async fn step(
 /// The partitions that are gone through behind the journal, in order.
 async fn partitions(store: &Store) -> Result<BTreeSet<String>> {
     let consumers = super::partition(store, CONSUMERS).await?;
-    let consumers = consumers.iter().filter_map(|item| item.text_or_none("sk").map(due::partition));
+    let consumers = consumers.iter().filter_map(|item| item.text_or_none("sk"));
+    let consumers = consumers.flat_map(|name| [due::partition(name), due::held_partition(name)]);
     Ok(consumers.chain([OLD_ORDERS, outgoing::DUE, intent::OPEN].map(str::to_owned)).collect())
 }
 

@@ -49,6 +49,11 @@ pub enum Kind {
         position: u64,
         sort: String,
     },
+    /// One, or a sum that it keeps.
+    Backfill {
+        by: String,
+        sort: String,
+    },
     HistoryRow {
         by: String,
         number: u64,
@@ -120,6 +125,7 @@ impl Kind {
                 }
             }
             "d" => Self::Letter { by: owned(rest), position: sk.parse().ok()? },
+            "g" => Self::Backfill { by: owned(rest), sort },
             "q" => Self::Due { by: owned(rest), sort },
             "s" => {
                 let mut parts = rest.split('#').map(owned);
@@ -154,6 +160,7 @@ impl Kind {
             Self::State { .. } => "state",
             Self::Message { .. } => "messages",
             Self::Records { .. } => "records",
+            Self::Backfill { .. } => "backfills",
             Self::HistoryRow { .. } | Self::Standing { .. } => "version history",
             Self::Kept { .. } => "kept versions",
             Self::File(_) | Self::Piece { .. } => "plugin files",
@@ -194,6 +201,7 @@ impl Display for Kind {
             Self::State { by, key, .. } => write!(f, "entry {key} of {by}"),
             Self::Message { sort, .. } => write!(f, "message {sort}"),
             Self::Records { dataset, sort, .. } => write!(f, "rows {sort} of {dataset}"),
+            Self::Backfill { by, sort } => write!(f, "backfill {sort} of {by}"),
             Self::HistoryRow { by, number } => write!(f, "row {number} of the versions of {by}"),
             Self::Kept { by, hash } => write!(f, "version {hash} of {by}"),
             Self::Standing { by } => write!(f, "standing of {by}"),

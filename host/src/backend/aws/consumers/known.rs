@@ -24,6 +24,9 @@ pub struct Known {
     pub catch_up: CatchUp,
     /// What its state weighs; `None` where it was never weighed.
     pub total: Option<Total>,
+    /// Changes of its backfills, and the number of the one that is under way.
+    pub fills: u64,
+    pub filling: Option<i64>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -53,8 +56,8 @@ impl Known {
     pub fn read(item: &Item) -> Result<Self> {
         let epochs: Vec<(u64, Option<Vec<String>>)> = item.json_or_none("epochs")?.unwrap_or_default();
         let generation = item.number_or_none("gen")?.unwrap_or_default();
-        let heard = |heard: Option<Vec<String>>| heard.as_deref().map(parse).transpose();
-        let epochs = epochs.into_iter().map(|(since, then)| Ok(Epoch { since, heard: heard(then)? }));
+        let then = |then: Option<Vec<String>>| then.as_deref().map(heard).transpose();
+        let epochs = epochs.into_iter().map(|(since, heard)| Ok(Epoch { since, heard: then(heard)? }));
         Ok(Self {
             name: item.parse("sk")?,
             start: item.number("start")?,
@@ -66,6 +69,8 @@ impl Known {
             done: item.number_or_none("dn")?.unwrap_or_default(),
             catch_up: catch_up(item)?,
             total: Total::read(item, generation)?,
+            fills: item.number_or_none("bfv")?.unwrap_or_default(),
+            filling: item.number_or_none("bfa")?,
         })
     }
 
@@ -131,7 +136,8 @@ pub fn catch_up(item: &Item) -> Result<CatchUp> {
     Ok(CatchUp { after: item.number("cua")?, until: item.number("cuu")? })
 }
 
-fn parse(heard: &[String]) -> Result<Subscriptions> {
+/// What was heard, as it is written down.
+pub fn heard(heard: &[String]) -> Result<Subscriptions> {
     let one = |text: &String| {
         let (kind, filter) = text.split_once(' ').map_or((text.as_str(), None), |(kind, filter)| (kind, Some(filter)));
         Some(Subscription { kind: kind.parse().ok()?, filter: filter.map(Filter::parse).transpose().ok()? })
@@ -141,8 +147,12 @@ fn parse(heard: &[String]) -> Result<Subscriptions> {
 }
 
 pub fn spoken(epochs: &[Epoch]) -> Vec<(u64, Option<Vec<String>>)> {
-    let heard = |heard: &Subscriptions| heard.iter().map(ToString::to_string).collect();
-    epochs.iter().map(|epoch| (epoch.since, epoch.heard.as_ref().map(heard))).collect()
+    epochs.iter().map(|epoch| (epoch.since, epoch.heard.as_ref().map(said))).collect()
+}
+
+/// What is heard, to be written down.
+pub fn said(heard: &Subscriptions) -> Vec<String> {
+    heard.iter().map(ToString::to_string).collect()
 }
 
 #[cfg(test)]
@@ -160,6 +170,8 @@ mod tests {
             done: 0,
             catch_up: CatchUp { after: 0, until: 0 },
             total: None,
+            fills: 0,
+            filling: None,
         }
     }
 

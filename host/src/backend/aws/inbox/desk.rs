@@ -1,5 +1,7 @@
 //! What an inbox knows in memory: the lanes, and what of each may run. No IO.
 
+mod history;
+
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +12,7 @@ use crate::backend::aws::lane::Logged;
 use crate::backend::aws::place::{Head, HeadState, Past, Place};
 use crate::backend::aws::settle;
 use crate::backend::pace::Pace;
-use crate::backend::{InboxPolicy, Origin, Result};
+use crate::backend::{FromBackfill, InboxPolicy, Origin, Result};
 use crate::clock::Timestamp;
 use crate::event::{Event, Subscriptions};
 use crate::policy::{ConsumerName, OnDead};
@@ -39,8 +41,8 @@ pub struct Running {
     pub stray: bool,
     /// The claim of the item that stands for it.
     pub due_ver: u64,
-    /// It is from before the consumer was there.
-    pub past: bool,
+    /// The backfill that brought it: it is from before the consumer was there.
+    pub from: Option<FromBackfill>,
     pub leased_at: Timestamp,
 }
 
@@ -54,7 +56,7 @@ impl Running {
     }
 
     pub fn origin(&self) -> Origin {
-        settle::origin(self.replayed(), self.past)
+        settle::origin(self.replayed(), self.from.is_some())
     }
 
     pub fn due_key(&self, name: &ConsumerName) -> Key {
@@ -70,14 +72,19 @@ pub struct Work {
     head: Option<Head>,
     edited: bool,
     stray: bool,
-    pub past: bool,
+    from: Option<FromBackfill>,
     pub receipts: Vec<Receipt>,
 }
 
 impl Work {
     pub fn new(logged: Logged) -> Self {
         let event = Arc::clone(&logged.event);
-        Self { logged, event, head: None, edited: false, stray: false, past: false, receipts: Vec::new() }
+        Self { logged, event, head: None, edited: false, stray: false, from: None, receipts: Vec::new() }
+    }
+
+    /// One that a backfill brings.
+    pub fn past(logged: Logged, from: FromBackfill) -> Self {
+        Self { from: Some(from), ..Self::new(logged) }
     }
 }
 
@@ -119,11 +126,12 @@ impl LaneIn {
         work.stray = self.due.as_ref().is_some_and(|due| due.stray);
         work.head = match &self.due {
             Some(due) if due.stray => {
-                let (seq, attempts, first_at) = (due.seq, due.attempts, due.first_at);
-                Some(Head { seq, state: HeadState::Waiting, attempts, first_at, replayed: true })
+                let (seq, attempts, first_at, from) = (due.seq, due.attempts, due.first_at, due.from);
+                Some(Head { seq, state: HeadState::Waiting, attempts, first_at, replayed: true, from })
             }
             _ => self.place.head,
         };
+        work.from = work.head.and_then(|head| head.from);
         if let Some(copy) = &past.edited {
             work.event = settle::as_edited(&work.event, &copy.data)?;
             work.edited = true;
@@ -137,7 +145,7 @@ impl LaneIn {
         let mut done = Vec::new();
         for work in works {
             let seq = work.logged.seq;
-            if seq <= self.place.seq || self.is_parked() {
+            if self.place.is_through(seq, work.from) || self.is_parked() {
                 done.extend(work.receipts);
                 continue;
             }
@@ -167,7 +175,7 @@ impl LaneIn {
             edited: work.edited,
             stray: work.stray,
             due_ver: self.due.as_ref().map_or(0, |due| due.ver),
-            past: work.past,
+            from: work.from,
             leased_at,
         })
     }
@@ -211,6 +219,8 @@ pub struct Desk {
     policy: Option<InboxPolicy>,
     pub paused: bool,
     pace: Option<Pace>,
+    /// The backfill that may bring events.
+    filling: Option<i64>,
     tickets: u64,
 }
 
@@ -224,6 +234,7 @@ impl Desk {
             policy: None,
             paused,
             pace: None,
+            filling: None,
             tickets: 0,
         }
     }
@@ -286,9 +297,9 @@ impl Desk {
         self.running.len()
     }
 
-    /// Deliveries in memory.
+    /// Deliveries in memory, but for those that a backfill brought.
     pub fn len(&self) -> usize {
-        self.lanes.values().map(|lane| lane.queue.len()).sum()
+        self.lanes.values().map(|lane| lane.queue.iter().filter(|work| work.from.is_none()).count()).sum()
     }
 
     pub fn has(&self, lane: &LaneKey) -> bool {
@@ -318,10 +329,10 @@ impl Desk {
     }
 
     /// What the table has next of a lane. `false` where there is nothing to do.
-    pub fn looked(&mut self, key: &LaneKey, events: Vec<Logged>) -> bool {
+    pub fn looked(&mut self, key: &LaneKey, works: Vec<Work>) -> bool {
         let Some(lane) = self.lanes.get_mut(key) else { return false };
         lane.looking = false;
-        drop(lane.add(events.into_iter().map(Work::new)));
+        drop(lane.add(works));
         let more = !lane.queue.is_empty();
         if more {
             self.ready.push_back(key.clone());
@@ -383,6 +394,7 @@ impl Desk {
             self.running.remove(&ticket);
             self.ready.push_back(key.clone());
         }
+        self.withdraw_from(key);
     }
 
     /// Its end is durable, and the lane stands at `place`.
@@ -401,11 +413,11 @@ impl Desk {
             return Ended::Left(messages);
         }
         // What was done meanwhile by another way.
-        let through = lane.place.seq;
-        let repeats = lane.queue.iter().filter(|work| work.logged.seq <= through && !work.stray);
-        messages.extend(repeats.flat_map(|work| work.receipts.clone()));
-        lane.queue.retain(|work| work.logged.seq > through || work.stray);
-        if lane.due.is_some() {
+        let (place, queue) = (&lane.place, &mut lane.queue);
+        let is_open = |work: &Work| work.stray || !place.is_through(work.logged.seq, work.from);
+        messages.extend(queue.iter().filter(|work| !is_open(work)).flat_map(|work| work.receipts.clone()));
+        queue.retain(is_open);
+        if lane.due.is_some() && queue.front().is_none_or(|work| work.from.is_none()) {
             // Messages of what is between may have been deleted while the lane stood.
             lane.looking = true;
             return Ended::Look(messages);

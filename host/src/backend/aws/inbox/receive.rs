@@ -177,6 +177,18 @@ impl AwsInbox {
         let mut places = self.store.table.get_all(keys).await?;
         for (key, mut works) in lanes {
             works.sort_by_key(|work| work.logged.seq);
+            let here = self.desk.lock().lane(&key).map(|lane| lane.place.clone());
+            let was_here = here.is_some();
+            let place = match here {
+                Some(place) => place,
+                None if absent.contains(&key) => {
+                    let place = places.remove(&Key::place(&self.name, &key));
+                    place.as_ref().map_or_else(|| Ok(Place::default()), Place::read)?
+                }
+                // It left meanwhile, and its place moved.
+                None => Place::load(&self.store, &self.name, &key).await?,
+            };
+            let Some(works) = self.without_history(&key, &place, works).await? else { continue };
             let rest = self.desk.lock().add(&key, works);
             let works = match rest {
                 Added::To(repeats) => {
@@ -185,14 +197,7 @@ impl AwsInbox {
                 }
                 Added::NotHere(works) => works,
             };
-            let place = match absent.contains(&key) {
-                true => {
-                    let place = places.remove(&Key::place(&self.name, &key));
-                    place.as_ref().map_or_else(|| Ok(Place::default()), Place::read)?
-                }
-                // It left meanwhile, and its place moved.
-                false => Place::load(&self.store, &self.name, &key).await?,
-            };
+            let place = if was_here { Place::load(&self.store, &self.name, &key).await? } else { place };
             self.bring(key, place, works).await?;
         }
         Ok(())

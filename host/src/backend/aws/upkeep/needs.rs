@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use crate::backend::aws::backfills::Fills;
 use crate::backend::aws::clock::first_at;
 use crate::backend::aws::consumers::Known;
 use crate::backend::aws::item::{Item, Key, LaneKey};
@@ -10,7 +11,7 @@ use crate::backend::aws::lane::Logged;
 use crate::backend::aws::place::Place;
 use crate::backend::aws::store::Store;
 use crate::backend::aws::table::Span;
-use crate::backend::{HeldBy, Result};
+use crate::backend::{BackfillState, HeldBy, Result};
 use crate::clock::Timestamp;
 use crate::policy::ConsumerName;
 
@@ -53,7 +54,16 @@ pub async fn limits(store: &Store, old: u64) -> Result<Limits> {
     let mut limits = Limits { last: old, old, by: None, consumers: Vec::new() };
     for known in &consumers {
         limits.lower(first_open(store, known, limits.last).await?, &known.name, HeldBy::Position);
-        limits.lower(first_exception(store, &known.name).await?, &known.name, HeldBy::Delivery);
+        let first_exception = first_exception(store, &known.name).await?;
+        limits.lower(first_exception, &known.name, HeldBy::Delivery);
+        let fills = Fills::load(store, &known.name, known.fills).await?;
+        for fill in &fills.all {
+            // What was left to lanes that stood at exceptions may be there as long as there are any.
+            let left = fill.left.filter(|_| first_exception.is_some() && fill.state != BackfillState::Cancelled);
+            limits.lower(left, &known.name, HeldBy::Delivery);
+            let ahead = fill.is_under_way().then_some(fill.position + 1);
+            limits.lower(ahead, &known.name, HeldBy::Backfill);
+        }
     }
     Ok(Limits { consumers, ..limits })
 }

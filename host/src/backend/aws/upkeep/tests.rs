@@ -93,7 +93,7 @@ impl Shop {
 
     /// The consumer is through with the lane.
     async fn through(&self, lane: &LaneKey, seq: u64) {
-        let place = Place::default().through(seq, None);
+        let place = Place::default().through(seq, None, None);
         let key = Key::place(&self.consumers[0].name, lane);
         assert!(self.store().table.update(&key, place.change().unwrap()).await.unwrap().is_some());
     }
@@ -247,7 +247,7 @@ async fn what_a_consumer_stands_at_stays_whatever_was_seen_before() {
     let shop = Shop::open().await;
     let lane = LaneKey::of(&Lane::Subject("tea".into()));
     shop.publish("tea", None).await;
-    let head = Head { seq: 1, state: HeadState::Dead, attempts: 1, first_at: None, replayed: false };
+    let head = Head { seq: 1, state: HeadState::Dead, attempts: 1, first_at: None, replayed: false, from: None };
     let change = Place::default().at(head).change().unwrap();
     shop.store().table.update(&Key::place(&shop.consumers[0].name, &lane), change).await.unwrap().unwrap();
     shop.letting(SHORT).events(&Old { lane: lane.clone(), first: 1, last: 1 }).await.unwrap();
