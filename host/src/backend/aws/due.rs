@@ -9,6 +9,7 @@
 use std::time::Duration;
 
 use super::item::{Item, Key, LaneKey, number, text};
+use super::journal::POSITION_MAX;
 use super::place::{from_backfill, with_backfill};
 use super::store::Store;
 use super::table::{Change, Indexed};
@@ -182,6 +183,6 @@ pub async fn release(store: &Store, name: &ConsumerName, key: &Key) -> Result<()
 /// Lanes that wait for their history, at most `limit`: what stands for each. The index may not have the newest yet.
 pub async fn held(store: &Store, name: &ConsumerName, limit: usize) -> Result<Vec<Key>> {
     let partition = held_partition(name.as_str());
-    let held = Indexed { partition, from: 0, to: Timestamp::now().as_millis(), newest_first: false, limit };
+    let held = Indexed { partition, from: 0, to: POSITION_MAX, newest_first: false, limit };
     Ok(store.table.indexed(held).await?.into_iter().map(|(key, _)| key).collect())
 }

@@ -116,7 +116,7 @@ impl Fill {
             first: item.number("fst")?,
             last: item.number("lst")?,
             position: item.number("cur")?,
-            left: item.number_or_none("left")?,
+            left: item.number_or_none("lft")?,
             events: item.number("evs")?,
             delivered: 0,
             dropped: 0,

@@ -38,7 +38,7 @@ const FOLLOW_EVERY: Duration = Duration::from_secs(2);
 const CLAIM: Duration = Duration::from_secs(10);
 const RENEW_EVERY: Duration = Duration::from_secs(3);
 /// Between two looks for lanes that wait for a backfill which has ended, and how many are let go at once.
-const SWEEP_EVERY: Duration = Duration::from_secs(5);
+const SWEEP_EVERY: Duration = Duration::from_secs(30);
 const SWEEP_BATCH: usize = 100;
 
 /// Goes through backfills of the consumer until its inbox ends.
@@ -234,7 +234,7 @@ impl Walk {
         let mut set = "SET cur = :reached".to_owned();
         let mut change = Change::default();
         if let Some(left) = left.filter(|left| fill.left.is_none_or(|before| *left < before)) {
-            set += ", left = :left";
+            set += ", lft = :left";
             change = change.value(":left", number(left));
         }
         let ends = reached >= fill.last;

@@ -57,9 +57,6 @@ impl AwsInbox {
     pub(super) fn take_up_fills(&self, fills: Fills) {
         let begun = {
             let mut own = self.fills.lock();
-            if own.version > fills.version {
-                return;
-            }
             let begun = fills.under_way().is_some_and(|fill| fill.number > own.newest());
             *own = Arc::new(fills);
             let mut desk = self.desk.lock();
