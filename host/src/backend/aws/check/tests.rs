@@ -211,17 +211,12 @@ impl Shop {
 
     /// Makes the table what it was.
     async fn mend(&self, was: &HashMap<Key, Item>) {
-        for (key, item) in self.items().await {
-            match was.get(&key) {
-                Some(before) if *before == item => {}
-                Some(before) => self.put(before.clone()).await,
-                None => self.store.table.delete(&key).await.unwrap(),
-            }
+        let is = self.items().await;
+        for key in is.keys().filter(|key| !was.contains_key(key)) {
+            self.store.table.delete(key).await.unwrap();
         }
-        for (key, item) in was {
-            if self.store.table.get(key).await.unwrap().is_none() {
-                self.put(item.clone()).await;
-            }
+        for (_, item) in was.iter().filter(|(key, item)| is.get(key) != Some(item)) {
+            self.put(item.clone()).await;
         }
     }
 
