@@ -9,7 +9,8 @@ use tokio::task::JoinSet;
 
 use super::*;
 use crate::backend::{
-    Cause, CauseKind, CheckPlace, Finding, Forgotten, Keep, Pause, Retention, Selection, Sending, Which,
+    Backfill, BackfillEffects, Backfilled, Cause, CauseKind, CheckPlace, Finding, Forgotten, Keep, Pause, Retention,
+    Selection, Sending, Since, Started, Which,
 };
 use crate::effects::{Adjustment, Effects, Message, Record};
 
@@ -174,6 +175,42 @@ async fn a_store_that_let_go_of_what_is_old_is_well(home: Place) {
     assert_eq!(walk(&backend).await.1, []);
 }
 
+async fn a_store_that_is_backfilled_is_well(home: Place) {
+    let backend = home.open().await;
+    let mut orders = Vec::new();
+    for n in 0..6 {
+        orders.push(placed(&backend, &format!("R-{n}")).await.id);
+    }
+    let late = backend.consumers.attach(&name("late"), crate::policy::Start::Now).await.unwrap();
+    late.configure(policy());
+    let asked = Backfill {
+        from: Since::Beginning,
+        filter: None,
+        rate: "1000000/s".parse().unwrap(),
+        effects: BackfillEffects::All,
+        of: Backfilled::Missed,
+    };
+    assert!(matches!(backend.backfills.start(&name("late"), asked).await.unwrap().into_inner(), Started::Yes(_)));
+    // Some of the past is dead or waits, and what is live waits behind it.
+    for n in 0..5 {
+        let settlement = match n {
+            0 => dead(),
+            1 => later(Duration::from_secs(3_600)),
+            _ => done(Effects::default()),
+        };
+        accept(&late, lease(&late).await, settlement).await;
+    }
+    for order in &orders {
+        confirm(&backend, *order).await;
+    }
+    assert_eq!(walk(&backend).await.1, []);
+    for _ in 0..5 {
+        accept(&late, lease(&late).await, done(Effects::default())).await;
+    }
+    let (rows, findings) = walk(&backend).await;
+    assert_eq!((findings.as_slice(), rows["backfills"] > 0), ([].as_slice(), true), "{rows:?}");
+}
+
 /// What becomes of the delivery of this number.
 fn settlement(n: u64) -> Settlement {
     match n % 8 {
@@ -268,5 +305,6 @@ async fn a_check_under_load_finds_nothing(home: Place) {
 claims! {
     a_store_in_which_much_happened_is_well on [embedded, aws],
     a_store_that_let_go_of_what_is_old_is_well on [embedded, aws],
+    a_store_that_is_backfilled_is_well on [embedded, aws],
     a_check_under_load_finds_nothing on [embedded, aws],
 }
