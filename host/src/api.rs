@@ -33,6 +33,7 @@ mod custom;
 mod dead_letters;
 mod exports;
 mod import;
+mod invoked;
 pub mod limits;
 mod orders;
 mod page;
@@ -46,6 +47,7 @@ mod stream;
 mod timeline;
 mod versions;
 
+pub use invoked::Function;
 pub use serve::serve;
 
 /// What the API speaks to.

@@ -27,9 +27,12 @@ use crate::api::{self, Api, Hosts};
 use crate::backend::{Backend, aws, embedded};
 use crate::config::{AllowedHosts, BackendKind, Config};
 use crate::consumer::host::Host;
+use crate::consumer::status::Catalogue;
+use crate::consumer::steer::Steering;
 use crate::consumer::{self, Directory};
 use crate::delivery::Engine;
 use crate::fault;
+use crate::policy::ConsumerName;
 use crate::sandbox::{self, Compiler, Sandbox};
 use crate::sender::Sender;
 use crate::telemetry::meters;
@@ -78,20 +81,15 @@ impl App {
         let address = listener.local_addr()?;
         let backend = Box::pin(open_backend(config)).await?;
         backend.upkeep.retain(config.retention);
-        let sandbox = Sandbox::new(sandbox::Settings {
-            cache_dir: Some(config.data_dir.join(COMPILED_DIR)),
-            compiler: Compiler::this_program(config.compile)?,
-            ..sandbox::Settings::default()
-        })?;
-        let engine = Engine::new(deliveries.clone());
-        let host = Host { sandbox, consumers: Arc::clone(&backend.consumers), engine };
-        let settings = consumer::Settings::new(config.consumers_dir.clone(), config.data_dir.join(VERSIONS_DIR));
-        let settings = consumer::Settings { plugin_keys: config.plugin_keys.clone(), ..settings };
-        let (versions, fleet) = (Arc::clone(&backend.versions), Arc::clone(&backend.fleet));
-        // Guests describe themselves while the directory is opened: not on the threads that answer HTTP.
-        let directory = deliveries.spawn(Directory::open(settings, host, versions, fleet)).await??;
+        let directory = directory(config, &backend, deliveries, None).await?;
         let sender = Sender::start(Arc::clone(&backend.outgoing), &config.mail, deliveries)?;
-        let api = api(config, address, &backend, &directory);
+        let hosts = match &config.allowed_hosts {
+            AllowedHosts::Only(names) => Hosts::Only(names.clone()),
+            AllowedHosts::Any => Hosts::Any,
+            AllowedHosts::ByAddress if address.ip().is_loopback() => Hosts::loopback(),
+            AllowedHosts::ByAddress => Hosts::Any,
+        };
+        let api = api(hosts, &backend, directory.catalogue(), directory.steering());
         Ok(Self { address, listener, api, backend, directory, sender, deliveries: deliveries.clone() })
     }
 
@@ -154,13 +152,31 @@ async fn open_backend(config: &Config) -> Result<Backend> {
     }
 }
 
-fn api(config: &Config, address: SocketAddr, backend: &Backend, directory: &Directory<Host>) -> Api {
-    let hosts = match &config.allowed_hosts {
-        AllowedHosts::Only(names) => Hosts::Only(names.clone()),
-        AllowedHosts::Any => Hosts::Any,
-        AllowedHosts::ByAddress if address.ip().is_loopback() => Hosts::loopback(),
-        AllowedHosts::ByAddress => Hosts::Any,
-    };
+/// The consumers of the directory, or the only one that is wanted of them; their events are handled on `deliveries`.
+///
+/// # Errors
+/// Where the directory or the sandbox cannot be set up. A bad plugin is no error: its status tells.
+pub async fn directory(
+    config: &Config,
+    backend: &Backend,
+    deliveries: &Handle,
+    only: Option<ConsumerName>,
+) -> Result<Directory<Host>> {
+    let sandbox = Sandbox::new(sandbox::Settings {
+        cache_dir: Some(config.data_dir.join(COMPILED_DIR)),
+        compiler: Compiler::this_program(config.compile)?,
+        ..sandbox::Settings::default()
+    })?;
+    let host = Host { sandbox, consumers: Arc::clone(&backend.consumers), engine: Engine::new(deliveries.clone()) };
+    let settings = consumer::Settings::new(config.consumers_dir.clone(), config.data_dir.join(VERSIONS_DIR));
+    let settings = consumer::Settings { plugin_keys: config.plugin_keys.clone(), only, ..settings };
+    // Guests describe themselves while the directory is opened: not on the threads that answer HTTP.
+    let (versions, fleet) = (Arc::clone(&backend.versions), Arc::clone(&backend.fleet));
+    Ok(deliveries.spawn(Directory::open(settings, host, versions, fleet)).await??)
+}
+
+/// The API of a host on this store, with these consumers.
+pub fn api(hosts: Hosts, backend: &Backend, catalogue: Arc<dyn Catalogue>, steering: Arc<dyn Steering>) -> Api {
     let consumers = Arc::clone(&backend.consumers);
     let metrics = move || {
         let consumers = Arc::clone(&consumers);
@@ -177,8 +193,8 @@ fn api(config: &Config, address: SocketAddr, backend: &Backend, directory: &Dire
         backfills: Arc::clone(&backend.backfills),
         versions: Arc::clone(&backend.versions),
         fleet: Arc::clone(&backend.fleet),
-        catalogue: directory.catalogue(),
-        steering: directory.steering(),
+        catalogue,
+        steering,
         metrics: Arc::new(metrics),
         hosts,
         stopping: CancellationToken::new(),
@@ -193,18 +209,22 @@ async fn drain_meters() {
     }
 }
 
-struct Runtimes {
-    http: Runtime,
-    deliveries: Runtime,
+/// Where answers are made, and where deliveries are handled.
+pub struct Runtimes {
+    pub http: Runtime,
+    pub deliveries: Runtime,
 }
 
 impl Runtimes {
-    fn start() -> Result<Self> {
+    /// # Errors
+    /// Where the system gives no more threads.
+    pub fn start() -> Result<Self> {
         let runtime = |name| runtime::Builder::new_multi_thread().thread_name(name).enable_all().build();
         Ok(Self { http: runtime("http")?, deliveries: runtime("deliveries")? })
     }
 
-    fn end(self) {
+    /// Ends both; what hangs in a system call is left behind.
+    pub fn end(self) {
         self.deliveries.shutdown_timeout(THREADS_END_MAX);
         self.http.shutdown_timeout(THREADS_END_MAX);
     }

@@ -16,6 +16,7 @@ mod demo;
 mod events;
 mod failure;
 mod import;
+mod lambda;
 mod messages;
 mod orders;
 mod plugin;
@@ -89,6 +90,7 @@ enum Command {
     Restore(backup::Restore),
     Check(check::Check),
     Provision(provision::Provision),
+    Lambda(lambda::Lambda),
     /// Work with plugin files.
     #[command(subcommand)]
     Plugin(plugin::Plugin),
@@ -105,7 +107,7 @@ enum Command {
 #[must_use]
 pub fn main() -> ExitCode {
     // Prints help, and wrong usage with exit code 2, by itself.
-    let Cli { target, command } = Cli::parse();
+    let Cli { target, command } = Cli::parse_from(lambda::arguments());
     let output = Output::new(target.json);
     match run(&target, command, &output) {
         Ok(()) => ExitCode::SUCCESS,
@@ -131,6 +133,7 @@ fn run(target: &Target, command: Command, output: &Output) -> Result<(), Failure
         Command::Restore(restore) => restore.run(output),
         Command::Check(check) => check.run(client, output),
         Command::Provision(provision) => provision.run(output),
+        Command::Lambda(lambda) => lambda.run(),
         Command::Plugin(plugin) => plugin.run(output),
         Command::CompilePlugin { memory, cpu_seconds } => compiler::serve(memory, cpu_seconds).map_err(Failure::Failed),
     }

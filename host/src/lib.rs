@@ -29,4 +29,5 @@ pub mod sandbox;
 pub mod api;
 pub mod app;
 pub mod cli;
+pub mod lambda;
 pub mod sender;

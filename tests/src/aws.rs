@@ -7,7 +7,7 @@ mod ask;
 mod bill;
 mod call;
 mod half;
-mod proxy;
+pub(crate) mod proxy;
 mod way;
 
 pub use ask::{ask, ask_sns};

@@ -14,6 +14,7 @@ pub mod crash;
 pub mod disk;
 pub mod guests;
 pub mod host;
+pub mod lambda;
 pub mod load;
 pub mod mail;
 pub mod mutants;

@@ -13,15 +13,21 @@ use fanfare_tests::{TestHost, aws, eventually};
 use tempfile::TempDir;
 
 fn template() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/cloudformation.yaml")
+    deployed("cloudformation.yaml")
+}
+
+fn deployed(file: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy").join(file)
 }
 
 #[test]
-fn the_template_has_nothing_that_the_linter_complains_of() {
+fn the_templates_have_nothing_that_the_linter_complains_of() {
     let linter = env::var_os("FANFARE_CFN_LINT")
         .expect("FANFARE_CFN_LINT, which `cargo xtask emulators` prints and `cargo xtask test` sets");
-    let run = finish(Command::new(linter).args(["--regions", "eu-central-1", "--template"]).arg(template()));
-    assert_eq!((run.code(), run.stdout.as_str()), (Some(0), ""), "{run:#?}");
+    for template in [template(), deployed("lambda.yaml")] {
+        let run = finish(Command::new(&linter).args(["--regions", "eu-central-1", "--template"]).arg(template));
+        assert_eq!((run.code(), run.stdout.as_str()), (Some(0), ""), "{run:#?}");
+    }
 }
 
 #[test]

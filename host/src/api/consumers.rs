@@ -141,7 +141,7 @@ pub(super) async fn one(shared: &Shared, name: &ConsumerName) -> Result<Response
 
 async fn all(shared: &Shared) -> Result<Vec<ConsumerShown>> {
     let known = reading(shared.api.consumers.known()).await?;
-    let mut shown = join(shared.api.catalogue.list(), known);
+    let mut shown = join(shared.api.catalogue.list(), known, shared.api.catalogue.absent());
     let hosts = shared.api.fleet.hosts();
     if hosts.len() > 1 {
         for consumer in &mut shown {
@@ -156,16 +156,20 @@ fn running(hosts: &[HostRuns], name: &ConsumerName) -> Vec<RunsOn> {
     hosts.iter().filter_map(runs).collect()
 }
 
-/// A consumer without a plugin is `removed`; one that the store has not seen yet has no events.
-fn join(statuses: Vec<ConsumerStatus>, known: Vec<ConsumerReport>) -> Vec<ConsumerShown> {
+/// A consumer without a plugin is `absent`; one that the store has not seen yet has no events.
+fn join(
+    statuses: Vec<ConsumerStatus>,
+    known: Vec<ConsumerReport>,
+    absent: (ConsumerState, &str),
+) -> Vec<ConsumerShown> {
     let mut shown: BTreeMap<ConsumerName, ConsumerShown> = BTreeMap::new();
     for status in statuses {
         shown.insert(status.name.clone(), ConsumerShown::new(status));
     }
     for ConsumerReport { name, pending, dead, done, state_bytes, paused, held, backfill } in known {
         let entry = shown.entry(name.clone()).or_insert_with(|| {
-            let reason = "its plugin file is not there; put it back and nothing was missed";
-            ConsumerShown::new(ConsumerStatus::bare(name, ConsumerState::Removed, Some(reason.to_owned())))
+            let (state, reason) = absent;
+            ConsumerShown::new(ConsumerStatus::bare(name, state, Some(reason.to_owned())))
         });
         (entry.pending, entry.dead, entry.done, entry.state_bytes) = (pending, dead, done, state_bytes);
         (entry.holds_back, entry.backfill) = (held, backfill);
@@ -186,7 +190,8 @@ pub(super) async fn require_known(shared: &Shared, name: &ConsumerName) -> Resul
 /// `DELETE /v1/consumers/{name}`: only of a consumer whose plugin file is gone.
 pub async fn forget(State(shared): State<Arc<Shared>>, Segment(name): Segment<ConsumerName>) -> Result<StatusCode> {
     let there = shared.api.catalogue.list().into_iter().find(|status| status.name == name);
-    if there.as_ref().is_some_and(|status| status.state != ConsumerState::Removed) {
+    let state = there.as_ref().map_or(shared.api.catalogue.absent().0, |status| status.state);
+    if state != ConsumerState::Removed {
         return Err(Error::ConsumerInUse(name));
     }
     let kept = reading(shared.api.versions.kept()).await?;
@@ -311,7 +316,8 @@ mod tests {
                 backfill: None,
             },
         ];
-        insta::assert_json_snapshot!(join(statuses, known));
+        let absent = (ConsumerState::Removed, "its plugin file is not there; put it back and nothing was missed");
+        insta::assert_json_snapshot!(join(statuses, known, absent));
     }
 
     #[test]

@@ -107,3 +107,9 @@ pub const CONNECTIONS_MAX: usize = 4096;
 
 /// After the signal to stop, how long requests in flight may take to end.
 pub const DRAIN_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// What a function of AWS Lambda may answer is 6 MB of JSON, in which the body is a text; what goes around it has room, too.
+pub const FUNCTION_ANSWER_BYTES_MAX: usize = (6 << 20) - (64 << 10);
+
+/// How long a function sends events before it answers with what there was: clients ask for more by themselves.
+pub const FUNCTION_STREAM_TIME: Duration = Duration::from_secs(10);

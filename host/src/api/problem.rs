@@ -83,6 +83,17 @@ pub enum Error {
         limits::COMMIT_TIME_MAX.as_secs()
     )]
     CommitTooSlow,
+    /// It may be stored or not.
+    #[error(
+        "the function has no time left; it may still happen: repeat with the same Idempotency-Key or look, and give the \
+         function more time"
+    )]
+    InvocationOver,
+    #[error(
+        "the answer is larger than the {} bytes that a function may answer: ask for less, such as with `limit`",
+        limits::FUNCTION_ANSWER_BYTES_MAX
+    )]
+    AnswerTooLarge,
     #[error("the store has not answered within {} s", limits::READ_TIME_MAX.as_secs())]
     ReadTooSlow,
     #[error("not ready: {0}")]
@@ -138,7 +149,10 @@ impl Error {
             }
             Self::WrongHost { .. } => (S::MISDIRECTED_REQUEST, "/problems/wrong-host", "Wrong host"),
             Self::TooMany { .. } => (S::SERVICE_UNAVAILABLE, "/problems/too-many", "Too many at a time"),
-            Self::CommitTooSlow => (S::SERVICE_UNAVAILABLE, "/problems/outcome-unknown", "Outcome unknown"),
+            Self::AnswerTooLarge => (S::INTERNAL_SERVER_ERROR, "/problems/answer-too-large", "Answer too large"),
+            Self::CommitTooSlow | Self::InvocationOver => {
+                (S::SERVICE_UNAVAILABLE, "/problems/outcome-unknown", "Outcome unknown")
+            }
             Self::ReadTooSlow => (S::SERVICE_UNAVAILABLE, "/problems/store-unavailable", "Store unavailable"),
             Self::NotReady(_) => (S::SERVICE_UNAVAILABLE, "/problems/not-ready", "Not ready"),
             Self::Store(backend::Error::Unavailable(_)) => {

@@ -140,7 +140,7 @@ async fn converse(
 }
 
 impl Hosts {
-    fn check<B>(&self, request: &Request<B>) -> Result<()> {
+    pub(super) fn check<B>(&self, request: &Request<B>) -> Result<()> {
         let Self::Only(names) = self else { return Ok(()) };
         let header = request.headers().get(header::HOST).map(|host| String::from_utf8_lossy(host.as_bytes()));
         let authority = request.uri().authority().map(|authority| authority.as_str().into());

@@ -29,6 +29,7 @@ mod gather;
 mod hosts;
 mod inbox;
 mod intake;
+pub mod invoked;
 mod item;
 mod journal;
 mod lane;
@@ -37,6 +38,7 @@ mod place;
 mod publisher;
 mod records;
 pub mod resources;
+mod seat;
 pub mod settings;
 mod settle;
 mod store;
@@ -50,10 +52,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 pub use self::clients::Clients;
+use self::invoked::Invoked;
 use self::publisher::Publisher;
+use self::seat::Seat;
 use self::store::Store;
 use super::{Backend, Error, Lifecycle, Result};
 
@@ -78,20 +82,42 @@ pub enum OpenError {
 /// # Errors
 /// [`OpenError`] where AWS cannot be reached or used, or where something is missing.
 pub async fn open(settings: &Settings) -> Result<Backend, OpenError> {
-    let clients = Clients::connect(settings).await?;
-    let shared = resources::ensure(&clients, settings).await?;
-    let table = table::Table::new(clients.dynamodb.clone(), shared.table.clone());
-    let slot = hosts::claim(&table).await.map_err(OpenError::Slot)?;
-    let store = Arc::new(Store::new(clients, settings.clone(), shared, slot.clone()));
-    store.positions.move_to(slot.number, slot.drawn);
-    store.tasks.spawn(Publisher::run(Arc::clone(&store)));
-    store.tasks.spawn(hosts::run(Arc::clone(&store), slot.clone()));
+    let store = Box::pin(store(settings, async |table| hosts::claim(table).await.map(Seat::Kept))).await?;
+    store.tasks.spawn(hosts::run(Arc::clone(&store)));
     store.tasks.spawn(Arc::clone(&store).follow());
     store.tasks.spawn(settle::intent::sweep(Arc::clone(&store)));
     store.tasks.spawn(upkeep::run(Arc::clone(&store)));
+    store.tasks.spawn(versions::sweep_files(Arc::clone(&store)));
+    Ok(backend(store))
+}
+
+/// Opens the store for a host that AWS Lambda invokes: it does nothing by itself between two invocations, and what it is to do
+/// in one is asked of [`Invoked`].
+///
+/// # Errors
+/// [`OpenError`] where AWS cannot be reached or used, or where something is missing.
+pub async fn open_invoked(settings: &Settings) -> Result<(Backend, Invoked), OpenError> {
+    let store = Box::pin(store(settings, async |_| Ok(Seat::lent()))).await?;
+    let invoked = Invoked::new(Arc::clone(&store));
+    Ok((backend(store), invoked))
+}
+
+async fn store(
+    settings: &Settings,
+    seat: impl AsyncFnOnce(&table::Table) -> Result<Seat>,
+) -> Result<Arc<Store>, OpenError> {
+    let clients = Clients::connect(settings).await?;
+    let shared = resources::ensure(&clients, settings).await?;
+    let table = table::Table::new(clients.dynamodb.clone(), shared.table.clone());
+    let seat = seat(&table).await.map_err(OpenError::Slot)?;
+    let store = Arc::new(Store::new(clients, settings.clone(), shared, seat));
+    store.tasks.spawn(Publisher::run(Arc::clone(&store)));
+    Ok(store)
+}
+
+fn backend(store: Arc<Store>) -> Backend {
     let aws = Arc::new(Aws { store });
-    aws.store.tasks.spawn(versions::sweep_files(Arc::clone(&aws)));
-    Ok(Backend {
+    Backend {
         intake: Arc::clone(&aws) as _,
         journal: Arc::clone(&aws) as _,
         timelines: Arc::clone(&aws) as _,
@@ -103,7 +129,7 @@ pub async fn open(settings: &Settings) -> Result<Backend, OpenError> {
         versions: Arc::clone(&aws) as _,
         fleet: Arc::clone(&aws) as _,
         lifecycle: aws,
-    })
+    }
 }
 
 /// The adapter: every port, on one [`Store`].
@@ -123,9 +149,12 @@ impl Lifecycle for Aws {
         for inbox in self.store.inboxes() {
             inbox.close().await;
         }
-        self.give_back_messages().await;
+        outgoing::give_back(&self.store).await;
         // The publisher runs until what it has is out.
-        hosts::leave(&self.store, &self.store.fleet.slot).await;
+        match self.store.seat.kept() {
+            Some(slot) => hosts::leave(&self.store, slot).await,
+            None => seat::leave(&self.store, Instant::now() + END_MAX).await,
+        }
         self.store.count_done().await;
         self.store.stopping.cancel();
         self.store.tasks.close();

@@ -94,11 +94,22 @@ impl HostFlags {
     /// # Errors
     /// [`Failure::Usage`] with every wrong setting and where it was written.
     pub fn config(&self) -> Result<Config, Failure> {
+        self.config_or(&[])
+    }
+
+    /// [`HostFlags::config`], with other defaults for some keys.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn config_or(&self, defaults: &[(&str, &str)]) -> Result<Config, Failure> {
         let usage = |error: config::Error| Failure::Usage(error.to_string());
         let mut raw = settings(self.config.as_deref()).map_err(usage)?;
         for setting in SETTINGS {
             if let Some(text) = self.flag(setting.key) {
                 raw.set_flag(setting, text);
+            }
+            if let Some((_, text)) = defaults.iter().find(|(key, _)| *key == setting.key) {
+                raw.set_default(setting, (*text).to_owned());
             }
         }
         raw.check(from_env).map_err(usage)

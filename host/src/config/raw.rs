@@ -100,6 +100,11 @@ impl RawConfig {
         self.given.insert(setting.key, Given { text, origin: Origin::Flag(setting.flag()) });
     }
 
+    /// What `key` is where nothing was set.
+    pub fn set_default(&mut self, setting: Setting, text: String) {
+        self.given.entry(setting.key).or_insert(Given { text, origin: Origin::Flag(setting.flag()) });
+    }
+
     /// What all of it means; `variable` looks up the variables that secrets name.
     ///
     /// # Errors

@@ -63,6 +63,8 @@ pub struct Settings {
     pub plugin_keys: Vec<PublicKey>,
     /// Where files of versions that ran are kept. The host's alone.
     pub versions_dir: PathBuf,
+    /// The only consumer that is taken up, whatever else is there.
+    pub only: Option<ConsumerName>,
 }
 
 impl Settings {
@@ -75,6 +77,7 @@ impl Settings {
             settle: SETTLE_AFTER,
             plugin_bytes_max: PLUGIN_BYTES_MAX,
             plugin_keys: Vec::new(),
+            only: None,
         }
     }
 }
@@ -90,6 +93,7 @@ pub struct Error {
 #[must_use = "nothing is watched until it runs"]
 pub struct Directory<R: Runtime> {
     shared: Arc<Shared<R>>,
+    only: Option<ConsumerName>,
     poll: Duration,
     settling: Settling,
     /// What the slots are in step with, or are being brought in step with.
@@ -134,11 +138,11 @@ impl<R: Runtime> Directory<R> {
         versions: Arc<dyn Versions>,
         fleet: Arc<dyn Fleet>,
     ) -> Result<Self, Error> {
-        let Settings { dir, poll, settle, plugin_bytes_max, plugin_keys, versions_dir } = settings;
+        let Settings { dir, poll, settle, plugin_bytes_max, plugin_keys, versions_dir, only } = settings;
         let failed = |cause| Error { dir: dir.clone(), cause };
         std::fs::create_dir_all(&dir).map_err(failed)?;
         let renamed = Arc::new(Renamed::default());
-        let first = scan::look(&dir, &renamed).map_err(failed)?;
+        let first = scan::look(&dir, &renamed).map_err(failed)?.only(only.as_ref());
         let hint = Arc::new(Notify::new());
         let shared = Shared {
             dir: dir.clone(),
@@ -163,6 +167,7 @@ impl<R: Runtime> Directory<R> {
             steering: Handle(ask),
             asked: VecDeque::new(),
             shared: Arc::new(shared),
+            only,
             poll,
             settling: Settling::new(settle),
             taken_up: BTreeMap::new(),
@@ -179,7 +184,9 @@ impl<R: Runtime> Directory<R> {
             elsewhere,
             is_open: false,
         };
-        directory.show_absent(&first).await;
+        if directory.only.is_none() {
+            directory.show_absent(&first).await;
+        }
         directory.take_in(&first);
         let deadline = tokio::time::Instant::now() + OPEN_TIME_MAX;
         while !(directory.busy.is_empty() && directory.settling.next_look().is_none()) {
@@ -241,13 +248,14 @@ impl<R: Runtime> Directory<R> {
             () = self.hint.notified() => tokio::time::sleep(LOOK_GAP).await,
         }
         let (dir, shadows) = (self.shared.dir.clone(), self.shared.shadow_files.lock().clone());
-        let renamed = Arc::clone(&self.renamed);
+        let (renamed, only) = (Arc::clone(&self.renamed), self.only.clone());
         let seen = |(name, (path, taken)): (ConsumerName, (PathBuf, Option<Entry>))| {
             let entry = scan::entry_at(&path);
             (entry != taken).then_some((name, entry))
         };
         match blocking(move || {
-            scan::look(&dir, &renamed).map(|look| (look, shadows.into_iter().filter_map(seen).collect()))
+            scan::look(&dir, &renamed)
+                .map(|look| (look.only(only.as_ref()), shadows.into_iter().filter_map(seen).collect()))
         })
         .await
         {

@@ -53,6 +53,19 @@ pub struct Stamp {
     inode: u64,
 }
 
+impl Look {
+    /// Without what is there for other consumers.
+    #[must_use]
+    pub fn only(mut self, name: Option<&ConsumerName>) -> Self {
+        if let Some(name) = name {
+            self.sightings.retain(|seen, _| seen == name);
+            self.whole.retain(|seen| seen == name);
+            self.strays.clear();
+        }
+        self
+    }
+}
+
 impl Stamp {
     #[must_use]
     pub fn of(metadata: &Metadata) -> Self {

@@ -17,6 +17,11 @@ pub trait Catalogue: Send + Sync {
     /// Answers from memory: it is asked on every request for the list.
     fn list(&self) -> Vec<ConsumerStatus>;
 
+    /// What is said of a consumer that the store knows and that is not in the list: how it stands, and why.
+    fn absent(&self) -> (State, &'static str) {
+        (State::Removed, "its plugin file is not there; put it back and nothing was missed")
+    }
+
     /// Tells no more of a consumer that is removed.
     fn forget(&self, name: &ConsumerName);
 

@@ -251,7 +251,7 @@ impl Desk {
 }
 
 /// `None` where the connection ended instead.
-fn read(input: &mut impl BufRead, mut output: impl Write) -> std::io::Result<Option<Request<Vec<u8>>>> {
+pub(crate) fn read(input: &mut impl BufRead, mut output: impl Write) -> std::io::Result<Option<Request<Vec<u8>>>> {
     let mut line = String::new();
     if input.read_line(&mut line)? == 0 {
         return Ok(None);
@@ -292,7 +292,7 @@ fn refuse(connection: &TcpStream, refusal: Refusal) -> std::io::Result<()> {
     write(connection, refusal.status, &headers, refusal.body.as_bytes())
 }
 
-fn write(mut output: impl Write, status: u16, headers: &HeaderMap, body: &[u8]) -> std::io::Result<()> {
+pub(crate) fn write(mut output: impl Write, status: u16, headers: &HeaderMap, body: &[u8]) -> std::io::Result<()> {
     let mut answer = format!("HTTP/1.1 {status} \r\ncontent-length: {}\r\n", body.len()).into_bytes();
     for (name, value) in headers {
         answer.extend_from_slice(&[name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"].concat());

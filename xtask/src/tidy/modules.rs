@@ -7,10 +7,11 @@
 use super::{Complaint, File};
 
 /// A crate (as it begins in paths) → the only modules of the host that may name it.
-const BOUNDARIES: [(&str, &[&str]); 6] = [
+const BOUNDARIES: [(&str, &[&str]); 7] = [
     ("axum", &["api", "dashboard", "app"]),
     ("hyper", &["api", "dashboard", "app", "capability/http"]),
     ("aws_", &["backend/aws"]),
+    ("lambda_", &["lambda"]),
     ("wasmtime", &["sandbox", "capability"]),
     ("rusqlite", &["backend/embedded"]),
     ("lettre", &["sender", "config", "cli/demo"]),

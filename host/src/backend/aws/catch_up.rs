@@ -63,13 +63,13 @@ pub async fn run(inbox: Arc<AwsInbox>, store: Arc<Store>, owner: String) {
 }
 
 /// How far an audit goes: the same for every consumer, until the next.
-fn audited_to(now: Timestamp) -> u64 {
+pub fn audited_to(now: Timestamp) -> u64 {
     let since = Duration::from_millis(now.as_millis() % (AUDIT_EVERY.as_secs() * 1_000));
     first_at(now.minus(since + AUDIT_LAG))
 }
 
 /// Looks at the next events, those up to `audited` as the net, and notes how far it came. Whether there may be more at once.
-async fn step(inbox: &Arc<AwsInbox>, store: &Store, owner: &str, audited: u64) -> Result<bool> {
+pub async fn step(inbox: &Arc<AwsInbox>, store: &Store, owner: &str, audited: u64) -> Result<bool> {
     let now = Timestamp::now();
     let key = Key::consumer(&inbox.name);
     let claim = Change::of("SET cuo = :owner, cut = :until")

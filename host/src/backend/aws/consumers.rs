@@ -124,21 +124,24 @@ impl Store {
             }
             self.count_done().await;
             self.follow_fleet().await;
-            match self.known().await {
-                Ok(known) => {
-                    for known in known {
-                        if let Some(inbox) = self.inbox(&known.name) {
-                            let news = known.fills != inbox.fills().version;
-                            inbox.learn(known);
-                            if news && let Err(error) = inbox.refresh_fills().await {
-                                tracing::warn!(consumer = %inbox.name, %error, "what was decided of a backfill is not known");
-                            }
-                        }
-                    }
-                }
-                Err(error) => tracing::warn!(%error, "what other hosts decided is not known"),
+            if let Err(error) = self.learn().await {
+                tracing::warn!(%error, "what other hosts decided is not known");
             }
         }
+    }
+
+    /// Follows what the table says of the consumers that are here.
+    pub async fn learn(&self) -> Result<()> {
+        for known in self.known().await? {
+            if let Some(inbox) = self.inbox(&known.name) {
+                let news = known.fills != inbox.fills().version;
+                inbox.learn(known);
+                if news {
+                    inbox.refresh_fills().await?;
+                }
+            }
+        }
+        Ok(())
     }
 }
 

@@ -95,6 +95,17 @@ pub async fn take(store: &Store, name: &ConsumerName, limit: usize) -> Result<Ve
     Ok(taken)
 }
 
+/// When the next one is due.
+pub async fn next(store: &Store, name: &ConsumerName) -> Result<Option<Timestamp>> {
+    next_in(store, partition(name.as_str())).await
+}
+
+/// When the first one of a partition of the index is due.
+pub async fn next_in(store: &Store, partition: String) -> Result<Option<Timestamp>> {
+    let first = Indexed { partition, from: 0, to: POSITION_MAX, newest_first: false, limit: 1 };
+    Ok(store.table.indexed(first).await?.first().map(|(_, at)| Timestamp::from_millis(*at)))
+}
+
 /// Takes one up, if it is due and nobody else was quicker.
 async fn claim(store: &Store, key: &Key) -> Result<Option<Due>> {
     let now = Timestamp::now();

@@ -29,8 +29,8 @@ const HOSTNAME: &str = "/proc/sys/kernel/hostname";
 
 /// What this host knows of the others, and says of itself.
 pub struct Known {
-    pub slot: Slot,
-    name: String,
+    /// Of a host that runs all the time; no other one says what it runs.
+    name: Option<String>,
     standings: watch::Sender<Standings>,
     others: Mutex<BTreeMap<u64, HostRuns>>,
     own: Mutex<Own>,
@@ -44,12 +44,12 @@ struct Own {
 }
 
 impl Known {
-    pub fn of(slot: Slot) -> Self {
+    /// Of the host that keeps this slot.
+    pub fn of(slot: Option<&Slot>) -> Self {
         let machine = std::fs::read_to_string(HOSTNAME).unwrap_or_default();
         let machine = Some(machine.trim()).filter(|name| !name.is_empty()).unwrap_or("host");
         Self {
-            name: format!("{machine}/{}", slot.number),
-            slot,
+            name: slot.map(|slot| format!("{machine}/{}", slot.number)),
             standings: watch::Sender::new(Standings::default()),
             others: Mutex::default(),
             own: Mutex::default(),
@@ -90,6 +90,7 @@ impl Store {
     }
 
     async fn say_running(&self) -> Result<()> {
+        let Some((slot, name)) = self.seat.kept().zip(self.fleet.name.as_ref()) else { return Ok(()) };
         let running = {
             let own = self.fleet.own.lock();
             if own.told.as_ref() == Some(&own.running) {
@@ -97,19 +98,19 @@ impl Store {
             }
             own.running.clone()
         };
-        let slot = &self.fleet.slot;
         let item = Item::at(&Key::running(slot.number));
         let mut transaction = Transaction::default();
         // A host that has left, or was taken for dead, runs nothing.
         transaction.check((), Key::host(slot.number), slot.is_own());
-        transaction.put((), item.with("host", text(&self.fleet.name)).with("runs", json(&running)?));
+        transaction.put((), item.with("host", text(name)).with("runs", json(&running)?));
         if self.table.transact(transaction).await?.is_ok() {
             self.fleet.own.lock().told = Some(running);
         }
         Ok(())
     }
 
-    async fn hear_others(&self) -> Result<()> {
+    /// Learns what others run and decided.
+    pub async fn hear_others(&self) -> Result<()> {
         let (from, to) = (HOST.to_owned(), format!("{STANDING}~"));
         let span = Span { partition: FOLLOWED.to_owned(), from, to, newest_first: false, limit: usize::MAX };
         let (mut standings, mut others) = (BTreeMap::new(), BTreeMap::new());
@@ -122,7 +123,9 @@ impl Store {
                 others.insert(slot, HostRuns { host: item.text("host")?.to_owned(), running: item.json("runs")? });
             }
         }
-        others.remove(&self.fleet.slot.number);
+        if let Some(own) = self.seat.kept() {
+            others.remove(&own.number);
+        }
         *self.fleet.others.lock() = others;
         self.fleet.standings.send_if_modified(|known| {
             let news = **known != standings;
@@ -158,8 +161,8 @@ impl Fleet for Aws {
     }
 
     fn hosts(&self) -> Vec<HostRuns> {
-        let own =
-            HostRuns { host: self.store.fleet.name.clone(), running: self.store.fleet.own.lock().running.clone() };
-        std::iter::once(own).chain(self.store.fleet.others.lock().values().cloned()).collect()
+        let fleet = &self.store.fleet;
+        let own = fleet.name.clone().map(|host| HostRuns { host, running: fleet.own.lock().running.clone() });
+        own.into_iter().chain(fleet.others.lock().values().cloned()).collect()
     }
 }

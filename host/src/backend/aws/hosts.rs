@@ -2,10 +2,11 @@
 //!
 //! Each host has a slot, which its positions carry, and raises the beat of its item while it lives. A host whose beat stands
 //! still for [`DEAD_AFTER`], by the clock of whoever watches, is dead: somebody takes its slot over, publishes what the slot
-//! wrote from its watermark on, and frees it. What is published a second time is delivered once.
+//! wrote from its watermark on, and frees it. What is published a second time is delivered once. One that runs only now and
+//! then has a slot only while it needs one: see `seat`.
 //!
 //! **Invariants**
-//! - A host whose slot was taken from it (it slept, or lost the network) closes its store.
+//! - A host whose slot was taken from it (it slept, or lost the network) closes its store, or takes another slot.
 //! - A slot is free only when all that it wrote is published.
 
 use std::collections::{HashMap, HashSet};
@@ -22,7 +23,7 @@ use super::table::{Change, Indexed, Span, Table, Transaction};
 use crate::backend::{Error, Result};
 use crate::clock::Timestamp;
 
-const BEAT_EVERY: Duration = Duration::from_secs(2);
+pub const BEAT_EVERY: Duration = Duration::from_secs(2);
 const DEAD_AFTER: Duration = Duration::from_secs(15);
 /// Before its watermark: what a host wrote under a clock that was set back since.
 const MARGIN: Duration = Duration::from_secs(5);
@@ -41,7 +42,7 @@ const DRAIN_MAX: Duration = Duration::from_secs(20);
 #[derive(Clone, Debug)]
 pub struct Slot {
     pub number: u64,
-    owner: String,
+    pub owner: String,
     /// The highest position that was drawn there before, as far as it is known.
     pub drawn: u64,
 }
@@ -50,6 +51,13 @@ impl Slot {
     /// That nobody took it meanwhile.
     pub fn is_own(&self) -> Change {
         Change::default().only_if("own = :owner").value(":owner", text(&self.owner))
+    }
+
+    /// It is nobody's, with the highest position that was drawn there: where it is still this owner's, since a request that
+    /// arrives late must not take it from another.
+    fn is_free(&self, drawn: u64) -> Change {
+        let change = Change::of("SET own = :nobody, drawn = :drawn").only_if_also(&self.is_own());
+        change.value(":nobody", text(NOBODY)).value(":drawn", number(drawn))
     }
 }
 
@@ -78,16 +86,17 @@ pub async fn claim(table: &Table) -> Result<Slot> {
     Err(Error::Unavailable(why.into()))
 }
 
-/// Lets others have the slot, of which `drawn` is the highest position, where it is still this owner's: a request that arrives
-/// late must not take it from another.
+/// Lets others have the slot, of which `drawn` is the highest position. What was said to run there, runs no more.
 async fn free(table: &Table, slot: &Slot, drawn: u64) -> Result<()> {
     let mut transaction = Transaction::default();
-    let change = Change::of("SET own = :nobody, drawn = :drawn").only_if("own = :owner");
-    let change =
-        change.value(":nobody", text(NOBODY)).value(":drawn", number(drawn)).value(":owner", text(&slot.owner));
-    transaction.update((), Key::host(slot.number), change);
+    transaction.update((), Key::host(slot.number), slot.is_free(drawn));
     transaction.delete((), Key::running(slot.number), Change::default());
     table.transact(transaction).await.map(drop)
+}
+
+/// [`free`], for a host that never said what it runs: for a quarter of the price.
+pub async fn give_back(table: &Table, slot: &Slot, drawn: u64) -> Result<()> {
+    table.update(&Key::host(slot.number), slot.is_free(drawn)).await.map(drop)
 }
 
 async fn all(table: &Table) -> Result<Vec<Item>> {
@@ -97,7 +106,8 @@ async fn all(table: &Table) -> Result<Vec<Item>> {
 }
 
 /// Says that this host lives, and follows those that do not, until the store is closed.
-pub async fn run(store: Arc<Store>, slot: Slot) {
+pub async fn run(store: Arc<Store>) {
+    let Some(slot) = store.seat.kept() else { return };
     let mut ticks = interval(BEAT_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut watch = Watch::default();
@@ -108,13 +118,13 @@ pub async fn run(store: Arc<Store>, slot: Slot) {
             () = store.stopping.cancelled() => break,
         }
         beat += 1;
-        match say(&store, &slot, beat).await {
+        match say(&store, slot, beat).await {
             Ok(true) => {}
             Ok(false) => return store.fail("another host took this one for dead and follows it"),
             Err(error) => tracing::warn!(%error, "this host cannot say that it lives; others may take it for dead"),
         }
         match follow(&store, &slot.owner, &mut watch).await {
-            Ok(dead) => {
+            Ok(Followed { dead, .. }) => {
                 for one in dead {
                     // Where SNS is slow this takes long, and this host must go on to say that it lives.
                     let of = Arc::clone(&store);
@@ -140,7 +150,7 @@ pub async fn leave(store: &Store, slot: &Slot) {
 }
 
 /// `false` where the slot is somebody else's.
-async fn say(store: &Store, slot: &Slot, beat: u64) -> Result<bool> {
+pub async fn say(store: &Store, slot: &Slot, beat: u64) -> Result<bool> {
     // What is written from now on has higher positions than this, and lower ones are published or open.
     let newest = store.positions.newest(Timestamp::now());
     let published = store.publisher.published_below(newest);
@@ -162,7 +172,7 @@ enum Life {
 
 /// When the beat of each host was first seen as it is.
 #[derive(Default)]
-struct Watch {
+pub struct Watch {
     seen: HashMap<u64, (String, u64, Instant)>,
 }
 
@@ -181,8 +191,17 @@ impl Watch {
     }
 }
 
+/// What a look at the other hosts found.
+#[derive(Default)]
+pub struct Followed {
+    /// Of these, what they wrote is on its way.
+    pub dead: Vec<Dead>,
+    /// Owners of slots of whom it is not known whether they live.
+    pub unknown: HashSet<String>,
+}
+
 /// A dead host's slot, taken over.
-struct Dead {
+pub struct Dead {
     slot: Slot,
     /// The highest position of what it may not have published.
     through: u64,
@@ -214,8 +233,8 @@ impl Dead {
 }
 
 /// Looks which of the other hosts have died, and lets what these wrote be published: it is on its way.
-async fn follow(store: &Store, own: &str, watch: &mut Watch) -> Result<Vec<Dead>> {
-    let mut followed = Vec::new();
+pub async fn follow(store: &Store, own: &str, watch: &mut Watch) -> Result<Followed> {
+    let mut followed = Followed::default();
     for host in all(&store.table).await? {
         let (slot, owner): (u64, _) = (host_slot(&host)?, host.text("own")?.to_owned());
         if owner == own || owner == NOBODY {
@@ -223,7 +242,11 @@ async fn follow(store: &Store, own: &str, watch: &mut Watch) -> Result<Vec<Dead>
         }
         let beat: u64 = host.number("beat")?;
         match watch.judge(slot, &owner, beat, Instant::now()) {
-            Life::Alive | Life::Unknown => continue,
+            Life::Alive => continue,
+            Life::Unknown => {
+                followed.unknown.insert(owner);
+                continue;
+            }
             Life::Dead => {}
         }
         // Whoever takes it is its owner: if it dies over it, the next one begins anew. One that spoke just now keeps it.
@@ -235,7 +258,7 @@ async fn follow(store: &Store, own: &str, watch: &mut Watch) -> Result<Vec<Dead>
         let published: u64 = host.number("pub")?;
         let (events, last) = sweep(store, slot, published).await?;
         tracing::info!(slot, events, since = %time_of(published), "a host has died; what it had not published is published");
-        followed.push(Dead { slot: Slot { number: slot, owner: taken, drawn: last }, through: last });
+        followed.dead.push(Dead { slot: Slot { number: slot, owner: taken, drawn: last }, through: last });
     }
     Ok(followed)
 }

@@ -17,13 +17,14 @@
 
 mod desk;
 mod dues;
+mod handed;
 mod history;
 mod receive;
 mod view;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -35,6 +36,8 @@ use tokio_util::task::TaskTracker;
 
 use self::desk::{Desk, Ended, Receipt};
 pub use self::desk::{Running, Work};
+use self::handed::Handed;
+pub use self::handed::{Message, Until};
 use self::view::AwsView;
 pub use self::view::scan;
 use super::backfills::Fills;
@@ -43,6 +46,7 @@ use super::due;
 use super::item::LaneKey;
 use super::place::Place;
 use super::resources::Queue;
+use super::seat;
 use super::settle::{Committer, Settled, Settling};
 use super::store::Store;
 use super::weight::{self, Verdict, Weight};
@@ -91,10 +95,16 @@ pub struct AwsInbox {
     /// Messages to be deleted.
     acknowledged: Mutex<Vec<Receipt>>,
     to_delete: Notify,
+    /// What became of messages that AWS Lambda received, on a host that it invokes.
+    handed: Option<Handed>,
+    /// No delivery begins: between two invocations of such a host.
+    resting: AtomicBool,
 }
 
 impl AwsInbox {
+    /// The inbox of a consumer that is here. On a host that AWS Lambda invokes, it does nothing by itself.
     pub fn start(store: &Arc<Store>, known: Known, fills: Fills, queue: Queue) -> Arc<Self> {
+        let invoked = store.seat.kept().is_none();
         let inbox = Arc::new(Self {
             name: known.name.clone(),
             queue,
@@ -117,8 +127,13 @@ impl AwsInbox {
             room: Notify::new(),
             acknowledged: Mutex::default(),
             to_delete: Notify::new(),
+            handed: invoked.then(Handed::default),
+            resting: AtomicBool::new(invoked),
         });
         inbox.take_up_fills(fills);
+        if invoked {
+            return inbox;
+        }
         inbox.tasks.spawn(Arc::clone(&inbox).delete());
         let owner = uuid::Uuid::now_v7().to_string();
         inbox.tasks.spawn(super::catch_up::run(Arc::clone(&inbox), Arc::clone(store), owner.clone()));
@@ -220,7 +235,8 @@ impl AwsInbox {
         };
         let Some(epochs) = self.known.lock().hears(heard.as_ref(), newest) else { return };
         if let Some(inbox) = self.store.inbox(&self.name) {
-            self.store.tasks.spawn(async move { super::consumers::hear(&inbox.store, &inbox, epochs).await });
+            let heard = async move { super::consumers::hear(&inbox.store, &inbox, epochs).await };
+            self.store.tasks.spawn(self.store.in_flight.track_future(heard));
         }
     }
 
@@ -241,6 +257,7 @@ impl AwsInbox {
 
     /// Settles one delivery; what it says is what the caller is told.
     pub(super) async fn settle(&self, delivery: Delivery, reads: &Reads, settlement: Settlement) -> Finished {
+        let _in_flight = self.store.in_flight.token();
         let (event, ticket) = (delivery.event.id, delivery.lease.epoch);
         let Some(running) = self.desk.lock().running_of(ticket) else { return Finished::Superseded };
         let (settlement, dropped) = confine(settlement, delivery.is_state_only());
@@ -255,7 +272,10 @@ impl AwsInbox {
         let settling = Settling { store, committer, name, generation, on_dead, running: &running, dropped };
         self.desk.lock().settling(ticket, true);
         self.ring();
-        let settled = settling.settle(reads, &settlement, &delivery.by).await;
+        let settled = match seat::take_for(store, &settlement).await {
+            Ok(()) => settling.settle(reads, &settlement, &delivery.by).await,
+            Err(error) => Err(error),
+        };
         self.desk.lock().settling(ticket, false);
         match settled {
             Ok(Settled::Written(place)) => {
@@ -343,12 +363,15 @@ impl Inbox for AwsInbox {
         self.note_heard();
         self.acknowledge(passed);
         if let Some(inbox) = self.store.inbox(&self.name).filter(|_| skips) {
-            self.store.tasks.spawn(inbox.leave_dead_behind());
+            self.store.tasks.spawn(self.store.in_flight.track_future(inbox.leave_dead_behind()));
         }
         self.ring();
     }
 
     fn lease(&self) -> Option<Delivery> {
+        if self.resting.load(Ordering::Relaxed) {
+            return None;
+        }
         let now = Timestamp::now();
         let running = self.desk.lock().lease(now)?;
         let generation = Generation(self.known.lock().generation);

@@ -9,6 +9,7 @@ use super::Aws;
 use super::item::{Item, Key, LaneKey, number, text};
 use super::lane::{Logged, Tail};
 use super::publisher::Publisher;
+use super::seat;
 use super::store::Store;
 use super::table::{Change as TableChange, Transaction, WRITES_MAX};
 use crate::backend::{Changed, Durable, Error, Intake, Keep, Placed, Placement, Published, Result};
@@ -48,6 +49,7 @@ impl Intake for Aws {
 
     async fn change(&self, id: OrderId, change: Change) -> Result<Durable<Changed>> {
         self.store.check_room()?;
+        seat::take(&self.store).await?;
         loop {
             let (order, tail) = self.store.order(id).await?;
             let Some(order) = order else { return Ok(Durable::assert(Changed::UnknownOrder)) };
@@ -70,6 +72,7 @@ impl Intake for Aws {
     /// off in the middle, the same request once more records what is missing, and nothing twice.
     async fn publish(&self, events: Vec<Custom>) -> Result<Durable<Vec<Published>>> {
         self.store.check_room()?;
+        seat::take(&self.store).await?;
         let mut published: Vec<Published> = Vec::new();
         let mut broke_off = 0;
         while let Some(rest) = events.get(published.len()..).filter(|rest| !rest.is_empty()) {
@@ -94,6 +97,7 @@ impl Aws {
     async fn try_place(&self, placement: &Placement) -> Result<Option<Placed>> {
         let Placement { order, fingerprint, idempotency_key } = placement;
         self.store.check_room()?;
+        seat::take(&self.store).await?;
         let (key, reference) = (idempotency_key.as_deref().map(Key::idempotency), order.content.reference.as_deref());
         let reference = reference.map(Key::reference);
         let mark =
@@ -249,6 +253,7 @@ impl Store {
 
     /// Makes the writes, with which `events` are in the table, and lets them be published.
     pub async fn append<M>(&self, transaction: Transaction<M>, events: Vec<Logged>) -> Result<Result<(), Vec<M>>> {
+        let _in_flight = self.in_flight.token();
         let mut unsure = Unsure { publisher: &self.publisher, events };
         let done = self.table.transact(transaction).await;
         let events = std::mem::take(&mut unsure.events);

@@ -1,6 +1,6 @@
 //! Messages on their way out.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -67,6 +67,8 @@ struct HandedState {
     looked: Option<Instant>,
     /// Each with when it was taken up.
     parcels: VecDeque<(Parcel, Timestamp)>,
+    /// Those that this host's sender has, and of which it has not said what became of them.
+    sending: HashMap<ParcelId, Timestamp>,
 }
 
 impl Handed {
@@ -106,10 +108,30 @@ impl Handed {
     /// What is there, as far as nobody else may have taken it up meanwhile.
     fn take(&self, limit: usize) -> Vec<Parcel> {
         let now = Timestamp::now();
-        let mut state = self.state.lock();
+        let state = &mut *self.state.lock();
         let count = limit.min(state.parcels.len());
         let parcels = state.parcels.drain(..count).filter(|(_, taken)| now.since(*taken) < CLAIM / 2);
-        parcels.map(|(parcel, _)| parcel).collect()
+        let parcels: Vec<(Parcel, Timestamp)> = parcels.collect();
+        state.sending.retain(|_, taken| now.since(*taken) < CLAIM);
+        state.sending.extend(parcels.iter().map(|(parcel, taken)| (parcel.id.clone(), *taken)));
+        parcels.into_iter().map(|(parcel, _)| parcel).collect()
+    }
+
+    /// What nobody here gets to.
+    fn give_up(&self) -> Vec<Parcel> {
+        let left = self.take(usize::MAX);
+        self.state.lock().sending.clear();
+        left
+    }
+
+    fn settled(&self, id: &ParcelId) {
+        self.state.lock().sending.remove(id);
+    }
+
+    /// Whether this host's sender has nothing to do.
+    pub fn is_idle(&self) -> bool {
+        let state = self.state.lock();
+        state.parcels.is_empty() && state.sending.is_empty()
     }
 }
 
@@ -135,13 +157,19 @@ pub fn report(item: &Item) -> Result<MessageReport> {
     })
 }
 
+/// When the next message is due.
+pub async fn next(store: &Store) -> Result<Option<Timestamp>> {
+    super::due::next_in(store, DUE.to_owned()).await
+}
+
 #[async_trait]
 impl Outgoing for Aws {
     async fn due(&self, limit: usize) -> Result<Vec<Parcel>> {
         loop {
             if self.store.outgoing.is_look_due(limit) {
                 // On its own, so that nothing that was taken up is lost where the caller waits no longer.
-                self.store.tasks.spawn(look(Arc::clone(&self.store), limit));
+                let look = self.store.in_flight.track_future(look(Arc::clone(&self.store), limit));
+                self.store.tasks.spawn(look);
             }
             let parcels = self.store.outgoing.take(limit);
             if !parcels.is_empty() {
@@ -163,6 +191,7 @@ impl Outgoing for Aws {
 impl Aws {
     /// What became of one try.
     async fn note(&self, id: ParcelId, sending: Sending) -> Result<()> {
+        let _in_flight = self.store.in_flight.token();
         let key = Key { pk: MESSAGES.into(), sk: id.to_string() };
         let (state, due, error) = match sending {
             Sending::Sent => ("sent", None, None),
@@ -192,26 +221,28 @@ impl Aws {
         // What is not pending any more is not made so by a try that arrives late; that it was sent is true whatever else was said.
         let held = if state == "sent" { "attribute_exists(pk)" } else { "attribute_exists(ls)" };
         let change = change.update(set).only_if(held);
-        self.store.table.update(&key, change).await.map(drop)
-    }
-
-    /// What this host's sender did not get to is due to everybody.
-    pub(super) async fn give_back_messages(&self) {
-        for Parcel { id, .. } in self.store.outgoing.take(usize::MAX) {
-            let key = Key { pk: MESSAGES.into(), sk: id.to_string() };
-            let change = Change::of("SET ls = :now").only_if("attribute_exists(ls)");
-            let change = change.value(":now", number(Timestamp::now().as_millis()));
-            if let Err(error) = self.store.table.update(&key, change).await {
-                tracing::debug!(%error, "messages wait for a while until somebody sends them");
-                return;
-            }
-        }
+        self.store.table.update(&key, change).await?;
+        self.store.outgoing.settled(&id);
+        Ok(())
     }
 
     fn message_expires(&self) -> Option<u64> {
         match self.store.retention.lock().messages {
             crate::backend::Keep::For(time) => Some(Timestamp::now().plus(time).as_millis() / 1_000),
             crate::backend::Keep::Forever => None,
+        }
+    }
+}
+
+/// What this host's sender did not get to is due to everybody.
+pub async fn give_back(store: &Store) {
+    for Parcel { id, .. } in store.outgoing.give_up() {
+        let key = Key { pk: MESSAGES.into(), sk: id.to_string() };
+        let change = Change::of("SET ls = :now").only_if("attribute_exists(ls)");
+        let change = change.value(":now", number(Timestamp::now().as_millis()));
+        if let Err(error) = store.table.update(&key, change).await {
+            tracing::debug!(%error, "messages wait for a while until somebody sends them");
+            return;
         }
     }
 }

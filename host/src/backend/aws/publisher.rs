@@ -108,6 +108,13 @@ impl Publisher {
         self.changed.notify_one();
     }
 
+    /// While nothing is being written, what waits and what is looked for is all that may be in the table.
+    pub fn abandon_rest(&self) {
+        let state = &mut *self.state.lock();
+        let waiting = state.lanes.values().flatten().chain(state.unsure.iter().map(|(_, logged)| logged));
+        state.open = waiting.map(Logged::position).collect();
+    }
+
     /// They may be in the table, or not yet, or never.
     pub fn look_for(&self, events: Vec<Logged>) {
         let mut state = self.state.lock();

@@ -12,13 +12,13 @@ use super::catch_up;
 use super::clients::Clients;
 use super::clock::Positions;
 use super::fleet;
-use super::hosts::Slot;
 use super::inbox::AwsInbox;
 use super::item::{Item, Key, LaneKey, event_sort};
 use super::lane::{Logged, Standing, Tail, content_of, place_of, tail_of};
 use super::outgoing::Handed;
 use super::publisher::Publisher;
 use super::resources::Shared;
+use super::seat::Seat;
 use super::settings::Settings;
 use super::table::{Freshness, Span, Table};
 use crate::backend::recent::Recent;
@@ -39,6 +39,7 @@ pub struct Store {
     pub shared: Shared,
     pub table: Table,
     pub positions: Positions,
+    pub seat: Seat,
     pub publisher: Publisher,
     pub fleet: fleet::Known,
     pub inboxes: Mutex<BTreeMap<ConsumerName, Arc<AwsInbox>>>,
@@ -50,22 +51,32 @@ pub struct Store {
     pub failed: watch::Sender<Option<Arc<str>>>,
     pub stopping: CancellationToken,
     pub tasks: TaskTracker,
+    /// What must have ended before the process may stand still.
+    pub in_flight: TaskTracker,
     /// What orders are about never changes, so it is read once.
     contents: Mutex<Recent<OrderId, Arc<Content>>>,
 }
 
 impl Store {
-    pub fn new(clients: Clients, settings: Settings, shared: Shared, slot: Slot) -> Self {
+    pub fn new(clients: Clients, settings: Settings, shared: Shared, seat: Seat) -> Self {
         let table = Table::new(clients.dynamodb.clone(), shared.table.clone());
         let publisher = Publisher::new(clients.sns.clone(), &shared);
+        let positions = Positions::new(0);
+        if let Some(slot) = seat.kept() {
+            positions.move_to(slot.number, slot.drawn);
+        }
+        let in_flight = TaskTracker::new();
+        // Whoever waits for it waits for what is there then.
+        in_flight.close();
         Self {
             clients,
             settings,
             shared,
             table,
-            positions: Positions::new(slot.number),
+            positions,
+            fleet: fleet::Known::of(seat.kept()),
+            seat,
             publisher,
-            fleet: fleet::Known::of(slot),
             inboxes: Mutex::default(),
             retention: Mutex::default(),
             retained: tokio::sync::Notify::new(),
@@ -74,6 +85,7 @@ impl Store {
             failed: watch::Sender::new(None),
             stopping: CancellationToken::new(),
             tasks: TaskTracker::new(),
+            in_flight,
             contents: Mutex::new(Recent::new(CONTENTS_MAX)),
         }
     }

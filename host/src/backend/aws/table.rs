@@ -14,7 +14,8 @@ use std::time::Duration;
 use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_dynamodb::operation::transact_write_items::TransactWriteItemsError;
 use aws_sdk_dynamodb::types::{ConsumedCapacity, DeleteRequest, ReturnConsumedCapacity, WriteRequest};
-use tokio::time::Instant;
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout};
 use uuid::Uuid;
 
 use self::reads::Reads;
@@ -34,6 +35,8 @@ const TRANSACT_MAX: Duration = Duration::from_secs(30);
 /// Between two tries, as the first and the longest wait.
 const AGAIN_FIRST: Duration = Duration::from_millis(10);
 const AGAIN_MAX: Duration = Duration::from_millis(1_000);
+/// How much longer an answer is waited for in a hurry. The client tries again by itself, and may be between two tries.
+const HURRIED_MAX: Duration = Duration::from_millis(300);
 
 /// The table of one prefix. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -41,11 +44,18 @@ pub struct Table {
     client: aws_sdk_dynamodb::Client,
     name: String,
     reads: Arc<Reads>,
+    /// Whether what does not succeed at once is given up.
+    hurries: Arc<watch::Sender<bool>>,
 }
 
 impl Table {
     pub fn new(client: aws_sdk_dynamodb::Client, name: String) -> Self {
-        Self { client, name, reads: Arc::default() }
+        Self { client, name, reads: Arc::default(), hurries: Arc::new(watch::Sender::new(false)) }
+    }
+
+    /// From now on no transaction is sent again, whatever became of it, or waited for much longer; or as often as it takes.
+    pub fn hurry(&self, hurries: bool) {
+        self.hurries.send_replace(hurries);
     }
 
     /// Deletes every item whose partition begins with `prefix`, by going through the whole table.
@@ -148,27 +158,45 @@ impl Table {
         let token = Uuid::now_v7().to_string();
         let deadline = Instant::now() + TRANSACT_MAX;
         let mut wait = AGAIN_FIRST;
+        let mut hurries = self.hurries.subscribe();
         loop {
             let request = self.client.transact_write_items().set_transact_items(Some(writes.clone()));
             let request = request.client_request_token(&token).return_consumed_capacity(ReturnConsumedCapacity::Total);
-            let error = match request.send().await {
-                Ok(answer) => {
+            let error = match in_time(Box::pin(request.send()), &mut hurries).await {
+                None => {
+                    let why = "a transaction was not answered in time; it may be made or not";
+                    return Err(Error::Unavailable(why.into()));
+                }
+                Some(Ok(answer)) => {
                     let units: f64 =
                         answer.consumed_capacity().iter().filter_map(ConsumedCapacity::capacity_units).sum();
                     meters::aws_write_units(units);
                     return Ok(Ok(()));
                 }
-                Err(error) => error,
+                Some(Err(error)) => error,
             };
             match verdict(&error) {
                 Verdict::Refused(refused) => return Ok(Err(refused)),
-                Verdict::Again if Instant::now() < deadline => {
-                    tokio::time::sleep(jittered(wait)).await;
+                Verdict::Again if Instant::now() < deadline && !*hurries.borrow() => {
+                    drop(timeout(jittered(wait), hurries.wait_for(|hurries| *hurries)).await);
                     wait = (wait * 2).min(AGAIN_MAX);
                 }
                 Verdict::Again | Verdict::Failed => return Err(failed("TransactWriteItems", &error)),
             }
         }
+    }
+}
+
+/// What `sent` ends with; `None` where it takes longer than there is time.
+async fn in_time<T>(sent: impl Future<Output = T>, hurries: &mut watch::Receiver<bool>) -> Option<T> {
+    let over = async {
+        drop(hurries.wait_for(|hurries| *hurries).await);
+        tokio::time::sleep(HURRIED_MAX).await;
+    };
+    tokio::select! {
+        biased;
+        done = sent => Some(done),
+        () = over => None,
     }
 }
 

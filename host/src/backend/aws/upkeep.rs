@@ -18,7 +18,7 @@ use super::{Aws, check};
 use crate::backend::{CheckPlace, CheckStep, Copied, Error, Result, Retention, Snapshot, Upkeep};
 use crate::policy::Rate;
 
-pub use self::sweep::{gone_through, held, run};
+pub use self::sweep::{gone_through, held, round, run};
 
 #[async_trait]
 impl Upkeep for Aws {

@@ -8,7 +8,8 @@ use async_trait::async_trait;
 use super::Aws;
 use super::fleet;
 use super::item::{Item, Key, json, number};
-use super::table::{Change, Span, Transaction};
+use super::store::Store;
+use super::table::{Change, Span, Table, Transaction};
 use crate::backend::{Durable, Error, HISTORY_MAX, HistoryEntry, Result, Standing, Turn, TurnOutcome, Versions};
 use crate::clock::Timestamp;
 use crate::policy::ConsumerName;
@@ -91,8 +92,11 @@ impl Versions for Aws {
 }
 
 /// Lets go of plugin files that a crash left in the table.
-pub async fn sweep_files(aws: Arc<Aws>) {
-    let swept = async { fleet::files::sweep(&aws.store.table, &aws.kept().await?).await };
+pub async fn sweep_files(store: Arc<Store>) {
+    let swept = async {
+        let kept = all_kept(&store.table).await?.into_iter().map(|kept| kept.hash).collect();
+        fleet::files::sweep(&store.table, &kept).await
+    };
     if let Err(error) = swept.await {
         tracing::warn!(%error, "files of versions that a crash may have left stay in the table");
     }
@@ -100,6 +104,19 @@ pub async fn sweep_files(aws: Arc<Aws>) {
 
 fn row_key(name: &ConsumerName, row: u64) -> Key {
     Key { pk: format!("v#{name}"), sk: format!("{row:010}") }
+}
+
+async fn all_kept(table: &Table) -> Result<Vec<Kept>> {
+    let (partition, from, to) = (KEPT.to_owned(), "a".to_owned(), "~".to_owned());
+    let items = table.query(Span { partition, from, to, newest_first: false, limit: usize::MAX }).await?;
+    let kept = |item: &Item| {
+        let sort = item.text("sk")?.to_owned();
+        let (by, hash) = sort.split_once('#').ok_or_else(|| Error::Failed(format!("{sort} is no version").into()))?;
+        let hash = hash.parse().map_err(|error| Error::Failed(format!("{error}").into()))?;
+        let by = by.to_owned();
+        Ok(Kept { key: Key { pk: KEPT.to_owned(), sk: sort }, by, hash, number: item.number("n")? })
+    };
+    items.iter().map(kept).collect()
 }
 
 impl Aws {
@@ -136,18 +153,7 @@ impl Aws {
     }
 
     async fn all_kept(&self) -> Result<Vec<Kept>> {
-        let (partition, from, to) = (KEPT.to_owned(), "a".to_owned(), "~".to_owned());
-        let items =
-            self.store.table.query(Span { partition, from, to, newest_first: false, limit: usize::MAX }).await?;
-        let kept = |item: &Item| {
-            let sort = item.text("sk")?.to_owned();
-            let (by, hash) =
-                sort.split_once('#').ok_or_else(|| Error::Failed(format!("{sort} is no version").into()))?;
-            let hash = hash.parse().map_err(|error| Error::Failed(format!("{error}").into()))?;
-            let by = by.to_owned();
-            Ok(Kept { key: Key { pk: KEPT.to_owned(), sk: sort }, by, hash, number: item.number("n")? })
-        };
-        items.iter().map(kept).collect()
+        all_kept(&self.store.table).await
     }
 
     /// Keeps the newest `keep` versions and those of this row; what nobody keeps any more.

@@ -439,6 +439,15 @@ impl Desk {
         lane.receipts().cloned().collect()
     }
 
+    /// Forgets everything. Deliveries that run count for nothing from now on.
+    pub fn clear(&mut self) -> Vec<Due> {
+        let dues = self.dues();
+        self.lanes.clear();
+        self.ready.clear();
+        self.running.clear();
+        dues
+    }
+
     /// What stands in the table for lanes in memory.
     pub fn dues(&self) -> Vec<Due> {
         self.lanes.values().filter_map(|lane| lane.due.clone()).collect()

@@ -14,7 +14,7 @@ use crate::clock::Timestamp;
 /// Between two looks at what is due, where nothing rang: items of hosts that died.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// What is due and taken up in one look.
-const DUE_BATCH: usize = 50;
+pub(super) const DUE_BATCH: usize = 50;
 
 impl AwsInbox {
     /// Takes up what is due, until the store is closed.
@@ -25,28 +25,31 @@ impl AwsInbox {
                 () = tokio::time::sleep(LOOK_EVERY) => {}
                 () = self.ending.cancelled() => return,
             }
-            if !self.desk.lock().is_open() {
-                continue;
-            }
-            let taken = match due::take(&self.store, &self.name, DUE_BATCH).await {
-                Ok(taken) => taken,
-                Err(error) => {
-                    tracing::warn!(consumer = %self.name, %error, "what is due cannot be looked for");
-                    continue;
-                }
-            };
-            if taken.len() == DUE_BATCH {
+            if self.desk.lock().is_open() && self.take_due().await == DUE_BATCH {
                 self.rung.notify_one();
             }
-            for due in taken {
-                let lane = due.lane.clone();
-                if let Err(error) = self.take_up(due).await {
-                    // Its claim runs out, and it is taken up again.
-                    drop(self.desk.lock().leave(&lane));
-                    tracing::warn!(consumer = %self.name, %lane, %error, "what is due cannot be read; it is tried again");
-                }
+        }
+    }
+
+    /// Takes up what is due, some of it, and says how much.
+    pub(super) async fn take_due(&self) -> usize {
+        let taken = match due::take(&self.store, &self.name, DUE_BATCH).await {
+            Ok(taken) => taken,
+            Err(error) => {
+                tracing::warn!(consumer = %self.name, %error, "what is due cannot be looked for");
+                return 0;
+            }
+        };
+        let count = taken.len();
+        for due in taken {
+            let lane = due.lane.clone();
+            if let Err(error) = self.take_up(due).await {
+                // Its claim runs out, and it is taken up again.
+                drop(self.desk.lock().leave(&lane));
+                tracing::warn!(consumer = %self.name, %lane, %error, "what is due cannot be read; it is tried again");
             }
         }
+        count
     }
 
     /// A lane, from what stands for it among the items that are due.

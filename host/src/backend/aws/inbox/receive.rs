@@ -131,7 +131,7 @@ impl AwsInbox {
         Ok(answer.messages.unwrap_or_default())
     }
 
-    async fn take_in(self: &Arc<Self>, messages: Vec<Message>) {
+    pub(super) async fn take_in(self: &Arc<Self>, messages: Vec<Message>) {
         let mut works = Vec::new();
         for message in messages {
             let Some(receipt) = message.receipt_handle.clone() else { continue };
@@ -144,9 +144,13 @@ impl AwsInbox {
                 Ok(Opened::Gone) => self.acknowledge(vec![receipt]),
                 Ok(Opened::Newer) => {
                     tracing::warn!(consumer = %self.name, "an event of a newer host waits in the queue: update this host");
+                    self.hand_back(|| vec![receipt]);
                 }
                 Ok(Opened::Nothing(why)) => self.put_aside(&message, receipt, &why).await,
-                Err(error) => tracing::warn!(consumer = %self.name, %error, "an event cannot be read; it comes again"),
+                Err(error) => {
+                    tracing::warn!(consumer = %self.name, %error, "an event cannot be read; it comes again");
+                    self.hand_back(|| vec![receipt]);
+                }
             }
         }
         let subscriptions = self.desk.lock().subscriptions();
@@ -159,10 +163,22 @@ impl AwsInbox {
         for work in works {
             lanes.entry(work.logged.key.clone()).or_default().push(work);
         }
+        let all = self.handed.is_some().then(|| {
+            let works = lanes.values().flatten();
+            works.flat_map(|work| work.receipts.clone()).collect()
+        });
         if let Err(error) = self.sort_in(lanes).await {
             tracing::warn!(consumer = %self.name, %error, "events cannot be sorted into their lanes; they come again");
+            self.hand_back(|| all.unwrap_or_default());
         }
         self.ring();
+    }
+
+    /// Whoever handed messages in is told that these come again. Others see them again after a while.
+    fn hand_back(&self, receipts: impl FnOnce() -> Vec<Receipt>) {
+        if let Some(handed) = &self.handed {
+            handed.not_done(receipts());
+        }
     }
 
     /// Brings events into their lanes, which come into memory where they are not.
@@ -276,6 +292,9 @@ impl AwsInbox {
 
     /// Everything that they say is in the table.
     pub(super) fn acknowledge(&self, receipts: Vec<Receipt>) {
+        if let Some(handed) = &self.handed {
+            return handed.done(receipts);
+        }
         self.room.notify_one();
         if receipts.is_empty() {
             return;
@@ -286,6 +305,9 @@ impl AwsInbox {
 
     /// They come again, to whoever asks first.
     pub(super) fn acknowledge_none(&self, receipts: Vec<Receipt>) {
+        if let Some(handed) = &self.handed {
+            return handed.not_done(receipts);
+        }
         let (store, name) = (Arc::clone(&self.store), self.name.clone());
         self.store.tasks.spawn(async move {
             if let Some(inbox) = store.inbox(&name) {
@@ -355,7 +377,8 @@ impl AwsInbox {
         match sent.send().await {
             Ok(_) => self.acknowledge(vec![receipt]),
             Err(error) => {
-                tracing::warn!(consumer = %self.name, error = %failed("SendMessage", &error), "it stays in the queue")
+                tracing::warn!(consumer = %self.name, error = %failed("SendMessage", &error), "it stays in the queue");
+                self.hand_back(|| vec![receipt]);
             }
         }
     }

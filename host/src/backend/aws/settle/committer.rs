@@ -57,11 +57,11 @@ impl Committer {
         let (told, answer) = oneshot::channel();
         if self.jobs.push(Job::new(draft, told)) {
             let committer = Arc::clone(self);
-            self.store.tasks.spawn(async move {
+            self.store.tasks.spawn(self.store.in_flight.track_future(async move {
                 while let Some(jobs) = committer.jobs.take(fitting) {
                     committer.write(jobs).await;
                 }
-            });
+            }));
         }
         answer.await.unwrap_or_else(|_| Err(Error::Unavailable("the host ends".into())))
     }

@@ -285,7 +285,8 @@ pub async fn sweep(store: Arc<Store>) {
     }
 }
 
-async fn sweep_once(store: &Store) -> Result<()> {
+/// Sees to those that were left behind by now.
+pub async fn sweep_once(store: &Store) -> Result<()> {
     let to = Timestamp::now().as_millis();
     let late = Indexed { partition: OPEN.into(), from: 0, to, newest_first: false, limit: SWEEP_MAX };
     for (key, _) in store.table.indexed(late).await? {

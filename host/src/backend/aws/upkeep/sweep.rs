@@ -49,22 +49,26 @@ pub async fn run(store: Arc<Store>) {
             () = store.retained.notified() => {}
             () = store.stopping.cancelled() => return,
         }
-        let retention = *store.retention.lock();
-        let round = Round { store: &store, owner: &owner, retention };
-        let (done, stopping) = tokio::select! {
-            done = Box::pin(round.run(&mut orders_after)) => (done, false),
-            // What is half done is found again.
-            () = store.stopping.cancelled() => (Ok(()), true),
-        };
-        if let Err(error) = done {
-            tracing::warn!(%error, "what is old stays for now");
-        }
-        if let Err(error) = round.give_back().await {
-            tracing::debug!(%error, "no other host lets go of what is old for a while");
-        }
-        if stopping {
+        round(&store, &owner, &mut orders_after, store.stopping.cancelled()).await;
+        if store.stopping.is_cancelled() {
             return;
         }
+    }
+}
+
+/// Lets go of what is old by now, unless `over` comes before: what is half done is found again.
+pub async fn round(store: &Store, owner: &str, orders_after: &mut u64, over: impl Future<Output = ()>) {
+    let retention = *store.retention.lock();
+    let round = Round { store, owner, retention };
+    let done = tokio::select! {
+        done = Box::pin(round.run(orders_after)) => done,
+        () = over => Ok(()),
+    };
+    if let Err(error) = done {
+        tracing::warn!(%error, "what is old stays for now");
+    }
+    if let Err(error) = round.give_back().await {
+        tracing::debug!(%error, "no other host lets go of what is old for a while");
     }
 }
 

@@ -15,6 +15,7 @@ use crate::backend::aws::item::{Item, Key, LaneKey, number};
 use crate::backend::aws::journal::POSITION_MAX;
 use crate::backend::aws::lane::OLD_ORDERS;
 use crate::backend::aws::place::{Head, HeadState, Place};
+use crate::backend::aws::seat::Seat;
 use crate::backend::aws::settings::Settings;
 use crate::backend::aws::store::Store;
 use crate::backend::aws::table::{Indexed, Span, Table};
@@ -50,7 +51,7 @@ impl Shop {
         let clients = Clients::connect(&settings).await.unwrap();
         let shared = resources::ensure(&clients, &settings).await.unwrap();
         let slot = hosts::claim(&Table::new(clients.dynamodb.clone(), shared.table.clone())).await.unwrap();
-        let aws = Aws { store: Arc::new(Store::new(clients, settings, shared, slot)) };
+        let aws = Aws { store: Arc::new(Store::new(clients, settings, shared, Seat::Kept(slot))) };
         let alpha: ConsumerName = "alpha".parse().unwrap();
         let item = ["start", "cua", "cuu"].iter();
         let item = item.fold(Item::at(&Key::consumer(&alpha)), |item, name| item.with(name, number(0)));
