@@ -11,6 +11,7 @@ use crate::backend::aws::clock::slot_of;
 use crate::backend::aws::fleet::files;
 use crate::backend::aws::item::{Item, Key, LaneKey, json, number, text};
 use crate::backend::aws::journal::POSITION_MAX;
+use crate::backend::aws::seat::Seat;
 use crate::backend::aws::settings::Settings;
 use crate::backend::aws::settle::intent;
 use crate::backend::aws::store::Store;
@@ -172,7 +173,7 @@ impl Shop {
         backend.lifecycle.close().await;
         let slot = hosts::claim(&table).await.unwrap();
         let lane = |id| LaneKey::of(&Lane::Order(id));
-        let store = Store::new(clients, settings, shared, slot);
+        let store = Store::new(clients, settings, shared, Seat::Kept(slot));
         let (well, retried, dead, twice) = (lane(well), lane(retried), lane(dead), lane(twice));
         Self { store, well, retried, dead, twice, plugin }
     }
