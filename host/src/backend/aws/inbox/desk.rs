@@ -318,10 +318,21 @@ impl Desk {
         self.lanes.insert(key, lane);
     }
 
+    /// Live events that are wanted by now, and the messages of the others: what is heard may have changed on their way here.
+    pub fn sift(&self, works: impl IntoIterator<Item = Work>) -> (Vec<Work>, Vec<Receipt>) {
+        let wants = |work: &Work| self.policy.as_ref().is_none_or(|policy| policy.subscriptions.want(&work.event));
+        let (wanted, passed): (Vec<Work>, Vec<Work>) = works.into_iter().partition(wants);
+        (wanted, passed.into_iter().flat_map(|work| work.receipts).collect())
+    }
+
     /// More of a lane that is in memory.
     pub fn add(&mut self, key: &LaneKey, works: Vec<Work>) -> Added {
+        if !self.has(key) {
+            return Added::NotHere(works);
+        }
+        let (works, mut done) = self.sift(works);
         let Some(lane) = self.lanes.get_mut(key) else { return Added::NotHere(works) };
-        let done = lane.add(works);
+        done.extend(lane.add(works));
         if lane.running.is_none() && !lane.queue.is_empty() {
             self.ready.push_back(key.clone());
         }

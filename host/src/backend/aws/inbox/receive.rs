@@ -229,15 +229,18 @@ impl AwsInbox {
         let seq = place.seq;
         let mut lane = LaneIn::at(place);
         let first = works.iter().map(|work| &work.logged).find(|logged| logged.seq > seq);
-        if let Some(first) = first {
-            let missing = self.missing(&key, seq, first).await?;
-            self.acknowledge(lane.add(missing));
-        }
-        self.acknowledge(lane.add(works));
+        let missing = match first {
+            Some(first) => self.missing(&key, seq, first).await?,
+            None => Vec::new(),
+        };
         let mut desk = self.desk.lock();
+        let (works, mut done) = desk.sift(missing.into_iter().chain(works));
+        done.extend(lane.add(works));
         if !lane.is_empty() && !desk.has(&key) {
             desk.insert(key, lane);
         }
+        drop(desk);
+        self.acknowledge(done);
         Ok(())
     }
 
