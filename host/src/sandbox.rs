@@ -23,7 +23,7 @@ mod cache;
 mod code;
 pub mod compiler;
 pub(crate) mod contract;
-mod cpu;
+pub(crate) mod cpu;
 mod description;
 mod engine;
 mod error;

@@ -1,5 +1,6 @@
 //! What goes wrong at AWS, or on the way there: it costs time, and no order, and no effect comes twice.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -21,11 +22,17 @@ struct Cloud {
 
 impl Cloud {
     fn start() -> Self {
+        Self::start_with("")
+    }
+
+    /// With this side file of `reports`.
+    fn start_with(policy: &str) -> Self {
         let prefix = prefix();
         let mut host = TestHost::new();
         host.argument("--backend").argument("aws");
         host.variable("FANFARE_AWS_PREFIX", &prefix).variable("FANFARE_AWS_PROVISION", "true");
         let way = Way::of(&mut host);
+        host.consumers.set_policy("reports", policy);
         host.consumers.put("reports", &fanfare_tests::guests::wasm("reports-one"));
         host.start();
         Self { host, way, prefix }
@@ -142,6 +149,24 @@ fn throttling_of_every_call_for_half_a_minute_costs_time_and_no_attempt() {
     assert_eq!(client.dead_letters("reports"), Vec::<Value>::new());
     let checked = program::run(["check", "--url", client.base()]).succeeded();
     assert!(checked.stdout.contains("nothing is wrong"), "{checked:?}");
+}
+
+#[test]
+fn state_that_is_slow_to_read_costs_time_and_no_attempt() {
+    let cloud = Cloud::start_with("[limits]\ntime = \"1s\"");
+    let client = cloud.client();
+    let slow = Arc::new(AtomicUsize::new(0));
+    let reads = Arc::clone(&slow);
+    cloud.way.dynamodb.choose(move |call| {
+        let reads_state = call.operation.ends_with("GetItem") && call.body.contains("\"s#reports#");
+        if reads_state && reads.fetch_add(1, Ordering::Relaxed) < 4 {
+            return Fault::Delay(Duration::from_secs(3));
+        }
+        Fault::Pass
+    });
+    let ids = place(&client, 6);
+    cloud.each_was_handled_once(&ids);
+    assert!(slow.load(Ordering::Relaxed) >= 1, "its state was read");
 }
 
 #[test]

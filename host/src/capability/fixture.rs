@@ -21,14 +21,14 @@ pub struct Memory {
     pub orders: Vec<Order>,
     /// What every read fails with.
     pub broken: Option<Error>,
-    /// Reads never come back.
-    pub silent: bool,
+    /// How long a read takes.
+    pub takes: Option<std::time::Duration>,
 }
 
 impl Memory {
     async fn answer(&self) -> Result<()> {
-        if self.silent {
-            std::future::pending::<()>().await;
+        if let Some(takes) = self.takes {
+            tokio::time::sleep(takes).await;
         }
         self.broken.clone().map_or(Ok(()), Err)
     }

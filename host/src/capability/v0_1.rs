@@ -1,18 +1,29 @@
 //! The imports of `fanfare:consumer@0.1` on a [`Handling`].
 
+use std::future::poll_fn;
+use std::pin::pin;
+use std::task::Poll;
+use std::time::Duration;
+
 use wasmtime::component::HasData;
 
 use super::outbox::Draft;
 use super::{GuestLog, Handling, Level, Refusal, Shortage, Stop};
+use crate::backend;
 use crate::effects::{Adjustment, Message};
 use crate::order::{Change, Order, Shipment, Status};
 use crate::sandbox::contract::v0_1 as wit;
+use crate::sandbox::cpu::CpuMeter;
+
+/// A store that has not answered a read by then does not.
+const READ_MAX: Duration = Duration::from_secs(60);
 
 /// What the imports need of a store's data.
 pub struct Imports<'a> {
     /// `None` while the guest starts or describes itself.
     pub handling: Option<&'a mut Handling>,
     pub log: &'a GuestLog,
+    pub meter: &'a CpuMeter,
 }
 
 /// Names [`Imports`] to the linker.
@@ -33,11 +44,31 @@ impl Imports<'_> {
         handling.budget.called(bytes);
         Ok(handling)
     }
+
+    /// As [`Imports::handling`], for a call that reads; and what the time of the reading is counted by.
+    fn reading(&mut self, bytes: usize) -> Result<(&mut Handling, &CpuMeter), Stop> {
+        let meter = self.meter;
+        Ok((self.handling(bytes)?, meter))
+    }
+}
+
+/// What the store answers a read. Where it has no answer at once, too long a wait for it is not the guest's own time.
+async fn answer<T>(meter: &CpuMeter, read: impl Future<Output = Result<T, Stop>>) -> Result<T, Stop> {
+    let mut read = pin!(read);
+    if let Poll::Ready(answer) = poll_fn(|context| Poll::Ready(read.as_mut().poll(context))).await {
+        return answer;
+    }
+    let _reading = meter.read();
+    tokio::time::timeout(READ_MAX, read).await.unwrap_or_else(|_| {
+        let why = format!("the store did not answer a read within {READ_MAX:?}");
+        Err(Stop::Store(backend::Error::Unavailable(why.into())))
+    })
 }
 
 impl wit::state::Host for Imports<'_> {
     async fn get(&mut self, key: String) -> wasmtime::Result<Option<Vec<u8>>> {
-        Ok(self.handling(key.len())?.get(&key).await?.map(|value| value.to_vec()))
+        let (handling, meter) = self.reading(key.len())?;
+        Ok(answer(meter, handling.get(&key)).await?.map(|value| value.to_vec()))
     }
 
     fn set(&mut self, key: String, value: Vec<u8>) -> wasmtime::Result<()> {
@@ -55,7 +86,8 @@ impl wit::state::Host for Imports<'_> {
         limit: u32,
     ) -> wasmtime::Result<Vec<wit::state::Entry>> {
         let bytes = prefix.len() + len(after.as_ref());
-        let page = self.handling(bytes)?.scan(&prefix, after.as_deref(), limit).await?;
+        let (handling, meter) = self.reading(bytes)?;
+        let page = answer(meter, handling.scan(&prefix, after.as_deref(), limit)).await?;
         let entry = |(key, value): (std::sync::Arc<str>, std::sync::Arc<[u8]>)| wit::state::Entry {
             key: key.as_ref().to_owned(),
             value: value.to_vec(),
@@ -64,7 +96,8 @@ impl wit::state::Host for Imports<'_> {
     }
 
     async fn count(&mut self, key: String) -> wasmtime::Result<i64> {
-        Ok(self.handling(key.len())?.count(&key).await?)
+        let (handling, meter) = self.reading(key.len())?;
+        Ok(answer(meter, handling.count(&key)).await?)
     }
 
     async fn scan_counts(
@@ -74,7 +107,8 @@ impl wit::state::Host for Imports<'_> {
         limit: u32,
     ) -> wasmtime::Result<Vec<wit::state::Counter>> {
         let bytes = prefix.len() + len(after.as_ref());
-        let page = self.handling(bytes)?.scan_counts(&prefix, after.as_deref(), limit).await?;
+        let (handling, meter) = self.reading(bytes)?;
+        let page = answer(meter, handling.scan_counts(&prefix, after.as_deref(), limit)).await?;
         Ok(page.into_iter().map(|(key, value)| wit::state::Counter { key: key.as_ref().to_owned(), value }).collect())
     }
 
@@ -87,14 +121,16 @@ impl wit::state::Host for Imports<'_> {
             .into_iter()
             .map(|wit::state::Adjustment { key, by, floor }| Adjustment { key: key.into(), by, floor })
             .collect();
-        let adjusted = self.handling(bytes)?.adjust(adjustments).await?;
+        let (handling, meter) = self.reading(bytes)?;
+        let adjusted = answer(meter, handling.adjust(adjustments)).await?;
         Ok(adjusted.map_err(|Shortage { key, available }| wit::state::Shortage { key, available }))
     }
 }
 
 impl wit::journal::Host for Imports<'_> {
     async fn get_order(&mut self, id: String) -> wasmtime::Result<Option<wit::journal::Order>> {
-        Ok(self.handling(id.len())?.order(&id).await?.map(|order| lower_order(&order)))
+        let (handling, meter) = self.reading(id.len())?;
+        Ok(answer(meter, handling.order(&id)).await?.map(|order| lower_order(&order)))
     }
 }
 
@@ -105,7 +141,8 @@ impl wit::outbox::Host for Imports<'_> {
         change: wit::outbox::Change,
     ) -> wasmtime::Result<Result<(), wit::outbox::Refusal>> {
         let bytes = order_id.len() + change_bytes(&change);
-        let changed = self.handling(bytes)?.change_order(&order_id, lift_change(change)).await?;
+        let (handling, meter) = self.reading(bytes)?;
+        let changed = answer(meter, handling.change_order(&order_id, lift_change(change))).await?;
         Ok(changed.map_err(|refusal| match refusal {
             Refusal::UnknownOrder => wit::outbox::Refusal::UnknownOrder,
             Refusal::Illegal(status) => wit::outbox::Refusal::Illegal(lower_status(status)),

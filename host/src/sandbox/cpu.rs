@@ -12,10 +12,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle, Thread};
 use std::time::Duration;
 
+use parking_lot::Mutex;
+use tokio::time::Instant;
 use wasmtime::Engine;
 
 /// How often a running guest is interrupted for a look at its budget, and for other tasks of the thread.
 pub const TICK: Duration = Duration::from_millis(1);
+/// Of each read of the store, so much is the guest's own time; what it takes beyond that is the store's.
+const READ: Duration = Duration::from_millis(50);
 /// Going to sleep and waking up costs more than some idle ticks.
 const IDLE_TICKS_MAX: u32 = 200;
 
@@ -29,9 +33,14 @@ pub struct CpuMeter {
     measuring: AtomicBool,
     /// Of what was spent, what the consumer's share was charged, or more, where a tick was paid for in advance.
     charged_ns: AtomicU64,
-    /// Wall time of this handling that it waited for the consumer's share.
+    /// Wall time of this handling that it waited for the consumer's share, and for its store.
     waited_ns: AtomicU64,
+    /// Since when it waits for a read of its store.
+    reading_since: Mutex<Option<Instant>>,
 }
+
+/// While one lives, the handling waits for a read of its store.
+pub struct Reading<'a>(&'a CpuMeter);
 
 impl CpuMeter {
     pub fn begin(&self, limit: Duration) {
@@ -69,13 +78,22 @@ impl CpuMeter {
         self.charged_ns.fetch_add(nanos(paid), Ordering::Relaxed);
     }
 
-    /// Waited for its share, for so long in all.
+    /// Waited for what is not its own doing, for so long.
     pub fn wait(&self, waited: Duration) {
         self.waited_ns.fetch_add(nanos(waited), Ordering::Relaxed);
     }
 
+    /// Waits for a read of its store from here on. A guest makes one after another.
+    #[must_use]
+    pub fn read(&self) -> Reading<'_> {
+        *self.reading_since.lock() = Some(Instant::now());
+        Reading(self)
+    }
+
+    /// Wall time that is not the guest's own: it waited for its share, or longer for its store than a read takes.
     pub fn waited(&self) -> Duration {
-        Duration::from_nanos(self.waited_ns.load(Ordering::Relaxed))
+        let reading = self.reading_since.lock().map_or(Duration::ZERO, beyond_a_read);
+        Duration::from_nanos(self.waited_ns.load(Ordering::Relaxed)) + reading
     }
 
     pub fn limit(&self) -> Duration {
@@ -115,6 +133,17 @@ impl CpuMeter {
         let since = now.saturating_sub(self.mark_ns.swap(now, Ordering::Relaxed));
         self.spent_ns.fetch_add(since, Ordering::Relaxed);
     }
+}
+
+impl Drop for Reading<'_> {
+    fn drop(&mut self) {
+        let since = self.0.reading_since.lock().take();
+        self.0.wait(since.map_or(Duration::ZERO, beyond_a_read));
+    }
+}
+
+fn beyond_a_read(since: Instant) -> Duration {
+    since.elapsed().saturating_sub(READ)
 }
 
 fn nanos(duration: Duration) -> u64 {

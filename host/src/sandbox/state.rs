@@ -66,7 +66,7 @@ impl State {
 
     /// What the imports of the contract work on.
     pub fn imports(&mut self) -> Imports<'_> {
-        Imports { handling: self.handling.as_mut(), log: &self.log }
+        Imports { handling: self.handling.as_mut(), log: &self.log, meter: &self.cpu }
     }
 
     /// What `wasi:http` works on.

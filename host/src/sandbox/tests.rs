@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::fixture::{self, DONE, REJECT, RETRY, SPIN, TRAP, guest, importing, version};
+use super::fixture::{self, DONE, Guest, REJECT, RETRY, SPIN, TRAP, guest, importing, version};
 use super::{DescribeFailed, Handled, LoadError, NotAComponent, Outcome, Settings, Version};
 use crate::backend::{self, Generation, Origin};
 use crate::capability::fixture::{Memory, everything, order, placed};
@@ -113,15 +113,46 @@ async fn a_guest_that_computes_is_stopped_by_the_clock_too() {
     assert_eq!((what, limit), ("time", limits.time));
 }
 
+const TIMER: &str = "
+    package test:guest;
+    world extra { include fanfare:consumer/consumer@0.1.0; import wasi:io/poll@0.2.0; import wasi:clocks/monotonic-clock@0.2.0; }
+    package wasi:io@0.2.0 { interface poll { resource pollable { block: func(); } } }
+    package wasi:clocks@0.2.0 {
+        interface monotonic-clock {
+            use wasi:io/poll@0.2.0.{pollable};
+            subscribe-duration: func(when: u64) -> pollable;
+        }
+    }";
+
+/// What becomes of a guest that reads its state, which takes so long, and then waits for half a second by a clock.
+async fn waits(time: Duration, read_takes: Duration) -> Handled {
+    let imports = format!(
+        r#"{GET}
+        (import "wasi:clocks/monotonic-clock@0.2.0" "subscribe-duration" (func $subscribe (param i64) (result i32)))
+        (import "wasi:io/poll@0.2.0" "[method]pollable.block" (func $block (param i32)))"#
+    );
+    let handle = format!("{GET_KEY} (call $block (call $subscribe (i64.const 500_000_000))) {DONE}");
+    let bytes = Guest { world: TIMER, imports: &imports, handle: &handle, ..Guest::default() }.build();
+    let limits = Limits { time, ..Limits::default() };
+    let memory = Memory { takes: Some(read_takes), ..Memory::default() };
+    handle_with(bytes, &Policy { limits, ..Policy::default() }, memory).await
+}
+
 #[tokio::test]
 async fn a_guest_that_waits_is_stopped_by_the_clock() {
-    let limits = Limits { time: Duration::from_millis(20), ..Limits::default() };
-    let bytes = importing(GET, &format!("{GET_KEY} {DONE}"));
-    let memory = Memory { silent: true, ..Memory::default() };
-    let handled = handle_with(bytes, &Policy { limits, ..Policy::default() }, memory).await;
+    let handled = waits(Duration::from_millis(20), Duration::ZERO).await;
     let Outcome::Timeout { what, limit, .. } = handled.outcome else { panic!("{:?}", handled.outcome) };
-    assert_eq!((what, limit), ("time", limits.time));
+    assert_eq!((what, limit), ("time", Duration::from_millis(20)));
     assert!(handled.instance.is_none());
+}
+
+#[tokio::test]
+async fn what_a_store_is_slow_to_answer_is_not_the_guest_s_time() {
+    let slow = Duration::from_secs(3);
+    let handled = waits(Duration::from_millis(2_500), slow).await;
+    assert!(matches!(handled.outcome, Outcome::Done), "{:?}", handled.outcome);
+    let handled = waits(Duration::from_millis(300), slow).await;
+    assert!(matches!(handled.outcome, Outcome::Timeout { what: "time", .. }), "{:?}", handled.outcome);
 }
 
 #[tokio::test]

@@ -369,7 +369,8 @@ async fn unless_stopped(call: Pin<&mut impl Future<Output = Ended>>, calls: &Cal
     }
 }
 
-/// What `call` returns, unless it takes longer than `time`. What it waits for its consumer's share is not its own time.
+/// What `call` returns, unless it takes longer than `time`. What it waits for its consumer's share, or for
+/// a store that is slow, is not its own time.
 async fn within<T>(time: Duration, meter: &CpuMeter, call: impl Future<Output = T>) -> Option<T> {
     let mut call = pin!(call);
     let (mut left, mut waited) = (time, Duration::ZERO);

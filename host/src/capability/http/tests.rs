@@ -404,7 +404,7 @@ async fn nothing_goes_out_before_what_was_read_is_durable() {
     send(&handling, request("POST", "http://carrier.example/v1/")).await.unwrap_err();
     assert!(matches!(handling.calls().unwrap().stop(), Some(Stop::Store(_))), "it is handled again");
 
-    world.view = Arc::new(Memory { silent: true, ..Memory::default() });
+    world.view = Arc::new(Memory { takes: Some(Duration::MAX), ..Memory::default() });
     let handling = world.handling();
     let call = handling.call(request("POST", "http://carrier.example/v1/")).unwrap();
     tokio::time::timeout(Duration::from_millis(50), call.send()).await.map(drop).unwrap_err();
