@@ -13,6 +13,9 @@ use fanfare_tests::{Client, TestHost, Value, eventually, json, program, within};
 /// Longer than SQS and the host hide what was not deleted, and than any wait between two tries.
 const RECOVERED_WITHIN: Duration = Duration::from_secs(120);
 
+/// How long the host tries a transaction before it gives its deliveries back.
+const TRIED_FOR: Duration = Duration::from_secs(30);
+
 /// A host on a store of its own at AWS, with a way there on which things go wrong, and `reports-one`, which counts orders.
 struct Cloud {
     host: TestHost,
@@ -167,6 +170,33 @@ fn state_that_is_slow_to_read_costs_time_and_no_attempt() {
     let ids = place(&client, 6);
     cloud.each_was_handled_once(&ids);
     assert!(slow.load(Ordering::Relaxed) >= 1, "its state was read");
+}
+
+#[test]
+fn an_order_whose_writes_are_throttled_holds_up_no_other() {
+    let cloud = Cloud::start();
+    let client = cloud.client();
+    let _ = client.post("/v1/consumers/reports/pause", &json!({})).expect(200);
+    let mut ids = place(&client, 1);
+    let held = ids[0].clone();
+    cloud.way.dynamodb.choose(move |call| {
+        let throttled = call.operation == "TransactWriteItems" && call.body.contains(&held);
+        if throttled { Fault::Throttle } else { Fault::Pass }
+    });
+    let _ = client.post("/v1/consumers/reports/resume", &json!({})).expect(200);
+    ids.extend(place(&client, 5));
+    within(TRIED_FOR - Duration::from_secs(8), "the others are handled", || {
+        match client.counter("reports", "handled") {
+            5 => Ok(()),
+            other => Err(format!("{other} are; {:#?}", client.consumer("reports"))),
+        }
+    });
+    eventually("it is pending", || match client.consumer("reports") {
+        Some(reports) if reports["pending"] == 1 => Ok(()),
+        other => Err(format!("{other:#?}")),
+    });
+    cloud.way.tell(&Fault::Pass);
+    cloud.each_was_handled_once(&ids);
 }
 
 #[test]

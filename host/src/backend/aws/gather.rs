@@ -40,7 +40,12 @@ impl<J> Gather<J> {
     pub fn push(&self, job: J) -> bool {
         let mut state = self.state.lock();
         state.waiting.push_back(job);
-        let begins = state.runs == 0 || (state.waiting.len() >= self.whole && state.runs < self.most);
+        self.begins(&mut state)
+    }
+
+    fn begins(&self, state: &mut State<J>) -> bool {
+        let begins = !state.waiting.is_empty()
+            && (state.runs == 0 || (state.waiting.len() >= self.whole && state.runs < self.most));
         state.runs += usize::from(begins);
         begins
     }
@@ -57,9 +62,22 @@ impl<J> Gather<J> {
 
     /// They wait again, before all others. Said by a run, which goes on.
     pub fn put_back(&self, jobs: Vec<J>) {
+        self.state.lock().put_back(jobs);
+    }
+
+    /// As [`Gather::put_back`], said by somebody else: whether a run begins with them.
+    #[must_use]
+    pub fn put_back_and_begin(&self, jobs: Vec<J>) -> bool {
         let mut state = self.state.lock();
+        state.put_back(jobs);
+        self.begins(&mut state)
+    }
+}
+
+impl<J> State<J> {
+    fn put_back(&mut self, jobs: Vec<J>) {
         for job in jobs.into_iter().rev() {
-            state.waiting.push_front(job);
+            self.waiting.push_front(job);
         }
     }
 }
@@ -96,5 +114,10 @@ mod tests {
         assert_eq!(gather.take(all), Some(vec![5]));
         gather.put_back(vec![6, 7]);
         assert_eq!(gather.take(all), Some(vec![6, 7]));
+        assert!(!gather.put_back_and_begin(vec![8]), "a run is under way");
+        assert_eq!(gather.take(all), Some(vec![8]));
+        assert_eq!(gather.take(all), None);
+        assert!(!gather.put_back_and_begin(Vec::new()), "there is nothing to do");
+        assert!(gather.put_back_and_begin(vec![9]));
     }
 }

@@ -8,8 +8,10 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, LazyLock};
+use std::time::Duration;
 
 use tokio::sync::oneshot;
+use tokio::time::timeout;
 
 use super::counter::Counter;
 use super::{Draft, Mark};
@@ -25,6 +27,8 @@ const WHOLE: usize = 16;
 const BATCHES_MAX: usize = 3;
 /// Of what a transaction writes; DynamoDB takes 4 MB.
 pub const BYTES_MAX: usize = 3 << 20;
+/// How long the next batch waits for the one before.
+const LONG: Duration = Duration::from_millis(250);
 /// Drafts that are passed over for one batch.
 const PASSED_MAX: usize = 32;
 
@@ -56,17 +60,40 @@ impl Committer {
     pub async fn commit(self: &Arc<Self>, draft: Draft) -> Result<Result<(), Vec<Mark>>> {
         let (told, answer) = oneshot::channel();
         if self.jobs.push(Job::new(draft, told)) {
-            let committer = Arc::clone(self);
-            self.store.tasks.spawn(self.store.in_flight.track_future(async move {
-                while let Some(jobs) = committer.jobs.take(fitting) {
-                    committer.write(jobs).await;
-                }
-            }));
+            self.begin();
         }
         answer.await.unwrap_or_else(|_| Err(Error::Unavailable("the host ends".into())))
     }
 
-    async fn write(&self, jobs: Vec<Job>) {
+    fn begin(self: &Arc<Self>) {
+        self.spawn(Arc::clone(self).run());
+    }
+
+    fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        self.store.tasks.spawn(self.store.in_flight.track_future(work));
+    }
+
+    /// Writes what waits. What takes long goes on by itself: it may be one lane's alone, and nobody else's affair.
+    async fn run(self: Arc<Self>) {
+        while let Some(jobs) = self.jobs.take(fitting) {
+            let committer = Arc::clone(&self);
+            let mut write = Box::pin(async move { committer.write(jobs).await });
+            if let Ok(again) = timeout(LONG, &mut write).await {
+                self.jobs.put_back(again);
+                continue;
+            }
+            let committer = Arc::clone(&self);
+            self.spawn(async move {
+                let again = write.await;
+                if committer.jobs.put_back_and_begin(again) {
+                    committer.begin();
+                }
+            });
+        }
+    }
+
+    /// What it returns is to be written again.
+    async fn write(&self, jobs: Vec<Job>) -> Vec<Job> {
         let together = Together::of(&jobs);
         let done = self.store.table.write(&together.writes(&jobs)).await;
         let publisher = &self.store.publisher;
@@ -77,7 +104,7 @@ impl Committer {
                     publisher.publish(draft.events);
                     drop(told.send(Ok(Ok(()))));
                 }
-                return;
+                return Vec::new();
             }
             Ok(Err(refused)) => together.verdicts(jobs.len(), &refused),
             // One of them is not to be written at all, and nothing was.
@@ -87,7 +114,7 @@ impl Committer {
                     publisher.look_for(draft.events);
                     drop(told.send(Err(error.clone())));
                 }
-                return;
+                return Vec::new();
             }
         };
         let mut again = Vec::new();
@@ -101,7 +128,7 @@ impl Committer {
                 Verdict::Again => again.push(job),
             }
         }
-        self.jobs.put_back(again);
+        again
     }
 }
 
