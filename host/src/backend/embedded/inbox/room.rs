@@ -10,12 +10,13 @@
 //! ```
 //! So few are dear for a consumer, and many for everybody else. Who is alone may have many; beside others, twice what they
 //! commit themselves, so that a commit is at most three times as long as without it, and even that only where it is longer than
-//! those few make it. Twice, because with as much as they a consumer that is behind keeps up with what comes, and never
+//! a few make it. Twice, because with as much as they a consumer that is behind keeps up with what comes, and never
 //! catches up. Where all are busy (a journey of orders, whose consumers wait for each other's commits) the bound grows with what
 //! they commit, by at least two from one commit to the next, and holds nobody back.
 
-/// Beside others, however little they do: the commit's own cost once more.
-const MIN: usize = 64;
+/// Beside others, however little they do. Beside 300 orders a second, with 64 instead one that catches up does 17 % more, and an
+/// answer takes 2.9 ms instead of 1.7; with 8 it does 30 % less, and an answer takes as long.
+const MIN: usize = 16;
 /// Alone.
 const MAX: usize = 1_024;
 /// Commits in a row without others until a consumer counts as alone: seconds, or an order every now and then would meet the
@@ -131,7 +132,7 @@ mod tests {
     #[test]
     fn those_that_are_busy_alike_hold_nobody_back() {
         for consumers in [2, 5] {
-            assert!(busy(consumers, 0, 5, None).iter().all(|room| room.max() == MAX), "{consumers} consumers");
+            assert!(busy(consumers, 0, 7, None).iter().all(|room| room.max() == MAX), "{consumers} consumers");
         }
         // Nor after a commit that happened to be small.
         let rooms = busy(5, 64, 5, None);
