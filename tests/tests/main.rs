@@ -23,6 +23,7 @@ mod events;
 mod filters;
 mod fleet;
 mod functions;
+mod functions_backfill;
 mod grants;
 mod hostile;
 mod import;

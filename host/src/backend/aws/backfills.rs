@@ -26,7 +26,7 @@ use tokio::time::{Instant, sleep};
 
 use self::fill::{DELIVERED, DROPPED};
 pub use self::fill::{Fill, Fills, Way};
-pub use self::run::run;
+pub use self::run::{run, run_until};
 use super::Aws;
 use super::clock::{first_at, time_of};
 use super::consumers::Known;

@@ -5,11 +5,11 @@ use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use super::{Fill, news};
 use crate::backend::aws::due;
-use crate::backend::aws::inbox::AwsInbox;
+use crate::backend::aws::inbox::{AwsInbox, Until};
 use crate::backend::aws::item::{Key, LaneKey, number, text};
 use crate::backend::aws::journal::settled_below;
 use crate::backend::aws::lane::Logged;
@@ -43,7 +43,7 @@ const SWEEP_BATCH: usize = 100;
 
 /// Goes through backfills of the consumer until its inbox ends.
 pub async fn run(inbox: Arc<AwsInbox>, store: Arc<Store>, owner: String) {
-    let mut walk = Walk { inbox, store, owner, pace: None, claimed: None, swept: None };
+    let mut walk = Walk::new(inbox, store, owner);
     loop {
         let wait = match walk.look().await {
             Ok(Looked::More) => Duration::ZERO,
@@ -59,6 +59,23 @@ pub async fn run(inbox: Arc<AwsInbox>, store: Arc<Store>, owner: String) {
             () = walk.inbox.ended() => break,
             () = sleep(wait) => {}
             () = walk.inbox.filled() => {}
+        }
+    }
+    walk.leave().await;
+}
+
+/// Goes through the backfill that is under way until it is done or the time is over, and lets another host go on with it at
+/// once. What could not be brought in time comes with whoever goes on.
+pub async fn run_until(inbox: Arc<AwsInbox>, store: Arc<Store>, owner: String, until: Until) {
+    let mut walk = Walk { ends: Some(until.begin), ..Walk::new(inbox, store, owner) };
+    loop {
+        match timeout_at(until.end, walk.look()).await {
+            Ok(Ok(Looked::More)) if walk.has_time() => {}
+            Ok(Err(error)) => {
+                tracing::warn!(consumer = %walk.inbox.name, %error, "a backfill does not go on; the next invocation tries again");
+                break;
+            }
+            _ => break,
         }
     }
     walk.leave().await;
@@ -81,6 +98,8 @@ struct Walk {
     claimed: Option<(i64, Instant)>,
     /// When lanes were last looked for that wait for nothing.
     swept: Option<Instant>,
+    /// Nothing is brought from then on; `None` as long as the inbox is there.
+    ends: Option<Instant>,
 }
 
 /// Events of a batch, by what is to be done.
@@ -92,6 +111,14 @@ struct Sorted {
 }
 
 impl Walk {
+    fn new(inbox: Arc<AwsInbox>, store: Arc<Store>, owner: String) -> Self {
+        Self { inbox, store, owner, pace: None, claimed: None, swept: None, ends: None }
+    }
+
+    fn has_time(&self) -> bool {
+        self.ends.is_none_or(|ends| Instant::now() < ends)
+    }
+
     /// Does the next batch of the backfill that is under way.
     async fn look(&mut self) -> Result<Looked> {
         let fills = self.inbox.fills();
@@ -149,7 +176,8 @@ impl Walk {
     /// Whether past events may be brought still.
     async fn goes_on(&mut self, fill: &Fill) -> Result<bool> {
         let runs = self.inbox.fills().running().is_some_and(|running| running.number == fill.number);
-        Ok(runs && self.inbox.is_open() && !self.inbox.is_ending() && self.renew(fill.number).await?)
+        let may = runs && self.has_time() && self.inbox.is_open() && !self.inbox.is_ending();
+        Ok(may && self.renew(fill.number).await?)
     }
 
     /// Brings events until each is through, or its lane brings it by itself: then, the lowest position of those. `None` where

@@ -1,6 +1,7 @@
 //! Deliveries on a host that AWS Lambda invokes. Lambda receives the consumer's messages and deletes them; the host is handed
 //! some of them, brings them into the same lanes as messages that it receives itself, and says of each whether all that it
-//! says is in the table. What is due, and what the queue has not told of, is looked for when somebody asks.
+//! says is in the table. What is due, what the queue has not told of, and what a backfill brings is looked for when somebody
+//! asks.
 //!
 //! **Invariants**
 //! - Between two invocations nothing is in memory, and no delivery begins: the process may stand still for hours.
@@ -8,19 +9,19 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use aws_sdk_sqs::types::{Message as Received, MessageAttributeValue};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
-use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
 use super::AwsInbox;
 use super::desk::Receipt;
 use super::dues::DUE_BATCH;
-use crate::backend::aws::catch_up;
 use crate::backend::aws::due::{self, CLAIM};
+use crate::backend::aws::{backfills, catch_up};
 use crate::clock::Timestamp;
 
 /// Between two looks at what became of messages.
@@ -31,6 +32,8 @@ const UNSEEN_MAX: Duration = Duration::from_secs(2);
 const RENEW_EVERY: Duration = Duration::from_secs(5);
 /// What is due later than this is left to the next invocation: it may be in another host's hands, too.
 const SOON: Duration = Duration::from_secs(10);
+/// Between two looks at what is due while a backfill goes on, where nothing rang.
+const LOOK_BESIDE_EVERY: Duration = Duration::from_secs(1);
 /// Lanes in memory beyond which no more are taken up.
 const HELD_MAX: usize = 256;
 
@@ -164,14 +167,24 @@ impl AwsInbox {
         }
     }
 
-    /// Brings in what is due and what the queue has not told of, until nothing is left that could begin in time.
+    /// Brings in what is due, what the queue has not told of, and what the backfill that is under way comes by, until nothing
+    /// is left that could begin in time.
     pub async fn make_up(self: &Arc<Self>, owner: &str, until: Until) {
         if !self.is_open() {
             return;
         }
         self.rest(false);
+        let fills = AtomicBool::new(true);
+        let filling = async {
+            let (inbox, store) = (Arc::clone(self), Arc::clone(&self.store));
+            Box::pin(backfills::run_until(inbox, store, owner.to_owned(), until)).await;
+            // What it has let go is due now.
+            fills.store(false, Ordering::Release);
+            self.rung.notify_one();
+        };
+        let all = async { tokio::join!(self.look_around(owner, until, &fills), filling) };
         tokio::select! {
-            () = self.look_around(owner, until) => {}
+            ((), ()) = all => {}
             () = self.renew_dues() => {}
         }
         self.rest(true);
@@ -184,9 +197,11 @@ impl AwsInbox {
         self.put_down().await;
     }
 
-    async fn look_around(self: &Arc<Self>, owner: &str, until: Until) {
+    /// While a backfill `fills`, there may be more at any moment.
+    async fn look_around(self: &Arc<Self>, owner: &str, until: Until, fills: &AtomicBool) {
         let mut behind = true;
         while Instant::now() < until.begin {
+            let more_may_come = fills.load(Ordering::Acquire);
             let audited = catch_up::audited_to(Timestamp::now());
             if behind {
                 behind = match timeout_at(until.begin, catch_up::step(self, &self.store, owner, audited)).await {
@@ -205,6 +220,11 @@ impl AwsInbox {
             }
             if taken > 0 || self.desk.lock().len() > 0 {
                 sleep(LOOK_EVERY).await;
+                continue;
+            }
+            if more_may_come {
+                let beside = self.rung.notified();
+                drop(timeout_at(until.begin, timeout(LOOK_BESIDE_EVERY, beside)).await);
                 continue;
             }
             match due::next(&self.store, &self.name).await {
