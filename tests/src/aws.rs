@@ -1,11 +1,12 @@
 //! AWS as the tests see it: emulators, and what can happen on the way to them.
 //!
-//! A [`FaultProxy`] stands between a host and one emulator. It does to each request what the test says, and keeps count of
-//! what AWS would bill.
+//! A [`FaultProxy`] stands between a host and one emulator. It does to each request what the test says, keeps count of
+//! what AWS would bill, and hands messages on in no other order than SQS promises.
 
 mod ask;
 mod bill;
 mod call;
+mod disorder;
 mod half;
 pub(crate) mod proxy;
 mod way;

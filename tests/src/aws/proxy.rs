@@ -1,4 +1,4 @@
-//! A proxy that does to each request what it is told.
+//! A proxy that does to each request what it is told, and gives messages in no other order than SQS promises.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Error, ErrorKind, Write};
@@ -12,6 +12,7 @@ use ureq::http::{HeaderMap, HeaderName, HeaderValue, Request};
 
 use super::bill::Bill;
 use super::call::{Call, Refusal};
+use super::disorder::{Disorder, asking_for_groups};
 use super::half::Half;
 
 /// No emulator answers more.
@@ -73,6 +74,7 @@ struct State {
     meters: bool,
     /// Requests that came late and were answered to nobody.
     arrived_late: u64,
+    disorder: Disorder,
 }
 
 type Choice = Box<dyn FnMut(&Call) -> Fault + Send>;
@@ -100,6 +102,7 @@ impl FaultProxy {
                 opened: 0,
                 meters: false,
                 arrived_late: 0,
+                disorder: Disorder::new(address.port().into()),
             }),
         });
         let shared = Arc::clone(&desk);
@@ -150,6 +153,18 @@ impl FaultProxy {
     #[must_use]
     pub fn arrived_late(&self) -> u64 {
         self.desk.state().arrived_late
+    }
+
+    /// Draws the order of messages from `seed` from now on.
+    pub fn seed(&self, seed: u64) {
+        self.desk.state().disorder = Disorder::new(seed);
+    }
+
+    /// Answers whose messages came in another order than the emulator gave them, and messages that came again.
+    #[must_use]
+    pub fn disordered(&self) -> (u64, u64) {
+        let state = self.desk.state();
+        (state.disorder.disordered, state.disorder.repeated)
     }
 
     /// What was asked since the start or the last [`FaultProxy::take_bill`].
@@ -237,6 +252,9 @@ impl Desk {
         {
             body = metered.into_bytes();
         }
+        if let Some(asking) = asking_for_groups(call) {
+            body = asking.into_bytes();
+        }
         parts.uri = format!("{}{}", self.upstream, parts.uri).parse().map_err(Error::other)?;
         strip(&mut parts.headers);
         // LocalStack ends a connection after each answer otherwise.
@@ -245,8 +263,10 @@ impl Desk {
         let (mut parts, mut body) = answer.into_parts();
         let body = body.with_config().limit(ANSWER_BYTES_MAX).read_to_vec().map_err(Error::other)?;
         strip(&mut parts.headers);
-        self.state().bill.answered(call, &body);
-        Ok((parts.status.as_u16(), parts.headers, body))
+        let mut state = self.state();
+        state.bill.answered(call, &body);
+        let disordered = parts.status.is_success().then(|| state.disorder.of(call, &body)).flatten();
+        Ok((parts.status.as_u16(), parts.headers, disordered.unwrap_or(body)))
     }
 }
 

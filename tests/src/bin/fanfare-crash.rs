@@ -6,12 +6,13 @@ use std::process::ExitCode;
 use fanfare_tests::crash::{fleet, random};
 
 const USAGE: &str = "Usage: cargo xtask crash [--kills N] [--seed N] [--power-loss]
-       cargo xtask crash --hosts N [--kills N] [--seed N]
+       cargo xtask crash --hosts N [--standard] [--kills N] [--seed N]
 
   --kills N      SIGKILLs at random moments, on one store under load [200; of several hosts 50]
   --seed N       draw the same moments again
   --power-loss   what was not synced to disk goes with each kill
-  --hosts N      so many hosts on one store at AWS, for which emulators stand in, each behind a network that fails";
+  --hosts N      so many hosts on one store at AWS, for which emulators stand in, each behind a network that fails
+  --standard     with topic and queues that keep no order, and give messages again";
 
 enum Run {
     One(random::Run),
@@ -37,7 +38,8 @@ fn main() -> ExitCode {
             run.run(progress(run.kills)).map(|report| format!("{report:#?}"))
         }
         Run::Fleet(run) => {
-            println!("{} hosts, {} kills, --seed {}", run.hosts, run.kills, run.seed);
+            let standard = if run.standard { ", on standard queues" } else { "" };
+            println!("{} hosts, {} kills, --seed {}{standard}", run.hosts, run.kills, run.seed);
             run.run(progress(run.kills)).map(|report| format!("{report:#?}"))
         }
     };
@@ -63,7 +65,8 @@ fn progress(kills: u32) -> impl FnMut(u32) {
 }
 
 fn arguments(mut given: impl Iterator<Item = String>) -> Result<Run, String> {
-    let (mut hosts, mut kills, mut seed, mut power_loss) = (None, None, std::process::id().into(), false);
+    let (mut hosts, mut kills, mut seed) = (None, None, std::process::id().into());
+    let (mut power_loss, mut standard) = (false, false);
     while let Some(flag) = given.next() {
         let mut number = || given.next().and_then(|text| text.parse().ok()).ok_or(format!("{flag} takes a number"));
         match flag.as_str() {
@@ -71,6 +74,7 @@ fn arguments(mut given: impl Iterator<Item = String>) -> Result<Run, String> {
             "--seed" => seed = number()?,
             "--hosts" => hosts = usize::try_from(number()?).ok().filter(|hosts| (1..=16).contains(hosts)),
             "--power-loss" => power_loss = true,
+            "--standard" => standard = true,
             _ => return Err(format!("{flag} is no flag")),
         }
         if flag == "--hosts" && hosts.is_none() {
@@ -79,7 +83,8 @@ fn arguments(mut given: impl Iterator<Item = String>) -> Result<Run, String> {
     }
     match hosts {
         Some(_) if power_loss => Err("--power-loss is about a disk, and several hosts share none".to_owned()),
-        Some(hosts) => Ok(Run::Fleet(fleet::Run { hosts, kills: kills.unwrap_or(50), seed })),
+        Some(hosts) => Ok(Run::Fleet(fleet::Run { hosts, kills: kills.unwrap_or(50), standard, seed })),
+        None if standard => Err("--standard is about AWS: say --hosts, too".to_owned()),
         None => Ok(Run::One(random::Run { kills: kills.unwrap_or(200), seed, power_loss })),
     }
 }

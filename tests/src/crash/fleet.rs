@@ -29,6 +29,8 @@ const SOLD_OUT_WITHIN: Duration = Duration::from_secs(300);
 pub struct Run {
     pub hosts: usize,
     pub kills: u32,
+    /// Topic and queues are standard ones: messages come in any order, and some of them again.
+    pub standard: bool,
     /// The same seed draws the same moments and faults; what the hosts are doing then is up to the machine.
     pub seed: u64,
 }
@@ -130,6 +132,9 @@ impl Fleet {
     fn start(run: Run) -> Self {
         let prefix = prefix();
         let mut hosts: Vec<TestHost> = (0..run.hosts).map(|_| host(&prefix)).collect();
+        for host in hosts.iter_mut().filter(|_| run.standard) {
+            host.variable("FANFARE_AWS_TOPIC", "standard");
+        }
         let mut dice = Dice::new(run.seed);
         let networks = hosts.iter_mut().map(|host| Network::before(host, dice.below(u64::MAX))).collect();
         hosts.iter_mut().for_each(TestHost::start);

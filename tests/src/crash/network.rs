@@ -1,5 +1,5 @@
 //! The way from one host to AWS, and what goes wrong on it: requests that hang up, answers that are lost, requests
-//! that arrive late and twice, errors, throttles.
+//! that arrive late and twice, errors, throttles, messages in another order.
 
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -39,6 +39,9 @@ pub struct Faults {
     pub late: u64,
     pub failed: u64,
     pub throttled: u64,
+    /// Answers of SQS whose messages came in another order, and messages of standard queues that came again.
+    pub disordered: u64,
+    pub repeated: u64,
 }
 
 impl Network {
@@ -47,6 +50,7 @@ impl Network {
         let weather = Weather { dice: Dice::new(seed), fair: true, down_until: None, faults: Faults::default() };
         let weather = Arc::new(Mutex::new(weather));
         let (way, asked) = (Way::of(host), Arc::clone(&weather));
+        way.sqs.seed(seed);
         way.choose(move |_| locked(&asked).fate());
         Self { way, weather }
     }
@@ -70,7 +74,8 @@ impl Network {
 
     #[must_use]
     pub fn faults(&self) -> Faults {
-        locked(&self.weather).faults
+        let (disordered, repeated) = self.way.sqs.disordered();
+        Faults { disordered, repeated, ..locked(&self.weather).faults }
     }
 }
 
@@ -114,6 +119,8 @@ impl Faults {
             late: self.late + other.late,
             failed: self.failed + other.failed,
             throttled: self.throttled + other.throttled,
+            disordered: self.disordered + other.disordered,
+            repeated: self.repeated + other.repeated,
         }
     }
 }
