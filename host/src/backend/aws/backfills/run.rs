@@ -33,7 +33,7 @@ const AGAIN: Duration = Duration::from_millis(100);
 /// Between two looks for a backfill to go through, where nothing rang.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// Between two looks at one that another host goes through.
-const FOLLOW_EVERY: Duration = Duration::from_secs(2);
+const FOLLOW_EVERY: Duration = Duration::from_secs(1);
 /// How long a host has a backfill for itself, unless it says so again, which it does this often.
 const CLAIM: Duration = Duration::from_secs(10);
 const RENEW_EVERY: Duration = Duration::from_secs(3);
