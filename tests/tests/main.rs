@@ -30,6 +30,7 @@ mod hostile;
 mod import;
 mod journey;
 mod lambda;
+mod layouts;
 mod lifecycle;
 mod limits;
 mod live;

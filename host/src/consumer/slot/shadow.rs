@@ -131,6 +131,7 @@ fn layouts<R: Runtime>(live: &Loaded<R>, shadow: &Loaded<R>, shared: &Shared<R>)
         return Ok(());
     }
     Err(Refused::Faulty(format!(
-        "it keeps state of layout {wanted} and the version that runs of layout {runs}: it cannot read it"
+        "it keeps state of layout {wanted} and the version that runs of layout {runs}: it cannot read it; `fanfare plugin run` with \
+         `--state empty` compares both over what has happened"
     )))
 }

@@ -42,7 +42,7 @@ impl<R: Runtime> Slot<R> {
             true => live.clone(),
             false => self.load_kept(target, shared).await.map_err(|refused| self.refusal(refused))?,
         };
-        together(&live, &loaded, shared)?;
+        self.together(&live, &loaded, shared)?;
         let prepared = self.prepare(&loaded, &policy, shared).map_err(|refused| self.refusal(refused))?;
         let turn = Turn { reason, ..turn(TurnOutcome::RolledBack, &file, target) };
         self.go_live(loaded, prepared, None, Some(turn), shared).await.map_err(|refused| self.refusal(refused))?;
@@ -94,6 +94,21 @@ impl<R: Runtime> Slot<R> {
         }
     }
 
+    /// Versions with different `state-version` would read each other's state, and what was before is not kept.
+    fn together(&self, live: &Loaded<R>, target: &Loaded<R>, shared: &Shared<R>) -> Result<(), Refusal> {
+        let [runs, wanted] = [live, target].map(|loaded| shared.runtime.description(&loaded.plugin).state_version);
+        if runs == wanted {
+            return Ok(());
+        }
+        Err(Refusal::Impossible(format!(
+            "version {} keeps state of layout {wanted} and the one that runs of layout {runs}; the state from before is not \
+             kept, so there is no way back: put a version with state-version {runs} into the directory, or the file of that one \
+             and have its state made anew with `fanfare consumers backfill {} --from beginning --rebuild`",
+            target.hash.short(),
+            self.name
+        )))
+    }
+
     /// The status as it is after a step: what is told of the newest file is what a look at the directory tells.
     async fn show_again(&mut self, shared: &Arc<Shared<R>>) -> Result<(), Refusal> {
         let standing = shared.versions.standing(&self.name).await?;
@@ -130,17 +145,4 @@ impl<R: Runtime> Slot<R> {
             }
         }
     }
-}
-
-/// Versions with different `state-version` would read each other's state, and what was before is not kept.
-fn together<R: Runtime>(live: &Loaded<R>, target: &Loaded<R>, shared: &Shared<R>) -> Result<(), Refusal> {
-    let [runs, wanted] = [live, target].map(|loaded| shared.runtime.description(&loaded.plugin).state_version);
-    if runs == wanted {
-        return Ok(());
-    }
-    Err(Refusal::Impossible(format!(
-        "version {} keeps state of layout {wanted} and the one that runs of layout {runs}; the state from before is not kept, \
-         so there is no way back: put a version with state-version {runs} into the directory",
-        target.hash.short()
-    )))
 }
