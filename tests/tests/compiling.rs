@@ -6,7 +6,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::Stdio;
 
 use fanfare_tests::orders::order;
-use fanfare_tests::{TestHost, guests, json, program};
+use fanfare_tests::{TestHost, eventually, guests, json, program};
 
 #[test]
 fn the_compiler_writes_machine_code_for_a_component_and_says_what_is_wrong_with_anything_else() {
@@ -30,9 +30,6 @@ fn the_compiler_writes_machine_code_for_a_component_and_says_what_is_wrong_with_
 
 /// A consumer with a module that nobody uses, of many functions that are long and nest deep: seconds of work for any machine.
 fn bomb() -> Vec<u8> {
-    fn section(id: u8, content: &[u8]) -> Vec<u8> {
-        [&[id], leb128(content.len()).as_slice(), content].concat()
-    }
     let sum = [0x20, 0, 0x41, 7, 0x6a, 0x21, 0].repeat(20_000);
     let body = [vec![0], [3, 0x40].repeat(900), sum, vec![0x0b; 901]].concat();
     let function = [leb128(body.len()), body].concat();
@@ -44,6 +41,20 @@ fn bomb() -> Vec<u8> {
         section(10, &[count, function.repeat(100)].concat()),
     ];
     [guests::wasm("reports-two"), section(1, &module.concat())].concat()
+}
+
+/// A consumer with modules that nobody uses, each of which says a little of tables that the compiler keeps whole: 3 GiB of them.
+fn memory_bomb() -> Vec<u8> {
+    const MODULES: usize = 12;
+    const TABLES: usize = 64;
+    let table = |number| format!("(table 1048576 funcref) (elem (table {number}) (i32.const 1048575) func 0)");
+    let tables: String = (0..TABLES).map(table).collect();
+    let module = section(1, &wat::parse_str(format!("(module (func) {tables})")).expect("a module"));
+    [guests::wasm("reports-two"), module.repeat(MODULES)].concat()
+}
+
+fn section(id: u8, content: &[u8]) -> Vec<u8> {
+    [&[id], leb128(content.len()).as_slice(), content].concat()
 }
 
 fn leb128(mut number: usize) -> Vec<u8> {
@@ -100,18 +111,38 @@ fn compiled_code_that_somebody_put_in_the_place_of_another_is_not_run() {
 
 #[test]
 fn a_host_that_is_given_a_compile_bomb_goes_on_with_what_it_has() {
+    goes_on_beside(&bomb(), ("FANFARE_COMPILE_TIME", "1s"), "compiling it takes more than ", "raise compile.time");
+}
+
+#[test]
+fn a_host_whose_compiler_is_to_fill_the_memory_goes_on_with_what_it_has() {
+    let told = "compiling it takes more than 2048 MiB of memory";
+    goes_on_beside(&memory_bomb(), ("FANFARE_COMPILE_MEMORY", "2GiB"), told, "or compile.memory");
+}
+
+/// Drops `bomb` on a host with this limit, which says why it is not taken, and what to do.
+fn goes_on_beside(bomb: &[u8], (limit, max): (&str, &str), why: &str, what_to_do: &str) {
     let mut host = TestHost::new();
-    host.variable("FANFARE_COMPILE_TIME", "1s");
+    host.variable(limit, max);
     host.consumers.put("reports", &guests::wasm("reports-one"));
     host.start();
     let client = host.client();
-    host.consumers.put("reports", &bomb());
+    host.consumers.put("reports", bomb);
     let shown = client.wait_for_consumer("reports", |consumer| {
         // While it is compiled, orders are taken and handled.
         let _ = client.placed(&order(&[("TEA", 1)]));
-        consumer["reason"].to_string().contains("compiling it takes more than")
+        consumer["candidate"]["state"] == "failed"
     });
     assert_eq!((&shown["state"], &shown["version"]), (&json!("running"), &json!("1.0.0")), "{shown:#}");
+    let told = program::run(["consumers", "show", "reports", "--url", client.base()]).succeeded().stdout;
+    let reason = shown["candidate"]["reason"].as_str().expect("a reason");
+    for told in [reason, &told] {
+        assert!(told.contains(why) && told.contains(what_to_do), "{told}");
+    }
+    eventually("the log says so", || {
+        let log = host.log();
+        if log.contains(why) && log.contains(what_to_do) { Ok(()) } else { Err(log) }
+    });
     client.wait_until_idle();
     assert_eq!(client.consumer("reports").expect("reports")["dead"], 0);
     assert!(client.counter("reports", "handled") > 0);

@@ -27,6 +27,8 @@ pub const COMMAND: &str = "compile-plugin";
 /// Machine code of a component of the largest size.
 const COMPILED_BYTES_MAX: u64 = 1 << 30;
 const STDERR_BYTES_MAX: u64 = 4 << 10;
+/// What Rust says when memory is refused, and what wasmtime does where it counts on that: with a panic, or with an error.
+const OUT_OF_MEMORY: [&str; 2] = ["memory allocation of ", "out of memory (failed to allocate "];
 /// From the end of what it writes to its own end.
 const END_TIME_MAX: Duration = Duration::from_secs(10);
 const END_LOOK_EVERY: Duration = Duration::from_millis(1);
@@ -129,8 +131,8 @@ fn read(from: Option<impl Read>, max: u64) -> Vec<u8> {
 fn judge(ran: Ran, limits: &CompileLimits) -> Result<Vec<u8>, LoadError> {
     use std::os::unix::process::ExitStatusExt;
     const SIGXCPU: i32 = 24;
-    const SIGABRT: i32 = 6;
     let Ran { status, compiled, stderr, out_of_time } = ran;
+    let out_of_memory = || OUT_OF_MEMORY.iter().any(|said| stderr.contains(said));
     match (status.code(), status.signal()) {
         _ if out_of_time => Err(LoadError::CompileLimit { what: "time", limit: format!("{:?}", limits.time) }),
         (Some(0), _) if compiled.len() as u64 >= COMPILED_BYTES_MAX => {
@@ -140,7 +142,7 @@ fn judge(ran: Ran, limits: &CompileLimits) -> Result<Vec<u8>, LoadError> {
         (_, Some(SIGXCPU)) => {
             Err(LoadError::CompileLimit { what: "CPU time", limit: format!("{}s", limits.cpu_seconds()) })
         }
-        (_, Some(SIGABRT)) if stderr.contains("memory allocation") => {
+        _ if out_of_memory() => {
             Err(LoadError::CompileLimit { what: "memory", limit: format!("{} MiB", limits.memory >> 20) })
         }
         (Some(1), _) => Err(LoadError::Compile(stderr)),
@@ -235,8 +237,14 @@ mod tests {
         assert!(began.elapsed() < Duration::from_secs(60), "it was waited for");
         let told = run("kill -XCPU $$", TIME_MAX).unwrap_err();
         assert!(matches!(told, LoadError::CompileLimit { what: "CPU time", .. }), "{told}");
-        let told = run("echo 'memory allocation of 9 bytes failed' >&2; kill -ABRT $$", TIME_MAX).unwrap_err();
-        assert!(matches!(told, LoadError::CompileLimit { what: "memory", .. }), "{told}");
+        for out_of_memory in [
+            "echo 'memory allocation of 9 bytes failed' >&2; kill -ABRT $$",
+            "echo 'unhandled out-of-memory error: out of memory (failed to allocate 9 bytes)' >&2; exit 101",
+            "echo 'out of memory (failed to allocate 9 bytes)' >&2; exit 1",
+        ] {
+            let told = run(out_of_memory, TIME_MAX).unwrap_err();
+            assert!(matches!(told, LoadError::CompileLimit { what: "memory", .. }), "{out_of_memory}: {told}");
+        }
         let told = run("kill -SEGV $$", TIME_MAX).unwrap_err().to_string();
         assert!(told.contains("the compiler broke down"), "{told}");
     }
