@@ -161,11 +161,3 @@ fn a_backfill_is_counted_paused_by_one_host_and_resumed_by_another_and_begins_ag
     holds_the_same(&clients[1]);
     assert_eq!(clients[0].counter(LATE, "status/placed"), 20);
 }
-
-#[test]
-fn what_cannot_be_done_on_aws_yet_says_what_to_do() {
-    let host = host(&prefix());
-    add_late(&host);
-    let refused = ask(&host.client(), &json!({"from": "beginning", "rebuild": true})).problem(503);
-    assert!(refused["detail"].to_string().contains("leave `rebuild` out"), "{refused:#}");
-}

@@ -82,7 +82,8 @@ pub enum OpenError {
 /// # Errors
 /// [`OpenError`] where AWS cannot be reached or used, or where something is missing.
 pub async fn open(settings: &Settings) -> Result<Backend, OpenError> {
-    let store = Box::pin(store(settings, async |table| hosts::claim(table).await.map(Seat::Kept))).await?;
+    let store =
+        Box::pin(store(settings, async |table| hosts::claim(table, hosts::Stay::Kept).await.map(Seat::Kept))).await?;
     store.tasks.spawn(hosts::run(Arc::clone(&store)));
     store.tasks.spawn(Arc::clone(&store).follow());
     store.tasks.spawn(settle::intent::sweep(Arc::clone(&store)));

@@ -16,6 +16,8 @@
 //! - What the cursor has gone by is through, or its lane stood at an exception and brings it when it goes on.
 
 mod fill;
+pub mod gate;
+mod rebuild;
 mod run;
 
 use std::collections::HashMap;
@@ -26,6 +28,7 @@ use tokio::time::{Instant, sleep};
 
 use self::fill::{DELIVERED, DROPPED};
 pub use self::fill::{Fill, Fills, Way};
+pub use self::rebuild::{position_of, put_off_items};
 pub use self::run::{run, run_until};
 use super::Aws;
 use super::clock::{first_at, time_of};
@@ -56,14 +59,12 @@ const COUNTED_MAX: usize = 5_000;
 #[async_trait]
 impl Backfills for Aws {
     async fn count(&self, name: &ConsumerName, asked: &Backfill) -> Result<Option<u64>> {
-        require_missed(asked)?;
         let Some(known) = self.store.known_as(name).await? else { return Ok(None) };
         let fills = Fills::load(&self.store, name, known.fills).await?;
-        self.missed(&known, &fills, asked, scope(&known, asked)).await.map(Some)
+        self.counted(&known, &fills, asked, scope(&known, asked)).await.map(|(events, _)| Some(events))
     }
 
     async fn start(&self, name: &ConsumerName, asked: Backfill) -> Result<Durable<Started>> {
-        require_missed(&asked)?;
         loop {
             let Some(known) = self.store.known_as(name).await? else {
                 return Ok(Durable::assert(Started::UnknownConsumer));
@@ -73,14 +74,15 @@ impl Backfills for Aws {
             }
             let fills = Fills::load(&self.store, name, known.fills).await?;
             let scope = scope(&known, &asked);
-            let events = self.missed(&known, &fills, &asked, scope).await?;
+            let counted = self.counted(&known, &fills, &asked, scope).await?;
             let heard = self.store.heard(&known).map(|heard| heard.everywhere());
-            let fill = Fill::new(fills.newest() + 1, &asked, heard, scope, events);
+            let fill = Fill::new(fills.newest() + 1, &asked, heard, scope, counted);
             let mut transaction = Transaction::default();
             transaction.create((), fill.item(name)?);
-            let news = match fill.is_under_way() {
-                true => news("SET bfa = :number").value(":number", number(fill.number)),
-                false => news(""),
+            let news = match (fill.is_under_way(), fill.is_rebuild()) {
+                (true, true) => rebuild::begin(&self.store, name, fill.number, &mut transaction).await?,
+                (true, false) => news("SET bfa = :number").value(":number", number(fill.number)),
+                (false, _) => news(""),
             };
             let news = news.only_if("attribute_exists(pk) AND attribute_not_exists(bfa)");
             transaction.update((), Key::consumer(name), news);
@@ -108,9 +110,11 @@ impl Backfills for Aws {
             return Ok(Durable::assert(Steered::None));
         };
         let (state, set, news) = match step {
-            BackfillStep::Pause => (BackfillState::Paused, "SET sta = :state", news("")),
+            BackfillStep::Pause => (BackfillState::Paused, "SET sta = :state", news("REMOVE nr, nru")),
             BackfillStep::Resume => (BackfillState::Running, "SET sta = :state", news("")),
-            BackfillStep::Cancel => (BackfillState::Cancelled, "SET sta = :state, tz = :now", news("REMOVE bfa")),
+            BackfillStep::Cancel => {
+                (BackfillState::Cancelled, "SET sta = :state, tz = :now", news("REMOVE bfa, bfr, nr, nru"))
+            }
         };
         let mut steered = Change::of(set).value(":state", text(state.as_str()));
         if step == BackfillStep::Cancel {
@@ -133,18 +137,8 @@ impl Backfills for Aws {
     }
 }
 
-fn require_missed(asked: &Backfill) -> Result<()> {
-    match asked.of {
-        Backfilled::Missed => Ok(()),
-        Backfilled::Rebuild => Err(Error::Unavailable(
-            "on AWS there are no rebuilds yet: leave `rebuild` out to deliver what the consumer missed, or forget the consumer and let it begin anew with `start = \"beginning\"`"
-                .into(),
-        )),
-    }
-}
-
 /// What a consumer's item says differently when something about its backfills has changed, besides `more`.
-fn news(more: &str) -> Change {
+pub fn news(more: &str) -> Change {
     let version = "bfv = if_not_exists(bfv, :zero) + :one";
     let update = match more.strip_prefix("SET ") {
         Some(set) => format!("SET {version}, {set}"),
@@ -164,15 +158,22 @@ pub fn counted(name: &ConsumerName, backfill: i64, dropped: u64) -> Vec<(Key, Co
     sums.into_iter().filter(|(_, by)| *by > 0).map(more).collect()
 }
 
-/// Which positions a backfill is about.
+/// Which positions from before the consumer began a backfill is about.
 fn scope(known: &Known, asked: &Backfill) -> (u64, u64) {
     let last = known.start.saturating_sub(1);
     let first = match asked.from {
         Since::Beginning => 1,
-        Since::At(time) if time_of(last) < time => last + 1,
+        Since::At(time) if time_of(last) < time && asked.of == Backfilled::Missed => last + 1,
         Since::At(time) => first_at(time),
     };
     (first.max(1), last)
+}
+
+/// Returns when everything up to a position is in the index: other hosts may have written what is not, yet.
+async fn settled(last: u64) {
+    while settled_below(Timestamp::now()) <= last {
+        sleep(SETTLED / 10).await;
+    }
 }
 
 /// About how many there are in `all` positions, if there are `counted` in those that were looked at. At least one.
@@ -182,11 +183,18 @@ fn in_all(counted: u64, looked_at: u64, all: u64) -> u64 {
 }
 
 impl Aws {
+    /// How many events there are to be delivered: of many, about. And up to which position that is.
+    async fn counted(&self, known: &Known, fills: &Fills, asked: &Backfill, scope: (u64, u64)) -> Result<(u64, u64)> {
+        match asked.of {
+            Backfilled::Missed => Ok((self.missed(known, fills, asked, scope).await?, scope.1)),
+            Backfilled::Rebuild => rebuild::count(&self.store, known, fills, scope.0).await,
+        }
+    }
+
     /// How many events between two positions the consumer was never offered: of many, about.
     async fn missed(&self, known: &Known, fills: &Fills, asked: &Backfill, (first, last): (u64, u64)) -> Result<u64> {
-        // Other hosts may have written what is not in the index yet.
-        while first <= last && settled_below(Timestamp::now()) <= last {
-            sleep(SETTLED / 10).await;
+        if first <= last {
+            settled(last).await;
         }
         let heard = self.store.heard(known);
         // Without a word on what it hears, every event counts.

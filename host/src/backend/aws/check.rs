@@ -212,6 +212,7 @@ impl<'a> Look<'a> {
                 | Kind::Delivery { .. }
                 | Kind::Letter { .. }
                 | Kind::Due { .. }
+                | Kind::PutOff { .. }
                 | Kind::State { .. } => {
                     consumers::points(kind, item, &mut wanted);
                 }
@@ -258,6 +259,8 @@ impl<'a> Look<'a> {
             | Kind::Letter { .. }
             | Kind::Due { .. }
             | Kind::Backfill { .. }
+            | Kind::PutOff { .. }
+            | Kind::Gate { .. }
             | Kind::State { .. } => Box::pin(consumers::fault(self, kind, item)).await,
             Kind::HistoryRow { .. } | Kind::Kept { .. } | Kind::Standing { .. } => versions::fault(self, kind),
             _ => Box::pin(others::fault(self, kind, item)).await,

@@ -9,11 +9,12 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use aws_sdk_sqs::types::QueueAttributeName;
+use tokio::time::Instant;
 
 use self::known::spoken;
 pub use self::known::{CatchUp, Epoch, Known, catch_up, heard, said};
 use super::Aws;
-use super::backfills::Fills;
+use super::backfills::{Fills, gate};
 use super::inbox::{AwsInbox, scan};
 use super::item::{CONSUMERS, Item, Key, LaneKey, counters_partition, entries_partition, json, number, text};
 use super::lane::Logged;
@@ -132,14 +133,31 @@ impl Store {
 
     /// Follows what the table says of the consumers that are here.
     pub async fn learn(&self) -> Result<()> {
+        let asked = Instant::now();
         for known in self.known().await? {
-            if let Some(inbox) = self.inbox(&known.name) {
-                let news = known.fills != inbox.fills().version;
-                inbox.learn(known);
-                if news {
-                    inbox.refresh_fills().await?;
-                }
+            let Some(inbox) = self.inbox(&known.name) else {
+                self.stand_aside(&known).await?;
+                continue;
+            };
+            let news = known.fills != inbox.fills().version;
+            inbox.learn(known, asked);
+            if news {
+                inbox.refresh_fills().await?;
             }
+        }
+        Ok(())
+    }
+
+    /// A host that does not have the consumer commits nothing of it, so that a rebuild need not wait for it.
+    async fn stand_aside(&self, known: &Known) -> Result<()> {
+        let Some((rebuild, slot)) = known.rebuilding.zip(self.seat.kept()) else { return Ok(()) };
+        let mut aside = self.aside.lock().await;
+        let of = (known.name.clone(), rebuild);
+        if self.inbox(&known.name).is_none()
+            && !aside.contains(&of)
+            && gate::join(self, &known.name, rebuild, &slot.owner).await?
+        {
+            aside.insert(of);
         }
         Ok(())
     }
@@ -156,12 +174,20 @@ impl Consumers for Aws {
         // A filter that is in force stays; a new queue of a consumer that is new gets everything until it says what it wants.
         let hears = known.as_ref().and_then(Known::last_heard);
         let queue = resources::ensure_consumer(clients, settings, shared, name, hears).await.map_err(unready)?;
-        let known = match known {
-            Some(known) => known,
-            None => self.introduce(name, start).await?,
-        };
+        if known.is_none() {
+            self.introduce(name, start).await?;
+        }
+        // Until the inbox is there, nobody says that this host does not have the consumer.
+        let _aside = self.store.aside.lock().await;
+        let asked = Instant::now();
+        let known = self.store.known_as(name).await?;
+        let known = known.ok_or_else(|| Error::Unavailable("the consumer was forgotten meanwhile".into()))?;
+        if self.store.seat.kept().is_none() && !known.by_functions {
+            let noted = Change::of("SET byf = :one").only_if("attribute_exists(pk)").value(":one", number(1));
+            drop(self.store.table.update(&Key::consumer(name), noted).await?);
+        }
         let fills = Fills::load(&self.store, name, known.fills).await?;
-        let inbox = AwsInbox::start(&self.store, known, fills, queue);
+        let inbox = AwsInbox::start(&self.store, known, asked, fills, queue);
         self.store.inboxes.lock().insert(name.clone(), Arc::clone(&inbox));
         Ok(inbox)
     }
@@ -228,7 +254,7 @@ impl Consumers for Aws {
         for prefix in [format!("p#{name}#"), format!("s#{name}#")] {
             self.store.table.clear(&prefix).await?;
         }
-        for partition in [format!("d#{name}"), format!("q#{name}"), format!("g#{name}")] {
+        for partition in [format!("d#{name}"), format!("q#{name}"), format!("g#{name}"), format!("w#{name}")] {
             self.store.table.clear_partition(&partition).await?;
         }
         self.forget_versions(name).await?;
@@ -255,10 +281,11 @@ impl Consumers for Aws {
             None => Change::of("REMOVE psince, preason"),
         };
         let change = change.only_if("attribute_exists(pk)");
+        let asked = Instant::now();
         let item = self.store.table.update_once(&Key::consumer(name), change).await?;
         let Some(item) = item else { return Ok(Durable::assert(false)) };
         if let Some(inbox) = self.store.inbox(name) {
-            inbox.learn(Known::read(&item)?);
+            inbox.learn(Known::read(&item)?, asked);
         }
         Ok(Durable::assert(true))
     }
@@ -266,7 +293,7 @@ impl Consumers for Aws {
 
 impl Aws {
     /// A consumer that was never seen before; another host may be introducing it, too.
-    async fn introduce(&self, name: &ConsumerName, start: Start) -> Result<Known> {
+    async fn introduce(&self, name: &ConsumerName, start: Start) -> Result<()> {
         let now = Timestamp::now();
         let start = match start {
             Start::Beginning => 0,
@@ -283,10 +310,7 @@ impl Aws {
         transaction.create((), item);
         // Refused where another host was quicker.
         drop(self.store.table.transact(transaction).await?);
-        self.store
-            .known_as(name)
-            .await?
-            .ok_or_else(|| Error::Unavailable("the consumer was forgotten meanwhile".into()))
+        Ok(())
     }
 
     /// How many events match and are not done: exactly, up to [`COUNTED_MAX`] behind what is known to be done. Beyond that,

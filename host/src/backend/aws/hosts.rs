@@ -61,12 +61,27 @@ impl Slot {
     }
 }
 
+/// How long a slot is taken for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stay {
+    /// As long as the host runs.
+    Kept,
+    /// For a moment, by one that AWS Lambda invokes.
+    Lent,
+}
+
 /// Takes a slot that nobody has.
-pub async fn claim(table: &Table) -> Result<Slot> {
+pub async fn claim(table: &Table, stay: Stay) -> Result<Slot> {
     let owner = uuid::Uuid::now_v7().to_string();
     let mut number = fastrand::u64(..SLOTS);
     for _ in 0..CLAIMS_MAX {
-        let change = Change::of("SET own = :owner, beat = :zero, pub = :pub")
+        let change = match stay {
+            Stay::Kept => Change::of("SET own = :owner, beat = :zero, pub = :pub REMOVE lent"),
+            Stay::Lent => {
+                Change::of("SET own = :owner, beat = :zero, pub = :pub, lent = :one").value(":one", self::number(1))
+            }
+        };
+        let change = change
             .only_if("attribute_not_exists(pk) OR own = :nobody OR own = :owner")
             .value(":owner", text(&owner))
             .value(":nobody", text(NOBODY))
@@ -97,6 +112,14 @@ async fn free(table: &Table, slot: &Slot, drawn: u64) -> Result<()> {
 /// [`free`], for a host that never said what it runs: for a quarter of the price.
 pub async fn give_back(table: &Table, slot: &Slot, drawn: u64) -> Result<()> {
     table.update(&Key::host(slot.number), slot.is_free(drawn)).await.map(drop)
+}
+
+/// Who has slots and keeps them, and whoever takes over what dead ones left there.
+pub async fn keepers(table: &Table) -> Result<Vec<String>> {
+    let hosts = all(table).await?;
+    let kept = hosts.iter().filter(|host| !matches!(host.number_or_none::<u8>("lent"), Ok(Some(_))));
+    let owners = kept.map(|host| host.text("own").map(str::to_owned)).collect::<Result<Vec<_>>>()?;
+    Ok(owners.into_iter().filter(|owner| owner != NOBODY).collect())
 }
 
 async fn all(table: &Table) -> Result<Vec<Item>> {

@@ -17,27 +17,32 @@
 
 mod desk;
 mod dues;
+mod footing;
 mod handed;
 mod history;
+mod rebuilt;
 mod receive;
 mod view;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, OwnedMutexGuard};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::desk::{Desk, Ended, Receipt};
 pub use self::desk::{Running, Work};
+use self::footing::Footing;
 use self::handed::Handed;
 pub use self::handed::{Message, Until};
+use self::rebuilt::Offered;
+pub use self::rebuilt::{Again, Fate, Progress};
 use self::view::AwsView;
 pub use self::view::scan;
 use super::backfills::Fills;
@@ -50,9 +55,7 @@ use super::seat;
 use super::settle::{Committer, Settled, Settling};
 use super::store::Store;
 use super::weight::{self, Verdict, Weight};
-use crate::backend::{
-    Delivery, Error, Excess, Finished, Generation, Inbox, InboxPolicy, Lease, Result, Settlement, View,
-};
+use crate::backend::{Delivery, Error, Excess, Finished, Inbox, InboxPolicy, Result, Settlement, View};
 use crate::clock::Timestamp;
 use crate::effects::{Effects, Reads};
 use crate::event::Subscriptions;
@@ -71,11 +74,23 @@ pub struct AwsInbox {
     desk: Mutex<Desk>,
     /// What the table says of the consumer, as it was last read.
     known: Mutex<Known>,
+    footing: Mutex<Footing>,
+    /// Names this host's gate beside a rebuild.
+    host: String,
+    /// Rung when that is to be looked at.
+    gated: Notify,
     pub(super) weight: Weight,
     /// Its backfills, as they were last read.
     fills: Mutex<Arc<Fills>>,
     /// Rung when there may be something to do for a backfill.
     filled: Notify,
+    /// What a rebuild offers to be handled.
+    offered: Mutex<Option<Offered>>,
+    /// Rung when something became of it.
+    handled: Notify,
+    again_turn: AtomicU8,
+    tickets_again: AtomicU64,
+    weight_again: Mutex<(i64, Arc<Weight>)>,
     changed: Notify,
     /// Rung when something may be due.
     pub(super) rung: Notify,
@@ -103,8 +118,9 @@ pub struct AwsInbox {
 
 impl AwsInbox {
     /// The inbox of a consumer that is here. On a host that AWS Lambda invokes, it does nothing by itself.
-    pub fn start(store: &Arc<Store>, known: Known, fills: Fills, queue: Queue) -> Arc<Self> {
+    pub fn start(store: &Arc<Store>, known: Known, asked: Instant, fills: Fills, queue: Queue) -> Arc<Self> {
         let invoked = store.seat.kept().is_none();
+        let owner = uuid::Uuid::now_v7().to_string();
         let inbox = Arc::new(Self {
             name: known.name.clone(),
             queue,
@@ -112,9 +128,17 @@ impl AwsInbox {
             committer: Committer::new(store),
             desk: Mutex::new(Desk::new(known.paused.is_some())),
             weight: Weight::of(&known),
-            known: Mutex::new(known),
+            footing: Mutex::new(Footing::of(&known, asked)),
+            host: store.seat.kept().map_or_else(|| owner.clone(), |slot| slot.owner.clone()),
+            gated: Notify::new(),
+            known: Mutex::new(known.clone()),
             fills: Mutex::default(),
             filled: Notify::new(),
+            offered: Mutex::default(),
+            handled: Notify::new(),
+            again_turn: AtomicU8::new(0),
+            tickets_again: AtomicU64::new(0),
+            weight_again: Mutex::default(),
             changed: Notify::new(),
             rung: Notify::new(),
             done: AtomicU64::new(0),
@@ -130,12 +154,13 @@ impl AwsInbox {
             handed: invoked.then(Handed::default),
             resting: AtomicBool::new(invoked),
         });
+        inbox.take_ground(&known, asked);
         inbox.take_up_fills(fills);
         if invoked {
             return inbox;
         }
         inbox.tasks.spawn(Arc::clone(&inbox).delete());
-        let owner = uuid::Uuid::now_v7().to_string();
+        inbox.tasks.spawn(Arc::clone(&inbox).keep_gate());
         inbox.tasks.spawn(super::catch_up::run(Arc::clone(&inbox), Arc::clone(store), owner.clone()));
         inbox.tasks.spawn(super::backfills::run(Arc::clone(&inbox), Arc::clone(store), owner));
         receive::start(&inbox);
@@ -180,6 +205,7 @@ impl AwsInbox {
         self.ending.cancel();
         self.tasks.close();
         self.tasks.wait().await;
+        self.leave_gate().await;
         self.give_back().await;
         let dues = self.desk.lock().dues();
         for due in dues {
@@ -190,9 +216,15 @@ impl AwsInbox {
     }
 
     /// Whether there is room for what a delivery leaves in the state.
-    pub(super) async fn room(&self, generation: i64, reads: &Reads, effects: &Effects) -> Result<Option<Verdict>> {
+    pub(super) async fn room(
+        &self,
+        weight: &Weight,
+        generation: i64,
+        reads: &Reads,
+        effects: &Effects,
+    ) -> Result<Option<Verdict>> {
         let max = self.desk.lock().state_bytes_max();
-        self.weight.room(&self.store, &self.name, (max, generation), reads, effects).await
+        weight.room(&self.store, &self.name, (max, generation), reads, effects).await
     }
 
     pub fn is_in_use(&self) -> bool {
@@ -208,17 +240,19 @@ impl AwsInbox {
         self.known.lock().clone()
     }
 
-    /// The table says something else of the consumer now.
-    pub fn learn(&self, known: Known) {
-        self.weight.learn(&known);
+    /// The table says this of the consumer, which was asked for then.
+    pub fn learn(&self, known: Known, asked: Instant) {
         let turned = {
             let mut desk = self.desk.lock();
             std::mem::replace(&mut desk.paused, known.paused.is_some()) != known.paused.is_some()
         };
         let mut own = self.known.lock();
         // What it hears is this host's own until it is written down.
-        let epochs = std::mem::take(&mut own.epochs);
-        *own = Known { epochs, ..known };
+        let known = Known { epochs: std::mem::take(&mut own.epochs), ..known };
+        // An answer may be older than another one that came before.
+        *own = if known.fills < own.fills { own.but_for_backfills(known) } else { known };
+        self.weight.learn(&own);
+        self.take_ground(&own, asked);
         drop(own);
         if turned {
             self.note_heard();
@@ -258,6 +292,9 @@ impl AwsInbox {
     /// Settles one delivery; what it says is what the caller is told.
     pub(super) async fn settle(&self, delivery: Delivery, reads: &Reads, settlement: Settlement) -> Finished {
         let _in_flight = self.store.in_flight.token();
+        if delivery.is_of_rebuild() {
+            return self.settle_again(delivery, reads, settlement).await;
+        }
         let (event, ticket) = (delivery.event.id, delivery.lease.epoch);
         let Some(running) = self.desk.lock().running_of(ticket) else { return Finished::Superseded };
         let (settlement, dropped) = confine(settlement, delivery.is_state_only());
@@ -269,12 +306,21 @@ impl AwsInbox {
         let on_dead = self.desk.lock().on_dead();
         let generation = delivery.generation.0;
         let (store, name, committer) = (&self.store, &self.name, &self.committer);
-        let settling = Settling { store, committer, name, generation, on_dead, running: &running, dropped };
         self.desk.lock().settling(ticket, true);
         self.ring();
-        let settled = match seat::take_for(store, &settlement).await {
-            Ok(()) => settling.settle(reads, &settlement, &delivery.by).await,
-            Err(error) => Err(error),
+        let (ground, settled) = match self.ground().await {
+            Ok(ground) if ground.generation != generation || ground.is_shut() => (Some(ground), Ok(Settled::Shut)),
+            Ok(ground) => {
+                let gate = ground.gate();
+                let settling =
+                    Settling { store, committer, name, generation, on_dead, running: &running, gate, dropped };
+                let settled = match seat::take_for(store, &settlement).await {
+                    Ok(()) => settling.settle(reads, &settlement, &delivery.by).await,
+                    Err(error) => Err(error),
+                };
+                (Some(ground), settled)
+            }
+            Err(error) => (None, Err(error)),
         };
         self.desk.lock().settling(ticket, false);
         match settled {
@@ -283,6 +329,7 @@ impl AwsInbox {
                 Finished::Accepted
             }
             Ok(Settled::Conflict) => Finished::Conflict(delivery),
+            Ok(Settled::Shut) => self.meets_shut_gate(&running, ground).await,
             Ok(Settled::Elsewhere) => {
                 tracing::debug!(consumer = %self.name, %event, "another host was through with it before");
                 let left = self.desk.lock().leave(&running.lane);
@@ -300,6 +347,9 @@ impl AwsInbox {
             }
             Err(error) => {
                 tracing::warn!(consumer = %self.name, %event, %error, "the end of a delivery was not written, or it is not known; it is delivered again unless it was");
+                if let Some(ground) = ground {
+                    self.doubt(ground);
+                }
                 tokio::time::sleep(AGAIN).await;
                 // Whoever gets it next reads the place first.
                 let left = self.desk.lock().leave(&running.lane);
@@ -373,23 +423,8 @@ impl Inbox for AwsInbox {
             return None;
         }
         let now = Timestamp::now();
-        let running = self.desk.lock().lease(now)?;
-        let generation = Generation(self.known.lock().generation);
-        Some(Delivery {
-            event: Arc::clone(&running.event),
-            attempt: running.head.map_or(0, |head| head.attempts) + 1,
-            origin: running.origin(),
-            first_attempt_at: running.first_at(),
-            generation,
-            by: crate::backend::AttemptBy::default(),
-            lease: Lease {
-                epoch: running.ticket,
-                stored: running.head.is_some(),
-                edited: running.edited,
-                backfill: running.from,
-                rebuild: None,
-            },
-        })
+        let first = self.takes_turn().then(|| self.lease_again(now)).flatten();
+        first.or_else(|| self.lease_live(now)).or_else(|| self.lease_again(now))
     }
 
     async fn changed(&self) {
@@ -401,11 +436,7 @@ impl Inbox for AwsInbox {
     }
 
     fn view(&self) -> Arc<dyn View> {
-        Arc::new(AwsView {
-            store: Arc::clone(&self.store),
-            name: self.name.clone(),
-            generation: self.known().generation,
-        })
+        Arc::new(AwsView { store: Arc::clone(&self.store), name: self.name.clone(), generation: self.generation() })
     }
 
     fn view_for(&self, delivery: &Delivery) -> Arc<dyn View> {
@@ -418,7 +449,7 @@ impl Inbox for AwsInbox {
     }
 
     async fn holds(&self, reads: &Reads) -> Result<bool> {
-        let generation = self.known().generation;
+        let generation = self.generation();
         let view = AwsView { store: Arc::clone(&self.store), name: self.name.clone(), generation };
         view.holds(reads).await
     }

@@ -68,6 +68,9 @@ impl Invoked {
         if !store.inboxes().is_empty() {
             tokio::try_join!(store.learn(), store.hear_others())?;
         }
+        for inbox in store.inboxes() {
+            inbox.look_at_gate().await?;
+        }
         Ok(())
     }
 

@@ -17,6 +17,8 @@
 //! | counter of a consumer's state | `s#<consumer>#<generation>#n` | `<key>` |
 //! | backfill | `g#<consumer>` | `<number>` |
 //! | how many of its deliveries were done, and effects dropped | `g#<consumer>` | `<number>#d`, `<number>#x` |
+//! | event that a rebuild comes back to | `w#<consumer>` | `<number>#e#<position>` |
+//! | gate of a host beside a rebuild | `w#<consumer>` | `<number>#g#<host>` |
 //! | message | `m` | `<position>#<n>#<consumer>` |
 //! | rows of a data set | `r#<data set>` | `<position>#<n>` |
 //! | row of a consumer's history | `v#<consumer>` | `<number>` |
@@ -165,6 +167,16 @@ impl Key {
         Self { pk, sk: format!("{sk}#{sum}") }
     }
 
+    /// Of an event that a rebuild comes back to.
+    pub fn put_off(name: &ConsumerName, rebuild: i64, position: u64) -> Self {
+        Self::new(rebuilds_partition(name), format!("{}{}", put_off_prefix(rebuild), position_sort(position)))
+    }
+
+    /// Of a host beside a rebuild.
+    pub fn gate(name: &ConsumerName, rebuild: i64, host: &str) -> Self {
+        Self::new(rebuilds_partition(name), format!("{}{host}", gates_prefix(rebuild)))
+    }
+
     pub fn entry(name: &ConsumerName, generation: i64, key: &str) -> Self {
         Self::new(entries_partition(name, generation), key)
     }
@@ -216,6 +228,19 @@ pub fn place_partition(name: &ConsumerName, lane: &LaneKey) -> String {
 
 pub fn backfills_partition(name: &ConsumerName) -> String {
     format!("g#{name}")
+}
+
+/// Of what is kept of a consumer's rebuilds while they are under way.
+pub fn rebuilds_partition(name: &ConsumerName) -> String {
+    format!("w#{name}")
+}
+
+pub fn put_off_prefix(rebuild: i64) -> String {
+    format!("{rebuild:010}#e#")
+}
+
+pub fn gates_prefix(rebuild: i64) -> String {
+    format!("{rebuild:010}#g#")
 }
 
 /// Of the sort keys of what is remembered of one delivery.

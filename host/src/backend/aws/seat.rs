@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::hosts::{self, BEAT_EVERY, Slot};
+use super::hosts::{self, BEAT_EVERY, Slot, Stay};
 use super::store::Store;
 use crate::backend::{Result, Settlement};
 use crate::clock::Timestamp;
@@ -50,7 +50,7 @@ pub async fn take(store: &Arc<Store>) -> Result<()> {
     if lent.is_some() {
         return Ok(());
     }
-    let slot = hosts::claim(&store.table).await?;
+    let slot = hosts::claim(&store.table, Stay::Lent).await?;
     store.positions.move_to(slot.number, slot.drawn);
     store.tasks.spawn(beat(Arc::clone(store), slot.owner.clone()));
     *lent = Some(Lent { slot, beat: 0 });

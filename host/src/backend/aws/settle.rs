@@ -8,6 +8,7 @@
 mod committer;
 mod counter;
 pub mod intent;
+mod rebuilt;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -51,6 +52,8 @@ pub enum Mark {
     Plain,
     /// The intent of a large commit was given up by somebody else.
     Intent,
+    /// The host's gate is shut, beside a rebuild.
+    Gate,
 }
 
 /// How a settlement ended.
@@ -61,6 +64,8 @@ pub enum Settled {
     Conflict,
     /// Somebody else was through with it before.
     Elsewhere,
+    /// The host's gate is shut: the consumer may have another state by now.
+    Shut,
 }
 
 /// Who settles what.
@@ -71,6 +76,8 @@ pub struct Settling<'a> {
     pub generation: i64,
     pub on_dead: OnDead,
     pub running: &'a Running,
+    /// What must be open, beside a rebuild.
+    pub gate: Option<&'a Key>,
     /// Effects that its backfill does not commit.
     pub dropped: u64,
 }
@@ -110,6 +117,9 @@ impl Settling<'_> {
             if refused.contains(&Mark::Place) {
                 return Ok(Settled::Elsewhere);
             }
+            if refused.contains(&Mark::Gate) {
+                return Ok(Settled::Shut);
+            }
             if refused.contains(&Mark::Floor) {
                 meters::floor_conflict();
             }
@@ -141,7 +151,7 @@ impl Settling<'_> {
             Settlement::Done { effects, .. } => effects,
             _ => &nothing,
         };
-        let mut draft = Draft::default();
+        let mut draft = Draft { gate: self.gate.cloned(), ..Draft::default() };
         self.state(&mut draft, reads, effects);
         let mut orders: BTreeMap<OrderId, Option<u64>> = BTreeMap::new();
         for (id, seen) in &reads.orders {
@@ -386,6 +396,7 @@ pub struct Draft {
     writes: Transaction<Mark>,
     /// Adjusted, or read.
     counters: Vec<(Key, Counter)>,
+    gate: Option<Key>,
     events: Vec<Logged>,
     /// Messages, and when they are due to every host.
     parcels: Vec<(Parcel, Timestamp)>,
@@ -395,7 +406,7 @@ impl Draft {
     /// Whether it is more than one transaction holds.
     fn is_large(&self) -> bool {
         let bytes = self.writes.iter().map(|(_, write)| write.bytes()).sum::<usize>();
-        self.writes.len() + self.counters.len() > WRITES_MAX || bytes > BYTES_MAX
+        self.writes.len() + self.counters.len() + usize::from(self.gate.is_some()) > WRITES_MAX || bytes > BYTES_MAX
     }
 }
 

@@ -1,6 +1,6 @@
 //! What all ports of this backend share: the table, the lanes in it, and who is to hear of what was written.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -43,6 +43,8 @@ pub struct Store {
     pub publisher: Publisher,
     pub fleet: fleet::Known,
     pub inboxes: Mutex<BTreeMap<ConsumerName, Arc<AwsInbox>>>,
+    /// Rebuilds of consumers that are not here, of which that was said.
+    pub aside: tokio::sync::Mutex<HashSet<(ConsumerName, i64)>>,
     pub retention: Mutex<Retention>,
     /// Rung when it is another.
     pub retained: tokio::sync::Notify,
@@ -78,6 +80,7 @@ impl Store {
             seat,
             publisher,
             inboxes: Mutex::default(),
+            aside: tokio::sync::Mutex::default(),
             retention: Mutex::default(),
             retained: tokio::sync::Notify::new(),
             outgoing: Handed::default(),

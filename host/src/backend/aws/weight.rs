@@ -38,6 +38,11 @@ pub fn attribute(generation: i64) -> String {
     format!("sb{generation}")
 }
 
+/// The generations that have a total in a consumer's item.
+pub fn generations(item: &Item) -> Vec<i64> {
+    item.0.keys().filter_map(|name| name.strip_prefix("sb")?.parse().ok()).collect()
+}
+
 /// A total as the table has it, and how often it was added to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Total {
@@ -138,6 +143,12 @@ impl Weight {
                 own.total = Some(total);
             }
         }
+    }
+
+    /// What the state weighs, as far as this host knows; `None` where it was never weighed.
+    pub fn bytes(&self) -> Option<i64> {
+        let own = self.known.lock();
+        own.total.map(|_| own.bytes())
     }
 
     /// Whether there is room for what a commit writes, at most `max` bytes of state.
@@ -247,8 +258,10 @@ impl Weight {
 
 /// Settles a delivery where there is room for what it leaves.
 pub async fn settle(inbox: &AwsInbox, delivery: Delivery, reads: &Reads, settlement: Settlement) -> Finished {
+    let of_rebuild = inbox.weight_of_rebuild(&delivery);
+    let weight = of_rebuild.as_deref().unwrap_or(&inbox.weight);
     let room = match &settlement {
-        Settlement::Done { effects, .. } => inbox.room(delivery.generation.0, reads, effects).await,
+        Settlement::Done { effects, .. } => inbox.room(weight, delivery.generation.0, reads, effects).await,
         _ => Ok(None),
     };
     match (room, settlement) {
@@ -257,7 +270,7 @@ pub async fn settle(inbox: &AwsInbox, delivery: Delivery, reads: &Reads, settlem
         }
         (Ok(Some(Verdict::Room(room))), settlement) => {
             let finished = inbox.settle(delivery, reads, settlement).await;
-            inbox.weight.end(&room, &finished);
+            weight.end(&room, &finished);
             finished
         }
         (room, settlement) => {

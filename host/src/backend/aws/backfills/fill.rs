@@ -11,7 +11,10 @@ use crate::backend::aws::lane::{Logged, Prior};
 use crate::backend::aws::place::Place;
 use crate::backend::aws::store::Store;
 use crate::backend::aws::table::Span;
-use crate::backend::{Backfill, BackfillEffects, BackfillReport, BackfillState, Error, FromBackfill, Result, Since};
+use crate::backend::{
+    Backfill, BackfillEffects, BackfillFailure, BackfillReport, BackfillState, Backfilled, Error, FromBackfill, Result,
+    Since,
+};
 use crate::clock::Timestamp;
 use crate::event::Subscriptions;
 use crate::event::filter::Filter;
@@ -25,6 +28,8 @@ pub const DROPPED: &str = "x";
 #[derive(Clone, Debug)]
 pub struct Fill {
     pub number: i64,
+    /// It fills the generation of its number: the item says itself what was done, and up to where events were counted.
+    pub rebuild: Option<Counted>,
     pub state: BackfillState,
     since: Since,
     filter: Option<Filter>,
@@ -46,14 +51,31 @@ pub struct Fill {
     ended_at: Option<Timestamp>,
 }
 
+/// What only a rebuild says of itself.
+#[derive(Clone, Debug)]
+pub struct Counted {
+    /// Events behind this position were not counted when it began.
+    pub through: u64,
+    pub failure: Option<BackfillFailure>,
+}
+
 impl Fill {
-    /// One that begins now.
-    pub fn new(number: i64, asked: &Backfill, heard: Option<Subscriptions>, scope: (u64, u64), events: u64) -> Self {
+    /// One that begins now. A rebuild has counted its events up to `counted`.
+    pub fn new(
+        number: i64,
+        asked: &Backfill,
+        heard: Option<Subscriptions>,
+        scope: (u64, u64),
+        (events, counted): (u64, u64),
+    ) -> Self {
         let now = Timestamp::now();
         let (first, last) = scope;
-        let nothing = events == 0;
+        let rebuild = (asked.of == Backfilled::Rebuild).then_some(Counted { through: counted, failure: None });
+        // A rebuild of nothing is an empty generation to hand over.
+        let nothing = events == 0 && rebuild.is_none();
         Self {
             number,
+            rebuild,
             state: if nothing { BackfillState::Done } else { BackfillState::Running },
             since: asked.from,
             filter: asked.filter.clone(),
@@ -79,6 +101,10 @@ impl Fill {
         };
         Ok(Item::at(&Key::backfill(name, self.number))
             .with("sta", text(self.state.as_str()))
+            .with_some("rb", self.rebuild.as_ref().map(|_| number(1)))
+            .with_some("upt", self.rebuild.as_ref().map(|counted| number(counted.through)))
+            .with_some("dl", self.rebuild.as_ref().map(|_| number(0)))
+            .with_some("dx", self.rebuild.as_ref().map(|_| number(0)))
             .with_some("frm", since)
             .with_some("fil", self.filter.as_ref().map(|filter| text(filter.to_string())))
             .with_some("hrd", self.heard.as_ref().map(|heard| json(&said(heard))).transpose()?)
@@ -98,6 +124,10 @@ impl Fill {
         let filter = item.text_or_none("fil").map(Filter::parse).transpose();
         Ok(Self {
             number: item.parse("sk")?,
+            rebuild: match item.number_or_none::<u8>("rb")? {
+                Some(_) => Some(Counted { through: item.number("upt")?, failure: item.json_or_none("fl")? }),
+                None => None,
+            },
             state: match item.text("sta")? {
                 "running" => BackfillState::Running,
                 "paused" => BackfillState::Paused,
@@ -118,8 +148,8 @@ impl Fill {
             position: item.number("cur")?,
             left: item.number_or_none("lft")?,
             events: item.number("evs")?,
-            delivered: 0,
-            dropped: 0,
+            delivered: item.number_or_none("dl")?.unwrap_or_default(),
+            dropped: item.number_or_none("dx")?.unwrap_or_default(),
             started_at: item.time("ta")?,
             ended_at: item.time_or_none("tz")?,
         })
@@ -128,13 +158,13 @@ impl Fill {
     pub fn report(&self, held: u64) -> BackfillReport {
         BackfillReport {
             state: self.state,
-            rebuild: false,
+            rebuild: self.is_rebuild(),
             from: self.since,
             filter: self.filter.clone(),
             rate: self.rate,
             effects: self.effects,
             first: self.first,
-            last: self.last,
+            last: self.rebuild.as_ref().map_or(self.last, |counted| counted.through.max(self.position)),
             position: self.position,
             events: self.events,
             delivered: self.delivered,
@@ -142,8 +172,16 @@ impl Fill {
             held,
             started_at: self.started_at,
             ended_at: self.ended_at,
-            failure: None,
+            failure: self.rebuild.as_ref().and_then(|counted| counted.failure.clone()),
         }
+    }
+
+    pub fn is_rebuild(&self) -> bool {
+        self.rebuild.is_some()
+    }
+
+    pub fn started_at(&self) -> Timestamp {
+        self.started_at
     }
 
     pub fn from(&self) -> FromBackfill {
@@ -164,8 +202,12 @@ impl Fill {
             && self.filter.as_ref().is_none_or(|filter| logged.event.passes(filter))
     }
 
-    /// Whether nothing of it is left to be brought: what stands at the head of a lane goes its own way.
+    /// Whether nothing of it is left to be brought: what stands at the head of a lane goes its own way. What was never offered
+    /// counts as offered once a rebuild is handed over.
     fn is_through(&self, place: &Place, seq: u64) -> bool {
+        if self.is_rebuild() {
+            return self.state == BackfillState::Done;
+        }
         let at_head = || place.head.is_some_and(|head| head.seq == seq && head.from == Some(self.from()));
         place.history_through(self.number) >= seq || at_head()
     }
@@ -232,23 +274,30 @@ impl Fills {
         self.of(place, logged).map(|fill| fill.is_through(place, logged.seq))
     }
 
-    /// How the event comes to the consumer, if it is one of history that has to come still.
+    /// How the event comes to the consumer, if it is one of history that has to come still. What a rebuild handles does not
+    /// come in lanes.
     pub fn brings(&self, place: &Place, logged: &Logged) -> Option<Way> {
-        let fill = self.of(place, logged).filter(|fill| !fill.is_through(place, logged.seq))?;
+        let fill = self.of(place, logged).filter(|fill| !fill.is_rebuild() && !fill.is_through(place, logged.seq))?;
         let comes = fill.is_under_way() && logged.position() > fill.position;
         Some(if comes { Way::Backfill } else { Way::Itself(fill.from()) })
     }
 
+    /// Those that may have history to bring into lanes.
+    fn in_lanes(&self) -> impl Iterator<Item = &Fill> + Clone {
+        let brings = |fill: &&Fill| fill.state != BackfillState::Cancelled && fill.first <= fill.last;
+        self.all.iter().filter(|fill| !fill.is_rebuild()).filter(brings)
+    }
+
     /// Of a lane: behind which event, and up to which position, there may be history that is not through.
     pub fn ahead(&self, place: &Place) -> Option<(u64, u64)> {
-        let bring = || self.all.iter().filter(|fill| fill.state != BackfillState::Cancelled && fill.first <= fill.last);
+        let bring = || self.in_lanes();
         let after = bring().map(|fill| place.history_through(fill.number)).min()?;
         Some((after, bring().map(|fill| fill.last).max()?))
     }
 
     /// Whether history before a live event may not be through, by what the event tells of the events before it.
     pub fn may_be_ahead(&self, place: &Place, heard: &Subscriptions, logged: &Logged) -> bool {
-        let bring = || self.all.iter().filter(|fill| fill.state != BackfillState::Cancelled && fill.first <= fill.last);
+        let bring = || self.in_lanes();
         if bring().next().is_none() {
             return false;
         }
@@ -282,7 +331,7 @@ mod tests {
             of: Backfilled::Missed,
         };
         let heard = std::iter::once("com.*".parse::<KindPattern>().unwrap()).collect();
-        Fill { state, ..Fill::new(number, &asked, Some(heard), (1, 100), 1) }
+        Fill { state, ..Fill::new(number, &asked, Some(heard), (1, 100), (1, 100)) }
     }
 
     /// The event `seq` of a lane, at ten times its position.
@@ -342,6 +391,23 @@ mod tests {
         assert_eq!(done.brings(&nowhere, &event(3, "com.a")), Some(Way::Itself(from)));
         let cancelled = of(&[fill(1, BackfillState::Cancelled, None)]);
         assert_eq!(cancelled.brings(&nowhere, &event(3, "com.a")), None);
+    }
+
+    #[test]
+    fn a_rebuild_brings_nothing_into_lanes_and_has_offered_all_once_it_is_handed_over() {
+        let rebuild = |state| Fill { rebuild: Some(Counted { through: 100, failure: None }), ..fill(2, state, None) };
+        let (nowhere, second) = (Place::default(), event(2, "com.a"));
+        for (state, through) in
+            [(BackfillState::Running, Some(false)), (BackfillState::Done, Some(true)), (BackfillState::Cancelled, None)]
+        {
+            let fills = of(&[rebuild(state)]);
+            assert_eq!(fills.through(&nowhere, &second), through);
+            assert_eq!((fills.brings(&nowhere, &second), fills.ahead(&nowhere)), (None, None));
+            let heard: Subscriptions = std::iter::once("com.*".parse::<KindPattern>().unwrap()).collect();
+            assert!(!fills.may_be_ahead(&nowhere, &heard, &event(11, "com.a")));
+        }
+        let behind = of(&[rebuild(BackfillState::Done), fill(3, BackfillState::Running, None)]);
+        assert_eq!(behind.of(&nowhere, &second).map(|fill| fill.number), Some(2), "it is not delivered once more");
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout_at};
 
+use super::rebuild::Rebuilder;
 use super::{Fill, news};
 use crate::backend::aws::due;
 use crate::backend::aws::inbox::{AwsInbox, Until};
@@ -43,7 +44,8 @@ const SWEEP_BATCH: usize = 100;
 
 /// Goes through backfills of the consumer until its inbox ends.
 pub async fn run(inbox: Arc<AwsInbox>, store: Arc<Store>, owner: String) {
-    let mut walk = Walk::new(inbox, store, owner);
+    let rebuilder = Rebuilder::new(&inbox, &store, owner.clone());
+    let mut walk = Walk { rebuilder: Some(rebuilder), ..Walk::new(inbox, store, owner) };
     loop {
         let wait = match walk.look().await {
             Ok(Looked::More) => Duration::ZERO,
@@ -81,7 +83,7 @@ pub async fn run_until(inbox: Arc<AwsInbox>, store: Arc<Store>, owner: String, u
     walk.leave().await;
 }
 
-enum Looked {
+pub enum Looked {
     More,
     Nothing,
     /// Another host goes through it.
@@ -100,6 +102,8 @@ struct Walk {
     swept: Option<Instant>,
     /// Nothing is brought from then on; `None` as long as the inbox is there.
     ends: Option<Instant>,
+    /// `None` where rebuilds are left to others.
+    rebuilder: Option<Rebuilder>,
 }
 
 /// Events of a batch, by what is to be done.
@@ -112,7 +116,7 @@ struct Sorted {
 
 impl Walk {
     fn new(inbox: Arc<AwsInbox>, store: Arc<Store>, owner: String) -> Self {
-        Self { inbox, store, owner, pace: None, claimed: None, swept: None, ends: None }
+        Self { inbox, store, owner, pace: None, claimed: None, swept: None, ends: None, rebuilder: None }
     }
 
     fn has_time(&self) -> bool {
@@ -125,11 +129,18 @@ impl Walk {
         if fills.under_way().is_none() {
             if !fills.all.is_empty() && self.swept.is_none_or(|at| at.elapsed() > SWEEP_EVERY) {
                 self.sweep().await?;
+                if let Some(rebuilder) = &mut self.rebuilder {
+                    rebuilder.clear().await?;
+                }
             }
             return Ok(Looked::Nothing);
         }
         self.swept = None;
         let Some(fill) = fills.running().filter(|_| self.inbox.is_open()) else { return Ok(Looked::Nothing) };
+        if fill.is_rebuild() {
+            let Some(rebuilder) = &mut self.rebuilder else { return Ok(Looked::Elsewhere) };
+            return rebuilder.look(fill.number).await;
+        }
         let Some(fill) = self.claim(fill.number).await? else { return Ok(Looked::Elsewhere) };
         let settled = settled_below(Timestamp::now()).saturating_sub(1);
         let to = fill.last.min(settled).max(fill.position);
@@ -336,6 +347,9 @@ impl Walk {
 
     /// Lets another host go on with it at once.
     async fn leave(&self) {
+        if let Some(rebuilder) = &mut self.rebuilder {
+            rebuilder.leave().await;
+        }
         let Some((fill, _)) = self.claimed else { return };
         let change = Change::of("SET til = :zero").only_if("own = :owner");
         let change = change.value(":zero", number(0)).value(":owner", text(&self.owner));

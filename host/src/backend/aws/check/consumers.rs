@@ -31,7 +31,9 @@ pub fn points(kind: &Kind, item: &Item, wanted: &mut Vec<Key>) {
             wanted.push(Key::event(&lane, seq));
             wanted.extend(by.parse().ok().map(|name: ConsumerName| Key::place(&name, &lane)));
         }
-        Kind::Due { .. } => wanted.extend(lane().zip(number("q")).map(|(lane, seq)| Key::event(&lane, seq))),
+        Kind::Due { .. } | Kind::PutOff { .. } => {
+            wanted.extend(lane().zip(number("q")).map(|(lane, seq)| Key::event(&lane, seq)))
+        }
         Kind::State { .. } => wanted.extend(item.text_or_none(LOCK).map(Key::intent)),
         _ => {}
     }
@@ -44,6 +46,8 @@ pub async fn fault(look: &Look<'_>, kind: &Kind, item: &Item) -> Result<Option<S
         | Kind::Letter { by, .. }
         | Kind::Due { by, .. }
         | Kind::Backfill { by, .. }
+        | Kind::PutOff { by, .. }
+        | Kind::Gate { by, .. }
         | Kind::State { by, .. } => by,
         _ => return Ok(None),
     };
@@ -58,9 +62,16 @@ pub async fn fault(look: &Look<'_>, kind: &Kind, item: &Item) -> Result<Option<S
         Kind::Due { sort, .. } => is_due(look, &known.name, sort, item),
         Kind::Backfill { sort, .. } if sort.contains('#') => item.number::<i64>("n").map(|_| None),
         Kind::Backfill { .. } => backfill(known, item),
-        Kind::State { generation, counter, .. } if *generation == known.generation.to_string() => {
-            state(look, *counter, item)
-        }
+        Kind::PutOff { rebuild, position, .. } => put_off(look, known, *rebuild, *position, item),
+        Kind::Gate { rebuild, .. } => Ok(left_over(known, *rebuild)),
+        Kind::State { generation, counter, .. } => match generation.parse() {
+            Ok(generation) if known.generation == generation || known.rebuilding == Some(generation) => {
+                state(look, *counter, item)
+            }
+            // It is being cleared.
+            Ok(generation) if known.past.contains(&generation) => Ok(None),
+            _ => Ok(Some(format!("no consumer has the state that it is of: {DELETE}"))),
+        },
         _ => Ok(Some(format!("no consumer has the state that it is of: {DELETE}"))),
     }
 }
@@ -140,10 +151,28 @@ fn is_due(look: &Look<'_>, name: &ConsumerName, sort: &str, item: &Item) -> Resu
     Ok(event(look, &lane, seq).is_none().then(without_event))
 }
 
+/// What is kept of a rebuild that is not under way, and goes with the state that is past.
+fn left_over(known: &Known, rebuild: i64) -> Option<String> {
+    let is_kept = known.rebuilding == Some(rebuild) || !known.past.is_empty();
+    (!is_kept).then(|| format!("rebuild {rebuild} is not under way: {DELETE}"))
+}
+
+fn put_off(look: &Look<'_>, known: &Known, rebuild: i64, position: u64, item: &Item) -> Result<Option<String>> {
+    let (lane, seq): (_, u64) = (LaneKey::known(item.text("l")?), item.number("q")?);
+    if known.rebuilding != Some(rebuild) {
+        return Ok(left_over(known, rebuild));
+    }
+    let event = event(look, &lane, seq).filter(|event| event.number("pos").is_ok_and(|at: u64| at == position));
+    Ok(event.is_none().then(without_event))
+}
+
 fn backfill(known: &Known, item: &Item) -> Result<Option<String>> {
     let fill = Fill::read(item)?;
     let is_under_way = matches!(fill.state, BackfillState::Running | BackfillState::Paused);
     let named = known.filling == Some(fill.number);
+    if named && fill.is_rebuild() != known.rebuilding.is_some() {
+        return Ok(Some(format!("it is a rebuild, or none, and its consumer says otherwise: {REPORT}")));
+    }
     Ok((is_under_way && !named).then(|| format!("it is under way, and its consumer does not name it: {REPORT}")))
 }
 

@@ -54,6 +54,18 @@ pub enum Kind {
         by: String,
         sort: String,
     },
+    /// An event that a rebuild comes back to.
+    PutOff {
+        by: String,
+        rebuild: i64,
+        position: u64,
+    },
+    /// Of a host beside a rebuild.
+    Gate {
+        by: String,
+        rebuild: i64,
+        host: String,
+    },
     HistoryRow {
         by: String,
         number: u64,
@@ -126,6 +138,15 @@ impl Kind {
             }
             "d" => Self::Letter { by: owned(rest), position: sk.parse().ok()? },
             "g" => Self::Backfill { by: owned(rest), sort },
+            "w" => {
+                let (rebuild, kept) = sk.split_once('#')?;
+                let (by, rebuild) = (owned(rest), rebuild.parse().ok()?);
+                match kept.split_once('#')? {
+                    ("e", position) => Self::PutOff { by, rebuild, position: position.parse().ok()? },
+                    ("g", host) => Self::Gate { by, rebuild, host: owned(host) },
+                    _ => return None,
+                }
+            }
             "q" => Self::Due { by: owned(rest), sort },
             "s" => {
                 let mut parts = rest.split('#').map(owned);
@@ -160,7 +181,7 @@ impl Kind {
             Self::State { .. } => "state",
             Self::Message { .. } => "messages",
             Self::Records { .. } => "records",
-            Self::Backfill { .. } => "backfills",
+            Self::Backfill { .. } | Self::PutOff { .. } | Self::Gate { .. } => "backfills",
             Self::HistoryRow { .. } | Self::Standing { .. } => "version history",
             Self::Kept { .. } => "kept versions",
             Self::File(_) | Self::Piece { .. } => "plugin files",
@@ -202,6 +223,10 @@ impl Display for Kind {
             Self::Message { sort, .. } => write!(f, "message {sort}"),
             Self::Records { dataset, sort, .. } => write!(f, "rows {sort} of {dataset}"),
             Self::Backfill { by, sort } => write!(f, "backfill {sort} of {by}"),
+            Self::PutOff { by, rebuild, position } => {
+                write!(f, "event {position} that rebuild {rebuild} of {by} comes back to")
+            }
+            Self::Gate { by, rebuild, host } => write!(f, "gate of {host} beside rebuild {rebuild} of {by}"),
             Self::HistoryRow { by, number } => write!(f, "row {number} of the versions of {by}"),
             Self::Kept { by, hash } => write!(f, "version {hash} of {by}"),
             Self::Standing { by } => write!(f, "standing of {by}"),

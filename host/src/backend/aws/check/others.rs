@@ -28,6 +28,7 @@ pub fn points(kind: &Kind, item: &Item, wanted: &mut Vec<Key>) {
             wanted.extend(hash.parse().ok().map(|hash| files::file_key(&hash)));
         }
         Kind::Intended { intent, .. } => wanted.push(Key::intent(intent)),
+        Kind::Consumer(_) => wanted.extend(Known::read(item).ok().and_then(|known| under_way(&known))),
         _ => {}
     }
 }
@@ -85,8 +86,17 @@ pub async fn fault(look: &Look<'_>, kind: &Kind, item: &Item) -> Result<Option<S
     }
 }
 
+/// The backfill that the consumer says is under way.
+fn under_way(known: &Known) -> Option<Key> {
+    known.filling.map(|filling| Key::backfill(&known.name, filling))
+}
+
 fn consumer(look: &Look<'_>, item: &Item) -> Result<Option<String>> {
-    let Known { catch_up, start, .. } = Known::read(item)?;
+    let known = Known::read(item)?;
+    if under_way(&known).is_some_and(|fill| look.found(&fill).is_none()) {
+        return Ok(Some(format!("the backfill that is under way is missing, and no other can begin: {RESTORE}")));
+    }
+    let Known { catch_up, start, .. } = known;
     let ahead = catch_up.after > look.beyond() && catch_up.after >= start;
     Ok(ahead.then(|| {
         let time = clock::time_of(catch_up.after);

@@ -171,7 +171,7 @@ impl Shop {
         };
         tokio::time::timeout(Duration::from_secs(120), is_past).await.unwrap();
         backend.lifecycle.close().await;
-        let slot = hosts::claim(&table).await.unwrap();
+        let slot = hosts::claim(&table, hosts::Stay::Kept).await.unwrap();
         let lane = |id| LaneKey::of(&Lane::Order(id));
         let store = Store::new(clients, settings, shared, Seat::Kept(slot));
         let (well, retried, dead, twice) = (lane(well), lane(retried), lane(dead), lane(twice));
@@ -375,6 +375,13 @@ fn harms(shop: &Shop, items: &HashMap<Key, Item>) -> Vec<(Harm, &'static str, &'
         (Harm::Delete(file), "plugin files", "the file that it is of is not there"),
         (Harm::Delete(piece), "plugin files", "it is not what its name says"),
         (Harm::Put(under_way()), "backfills", "its consumer does not name it"),
+        (set(Key::consumer(&alpha()), "bfa", number(1)), "consumers", "the backfill that is under way is missing"),
+        (
+            Harm::Put(Item::at(&Key::put_off(&alpha(), 1, 1)).with("l", text("s#s")).with("q", number(1))),
+            "backfills",
+            "event 1 that rebuild 1 of alpha comes back to: rebuild 1 is not under way",
+        ),
+        (Harm::Put(Item::at(&Key::gate(&alpha(), 1, "x"))), "backfills", "gate of x beside rebuild 1 of alpha"),
     ]
 }
 

@@ -2,8 +2,9 @@
 
 use crate::backend::aws::item::Item;
 use crate::backend::aws::lane::{Logged, Prior};
-use crate::backend::aws::weight::Total;
+use crate::backend::aws::weight::{self, Total};
 use crate::backend::{Error, Pause, Result};
+use crate::clock::Timestamp;
 use crate::event::filter::Filter;
 use crate::event::{Subscription, Subscriptions};
 use crate::policy::ConsumerName;
@@ -27,6 +28,23 @@ pub struct Known {
     /// Changes of its backfills, and the number of the one that is under way.
     pub fills: u64,
     pub filling: Option<i64>,
+    /// That one, where it is a rebuild: its number is that of the generation which it fills.
+    pub rebuilding: Option<i64>,
+    /// The rebuild is about to be handed over.
+    pub near: Option<Near>,
+    /// Generations that are no use any more, and not cleared yet.
+    pub past: Vec<i64>,
+    /// Functions have handled its events: who commits them is not known by their slots alone.
+    pub by_functions: bool,
+}
+
+/// One try to hand a rebuild over, while which no live delivery starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Near {
+    /// Never that of another try.
+    pub number: u64,
+    /// Whoever is left waiting after this ends the try.
+    pub until: Timestamp,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -56,6 +74,11 @@ impl Known {
     pub fn read(item: &Item) -> Result<Self> {
         let epochs: Vec<(u64, Option<Vec<String>>)> = item.json_or_none("epochs")?.unwrap_or_default();
         let generation = item.number_or_none("gen")?.unwrap_or_default();
+        let filling = item.number_or_none("bfa")?;
+        let rebuilding = filling.filter(|_| item.number_or_none::<u8>("bfr").is_ok_and(|is| is.is_some()));
+        let near = item.number_or_none("nr")?.zip(item.time_or_none("nru")?);
+        let mut past = weight::generations(item);
+        past.retain(|other| *other != generation && Some(*other) != rebuilding);
         let then = |then: Option<Vec<String>>| then.as_deref().map(heard).transpose();
         let epochs = epochs.into_iter().map(|(since, heard)| Ok(Epoch { since, heard: then(heard)? }));
         Ok(Self {
@@ -70,7 +93,11 @@ impl Known {
             catch_up: catch_up(item)?,
             total: Total::read(item, generation)?,
             fills: item.number_or_none("bfv")?.unwrap_or_default(),
-            filling: item.number_or_none("bfa")?,
+            filling,
+            rebuilding,
+            near: near.map(|(number, until)| Near { number, until }).filter(|_| rebuilding.is_some()),
+            past,
+            by_functions: item.number_or_none::<u8>("byf")?.is_some(),
         })
     }
 
@@ -95,6 +122,13 @@ impl Known {
         let surplus = self.epochs.len().saturating_sub(EPOCHS_MAX);
         self.epochs.drain(..surplus);
         Some(self.epochs.clone())
+    }
+
+    /// What an older answer says, but for what it says of backfills.
+    pub fn but_for_backfills(&self, older: Self) -> Self {
+        let total = older.total.filter(|_| older.generation == self.generation);
+        let Self { generation, fills, filling, rebuilding, near, .. } = *self;
+        Self { generation, fills, filling, rebuilding, near, total, past: self.past.clone(), ..older }
     }
 
     /// What it heard when it was last there.
@@ -172,6 +206,10 @@ mod tests {
             total: None,
             fills: 0,
             filling: None,
+            rebuilding: None,
+            near: None,
+            past: Vec::new(),
+            by_functions: false,
         }
     }
 

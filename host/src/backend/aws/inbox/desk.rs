@@ -221,6 +221,10 @@ pub struct Desk {
     pace: Option<Pace>,
     /// The backfill that may bring events.
     filling: Option<i64>,
+    /// No live delivery begins: a rebuild is about to be handed over.
+    pub held: bool,
+    /// An event of a rebuild is handled.
+    again: bool,
     tickets: u64,
 }
 
@@ -235,6 +239,8 @@ impl Desk {
             paused,
             pace: None,
             filling: None,
+            held: false,
+            again: false,
             tickets: 0,
         }
     }
@@ -351,9 +357,28 @@ impl Desk {
         more
     }
 
+    /// Whether another delivery may begin beside those that are handled.
+    fn has_room(&self) -> bool {
+        let live = self.running.len().saturating_sub(self.settling.len().min(SETTLING_MAX));
+        self.is_open() && live + usize::from(self.again) < self.concurrency()
+    }
+
+    /// An event of a rebuild is handled from now on, where there is room for it.
+    pub fn begin_again(&mut self, now: Timestamp) -> bool {
+        if self.again || !self.has_room() || self.pace.as_ref().is_some_and(|pace| !pace.allows(now)) {
+            return false;
+        }
+        self.pace.iter_mut().for_each(|pace| pace.started(now));
+        self.again = true;
+        true
+    }
+
+    pub fn end_again(&mut self) {
+        self.again = false;
+    }
+
     pub fn lease(&mut self, now: Timestamp) -> Option<Running> {
-        let handling = self.running.len().saturating_sub(self.settling.len().min(SETTLING_MAX));
-        if !self.is_open() || handling >= self.concurrency() {
+        if self.held || !self.has_room() {
             return None;
         }
         if self.pace.as_ref().is_some_and(|pace| !pace.allows(now)) {

@@ -47,9 +47,8 @@ impl AwsInbox {
 
     /// Of whoever brings lanes into memory: nobody else does meanwhile, by what was known before.
     async fn read_fills(&self) -> Result<()> {
-        let item = self.store.table.get(&Key::consumer(&self.name)).await?;
-        let version = item.map(|item| item.number_or_none("bfv")).transpose()?.flatten().unwrap_or_default();
-        let fills = Fills::load(&self.store, &self.name, version).await?;
+        self.reknow().await?;
+        let fills = Fills::load(&self.store, &self.name, self.known().fills).await?;
         self.take_up_fills(fills);
         Ok(())
     }
@@ -57,12 +56,13 @@ impl AwsInbox {
     pub(super) fn take_up_fills(&self, fills: Fills) {
         let begun = {
             let mut own = self.fills.lock();
-            let begun = fills.under_way().is_some_and(|fill| fill.number > own.newest());
+            let begun = fills.under_way().is_some_and(|fill| fill.number > own.newest() && !fill.is_rebuild());
             *own = Arc::new(fills);
             let mut desk = self.desk.lock();
-            desk.fill(own.running().map(|fill| fill.number));
+            desk.fill(own.running().filter(|fill| !fill.is_rebuild()).map(|fill| fill.number));
             begun.then(|| desk.make_way())
         };
+        self.forget_offered(self.fills().under_way().map(|fill| fill.number));
         if let Some((receipts, dues)) = begun {
             self.acknowledge_none(receipts);
             let store = Arc::clone(&self.store);

@@ -15,6 +15,7 @@ use tokio::time::timeout;
 
 use super::counter::Counter;
 use super::{Draft, Mark};
+use crate::backend::aws::backfills::gate;
 use crate::backend::aws::gather::Gather;
 use crate::backend::aws::item::Key;
 use crate::backend::aws::store::Store;
@@ -137,7 +138,9 @@ impl Job {
         let writes = draft.writes.iter().map(|(_, write)| (KEYS.hash_one(write.key()), false));
         let counters = draft.counters.iter();
         let counters = counters.map(|(Key { pk, sk }, it)| (KEYS.hash_one((pk.as_str(), sk.as_str())), it.joins()));
-        let items = writes.chain(counters).collect();
+        // They all look at the same gate, and none writes it.
+        let gate = draft.gate.iter().map(|Key { pk, sk }| (KEYS.hash_one((pk.as_str(), sk.as_str())), true));
+        let items = writes.chain(counters).chain(gate).collect();
         let bytes = draft.writes.iter().map(|(_, write)| write.bytes()).sum();
         Self { draft, items, bytes, alone: false, told }
     }
@@ -186,6 +189,8 @@ struct Together {
     marks: Vec<(usize, Mark)>,
     /// Each counter, with everybody who adjusts or looks at it.
     counters: Vec<(Write, Mark, Vec<usize>)>,
+    /// What must be open for them: mostly nothing, and hardly ever more than one.
+    gates: Vec<(Write, Vec<usize>)>,
 }
 
 impl Together {
@@ -209,12 +214,22 @@ impl Together {
             }
         }
         let counters = merged.into_iter().map(|(key, it, owners)| (it.write(key.clone()), it.mark(), owners));
-        Self { marks: marks.collect(), counters: counters.collect() }
+        let mut gates: Vec<(&Key, Vec<usize>)> = Vec::new();
+        for (job, it) in jobs.iter().enumerate() {
+            let Some(gate) = &it.draft.gate else { continue };
+            match gates.iter_mut().find(|(key, _)| *key == gate) {
+                Some((_, owners)) => owners.push(job),
+                None => gates.push((gate, vec![job])),
+            }
+        }
+        let gates = gates.into_iter().map(|(key, owners)| (Write::Check(key.clone(), gate::is_open()), owners));
+        Self { marks: marks.collect(), counters: counters.collect(), gates: gates.collect() }
     }
 
     fn writes<'a>(&'a self, jobs: &'a [Job]) -> Vec<&'a Write> {
         let writes = jobs.iter().flat_map(|job| job.draft.writes.iter().map(|(_, write)| write));
-        writes.chain(self.counters.iter().map(|(write, ..)| write)).collect()
+        let writes = writes.chain(self.counters.iter().map(|(write, ..)| write));
+        writes.chain(self.gates.iter().map(|(write, _)| write)).collect()
     }
 
     fn verdicts(&self, jobs: usize, refused: &[usize]) -> Vec<Verdict> {
@@ -229,7 +244,12 @@ impl Together {
                         marks.get_mut(*job).into_iter().for_each(|marks| marks.push(*mark));
                     }
                     Some((.., owners)) => alone.extend(owners),
-                    None => {}
+                    None => {
+                        let gate = self.gates.get(index - self.marks.len() - self.counters.len());
+                        for job in gate.iter().flat_map(|(_, owners)| owners) {
+                            marks.get_mut(*job).into_iter().for_each(|marks| marks.push(Mark::Gate));
+                        }
+                    }
                 },
             }
         }
@@ -312,6 +332,22 @@ mod tests {
         let shared = together.verdicts(4, &[4, 5]);
         let floor = Verdict::Refused(vec![Mark::Floor]);
         assert_eq!(shared, [Verdict::Alone, Verdict::Alone, floor, Verdict::Again]);
+    }
+
+    #[test]
+    fn a_gate_is_looked_at_once_and_refuses_all_that_wanted_it_open() {
+        let gated = |name: &str| {
+            let Job { mut draft, told, .. } = job(&[name], &["n"]);
+            draft.gate = Some(key("gate"));
+            Job::new(draft, told)
+        };
+        let mut waiting = VecDeque::from([gated("1"), job(&["2"], &["n"]), gated("3")]);
+        let batch = fitting(&mut waiting);
+        let together = Together::of(&batch);
+        let keys: Vec<&str> = together.writes(&batch).iter().map(|write| write.key().1).collect();
+        assert_eq!(keys, ["1", "2", "3", "n", "gate"]);
+        let shut = Verdict::Refused(vec![Mark::Gate]);
+        assert_eq!(together.verdicts(3, &[4]), [shut.clone(), Verdict::Again, shut]);
     }
 
     #[test]

@@ -18,6 +18,7 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use futures::stream::{StreamExt, TryStreamExt};
 
 use super::{Draft, Mark};
+use crate::backend::aws::backfills::gate;
 use crate::backend::aws::item::{Item, Key, number, text};
 use crate::backend::aws::store::Store;
 use crate::backend::aws::table::{Change, Indexed, Span, Transaction, Write};
@@ -63,13 +64,13 @@ struct Step {
 
 /// Commits a draft that is more than one transaction holds.
 pub async fn commit(store: &Store, draft: Draft) -> Result<Result<Done, Vec<Mark>>> {
-    let Draft { writes, counters, events, .. } = draft;
+    let Draft { writes, counters, events, gate, .. } = draft;
     let id = uuid::Uuid::now_v7().to_string();
     let (mut last, mut steps) = (Transaction::default(), Vec::new());
     for (mark, write) in writes.into_writes() {
         match mark {
             Mark::Read | Mark::Floor | Mark::Plain => steps.push(Step { write, mark }),
-            Mark::Place | Mark::Lane | Mark::Intent => last.push(mark, write),
+            Mark::Place | Mark::Lane | Mark::Intent | Mark::Gate => last.push(mark, write),
         }
     }
     steps.extend(counters.into_iter().map(|(key, counter)| Step { mark: counter.mark(), write: counter.write(key) }));
@@ -81,6 +82,9 @@ pub async fn commit(store: &Store, draft: Draft) -> Result<Result<Done, Vec<Mark
     }
     fault::pass(Point::IntentLocked);
     last.update(Mark::Intent, Key::intent(&id), decided());
+    if let Some(gate) = gate {
+        last.check(Mark::Gate, gate, gate::is_open());
+    }
     match store.append(last, events).await {
         Ok(Ok(())) => fault::pass(Point::IntentDecided),
         Ok(Err(refused)) => {

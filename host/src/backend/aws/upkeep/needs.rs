@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use crate::backend::aws::backfills::Fills;
+use crate::backend::aws::backfills::{Fills, position_of, put_off_items};
 use crate::backend::aws::clock::first_at;
 use crate::backend::aws::consumers::Known;
 use crate::backend::aws::item::{Item, Key, LaneKey};
@@ -63,6 +63,12 @@ pub async fn limits(store: &Store, old: u64) -> Result<Limits> {
             limits.lower(left, &known.name, HeldBy::Delivery);
             let ahead = fill.is_under_way().then_some(fill.position + 1);
             limits.lower(ahead, &known.name, HeldBy::Backfill);
+            if fill.is_under_way() && fill.is_rebuild() {
+                // Read behind the cursor, which moves on in the transaction that puts one off.
+                let put_off = put_off_items(store, &known.name, fill.number, 1).await?;
+                let first = put_off.first().map(position_of).transpose()?;
+                limits.lower(first, &known.name, HeldBy::Backfill);
+            }
         }
     }
     Ok(Limits { consumers, ..limits })

@@ -50,7 +50,8 @@ impl Shop {
         let settings = Settings { prefix, provision: true, ..Settings::default() };
         let clients = Clients::connect(&settings).await.unwrap();
         let shared = resources::ensure(&clients, &settings).await.unwrap();
-        let slot = hosts::claim(&Table::new(clients.dynamodb.clone(), shared.table.clone())).await.unwrap();
+        let slot =
+            hosts::claim(&Table::new(clients.dynamodb.clone(), shared.table.clone()), hosts::Stay::Kept).await.unwrap();
         let aws = Aws { store: Arc::new(Store::new(clients, settings, shared, Seat::Kept(slot))) };
         let alpha: ConsumerName = "alpha".parse().unwrap();
         let item = ["start", "cua", "cuu"].iter();

@@ -1,0 +1,441 @@
+//! Goes through a rebuild: all that a consumer has done, one event after another in the order of the journal, into a generation
+//! of its state that is not in use.
+//!
+//! ```text
+//!      handled on the new generation, or needs no handling       not looked at         the edge
+//!  ├──────────── put off ──── put off ─────────────────────┼────────────────────────┤ what is settled ─ ─►
+//!                                                        cursor
+//! ```
+//!
+//! One host at a time does it, as long as it says so. What moves the rebuild on is written in the transaction of what it leaves in
+//! the state, under the condition that it is still this host's and stands where it stood: nothing is handled twice, whoever dies.
+//! An event that is retried, waits or is dead when the cursor comes to it, and one that is not done for long, is *put off*: an
+//! item each, looked at again until it is done, and before anything behind it in its lane. How it is handed over, see
+//! [`hand_over`].
+//!
+//! **Invariants**
+//! - Up to the cursor, everything is handled, needs no handling, or is put off.
+//! - The number of a rebuild is that of the generation which it fills, and never that of another.
+
+mod hand_over;
+pub mod look;
+mod put_off;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, timeout};
+
+use self::hand_over::Try;
+use self::look::{Found, Seen, look};
+pub use self::put_off::{position_of, put_off_items};
+use super::run::Looked;
+use super::{COUNT_TIME_MAX, Fill, Fills, gate, in_all, news, settled};
+use crate::backend::aws::consumers::Known;
+use crate::backend::aws::hosts;
+use crate::backend::aws::inbox::{Again, AwsInbox, Fate, Progress};
+use crate::backend::aws::item::{Item, Key, LaneKey, number, text};
+use crate::backend::aws::journal::{POSITION_MAX, settled_below};
+use crate::backend::aws::lane::Logged;
+use crate::backend::aws::settle::as_edited;
+use crate::backend::aws::store::Store;
+use crate::backend::aws::table::{Change, Transaction};
+use crate::backend::aws::weight;
+use crate::backend::pace::Pace;
+use crate::backend::{BackfillState, Error, Result};
+use crate::clock::Timestamp;
+use crate::fault::{self, Point};
+use crate::policy::ConsumerName;
+
+/// Events looked at in one go.
+const BATCH: usize = 64;
+/// Events counted in one go.
+const COUNT_BATCH: usize = 200;
+/// For how long an event is waited for that is to be done, before it is put off.
+const PENDING_MAX: Duration = Duration::from_secs(5);
+/// Between two looks at what is not done yet.
+const AGAIN: Duration = Duration::from_millis(200);
+/// Between two looks at what was put off, for each [`BATCH`] of it.
+const PUT_OFF_EVERY: Duration = Duration::from_millis(500);
+/// Between two looks whether what was offered was handled, where nothing rang.
+const STEP: Duration = Duration::from_millis(50);
+/// How long a host has a rebuild for itself, unless it says so again, which it does this often.
+const CLAIM: Duration = Duration::from_secs(10);
+const RENEW_EVERY: Duration = Duration::from_secs(3);
+/// Gates that are made where a rebuild begins: what a transaction holds beside the rest.
+const HOSTS_MAX: usize = 90;
+/// Items of a state that is past, deleted at once.
+const CLEARED: usize = 500;
+
+/// Begins a rebuild: what its consumer's item says differently. Whoever may commit something is to join.
+pub async fn begin(
+    store: &Store,
+    name: &ConsumerName,
+    rebuild: i64,
+    transaction: &mut Transaction<()>,
+) -> Result<Change> {
+    let hosts = hosts::keepers(&store.table).await?;
+    if hosts.len() > HOSTS_MAX {
+        return Err(Error::Unavailable(format!("a rebuild goes with {HOSTS_MAX} hosts at most").into()));
+    }
+    gate::begun(name, rebuild, &hosts).for_each(|item| transaction.put((), item));
+    // The generation weighs nothing. That it has a weight says that it is to be cleared when it is no use any more.
+    let begun = news("SET bfa = :number, bfr = :one, #sb = :zero").name("#sb", &weight::attribute(rebuild));
+    Ok(begun.value(":number", number(rebuild)))
+}
+
+/// How many events a rebuild would handle by now, from a position on: of many, about. And up to which position that is.
+pub async fn count(store: &Store, known: &Known, fills: &Fills, first: u64) -> Result<(u64, u64)> {
+    let last = store.positions.newest(Timestamp::now());
+    settled(last).await;
+    let heard = store.heard(known);
+    let (mut after, mut count, mut oldest) = (first.saturating_sub(1), 0, None);
+    let began = Instant::now();
+    loop {
+        let keys = store.log(after + 1, last, false, COUNT_BATCH).await?;
+        let Some((_, read)) = keys.last() else { return Ok((count, last)) };
+        after = *read;
+        let oldest = *oldest.get_or_insert(keys.first().map_or(after, |(_, oldest)| *oldest));
+        let keys: Vec<Key> = keys.into_iter().map(|(key, _)| key).collect();
+        let mut events = store.logged_at(&keys).await?;
+        events.retain(|logged| heard.as_ref().is_none_or(|heard| heard.want(&logged.event)));
+        let seen = look(store, known, fills, events).await?;
+        count += seen.iter().filter(|seen| seen.found == Found::Done).count() as u64;
+        if began.elapsed() > COUNT_TIME_MAX && after < last {
+            return Ok((in_all(count, after - oldest, last - oldest), last));
+        }
+    }
+}
+
+/// Goes through the rebuilds of one consumer, where it is this host's turn.
+pub struct Rebuilder {
+    inbox: Arc<AwsInbox>,
+    store: Arc<Store>,
+    /// As which the host follows the journal for the consumer.
+    host: String,
+    walk: Option<Walk>,
+    /// As which this host had a rebuild last.
+    last: String,
+}
+
+/// A rebuild that is this host's, as far as the table has it.
+struct Walk {
+    fill: Fill,
+    /// Names this host as long as it has the rebuild without a break: what it remembers holds as long.
+    owner: String,
+    claimed: Instant,
+    cursor: u64,
+    put_off: BTreeMap<u64, (LaneKey, u64)>,
+    put_off_at: Option<Instant>,
+    pace: Pace,
+    /// An event that is not done yet, since when.
+    pending: Option<(u64, Instant)>,
+    /// Since when there is nothing left but what came a moment ago.
+    edge: Option<Instant>,
+    tries: hand_over::Tries,
+    near: Option<Try>,
+}
+
+/// How far a pass over the next events came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Passed {
+    /// It had to stop: what is known may hold no more.
+    Stopped,
+    /// At an event that is not done yet.
+    Waits,
+    /// There may be more.
+    More,
+    /// Nothing is left up to the end, and so many were handled.
+    All(usize),
+}
+
+impl Rebuilder {
+    pub fn new(inbox: &Arc<AwsInbox>, store: &Arc<Store>, host: String) -> Self {
+        let last = uuid::Uuid::now_v7().to_string();
+        Self { inbox: Arc::clone(inbox), store: Arc::clone(store), host, walk: None, last }
+    }
+
+    fn name(&self) -> &ConsumerName {
+        &self.inbox.name
+    }
+
+    /// Does the next part of the rebuild.
+    pub async fn look(&mut self, rebuild: i64) -> Result<Looked> {
+        // What this host offered before may run still.
+        if self.walk.is_none() && !self.inbox.withdraw() {
+            return Ok(Looked::Nothing);
+        }
+        let walk = match self.walk.take().filter(|walk| walk.fill.number == rebuild) {
+            Some(walk) => Some(walk),
+            None => self.claim(rebuild).await?,
+        };
+        let Some(mut walk) = walk else { return Ok(Looked::Elsewhere) };
+        // Where it ends with an error, all is read anew.
+        let went = Box::pin(self.go_on(&mut walk)).await;
+        if matches!(went, Ok(true)) {
+            self.walk = Some(walk);
+            return Ok(Looked::More);
+        }
+        if let Some(tried) = walk.near {
+            self.end_try(tried).await?;
+        }
+        went.map(|_| Looked::Nothing)
+    }
+
+    /// Makes the rebuild this host's, unless it is another's, and reads how it stands.
+    async fn claim(&mut self, rebuild: i64) -> Result<Option<Walk>> {
+        let (owner, now) = (uuid::Uuid::now_v7().to_string(), Timestamp::now());
+        let change = Change::of("SET own = :owner, til = :until")
+            .only_if("sta = :running AND (attribute_not_exists(own) OR own = :owner OR own = :last OR til < :now)")
+            .value(":owner", text(&owner))
+            .value(":last", text(&self.last))
+            .value(":running", text(BackfillState::Running.as_str()))
+            .value(":until", number(now.plus(CLAIM).as_millis()))
+            .value(":now", number(now.as_millis()));
+        let claimed = Instant::now();
+        let Some(item) = self.store.table.update(&Key::backfill(self.name(), rebuild), change).await? else {
+            return Ok(None);
+        };
+        self.last.clone_from(&owner);
+        let fill = Fill::read(&item)?;
+        let mut put_off = BTreeMap::new();
+        for item in put_off_items(&self.store, self.name(), rebuild, usize::MAX).await? {
+            put_off.insert(position_of(&item)?, (LaneKey::known(item.text("l")?), item.number("q")?));
+        }
+        let (cursor, pace) = (fill.position, Pace::new(fill.rate));
+        let (put_off_at, pending, edge, near) = (None, None, None, None);
+        let tries = hand_over::Tries::default();
+        Ok(Some(Walk { fill, owner, claimed, cursor, put_off, put_off_at, pace, pending, edge, tries, near }))
+    }
+
+    /// Whether the rebuild goes on, and is still this host's: said again, from time to time.
+    async fn goes_on(&self, walk: &mut Walk) -> Result<bool> {
+        let runs = self.inbox.fills().running().is_some_and(|fill| fill.number == walk.fill.number);
+        if !runs || !self.inbox.is_open() || self.inbox.is_ending() {
+            return Ok(false);
+        }
+        if walk.claimed.elapsed() < RENEW_EVERY {
+            return Ok(true);
+        }
+        let claimed = Instant::now();
+        let change = Change::of("SET til = :until").only_if("own = :owner AND sta = :running");
+        let change = change
+            .value(":owner", text(&walk.owner))
+            .value(":running", text(BackfillState::Running.as_str()))
+            .value(":until", number(Timestamp::now().plus(CLAIM).as_millis()));
+        let is_own = self.store.table.update(&Key::backfill(self.name(), walk.fill.number), change).await?.is_some();
+        walk.claimed = claimed;
+        Ok(is_own)
+    }
+
+    /// One step: what was put off, what comes next, or what brings it nearer to its end. `false` where it stops.
+    async fn go_on(&self, walk: &mut Walk) -> Result<bool> {
+        if !self.goes_on(walk).await? {
+            return Ok(false);
+        }
+        if let Some(tried) = walk.near {
+            return self.try_on(walk, tried).await;
+        }
+        let every = PUT_OFF_EVERY * u32::try_from(1 + walk.put_off.len() / BATCH).unwrap_or(u32::MAX);
+        if walk.put_off_at.is_none_or(|at| at.elapsed() > every) && self.come_back(walk).await?.is_none() {
+            return Ok(false);
+        }
+        let settled = settled_below(Timestamp::now()).saturating_sub(1);
+        match self.pass(walk, settled).await? {
+            Passed::Stopped => Ok(false),
+            Passed::More => {
+                walk.edge = None;
+                Ok(true)
+            }
+            Passed::Waits => {
+                sleep(AGAIN).await;
+                Ok(true)
+            }
+            Passed::All(_) => self.approach(walk, settled).await,
+        }
+    }
+
+    /// Goes over the next events up to a position: handles what is done, and puts off what is an exception. What is not done yet
+    /// is waited for, unless the rebuild is about to be handed over.
+    async fn pass(&self, walk: &mut Walk, to: u64) -> Result<Passed> {
+        let keys = self.store.log(walk.cursor + 1, to, false, BATCH).await?;
+        let Some((_, reached)) = keys.last() else { return Ok(Passed::All(0)) };
+        let (reached, is_full) = (*reached, keys.len() == BATCH);
+        let keys: Vec<Key> = keys.into_iter().map(|(key, _)| key).collect();
+        let seen = self.seen(self.store.logged_at(&keys).await?).await?;
+        let (mut through, mut handled) = (walk.cursor, 0);
+        let mut put_off: Vec<Logged> = Vec::new();
+        for Seen { logged, found, copy } in seen {
+            let position = logged.position();
+            match found {
+                Found::Discarded => {}
+                Found::Exception => put_off.push(logged),
+                Found::Pending if walk.is_to_wait(position) => {
+                    return Ok(match self.advance(walk, through, put_off).await? {
+                        true => Passed::Waits,
+                        false => Passed::Stopped,
+                    });
+                }
+                Found::Pending => put_off.push(logged),
+                Found::Done => {
+                    let is_at = put_off.is_empty() || self.advance(walk, through, std::mem::take(&mut put_off)).await?;
+                    if !is_at || !self.come_back_to(walk, &logged.key, logged.seq).await? {
+                        return Ok(Passed::Stopped);
+                    }
+                    let progress = Progress::From(walk.cursor);
+                    if !self.handle(walk, Seen { logged, found, copy }, progress).await? {
+                        return Ok(Passed::Stopped);
+                    }
+                    walk.cursor = position;
+                    handled += 1;
+                }
+            }
+            through = position;
+        }
+        if !self.advance(walk, reached, put_off).await? {
+            return Ok(Passed::Stopped);
+        }
+        Ok(if is_full { Passed::More } else { Passed::All(handled) })
+    }
+
+    /// What became of events, of those that the consumer listens to.
+    async fn seen(&self, mut events: Vec<Logged>) -> Result<Vec<Seen>> {
+        let heard = self.inbox.subscriptions();
+        events.retain(|logged| heard.want(&logged.event));
+        look(&self.store, &self.inbox.known(), &self.inbox.fills(), events).await
+    }
+
+    /// Moves the cursor to a position up to which nothing is left to handle but what is put off.
+    async fn advance(&self, walk: &mut Walk, to: u64, put_off: Vec<Logged>) -> Result<bool> {
+        if to <= walk.cursor {
+            return Ok(true);
+        }
+        let (name, rebuild) = (self.name(), walk.fill.number);
+        let mut transaction = Transaction::default();
+        let change = walk.own("SET cur = :to", " AND cur = :from").value(":from", number(walk.cursor));
+        transaction.update((), Key::backfill(name, rebuild), change.value(":to", number(to)));
+        for logged in &put_off {
+            let item = Item::at(&Key::put_off(name, rebuild, logged.position()));
+            transaction.put((), item.with("l", text(logged.key.as_str())).with("q", number(logged.seq)));
+        }
+        let moved = self.store.table.transact(transaction).await?.is_ok();
+        if moved {
+            fault::pass(Point::RebuildLooked);
+            walk.cursor = to;
+            walk.put_off.extend(put_off.into_iter().map(|logged| (logged.position(), (logged.key, logged.seq))));
+        }
+        Ok(moved)
+    }
+
+    /// Has an event handled on the new generation: `true` once that is durable.
+    async fn handle(&self, walk: &mut Walk, seen: Seen, progress: Progress) -> Result<bool> {
+        while walk.near.is_none() && !walk.pace.allows(Timestamp::now()) {
+            if !self.goes_on(walk).await? {
+                return Ok(false);
+            }
+            sleep(STEP / 5).await;
+        }
+        walk.pace.started(Timestamp::now());
+        let Seen { logged, copy, .. } = seen;
+        let counted = walk.fill.rebuild.as_ref().map_or(0, |counted| counted.through);
+        let failed = walk.fill.rebuild.as_ref().and_then(|counted| counted.failure.as_ref());
+        let again = Again {
+            rebuild: walk.fill.number,
+            edited: copy.map(|copy| as_edited(&logged.event, &copy)).transpose()?,
+            progress,
+            owner: walk.owner.clone(),
+            is_more: logged.position() > counted || matches!(progress, Progress::PutOff),
+            has_failed: failed.is_some_and(|failure| failure.position == logged.position()),
+            logged,
+        };
+        self.inbox.offer(again);
+        loop {
+            drop(timeout(STEP, self.inbox.handled_again()).await);
+            match self.inbox.fate() {
+                Some(Fate::Done) => {
+                    self.inbox.withdraw();
+                    return Ok(true);
+                }
+                Some(Fate::Open { leased, attempts }) => {
+                    if let Some(tried) = walk.near.take_if(|_| attempts > 0) {
+                        // Live deliveries do not wait for what is tried again.
+                        self.end_try(tried).await?;
+                    }
+                    if !leased {
+                        self.inbox.ring();
+                    }
+                }
+                Some(Fate::Lost) | None => {
+                    self.inbox.withdraw();
+                    return Ok(false);
+                }
+            }
+            if !self.goes_on(walk).await? {
+                self.inbox.withdraw();
+                return Ok(false);
+            }
+        }
+    }
+
+    /// Lets another host go on with it at once.
+    pub async fn leave(&self) {
+        self.inbox.withdraw();
+        let Some(walk) = &self.walk else { return };
+        let left = async {
+            if let Some(tried) = walk.near {
+                self.end_try(tried).await?;
+            }
+            let change = Change::of("SET til = :zero").only_if("own = :owner");
+            let change = change.value(":zero", number(0)).value(":owner", text(&walk.owner));
+            self.store.table.update(&Key::backfill(self.name(), walk.fill.number), change).await
+        };
+        if let Err(error) = left.await {
+            tracing::debug!(consumer = %self.name(), %error, "another host goes on with the rebuild when the claim runs out");
+        }
+    }
+
+    /// Deletes the generations that are past, where this is the host that follows the journal for the consumer.
+    pub async fn clear(&mut self) -> Result<()> {
+        if self.inbox.known().past.is_empty() {
+            return Ok(());
+        }
+        let Some(item) = self.store.table.get(&Key::consumer(self.name())).await? else { return Ok(()) };
+        let known = Known::read(&item)?;
+        if item.text_or_none("cuo") != Some(&*self.host) || known.rebuilding.is_some() {
+            return Ok(());
+        }
+        // One that has begun meanwhile has a higher number.
+        let through = self.inbox.fills().newest();
+        for past in &known.past {
+            hand_over::clear(&self.store, self.name(), *past, through).await?;
+        }
+        Ok(())
+    }
+}
+
+impl Walk {
+    /// A write to the rebuild's item, as long as it is this host's and runs.
+    fn own(&self, update: &str, more: &str) -> Change {
+        Change::of(update)
+            .only_if(format!("own = :owner AND sta = :running{more}"))
+            .value(":owner", text(&self.owner))
+            .value(":running", text(BackfillState::Running.as_str()))
+    }
+
+    /// Whether to wait for an event that is not done.
+    fn is_to_wait(&mut self, position: u64) -> bool {
+        if self.near.is_some() {
+            return false;
+        }
+        match self.pending {
+            Some((of, since)) if of == position => since.elapsed() < PENDING_MAX,
+            _ => {
+                self.pending = Some((position, Instant::now()));
+                true
+            }
+        }
+    }
+}

@@ -1,0 +1,256 @@
+//! The end of a rebuild: what it filled becomes the consumer's state.
+//!
+//! ```text
+//!  at the edge ──► try: no live delivery starts ──► all gates are shut ──► nothing is left ──► one transaction
+//!       ▲                          │ takes too long
+//!       └──── live ones go on ◄────┘
+//! ```
+//!
+//! The try stands in the consumer's item. While it does, no gate opens (`gate`); each host shuts its own once nothing runs there,
+//! and those of hosts that are gone are shut for them. Whatever the consumer did was written before the last gate was shut, so a look
+//! at everything after that misses nothing. Generation, and the end of the try and of the rebuild are one transaction, refused where
+//! the try or the rebuild has ended.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use super::{AGAIN, CLEARED, Found, POSITION_MAX, Passed, Rebuilder, Walk};
+use crate::backend::aws::backfills::{gate, news};
+use crate::backend::aws::consumers::Known;
+use crate::backend::aws::item::{Item, Key, counters_partition, entries_partition, number, rebuilds_partition, text};
+use crate::backend::aws::journal::{SETTLED, settled_below};
+use crate::backend::aws::store::Store;
+use crate::backend::aws::table::{Change, Span, Transaction};
+use crate::backend::aws::weight;
+use crate::backend::{BackfillState, Result};
+use crate::clock::Timestamp;
+use crate::fault::{self, Point};
+use crate::policy::ConsumerName;
+
+/// Events that came a moment ago, and may be left when live deliveries are held back.
+const REST_MAX: usize = 256;
+/// How long those are waited for that are to be done.
+const EDGE_MAX: Duration = Duration::from_secs(5);
+/// How long live deliveries are held back at the first try; each that fails is followed by one of twice that.
+const HELD_BACK_TIME: Duration = Duration::from_secs(4);
+const HELD_BACK_TIME_MAX: Duration = Duration::from_secs(64);
+/// For how long they go on then.
+const BETWEEN_TRIES: Duration = Duration::from_secs(2);
+/// How long after its beginning a commit may arrive of somebody who did not hear of a rebuild, and is not there any more.
+const UNHEARD_MAX: Duration = Duration::from_secs(90);
+
+/// What became of earlier tries.
+pub struct Tries {
+    rest: Option<Instant>,
+    held_back: Duration,
+}
+
+impl Default for Tries {
+    fn default() -> Self {
+        Self { rest: None, held_back: HELD_BACK_TIME }
+    }
+}
+
+/// A try to hand over.
+#[derive(Clone, Copy, Debug)]
+pub struct Try {
+    number: u64,
+    until: Instant,
+    /// When all gates were first seen shut.
+    shut: Option<Instant>,
+}
+
+impl Rebuilder {
+    /// Everything was handled that is settled. Once what came since is little, and done or waited for long enough, the rebuild
+    /// is about to be handed over.
+    pub(super) async fn approach(&self, walk: &mut Walk, settled: u64) -> Result<bool> {
+        let edge = *walk.edge.get_or_insert_with(Instant::now);
+        let keys = self.store.log(settled + 1, POSITION_MAX, false, REST_MAX + 1).await?;
+        let keys: Vec<Key> = keys.into_iter().map(|(key, _)| key).collect();
+        let young = self.store.logged_at(&keys).await?;
+        let heard = self.inbox.subscriptions();
+        let young = young.iter().filter(|logged| heard.want(&logged.event)).count();
+        let is_near = young == 0 || (young <= REST_MAX && edge.elapsed() > EDGE_MAX);
+        let rests = walk.tries.rest.is_some_and(|until| Instant::now() < until);
+        if rests || !is_near || !self.is_known_to_all(walk).await? {
+            sleep(AGAIN).await;
+            return Ok(true);
+        }
+        self.begin_try(walk).await
+    }
+
+    /// Whether everybody who may commit something of the consumer has heard of the rebuild.
+    async fn is_known_to_all(&self, walk: &Walk) -> Result<bool> {
+        let gates = gate::all(&self.store, self.name(), walk.fill.number).await?;
+        let (mut lost, mut gone) = (false, self.inbox.known().by_functions);
+        for gate in gates.values().filter(|gate| !gate.joined) {
+            lost |= gate.lives;
+            gone |= !gate.lives;
+        }
+        let is_old = || Timestamp::now() > walk.fill.started_at().plus(UNHEARD_MAX);
+        Ok(!lost && (!gone || is_old()))
+    }
+
+    async fn begin_try(&self, walk: &mut Walk) -> Result<bool> {
+        let now = Timestamp::now();
+        if let Some(near) = self.inbox.known().near {
+            // Of a host that went through the rebuild before.
+            gate::end_try(&self.store, self.name(), near.number).await?;
+        }
+        let until = now.plus(walk.tries.held_back);
+        let tried = Try { number: fastrand::u64(1..1 << 53), until: Instant::now() + walk.tries.held_back, shut: None };
+        let begun = news("SET nr = :try, nru = :until").only_if("bfa = :rebuild AND attribute_not_exists(nr)");
+        let begun = begun
+            .value(":try", number(tried.number))
+            .value(":until", number(until.as_millis()))
+            .value(":rebuild", number(walk.fill.number));
+        if self.store.table.update_once(&Key::consumer(self.name()), begun).await?.is_some() {
+            walk.near = Some(tried);
+        }
+        self.inbox.refresh_fills().await?;
+        Ok(true)
+    }
+
+    pub(super) async fn end_try(&self, tried: Try) -> Result<()> {
+        gate::end_try(&self.store, self.name(), tried.number).await?;
+        self.inbox.refresh_fills().await
+    }
+
+    /// One step of a try: `false` where the rebuild is over, or stops.
+    pub(super) async fn try_on(&self, walk: &mut Walk, tried: Try) -> Result<bool> {
+        if Instant::now() > tried.until {
+            walk.near = None;
+            walk.edge = None;
+            walk.tries.held_back = (walk.tries.held_back * 2).min(HELD_BACK_TIME_MAX);
+            walk.tries.rest = Some(Instant::now() + BETWEEN_TRIES);
+            self.end_try(tried).await?;
+            return Ok(true);
+        }
+        // Whoever ended it lets live deliveries go on.
+        if self.inbox.known().near.is_none_or(|near| near.number != tried.number) {
+            walk.near = None;
+            return Ok(true);
+        }
+        let is_last_look = tried.shut.is_some_and(|shut| shut.elapsed() > SETTLED);
+        let settled = settled_below(Timestamp::now()).saturating_sub(1);
+        match self.pass(walk, settled).await? {
+            Passed::Stopped => return Ok(false),
+            Passed::More | Passed::Waits => return Ok(true),
+            Passed::All(handled) if handled > 0 => return Ok(true),
+            Passed::All(_) => {}
+        }
+        match tried.shut {
+            None => {
+                if self.are_shut(walk).await? {
+                    walk.near = Some(Try { shut: Some(Instant::now()), ..tried });
+                } else {
+                    sleep(AGAIN).await;
+                }
+                Ok(true)
+            }
+            Some(_) if !is_last_look || !self.is_nothing_left(walk, settled).await? => {
+                sleep(AGAIN).await;
+                // Another host may have it by now.
+                self.goes_on(walk).await
+            }
+            Some(_) => {
+                self.hand_over(walk, tried).await?;
+                // Refused, it is looked at anew.
+                Ok(false)
+            }
+        }
+    }
+
+    /// Whether all gates are shut. Those of whoever has no slot are shut here.
+    async fn are_shut(&self, walk: &Walk) -> Result<bool> {
+        let (name, rebuild) = (self.name(), walk.fill.number);
+        let mut are_shut = true;
+        for (host, gate) in gate::all(&self.store, name, rebuild).await? {
+            if gate.open && !gate.lives {
+                gate::shut(&self.store, name, rebuild, &host).await?;
+            }
+            are_shut &= !gate.lives || (!gate.open && gate.joined);
+        }
+        Ok(are_shut)
+    }
+
+    /// Whether the consumer has done nothing that the rebuild has not, now that it does nothing more.
+    async fn is_nothing_left(&self, walk: &mut Walk, settled: u64) -> Result<bool> {
+        if self.come_back(walk).await? != Some(0) {
+            return Ok(false);
+        }
+        // By a clock that is ahead, or in the index already.
+        let young = self.store.between(settled, POSITION_MAX, REST_MAX * 2).await?;
+        Ok(!self.seen(young).await?.iter().any(|seen| seen.found == Found::Done))
+    }
+
+    /// Makes what the rebuild filled the consumer's state, unless it has ended, or its try.
+    async fn hand_over(&self, walk: &mut Walk, tried: Try) -> Result<()> {
+        let (name, rebuild) = (self.name(), walk.fill.number);
+        let Known { generation, .. } = self.inbox.known();
+        let mut transaction = Transaction::default();
+        let done = walk.own("SET sta = :done, tz = :now, evs = dl REMOVE fl", " AND cur = :cursor");
+        let done = done
+            .value(":done", text(BackfillState::Done.as_str()))
+            .value(":now", number(Timestamp::now().as_millis()))
+            .value(":cursor", number(walk.cursor));
+        transaction.update((), Key::backfill(name, rebuild), done);
+        let bytes = self.inbox.weight_of(rebuild).bytes();
+        // That the state of before has a weight says that it is to be cleared.
+        let mut set = "SET gen = :rebuild, #old = if_not_exists(#old, :zero)".to_owned();
+        let removes = match bytes {
+            Some(_) => {
+                set += ", #new = :bytes";
+                "REMOVE bfa, bfr, nr, nru"
+            }
+            None => "REMOVE bfa, bfr, nr, nru, #new",
+        };
+        let condition = match generation {
+            0 => "(attribute_not_exists(gen) OR gen = :before)",
+            _ => "gen = :before",
+        };
+        let mut swap = news(&format!("{set} {removes}"))
+            .only_if(format!("bfa = :rebuild AND nr = :try AND {condition}"))
+            .name("#old", &weight::attribute(generation))
+            .name("#new", &weight::attribute(rebuild))
+            .value(":rebuild", number(rebuild))
+            .value(":try", number(tried.number))
+            .value(":before", number(generation));
+        if let Some(bytes) = bytes {
+            swap = swap.value(":bytes", number(bytes.max(0)));
+        }
+        transaction.update((), Key::consumer(name), swap);
+        if self.store.table.transact(transaction).await?.is_ok() {
+            fault::pass(Point::RebuildHandedOver);
+            walk.near = None;
+            tracing::info!(consumer = %name, "its rebuilt state is in use from now on");
+        }
+        self.inbox.refresh_fills().await
+    }
+}
+
+/// Deletes a generation that is past, and what rebuilds left up to and with one.
+pub async fn clear(store: &Store, name: &ConsumerName, past: i64, rebuilds_through: i64) -> Result<()> {
+    let all = "\u{10ffff}".to_owned();
+    let left = format!("{rebuilds_through:010}~");
+    let partitions = [
+        (entries_partition(name, past), all.clone()),
+        (counters_partition(name, past), all),
+        (rebuilds_partition(name), left),
+    ];
+    for (partition, to) in partitions {
+        loop {
+            let (partition, from, to) = (partition.clone(), "\u{1}".to_owned(), to.clone());
+            let items = store.table.query(Span { partition, from, to, newest_first: false, limit: CLEARED }).await?;
+            let more = items.len() == CLEARED;
+            store.table.delete_all(items.iter().map(Item::key).collect::<Result<_>>()?).await?;
+            if !more {
+                break;
+            }
+        }
+    }
+    let change = Change::of("REMOVE #sb").name("#sb", &weight::attribute(past));
+    let change = change.only_if("attribute_exists(pk) AND (attribute_not_exists(gen) OR gen <> :past)");
+    store.table.update_once(&Key::consumer(name), change.value(":past", number(past))).await.map(drop)
+}

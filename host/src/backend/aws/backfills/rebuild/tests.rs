@@ -1,0 +1,107 @@
+//! Against emulators: what a rebuild leaves in the table, and what becomes of it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::value::RawValue;
+
+use crate::backend::aws::item::{Item, Key, counters_partition, entries_partition, rebuilds_partition};
+use crate::backend::aws::settings::Settings;
+use crate::backend::aws::table::{Span, Table};
+use crate::backend::aws::{Clients, open, resources};
+use crate::backend::{
+    Backend, Backfill, BackfillEffects, BackfillState, Backfilled, Inbox, InboxPolicy, Ran, Settlement, Since, Started,
+    StateQuery,
+};
+use crate::effects::{Adjustment, Effects, Reads};
+use crate::event::{Custom, KindPattern};
+use crate::policy::{ConsumerName, OnDead, Start};
+
+const PATIENCE: Duration = Duration::from_secs(120);
+
+fn alpha() -> ConsumerName {
+    "alpha".parse().unwrap()
+}
+
+async fn done_all(inbox: &Arc<dyn Inbox>) {
+    while let Some(delivery) = inbox.lease() {
+        let effects = Effects {
+            entries: vec![("entry".into(), Some(b"value".as_slice().into()))],
+            adjustments: vec![Adjustment { key: "count".into(), by: 1, floor: None }],
+            ..Effects::default()
+        };
+        let ran = Ran { version: "1".into(), duration: Duration::from_micros(10), calls: Vec::new() };
+        drop(inbox.finish(delivery, &Reads::default(), Settlement::Done { effects, ran }).await);
+    }
+}
+
+/// Does what there is to do until something holds.
+async fn until(inbox: &Arc<dyn Inbox>, what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let work = async {
+        while !holds().await {
+            done_all(inbox).await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    assert!(tokio::time::timeout(PATIENCE, work).await.is_ok(), "{what}");
+}
+
+async fn count(backend: &Backend) -> i64 {
+    let state = backend.consumers.state(&alpha(), StateQuery { limit: 10, ..StateQuery::default() }).await.unwrap();
+    state.counters.first().map_or(0, |(_, count)| *count)
+}
+
+async fn items(table: &Table, partition: String) -> Vec<Item> {
+    let (from, to) = ("\u{1}".to_owned(), "\u{10ffff}".to_owned());
+    table.query(Span { partition, from, to, newest_first: false, limit: usize::MAX }).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_state_that_is_past_goes_with_what_its_rebuild_left() {
+    let prefix = format!("t-{}", uuid::Uuid::now_v7().simple()).parse().unwrap();
+    let settings = Settings { prefix, provision: true, ..Settings::default() };
+    let backend = open(&settings).await.unwrap();
+    let inbox = backend.consumers.attach(&alpha(), Start::Now).await.unwrap();
+    inbox.configure(InboxPolicy {
+        subscriptions: std::iter::once("com.*".parse::<KindPattern>().unwrap()).collect(),
+        concurrency: 8,
+        rate: None,
+        on_dead: OnDead::Park,
+        state_bytes_max: 1 << 30,
+    });
+    for subject in ["tea", "salt"] {
+        let data = RawValue::from_string("{}".into()).unwrap().into();
+        let (kind, source) = ("com.example.a".into(), "/test".into());
+        let event = Custom { kind, source, origin_id: None, subject: subject.into(), order_id: None, data };
+        let _ = backend.intake.publish(vec![event]).await.unwrap();
+    }
+    until(&inbox, "both are done", async || count(&backend).await == 2).await;
+    let clients = Clients::connect(&settings).await.unwrap();
+    let shared = resources::ensure(&clients, &settings).await.unwrap();
+    let table = Table::new(clients.dynamodb.clone(), shared.table.clone());
+    assert_eq!(items(&table, entries_partition(&alpha(), 0)).await.len(), 1);
+
+    let asked = Backfill {
+        from: Since::Beginning,
+        filter: None,
+        rate: "1000/s".parse().unwrap(),
+        effects: BackfillEffects::StateOnly,
+        of: Backfilled::Rebuild,
+    };
+    let started = backend.backfills.start(&alpha(), asked).await.unwrap().into_inner();
+    assert!(matches!(started, Started::Yes(report) if report.events == 2));
+    assert_eq!(items(&table, rebuilds_partition(&alpha())).await.len(), 1, "a gate for the host");
+    let is_done = async || backend.backfills.latest(&alpha()).await.unwrap().unwrap().state == BackfillState::Done;
+    until(&inbox, "it is handed over", is_done).await;
+    let is_cleared = async || {
+        let consumer = table.get(&Key::consumer(&alpha())).await.unwrap().unwrap();
+        let mut left = items(&table, rebuilds_partition(&alpha())).await;
+        left.extend(items(&table, entries_partition(&alpha(), 0)).await);
+        left.extend(items(&table, counters_partition(&alpha(), 0)).await);
+        left.is_empty() && consumer.number_or_none::<i64>("sb0").unwrap().is_none()
+    };
+    until(&inbox, "nothing is left of it", is_cleared).await;
+    assert_eq!(count(&backend).await, 2, "the one in use stays");
+    drop(inbox);
+    backend.lifecycle.close().await;
+}

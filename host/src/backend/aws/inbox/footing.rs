@@ -1,0 +1,334 @@
+//! On which generation of its state a consumer's live deliveries are committed here, and through which gate.
+//!
+//! ```text
+//!  free ──► gated, through this host's gate ──► shut, for a try to hand over ──► free, on the new generation
+//!    └──────────────► shut ◄───────┘
+//! ```
+//!
+//! Where no rebuild is known to be under way, commits have no condition on it. So what is known must be young, and when that
+//! changes, it counts only once nothing is on its way that went by what was known before.
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use super::AwsInbox;
+use super::desk::Running;
+use crate::backend::aws::backfills::gate;
+use crate::backend::aws::consumers::Known;
+use crate::backend::aws::item::Key;
+use crate::backend::{AttemptBy, Delivery, Error, Finished, Generation, Lease, Result};
+use crate::clock::Timestamp;
+
+/// How old what is known may be that a commit without a gate goes by.
+const KNOWN_MAX: Duration = Duration::from_secs(10);
+/// For how long a commit without a gate whose answer did not come may be on its way.
+const DOUBTED_FOR: Duration = Duration::from_secs(20);
+/// Between two looks at the gate, while a rebuild is under way.
+const KEEP_EVERY: Duration = Duration::from_millis(50);
+/// Who died while he tried to hand over has held live deliveries back for long enough by then.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// What commits go by that begin now.
+#[derive(Debug)]
+pub struct Ground {
+    pub generation: i64,
+    stands: Stands,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Stands {
+    Free,
+    /// Nothing is committed.
+    Shut {
+        rebuild: i64,
+    },
+    Gated {
+        rebuild: i64,
+        gate: Key,
+    },
+}
+
+impl Ground {
+    pub fn gate(&self) -> Option<&Key> {
+        match &self.stands {
+            Stands::Gated { gate, .. } => Some(gate),
+            Stands::Free | Stands::Shut { .. } => None,
+        }
+    }
+
+    pub fn is_shut(&self) -> bool {
+        matches!(self.stands, Stands::Shut { .. })
+    }
+
+    fn is_free(&self) -> bool {
+        self.stands == Stands::Free
+    }
+}
+
+pub struct Footing {
+    ground: Arc<Ground>,
+    /// When what it goes by was asked for.
+    asked: Instant,
+    /// What commits without a gate went by that may be on their way.
+    unfenced: Vec<Weak<Ground>>,
+    /// The rebuild of which this host has said that it commits through its gate alone.
+    joined: Option<i64>,
+}
+
+impl Footing {
+    pub fn of(known: &Known, asked: Instant) -> Self {
+        let stands = known.rebuilding.map_or(Stands::Free, |rebuild| Stands::Shut { rebuild });
+        let ground = Arc::new(Ground { generation: known.generation, stands });
+        Self { ground, asked, unfenced: Vec::new(), joined: None }
+    }
+
+    fn stand(&mut self, generation: i64, stands: Stands) {
+        if self.ground.generation == generation && self.ground.stands == stands {
+            return;
+        }
+        let before = std::mem::replace(&mut self.ground, Arc::new(Ground { generation, stands }));
+        self.unfenced.retain(|other| other.strong_count() > 0);
+        if before.is_free() {
+            self.unfenced.push(Arc::downgrade(&before));
+        }
+    }
+
+    /// Whether nothing is on its way without a gate.
+    fn is_fenced(&self) -> bool {
+        !self.ground.is_free() && self.unfenced.iter().all(|other| other.strong_count() == 0)
+    }
+}
+
+impl AwsInbox {
+    /// The next live delivery.
+    pub(super) fn lease_live(&self, now: Timestamp) -> Option<Delivery> {
+        let running = self.desk.lock().lease(now)?;
+        Some(Delivery {
+            event: Arc::clone(&running.event),
+            attempt: running.head.map_or(0, |head| head.attempts) + 1,
+            origin: running.origin(),
+            first_attempt_at: running.first_at(),
+            generation: Generation(self.generation()),
+            by: AttemptBy::default(),
+            lease: Lease {
+                epoch: running.ticket,
+                stored: running.head.is_some(),
+                edited: running.edited,
+                backfill: running.from,
+                rebuild: None,
+            },
+        })
+    }
+
+    /// The table says this now, which was asked for then. Whoever knows more than that keeps what he knows.
+    pub(super) fn take_ground(&self, known: &Known, asked: Instant) {
+        let mut footing = self.footing.lock();
+        footing.asked = footing.asked.max(asked);
+        let ground = Arc::clone(&footing.ground);
+        let same = ground.generation == known.generation;
+        let stands = match (known.rebuilding, &ground.stands) {
+            (None, _) => Stands::Free,
+            // Its gate is to be opened, unless it is too late for that.
+            (Some(_), Stands::Free) if same && known.near.is_none() => Stands::Free,
+            (Some(rebuild), Stands::Gated { rebuild: before, .. }) if same && rebuild == *before => {
+                ground.stands.clone()
+            }
+            (Some(rebuild), _) => Stands::Shut { rebuild },
+        };
+        let is_held = known.near.is_some() || matches!(stands, Stands::Shut { .. });
+        footing.stand(known.generation, stands);
+        drop(footing);
+        self.desk.lock().held = is_held;
+        if known.rebuilding.is_some() {
+            self.gated.notify_one();
+        }
+    }
+
+    /// What a commit that begins now goes by.
+    ///
+    /// # Errors
+    /// Where what is known is old, and the table cannot be asked.
+    pub(super) async fn ground(&self) -> Result<Arc<Ground>> {
+        {
+            let footing = self.footing.lock();
+            if !footing.ground.is_free() || footing.asked.elapsed() < KNOWN_MAX {
+                return Ok(Arc::clone(&footing.ground));
+            }
+        }
+        self.reknow().await?;
+        Ok(Arc::clone(&self.footing.lock().ground))
+    }
+
+    /// The generation in use, as far as this host knows.
+    pub(super) fn generation(&self) -> i64 {
+        self.footing.lock().ground.generation
+    }
+
+    /// The answer to a commit that went by this did not come.
+    pub(super) fn doubt(&self, ground: Arc<Ground>) {
+        if ground.is_free() {
+            let stopping = self.store.stopping.clone();
+            self.store.tasks.spawn(async move {
+                tokio::select! {
+                    () = sleep(DOUBTED_FOR) => {}
+                    () = stopping.cancelled() => {}
+                }
+                drop(ground);
+            });
+        }
+    }
+
+    /// Asks the table what it says of the consumer.
+    pub(super) async fn reknow(&self) -> Result<()> {
+        let asked = Instant::now();
+        let item = self.store.table.get(&Key::consumer(&self.name)).await?;
+        let item = item.ok_or_else(|| Error::Unavailable("the consumer was forgotten meanwhile".into()))?;
+        self.learn(Known::read(&item)?, asked);
+        Ok(())
+    }
+
+    /// Somebody shut the gate, or the rebuild is over.
+    async fn found_shut(&self) -> Result<()> {
+        {
+            let known = self.known.lock();
+            if let Some(rebuild) = known.rebuilding {
+                self.footing.lock().stand(known.generation, Stands::Shut { rebuild });
+                self.desk.lock().held = true;
+            }
+        }
+        self.reknow().await
+    }
+
+    /// What was handled may be of a state that is no use any more: it is the first to be handled again.
+    pub(super) async fn meets_shut_gate(&self, running: &Running, ground: Option<Arc<Ground>>) -> Finished {
+        let event = running.event.id;
+        tracing::debug!(consumer = %self.name, %event, "the consumer may have another state by now; it is handled again");
+        if ground.is_some_and(|ground| ground.gate().is_some())
+            && let Err(error) = self.found_shut().await
+        {
+            tracing::debug!(consumer = %self.name, %error, "how its rebuild stands is learned later");
+        }
+        self.desk.lock().release(&running.lane);
+        self.ring();
+        Finished::Superseded
+    }
+
+    /// Keeps this host's gate, until the inbox ends.
+    pub(super) async fn keep_gate(self: Arc<Self>) {
+        loop {
+            if self.known().rebuilding.is_some() {
+                tokio::select! {
+                    () = sleep(KEEP_EVERY) => {}
+                    () = self.ending.cancelled() => return,
+                }
+            } else {
+                tokio::select! {
+                    () = self.gated.notified() => {}
+                    () = self.ending.cancelled() => return,
+                }
+            }
+            if let Err(error) = self.look_at_gate().await {
+                tracing::debug!(consumer = %self.name, %error, "the gate beside a rebuild is looked at later");
+            }
+        }
+    }
+
+    /// Opens the gate, or shuts it when nothing runs any more, as is asked for.
+    pub(in crate::backend::aws) async fn look_at_gate(&self) -> Result<()> {
+        let known = self.known();
+        let Some(rebuild) = known.rebuilding else { return Ok(()) };
+        let is_open = self.footing.lock().ground.gate().is_some();
+        match (is_open, known.near) {
+            (false, None) => {
+                if gate::open(&self.store, &self.name, rebuild, &self.host).await? {
+                    self.go_through(rebuild);
+                } else {
+                    self.reknow().await?;
+                }
+            }
+            (true, Some(_)) if self.is_quiet() => {
+                self.footing.lock().stand(known.generation, Stands::Shut { rebuild });
+                gate::shut(&self.store, &self.name, rebuild, &self.host).await?;
+            }
+            (_, Some(near)) if Timestamp::now() > near.until.plus(GRACE) => {
+                gate::end_try(&self.store, &self.name, near.number).await?;
+                self.reknow().await?;
+            }
+            _ => {}
+        }
+        self.join(rebuild).await
+    }
+
+    /// The gate is open: commits go through it from now on.
+    fn go_through(&self, rebuild: i64) {
+        let known = self.known.lock();
+        if known.rebuilding != Some(rebuild) {
+            return;
+        }
+        let gate = Key::gate(&self.name, rebuild, &self.host);
+        self.footing.lock().stand(known.generation, Stands::Gated { rebuild, gate });
+        self.desk.lock().held = known.near.is_some();
+        drop(known);
+        self.ring();
+    }
+
+    async fn join(&self, rebuild: i64) -> Result<()> {
+        let is_to_join = {
+            let footing = self.footing.lock();
+            footing.joined != Some(rebuild) && footing.is_fenced()
+        };
+        if is_to_join && gate::join(&self.store, &self.name, rebuild, &self.host).await? {
+            self.footing.lock().joined = Some(rebuild);
+        }
+        Ok(())
+    }
+
+    /// Whether no live delivery runs, and none starts.
+    fn is_quiet(&self) -> bool {
+        let desk = self.desk.lock();
+        desk.held && desk.running() == 0
+    }
+
+    /// Nothing is committed here any more.
+    pub(super) async fn leave_gate(&self) {
+        let known = self.known();
+        let Some(rebuild) = known.rebuilding else { return };
+        self.footing.lock().stand(known.generation, Stands::Shut { rebuild });
+        let left = async {
+            gate::shut(&self.store, &self.name, rebuild, &self.host).await?;
+            self.join(rebuild).await
+        };
+        if let Err(error) = left.await {
+            tracing::debug!(consumer = %self.name, %error, "the rebuild waits until this host is surely gone");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn gated() -> Stands {
+        Stands::Gated { rebuild: 7, gate: Key { pk: "w#alpha".into(), sk: "7".into() } }
+    }
+
+    #[test]
+    fn a_host_is_fenced_once_nothing_is_on_its_way_that_went_by_what_was_known_before() {
+        let ground = Arc::new(Ground { generation: 0, stands: Stands::Free });
+        let (asked, unfenced) = (Instant::now(), Vec::new());
+        let mut footing = Footing { ground, asked, unfenced, joined: None };
+        let on_its_way = Arc::clone(&footing.ground);
+        assert!(!footing.is_fenced());
+        footing.stand(0, gated());
+        assert!(!footing.is_fenced(), "a commit without a gate may come still");
+        footing.stand(0, Stands::Shut { rebuild: 7 });
+        footing.stand(0, gated());
+        assert!(!footing.is_fenced());
+        drop(on_its_way);
+        assert!(footing.is_fenced());
+        footing.stand(7, Stands::Free);
+        assert!(!footing.is_fenced(), "the next rebuild is another matter");
+    }
+}

@@ -1,0 +1,335 @@
+//! The delivery of a rebuild: one at a time, beside the live ones, and on the generation that is filled.
+//!
+//! Whoever goes through a rebuild (`backfills::rebuild`) offers an event, a worker leases it, and its end is one transaction with
+//! what the rebuild says of itself: how far it is, or that it has come back to what it had put off.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::desk::Running;
+use super::{AGAIN, AwsInbox};
+use crate::backend::aws::backfills::news;
+use crate::backend::aws::item::{Key, json, number, text};
+use crate::backend::aws::lane::Logged;
+use crate::backend::aws::place::Place;
+use crate::backend::aws::settle::{Mark, Settled, Settling};
+use crate::backend::aws::table::{Change, Transaction};
+use crate::backend::aws::weight::Weight;
+use crate::backend::{
+    AttemptBy, BackfillFailure, BackfillState, Cause, Delivery, Error, Excess, Finished, Generation, Lease, Origin,
+    Result, Settlement,
+};
+use crate::clock::Timestamp;
+use crate::effects::{Effects, Reads};
+use crate::event::Event;
+use crate::fault::{self, Point};
+
+/// One lease in so many is the rebuild's, if it has one to make: it runs behind live events, and comes to its end.
+const TURN_EVERY: u8 = 4;
+/// What tells its leases from those of live deliveries.
+const TICKET: u64 = 1 << 63;
+
+/// An event that a rebuild handles.
+#[derive(Clone, Debug)]
+pub struct Again {
+    pub rebuild: i64,
+    pub logged: Logged,
+    /// As the consumer had it, where a person edited it.
+    pub edited: Option<Arc<Event>>,
+    pub progress: Progress,
+    /// Who goes through the rebuild, as its item says.
+    pub owner: String,
+    /// It was not counted when the rebuild began.
+    pub is_more: bool,
+    /// Something had failed before.
+    pub has_failed: bool,
+}
+
+/// What its end says of the rebuild.
+#[derive(Clone, Copy, Debug)]
+pub enum Progress {
+    /// The cursor moves on to it, from there.
+    From(u64),
+    /// It was put off, and is no longer.
+    PutOff,
+}
+
+/// What became of an event that was offered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    Open {
+        leased: bool,
+        /// Attempts that have ended.
+        attempts: u32,
+    },
+    Done,
+    /// It fails, or somebody else goes on, or nobody knows: the table does.
+    Lost,
+}
+
+pub struct Offered {
+    again: Again,
+    attempts: u32,
+    first_attempt_at: Option<Timestamp>,
+    due: Timestamp,
+    ticket: Option<u64>,
+    fate: Option<Fate>,
+}
+
+impl Again {
+    /// What a write of whoever goes through the rebuild is made under.
+    fn change(&self, set: &str, from: Option<u64>) -> Change {
+        let mut condition = "own = :owner AND sta IN (:running, :paused)".to_owned();
+        let mut change = Change::of(set)
+            .value(":owner", text(&self.owner))
+            .value(":running", text(BackfillState::Running.as_str()))
+            .value(":paused", text(BackfillState::Paused.as_str()));
+        if let Some(from) = from {
+            condition += " AND cur = :from";
+            change = change.value(":from", number(from));
+        }
+        change.only_if(condition)
+    }
+}
+
+impl AwsInbox {
+    /// Offers an event to be handled. Nothing else is offered.
+    pub fn offer(&self, again: Again) {
+        let due = Timestamp::default();
+        let offered = Offered { again, attempts: 0, first_attempt_at: None, due, ticket: None, fate: None };
+        *self.offered.lock() = Some(offered);
+        self.ring();
+    }
+
+    /// What became of what was offered; `None` where nothing is.
+    pub fn fate(&self) -> Option<Fate> {
+        let offered = self.offered.lock();
+        let of = |offered: &Offered| {
+            let leased = offered.ticket.is_some();
+            offered.fate.unwrap_or(Fate::Open { leased, attempts: offered.attempts })
+        };
+        offered.as_ref().map(of)
+    }
+
+    /// Takes back what was offered, unless it runs, and says whether nothing is offered.
+    pub fn withdraw(&self) -> bool {
+        let mut offered = self.offered.lock();
+        offered.take_if(|offered| offered.ticket.is_none() || offered.fate.is_some());
+        offered.is_none()
+    }
+
+    /// Returns when something became of what was offered.
+    pub async fn handled_again(&self) {
+        self.handled.notified().await;
+    }
+
+    /// What the generation weighs that a rebuild fills.
+    pub fn weight_of(&self, rebuild: i64) -> Arc<Weight> {
+        let mut weights = self.weight_again.lock();
+        if weights.0 != rebuild {
+            *weights = (rebuild, Arc::default());
+        }
+        Arc::clone(&weights.1)
+    }
+
+    pub fn weight_of_rebuild(&self, delivery: &Delivery) -> Option<Arc<Weight>> {
+        delivery.lease.rebuild.map(|rebuild| self.weight_of(rebuild))
+    }
+
+    /// Whether the next lease is the rebuild's, if it has one to make.
+    pub(super) fn takes_turn(&self) -> bool {
+        let waits = self.offered.lock().as_ref().is_some_and(|offered| offered.ticket.is_none());
+        waits && self.again_turn.fetch_add(1, Ordering::Relaxed) % TURN_EVERY == TURN_EVERY - 1
+    }
+
+    /// The event that is offered, if it may be handled now.
+    pub(super) fn lease_again(&self, now: Timestamp) -> Option<Delivery> {
+        let mut offered = self.offered.lock();
+        let offered = offered.as_mut().filter(|it| it.ticket.is_none() && it.fate.is_none() && it.due <= now)?;
+        let rebuild = offered.again.rebuild;
+        if self.fills().running().is_none_or(|fill| fill.number != rebuild) || !self.desk.lock().begin_again(now) {
+            return None;
+        }
+        let ticket = TICKET | self.tickets_again.fetch_add(1, Ordering::Relaxed);
+        offered.ticket = Some(ticket);
+        let (edited, event) = (offered.again.edited.clone(), &offered.again.logged.event);
+        let (stored, backfill) = (false, None);
+        let lease = Lease { epoch: ticket, stored, edited: edited.is_some(), backfill, rebuild: Some(rebuild) };
+        Some(Delivery {
+            event: edited.unwrap_or_else(|| Arc::clone(event)),
+            attempt: offered.attempts + 1,
+            origin: Origin::Backfill,
+            first_attempt_at: *offered.first_attempt_at.get_or_insert(now),
+            generation: Generation(rebuild),
+            by: AttemptBy::Live,
+            lease,
+        })
+    }
+
+    fn leased_again(&self, ticket: u64) -> Option<Again> {
+        let offered = self.offered.lock();
+        offered.as_ref().filter(|offered| offered.ticket == Some(ticket)).map(|offered| offered.again.clone())
+    }
+
+    /// What was leased runs no more.
+    fn end_again(&self, ticket: u64, end: impl FnOnce(&mut Offered)) {
+        let mut offered = self.offered.lock();
+        if let Some(offered) = offered.as_mut().filter(|offered| offered.ticket == Some(ticket)) {
+            offered.ticket = None;
+            end(offered);
+            self.desk.lock().end_again();
+        }
+        drop(offered);
+        self.handled.notify_one();
+        self.ring();
+    }
+
+    /// Forgets what a rebuild offered that has ended. What runs ends for nothing.
+    pub(super) fn forget_offered(&self, rebuild: Option<i64>) {
+        let mut offered = self.offered.lock();
+        if offered.take_if(|offered| Some(offered.again.rebuild) != rebuild).is_some_and(|it| it.ticket.is_some()) {
+            self.desk.lock().end_again();
+        }
+    }
+
+    /// Settles the delivery of a rebuild; what it says is what the caller is told.
+    pub(super) async fn settle_again(&self, delivery: Delivery, reads: &Reads, settlement: Settlement) -> Finished {
+        let (event, ticket) = (delivery.event.id, delivery.lease.epoch);
+        let Some(again) = self.leased_again(ticket) else { return Finished::Superseded };
+        let again = Again { has_failed: again.has_failed || delivery.attempt > 1, ..again };
+        let (settlement, dropped) = state_alone(settlement);
+        let settled = match &settlement {
+            Settlement::Released => {
+                self.end_again(ticket, |_| {});
+                return Finished::Accepted;
+            }
+            Settlement::Done { .. } => self.commit_again(&again, reads, &settlement, dropped).await,
+            Settlement::Retry { cause, .. } => self.fail_again(&again, failure(&delivery, cause), false).await,
+            Settlement::Dead { cause, .. } => {
+                tracing::warn!(
+                    consumer = %self.name, %event, cause = cause.detail,
+                    "the rebuild is paused, because this event fails; resume it, or cancel it"
+                );
+                self.fail_again(&again, failure(&delivery, cause), true).await
+            }
+        };
+        match (settled, settlement) {
+            (Ok(Settled::Written(_)), Settlement::Retry { at, .. }) => {
+                self.end_again(ticket, |offered| (offered.attempts, offered.due) = (offered.attempts + 1, at));
+                Finished::Accepted
+            }
+            (Ok(Settled::Written(_)), Settlement::Dead { .. }) => {
+                self.end_again(ticket, |offered| offered.fate = Some(Fate::Lost));
+                if let Err(error) = self.refresh_fills().await {
+                    tracing::debug!(consumer = %self.name, %error, "that the rebuild is paused is learned later");
+                }
+                Finished::Accepted
+            }
+            (Ok(Settled::Written(_)), _) => {
+                fault::pass(Point::RebuildHandled);
+                self.end_again(ticket, |offered| offered.fate = Some(Fate::Done));
+                Finished::Accepted
+            }
+            (Ok(Settled::Conflict), _) => Finished::Conflict(delivery),
+            (Ok(Settled::Elsewhere | Settled::Shut), _) => {
+                tracing::debug!(consumer = %self.name, %event, "the rebuild has ended, or another host goes through it");
+                self.end_again(ticket, |offered| offered.fate = Some(Fate::Lost));
+                Finished::Superseded
+            }
+            (Err(Error::Failed(why)), Settlement::Done { effects, .. }) => {
+                Finished::Full { delivery, effects: Box::new(effects), excess: Excess::Commit { why } }
+            }
+            (Err(error), _) => {
+                tracing::warn!(consumer = %self.name, %event, %error, "what a rebuild handled was not written, or it is not known; it is handled again unless it was");
+                tokio::time::sleep(AGAIN).await;
+                self.end_again(ticket, |offered| offered.fate = Some(Fate::Lost));
+                Finished::Superseded
+            }
+        }
+    }
+
+    async fn commit_again(
+        &self,
+        again: &Again,
+        reads: &Reads,
+        settlement: &Settlement,
+        dropped: u64,
+    ) -> Result<Settled> {
+        let Again { rebuild, logged, .. } = again;
+        let running = Running {
+            ticket: 0,
+            lane: logged.key.clone(),
+            logged: logged.clone(),
+            event: Arc::clone(&logged.event),
+            place: Place::default(),
+            head: None,
+            edited: again.edited.is_some(),
+            stray: false,
+            due_ver: 0,
+            from: None,
+            leased_at: Timestamp::now(),
+        };
+        let (store, name, committer, on_dead) = (&self.store, &self.name, &self.committer, self.desk.lock().on_dead());
+        let (generation, gate) = (*rebuild, None);
+        let settling = Settling { store, committer, name, generation, on_dead, running: &running, gate, dropped };
+        let mut set = "SET dl = dl + :one, dx = dx + :dropped".to_owned();
+        if again.is_more {
+            set += ", evs = evs + :one";
+        }
+        let (from, forgets) = match again.progress {
+            Progress::From(from) => (Some(from), false),
+            Progress::PutOff => (None, true),
+        };
+        if from.is_some() {
+            set += ", cur = :here";
+        }
+        if again.has_failed {
+            set += " REMOVE fl";
+        }
+        let says = |transaction: &mut Transaction<Mark>| {
+            let mut change = again.change(&set, from).value(":one", number(1)).value(":dropped", number(dropped));
+            if from.is_some() {
+                change = change.value(":here", number(logged.position()));
+            }
+            transaction.update(Mark::Place, Key::backfill(name, *rebuild), change);
+            if forgets {
+                let is_there = Change::default().only_if("attribute_exists(pk)");
+                transaction.delete(Mark::Place, Key::put_off(name, *rebuild, logged.position()), is_there);
+            }
+        };
+        settling.settle_rebuilt(reads, settlement, says).await
+    }
+
+    /// Writes down what could not be done; for good, if it `stops` the rebuild.
+    async fn fail_again(&self, again: &Again, failure: BackfillFailure, stops: bool) -> Result<Settled> {
+        let set = if stops { "SET fl = :failure, sta = :paused" } else { "SET fl = :failure" };
+        let change = again.change(set, None).value(":failure", json(&failure)?);
+        let mut transaction = Transaction::default();
+        transaction.update((), Key::backfill(&self.name, again.rebuild), change);
+        if stops {
+            let paused = news("REMOVE nr, nru").only_if("bfa = :rebuild").value(":rebuild", number(again.rebuild));
+            transaction.update((), Key::consumer(&self.name), paused);
+        }
+        let written = self.store.table.transact(transaction).await?.is_ok();
+        Ok(if written { Settled::Written(Place::default()) } else { Settled::Elsewhere })
+    }
+}
+
+/// Without everything but state, and how much that was.
+fn state_alone(settlement: Settlement) -> (Settlement, u64) {
+    let Settlement::Done { effects, ran } = settlement else { return (settlement, 0) };
+    let Effects { entries, adjustments, order_changes, events, messages, records } = effects;
+    let dropped = order_changes.len() + events.len() + messages.len() + records.len();
+    let effects = Effects { entries, adjustments, ..Effects::default() };
+    (Settlement::Done { effects, ran }, u64::try_from(dropped).unwrap_or(u64::MAX))
+}
+
+fn failure(delivery: &Delivery, cause: &Cause) -> BackfillFailure {
+    BackfillFailure {
+        event_id: delivery.event.id,
+        position: delivery.event.position.get(),
+        attempt: delivery.attempt,
+        outcome: cause.kind,
+        cause: cause.detail.clone(),
+    }
+}
