@@ -3,6 +3,7 @@
 mod aws_backfill;
 mod aws_faults;
 mod aws_follow;
+mod aws_rebuild;
 mod aws_start;
 mod aws_versions;
 mod backfill;

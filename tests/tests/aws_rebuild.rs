@@ -1,0 +1,159 @@
+//! A consumer's state is made anew by hosts that share a store, while all of them go on with the old one: whoever dies meanwhile,
+//! it ends as the state of one that was left alone.
+
+use std::time::Duration;
+
+use fanfare_tests::crash::fleet::prefix;
+use fanfare_tests::orders::order;
+use fanfare_tests::{Answer, Client, TestHost, Value, guests, json, program, within};
+
+const REBUILT: &str = "analytics";
+/// The same plugin under another name, whose state is never made anew.
+const ALONE: &str = "alone";
+/// Longer than a host has a rebuild for itself after its death, than it takes to be held for dead, and than hosts of a busy machine
+/// take for the rest.
+const WITHIN: Duration = Duration::from_secs(300);
+
+fn host(prefix: &str) -> TestHost {
+    let mut host = TestHost::new();
+    host.argument("--backend").argument("aws");
+    host.variable("FANFARE_AWS_PREFIX", prefix).variable("FANFARE_AWS_PROVISION", "true");
+    [REBUILT, "inventory"].iter().for_each(|name| host.consumers.add(name));
+    host.consumers.set_policy(ALONE, &guests::side_file(REBUILT).expect("a side file"));
+    host.consumers.put(ALONE, &guests::wasm(REBUILT));
+    host
+}
+
+fn runs(client: &Client) {
+    for name in [REBUILT, ALONE, "inventory"] {
+        within(WITHIN, "every consumer runs", || {
+            let consumer = try_get(client, &format!("/v1/consumers/{name}"))?;
+            if consumer["state"] == "running" { Ok(()) } else { Err(consumer.to_string()) }
+        });
+    }
+}
+
+/// On a busy machine an answer may take longer than a host waits for it.
+fn try_get(client: &Client, path: &str) -> Result<Value, String> {
+    let answer = client.get(path);
+    if answer.status == 200 { Ok(answer.json()) } else { Err(format!("{answer:#?}")) }
+}
+
+fn rebuild(client: &Client, rate: &str) -> Answer {
+    let asked = json!({"from": "beginning", "rebuild": true, "rate": rate});
+    client.post(&format!("/v1/consumers/{REBUILT}/backfill"), &asked)
+}
+
+fn steer(client: &Client, step: &str) -> Answer {
+    client.post(&format!("/v1/consumers/{REBUILT}/backfill/{step}"), &json!({}))
+}
+
+/// How the rebuild stands, once it stands like this, while so many orders are placed, one at a time.
+#[track_caller]
+fn stands(client: &Client, mut orders: u32, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+    within(WITHIN, what, || {
+        if orders > 0 {
+            orders -= 1;
+            let _ = client.placed(&order(&[("TEA", 1)]));
+        }
+        let report = try_get(client, &format!("/v1/consumers/{REBUILT}/backfill"))?;
+        if wanted(&report) { Ok(report) } else { Err(report.to_string()) }
+    })
+}
+
+#[track_caller]
+fn is_done(client: &Client, orders: u32) {
+    let report = stands(client, orders, "the rebuild is done", |report| report["state"] == "done");
+    assert_eq!((&report["rebuild"], &report["delivered"]), (&json!(true), &report["events"]), "{report:#}");
+}
+
+#[track_caller]
+fn is_idle(client: &Client) {
+    within(WITHIN, "every consumer has done all its deliveries", || {
+        let consumers = try_get(client, "/v1/consumers")?["consumers"].take();
+        let idle = |consumer: &Value| consumer["pending"] == 0 && consumer["dead"] == 0;
+        let all_idle = consumers.as_array().is_some_and(|consumers| consumers.iter().all(idle));
+        if all_idle { Ok(()) } else { Err(format!("{consumers:#?}")) }
+    });
+}
+
+/// Once nothing is pending, the rebuilt one holds what the one that was left alone does, by the word of each host.
+#[track_caller]
+fn holds_the_same(clients: &[Client]) {
+    for client in clients {
+        is_idle(client);
+        within(WITHIN, "both have seen the same", || {
+            let [rebuilt, alone] = [REBUILT, ALONE].map(|name| client.counters(name, ""));
+            if rebuilt == alone { Ok(()) } else { Err(format!("{rebuilt:#?}\n{alone:#?}")) }
+        });
+        assert_eq!(client.entries(REBUILT, ""), client.entries(ALONE, ""));
+    }
+}
+
+/// `fanfare check` finds nothing, whatever is under way.
+#[track_caller]
+fn agrees_with_itself(client: &Client) {
+    let checked = program::run(["check", "--url", client.base()]).succeeded();
+    assert!(checked.stdout.contains("backfills"), "{checked:#?}");
+}
+
+#[test]
+fn a_rebuild_whose_host_is_killed_in_its_middle_under_load_ends_with_the_state_of_one_that_was_left_alone() {
+    let prefix = prefix();
+    let (mut walker, mut other) = (host(&prefix), host(&prefix));
+    [&mut walker, &mut other].into_iter().for_each(TestHost::start);
+    [&walker, &other].iter().for_each(|host| runs(&host.client()));
+    walker.client().stock(&["TEA"], 60);
+    (0..40).for_each(|_| drop(walker.client().placed(&order(&[("TEA", 1)]))));
+    is_idle(&walker.client());
+    // Who is asked begins with it.
+    let started = rebuild(&walker.client(), "15/s").expect(202).json();
+    assert!(started["events"].as_u64() >= Some(80), "{started:#}");
+    let again = rebuild(&other.client(), "15/s").problem(409);
+    assert!(again["type"].to_string().contains("backfill"), "{again:#}");
+    let in_the_middle = |report: &Value| report["delivered"].as_u64() >= Some(20);
+    let report = stands(&walker.client(), 30, "it is in the middle", in_the_middle);
+    assert_eq!(report["state"], "running", "{report:#}");
+    agrees_with_itself(&other.client());
+    walker.kill();
+
+    let client = other.client();
+    is_done(&client, 40);
+    walker.start();
+    let clients = [client, walker.client()];
+    holds_the_same(&clients);
+    agrees_with_itself(&clients[0]);
+}
+
+#[test]
+fn a_rebuild_is_paused_by_one_host_and_resumed_by_another_and_both_follow_though_the_one_that_hands_over_dies_of_it() {
+    let prefix = prefix();
+    let mut hosts = [host(&prefix), host(&prefix)];
+    for host in &mut hosts {
+        host.die_at(Some("rebuild.handed-over"));
+        host.start();
+        runs(&host.client());
+    }
+    let clients = [&hosts[0], &hosts[1]].map(TestHost::client);
+    // Rejected, since there is no tea: each order is two events.
+    let ids: Vec<String> = (0..10).map(|_| clients[0].placed(&order(&[("TEA", 1)]))).collect();
+    ids.iter().for_each(|id| drop(clients[0].wait_for_status(id, "rejected")));
+    is_idle(&clients[0]);
+    let dry_run = json!({"from": "beginning", "rebuild": true, "dry_run": true});
+    let counted = clients[1].post(&format!("/v1/consumers/{REBUILT}/backfill"), &dry_run).expect(200).json();
+    assert_eq!(counted, json!({"dry_run": true, "events": 20}));
+    let _ = rebuild(&clients[0], "4/s").expect(202);
+    let _ = stands(&clients[1], 0, "some are handled", |report| report["delivered"].as_u64() >= Some(3));
+    assert_eq!(steer(&clients[1], "pause").expect(200).json()["state"], "paused");
+    assert_eq!(steer(&clients[0], "resume").expect(200).json()["state"], "running");
+    let dead = within(WITHIN, "a host has handed over, and died of it", || {
+        let dead = (0..2).find(|of| hosts[*of].ended_by_now().is_some());
+        dead.ok_or_else(|| format!("{}\n{}", hosts[0].log(), hosts[1].log()))
+    });
+    let living = clients[1 - dead].clone();
+    is_done(&living, 3);
+    hosts[dead].die_at(None);
+    hosts[dead].start();
+    holds_the_same(&[living, hosts[dead].client()]);
+    agrees_with_itself(&hosts[dead].client());
+}
