@@ -117,6 +117,7 @@ impl AwsInbox {
             absent.map(|lane| Key::place(&self.name, lane)).collect()
         };
         let places = self.store.table.get_all(absent.iter().cloned()).await?;
+        let fills = self.fills();
         for (lane, works) in lanes {
             let key = Key::place(&self.name, &lane);
             let place = match (absent.contains(&key), places.get(&key)) {
@@ -125,6 +126,13 @@ impl AwsInbox {
                 // It was there; if it has left meanwhile, the next look brings these.
                 (false, _) => None,
             };
+            // One that was cancelled may have come to the end of its last delivery since the place was looked at before.
+            let stands = place.clone().or_else(|| self.desk.lock().lane(&lane).map(|lane| lane.place.clone()));
+            let is_own = |work: &Work| {
+                let of = stands.as_ref().map(|place| fills.of(place, &work.logged).map(|fill| fill.number));
+                of.is_none_or(|number| number == Some(from.number))
+            };
+            let works = works.into_iter().filter(is_own).collect();
             self.desk.lock().bring(from.number, lane, place, works);
         }
         self.ring();
