@@ -347,7 +347,7 @@ impl Walk {
 
     /// Lets another host go on with it at once.
     async fn leave(&self) {
-        if let Some(rebuilder) = &mut self.rebuilder {
+        if let Some(rebuilder) = &self.rebuilder {
             rebuilder.leave().await;
         }
         let Some((fill, _)) = self.claimed else { return };
