@@ -1,6 +1,7 @@
 //! Promise 6 under a backfill: history before live events, lane by lane, each event once, whatever comes in between.
 
 mod model;
+mod shared;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

@@ -76,6 +76,16 @@ impl AwsInbox {
         self.ring();
     }
 
+    /// What is known of backfills; all there is to know, where a place tells of one that began since: the one that this host
+    /// goes through is cancelled then, and the place may be through with its events by the other.
+    async fn fills_for(&self, places: impl IntoIterator<Item = &Place>) -> Result<Arc<Fills>> {
+        let newest = self.fills().newest();
+        if places.into_iter().flat_map(|place| &place.marks).any(|mark| mark.0 > newest) {
+            self.read_fills().await?;
+        }
+        Ok(self.fills())
+    }
+
     /// The backfill that is under way has come so far.
     pub fn note_fill(&self, number: i64, position: u64) {
         let mut fills = self.fills.lock();
@@ -117,23 +127,25 @@ impl AwsInbox {
             absent.map(|lane| Key::place(&self.name, lane)).collect()
         };
         let places = self.store.table.get_all(absent.iter().cloned()).await?;
-        let fills = self.fills();
+        let places: HashMap<Key, Place> =
+            places.into_iter().map(|(key, item)| Ok((key, Place::read(&item)?))).collect::<Result<_>>()?;
+        let fills = self.fills_for(places.values()).await?;
         for (lane, works) in lanes {
             let key = Key::place(&self.name, &lane);
-            let place = match (absent.contains(&key), places.get(&key)) {
-                (true, Some(item)) => Some(Place::read(item)?),
-                (true, None) => Some(Place::default()),
+            let place = match absent.contains(&key) {
+                true => Some(places.get(&key).cloned().unwrap_or_default()),
                 // It was there; if it has left meanwhile, the next look brings these.
-                (false, _) => None,
+                false => None,
             };
+            let mut desk = self.desk.lock();
             // One that was cancelled may have come to the end of its last delivery since the place was looked at before.
-            let stands = place.clone().or_else(|| self.desk.lock().lane(&lane).map(|lane| lane.place.clone()));
+            let stands = desk.lane(&lane).map(|lane| lane.place.clone()).or_else(|| place.clone());
             let is_own = |work: &Work| {
                 let of = stands.as_ref().map(|place| fills.of(place, &work.logged).map(|fill| fill.number));
                 of.is_none_or(|number| number == Some(from.number))
             };
             let works = works.into_iter().filter(is_own).collect();
-            self.desk.lock().bring(from.number, lane, place, works);
+            desk.bring(from.number, lane, place, works);
         }
         self.ring();
         Ok(())
@@ -141,6 +153,7 @@ impl AwsInbox {
 
     /// What comes next in a lane that was looked at; `None` where a backfill has to come by first.
     pub(super) async fn behind(&self, lane: &LaneKey, place: &Place) -> Result<Option<Vec<Work>>> {
+        self.fills_for([place]).await?;
         match self.ahead(lane, place).await? {
             Ahead::Nothing => {
                 let (known, subscriptions) = (self.known(), self.subscriptions());
@@ -192,10 +205,7 @@ impl AwsInbox {
         place: &Place,
         works: Vec<Work>,
     ) -> Result<Option<Vec<Work>>> {
-        if place.marks.iter().any(|mark| mark.0 > self.fills().newest()) {
-            self.read_fills().await?;
-        }
-        let fills = self.fills();
+        let fills = self.fills_for([place]).await?;
         let Some(first) = works.first().filter(|_| !fills.all.is_empty() && !place.is_parked()) else {
             return Ok(Some(works));
         };
