@@ -1,5 +1,6 @@
 //! What an inbox knows in memory: the lanes, and what of each may run. No IO.
 
+mod gap;
 mod history;
 
 use std::collections::{HashMap, HashSet, VecDeque};

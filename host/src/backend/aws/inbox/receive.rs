@@ -205,6 +205,7 @@ impl AwsInbox {
                 None => Place::load(&self.store, &self.name, &key).await?,
             };
             let Some(works) = self.without_history(&key, &place, works).await? else { continue };
+            let works = self.without_gaps(&key, place.seq, works).await?;
             let rest = self.desk.lock().add(&key, works);
             let works = match rest {
                 Added::To(repeats) => {
@@ -213,38 +214,55 @@ impl AwsInbox {
                 }
                 Added::NotHere(works) => works,
             };
-            let place = if was_here { Place::load(&self.store, &self.name, &key).await? } else { place };
-            self.bring(key, place, works).await?;
+            let (place, works) = match was_here {
+                // It left, and what it had of its events with it.
+                true => {
+                    let place = Place::load(&self.store, &self.name, &key).await?;
+                    let works = self.without_gaps(&key, place.seq, works).await?;
+                    (place, works)
+                }
+                false => (place, works),
+            };
+            self.bring(key, place, works);
         }
         Ok(())
     }
 
     /// A lane comes into memory.
-    async fn bring(&self, key: LaneKey, place: Place, works: Vec<Work>) -> Result<()> {
+    fn bring(&self, key: LaneKey, place: Place, works: Vec<Work>) {
         if place.is_parked() {
             // The table has these events, and what stands at the head has an item, or is a dead letter.
             self.acknowledge(works.into_iter().flat_map(|work| work.receipts).collect());
-            return Ok(());
+            return;
         }
-        let seq = place.seq;
         let mut lane = LaneIn::at(place);
-        let first = works.iter().map(|work| &work.logged).find(|logged| logged.seq > seq);
-        let missing = match first {
-            Some(first) => self.missing(&key, seq, first).await?,
-            None => Vec::new(),
-        };
         let mut desk = self.desk.lock();
-        let (works, mut done) = desk.sift(missing.into_iter().chain(works));
+        let (works, mut done) = desk.sift(works);
         done.extend(lane.add(works));
         if !lane.is_empty() && !desk.has(&key) {
             desk.insert(key, lane);
         }
         drop(desk);
         self.acknowledge(done);
-        Ok(())
     }
 
-    /// Events between the place and `first` that the consumer should have had before.
+    /// Live events of a lane, in order, and those that should have come before each: after the one before it here, or in
+    /// memory, or `place`, which the consumer is through with.
+    async fn without_gaps(&self, key: &LaneKey, place: u64, works: Vec<Work>) -> Result<Vec<Work>> {
+        let (mut through, mut complete) = (place, Vec::with_capacity(works.len()));
+        for work in works {
+            let seq = work.logged.seq;
+            if seq > through {
+                let here = self.desk.lock().lane(key).map_or(place, |lane| lane.last_before(seq));
+                complete.extend(self.missing(key, here.max(through), &work.logged).await?);
+                through = seq;
+            }
+            complete.push(work);
+        }
+        Ok(complete)
+    }
+
+    /// Events between `place` and `first` that the consumer should have before it.
     async fn missing(&self, key: &LaneKey, place: u64, first: &Logged) -> Result<Vec<Work>> {
         let known = self.known();
         let subscriptions = self.desk.lock().subscriptions();
