@@ -26,6 +26,7 @@ use crate::fault::{self, Point};
 
 /// What SQS gives and takes at once.
 const BATCH_MAX: i32 = 10;
+const DELETED_MAX: usize = 10;
 /// How long SQS holds a question open.
 const POLL_SECONDS: i32 = 20;
 /// For how long a message is nobody else's, and how often that is said again. Most are done long before; the message of a host
@@ -341,24 +342,26 @@ impl AwsInbox {
     pub(super) async fn delete(self: Arc<Self>) {
         let mut last = 0;
         loop {
-            let ending = self.ending.is_cancelled();
+            let waiting = self.acknowledged.lock().len();
+            if !self.ending.is_cancelled() {
+                if waiting == 0 {
+                    tokio::select! {
+                        () = self.to_delete.notified() => {}
+                        () = self.ending.cancelled() => {}
+                    }
+                    continue;
+                }
+                if waiting < DELETED_MAX {
+                    drop(timeout(pace(GATHER, last), self.ending.cancelled()).await);
+                }
+            }
             let batch: Vec<Receipt> = {
                 let mut acknowledged = self.acknowledged.lock();
-                let count = acknowledged.len().min(10);
+                let count = acknowledged.len().min(DELETED_MAX);
                 acknowledged.drain(..count).collect()
             };
             if batch.is_empty() {
-                if ending {
-                    return;
-                }
-                tokio::select! {
-                    () = self.to_delete.notified() => {}
-                    () = self.ending.cancelled() => continue,
-                }
-                if self.acknowledged.lock().len() < 10 {
-                    drop(timeout(pace(GATHER, last), self.ending.cancelled()).await);
-                }
-                continue;
+                return;
             }
             last = batch.len();
             let entry = |(index, receipt): (usize, &Receipt)| {
