@@ -111,6 +111,21 @@ fn a_stream_of_events_goes_on_where_it_broke_off() {
     client.wait_until_idle();
 }
 
+#[test]
+fn a_stream_from_a_position_that_is_yet_to_come_waits_for_it() {
+    let host = TestHost::with(&[]);
+    let client = host.client();
+    for after in [1_u64 << 40, u64::MAX] {
+        let mut stream = follow(&client, &format!("?after={after}"));
+        let _ = stream.read_until(|told| told.contains(": fanfare"));
+        client.placed(&order(&[("TEA", 1)]));
+    }
+    // A request that is answered after both streams have looked at the journal.
+    let mut stream = follow(&client, "?after=0");
+    let _ = stream.read_until(|told| told.matches("order.placed").count() == 2);
+    assert!(!host.log().contains("panicked"), "{}", host.log());
+}
+
 /// Opens a stream of events.
 fn follow(client: &Client, query: &str) -> Wire {
     let mut wire = Wire::connect(client.address());

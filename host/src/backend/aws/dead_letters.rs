@@ -204,7 +204,7 @@ impl Aws {
 }
 
 async fn letters(store: &Store, consumer: &ConsumerName, after: u64, limit: usize) -> Result<Vec<Item>> {
-    let (partition, from) = (format!("d#{consumer}"), position_sort(after + 1));
+    let (partition, from) = (format!("d#{consumer}"), position_sort(after.saturating_add(1)));
     store.table.query(Span { partition, from, to: "9".repeat(20), newest_first: false, limit }).await
 }
 

@@ -119,7 +119,7 @@ fn more<T>(items: &[T], limit: usize) -> Option<&T> {
 fn below(text: &str) -> String {
     let mut bytes = text.as_bytes().to_vec();
     if let Some(last) = bytes.last_mut() {
-        *last -= 1;
+        *last = last.saturating_sub(1);
     }
     String::from_utf8(bytes).unwrap_or_default() + "~"
 }
@@ -186,7 +186,7 @@ impl Store {
         let (mut after, mut logged) = (after, Vec::new());
         loop {
             let left = limit - logged.len();
-            let found = self.log(after + 1, to, false, left).await?;
+            let found = self.log(after.saturating_add(1), to, false, left).await?;
             let last = found.last().filter(|_| found.len() == left).map(|(_, position)| *position);
             let keys: Vec<Key> = found.into_iter().map(|(key, _)| key).collect();
             logged.extend(self.logged_at(&keys).await?);

@@ -53,10 +53,20 @@ pub async fn page(store: &Store, dataset: &str, after: Option<&str>, limit: usiz
         }
         None => ("0".to_owned(), 0),
     };
-    let span = Span { partition: format!("r#{dataset}"), from, to: "9".into(), newest_first: false, limit: limit + 2 };
+    let span = Span {
+        partition: format!("r#{dataset}"),
+        from: from.clone(),
+        to: "9".into(),
+        newest_first: false,
+        limit: limit + 2,
+    };
     let mut page = Page { items: Vec::new(), next: None };
     for item in store.table.query(span).await? {
         let rows: Vec<String> = item.json("rows")?;
+        if item.text("sk")? != from {
+            // The item of the cursor has gone by age meanwhile.
+            skip = 0;
+        }
         for (index, row) in rows.into_iter().enumerate().skip(std::mem::take(&mut skip)) {
             if page.items.len() == limit {
                 page.next = Some(format!("{}+{index}", item.text("sk")?));

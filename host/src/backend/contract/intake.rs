@@ -2,7 +2,7 @@
 
 use super::{Place, custom, events, eventually, place, placement};
 use crate::backend::{Changed, OrderQuery, Placed};
-use crate::event::{Body, Custom};
+use crate::event::{Body, Custom, Position};
 use crate::order::{Change, OrderId, Status};
 
 pub async fn an_order_that_was_answered_is_there_after_a_restart(home: Place) {
@@ -134,6 +134,15 @@ async fn lists_are_newest_first_and_go_on_where_they_ended(home: Place) {
     assert!(backend.journal.orders(stranger).await.unwrap().items.is_empty());
 }
 
+async fn nothing_has_happened_behind_a_position_that_is_yet_to_come(home: Place) {
+    let backend = home.open().await;
+    place(&backend).await;
+    for position in [1 << 60, i64::MAX as u64, u64::MAX - 1, u64::MAX] {
+        let events = backend.journal.events_after(Position::new(position), 100).await.unwrap();
+        assert!(events.is_empty(), "{position}: {events:?}");
+    }
+}
+
 claims! {
     an_order_that_was_answered_is_there_after_a_restart on [embedded, aws],
     the_same_key_makes_one_order_and_one_answer on [embedded, aws],
@@ -142,4 +151,5 @@ claims! {
     an_order_takes_legal_steps_only on [embedded, aws],
     an_event_from_outside_is_recorded_once on [embedded, aws],
     lists_are_newest_first_and_go_on_where_they_ended on [embedded, aws],
+    nothing_has_happened_behind_a_position_that_is_yet_to_come on [embedded, aws],
 }

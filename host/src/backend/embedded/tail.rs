@@ -64,7 +64,7 @@ impl Tail {
     pub fn after(&self, after: u64, limit: usize) -> Option<Vec<Arc<Event>>> {
         let events = self.events.lock();
         let first = events.front()?.position.get();
-        let skip = usize::try_from((after + 1).checked_sub(first)?).ok()?;
+        let skip = usize::try_from(after.saturating_add(1).checked_sub(first)?).ok()?;
         Some(events.range(skip.min(events.len())..).take(limit).cloned().collect())
     }
 
@@ -72,6 +72,10 @@ impl Tail {
     pub fn read(&self, readers: &Readers, after: u64, limit: usize) -> rusqlite::Result<Vec<Arc<Event>>> {
         if let Some(events) = self.after(after, limit) {
             return Ok(events);
+        }
+        // Whoever asks may name any position.
+        if after >= self.head() {
+            return Ok(Vec::new());
         }
         let number = after / CHUNK;
         if (number + 1) * CHUNK <= self.head() {
