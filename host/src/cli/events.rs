@@ -3,16 +3,18 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
+use serde::Serialize;
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::Failure;
 use super::client::{Client, Payload};
 use super::import::read_input;
-use super::print::{Output, items, set, table, text};
+use super::print::{Output, items, table, text};
+use crate::api::limits::{BATCH_BYTES_MAX, BATCH_EVENTS_MAX};
 
 /// A file of events is sent in batches; all of it is read first, so that a mistake in it sends nothing.
 const FILE_BYTES_MAX: u64 = 64 << 20;
-const EVENTS_PER_REQUEST: usize = 100;
 
 #[derive(Debug, Subcommand)]
 pub enum Events {
@@ -61,49 +63,115 @@ impl Events {
     }
 }
 
+/// An event of the command line.
+#[derive(Serialize)]
+struct Event<'a> {
+    specversion: &'static str,
+    id: String,
+    source: &'a str,
+    r#type: &'a Option<String>,
+    subject: &'a Option<String>,
+    datacontenttype: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    orderid: &'a Option<String>,
+    data: Box<RawValue>,
+}
+
 impl Publish {
-    fn event(&self) -> Result<Value, Failure> {
-        let data: Value = serde_json::from_str(&self.data).map_err(|error| {
+    fn event(&self) -> Result<Box<RawValue>, Failure> {
+        // As it is written: numbers of any length stay what they are.
+        let data: Box<RawValue> = serde_json::from_str(&self.data).map_err(|error| {
             Failure::Usage(format!("--data: this is no JSON: {error}; text needs quotes: '\"text\"'"))
         })?;
-        let mut event = json!({
-            "specversion": "1.0",
-            "id": self.id.clone().unwrap_or_else(|| uuid::Uuid::now_v7().to_string()),
-            "source": self.source,
-            "type": self.kind,
-            "subject": self.subject,
-            "datacontenttype": "application/json",
-            "data": data,
-        });
-        if let Some(order_id) = &self.order_id {
-            set(&mut event, "orderid", json!(order_id));
-        }
-        Ok(event)
+        let event = Event {
+            specversion: "1.0",
+            id: self.id.clone().unwrap_or_else(|| uuid::Uuid::now_v7().to_string()),
+            source: &self.source,
+            r#type: &self.kind,
+            subject: &self.subject,
+            datacontenttype: "application/json",
+            orderid: &self.order_id,
+            data,
+        };
+        serde_json::value::to_raw_value(&event).map_err(|error| Failure::Failed(format!("no event: {error}")))
     }
 }
 
-/// Records `events` in batches, in their order; what the host answered for each.
+/// Records `events`, which are JSON, in batches, in their order; what the host answered for each.
 ///
 /// # Errors
-/// Those of the first batch that fails; the batches before it are recorded.
-pub fn publish_all(client: &Client, events: &[Value]) -> Result<Vec<Value>, Failure> {
+/// Those of the first batch that fails; the batches before it are recorded, and the failure says so.
+pub fn publish_all(client: &Client, events: &[impl ToString]) -> Result<Vec<Value>, Failure> {
+    let events: Vec<String> = events.iter().map(ToString::to_string).collect();
     let mut results = Vec::with_capacity(events.len());
-    for batch in events.chunks(EVENTS_PER_REQUEST) {
-        let body = json!(batch).to_string();
+    let mut rest = events.as_slice();
+    while !rest.is_empty() {
+        let before = events.len() - rest.len();
+        let (batch, behind) = rest.split_at(batch_len(rest));
+        let body = format!("[{}]", batch.join(","));
         let media_type = "application/cloudevents-batch+json";
         let payload = Payload { media_type, bytes: body.as_bytes(), idempotency_key: None };
-        let answer = client.post("/v1/events", payload)?;
+        let answer = client.post("/v1/events", payload).map_err(|failure| stopped(failure, before, events.len()))?;
         results.extend(items(&answer, "/events").iter().cloned());
+        rest = behind;
     }
     Ok(results)
 }
 
-fn parse_events(bytes: &[u8]) -> Result<Vec<Value>, Failure> {
+/// How many events the host takes at once: at least one, and what is too much of one it says itself.
+fn batch_len(events: &[String]) -> usize {
+    const AROUND: usize = 2;
+    let mut bytes = AROUND;
+    let fitting = events.iter().take(BATCH_EVENTS_MAX).take_while(|event| {
+        bytes += event.len() + 1;
+        bytes <= BATCH_BYTES_MAX
+    });
+    fitting.count().max(1)
+}
+
+/// The host counts the events of one batch; people count those of their file.
+fn stopped(failure: Failure, before: usize, of: usize) -> Failure {
+    let resume = match before {
+        0 => String::new(),
+        _ => format!("\nthe first {before} events are recorded: repeated with their ids, they count once"),
+    };
+    match failure {
+        Failure::Refused(mut problem) => {
+            for error in &mut problem.errors {
+                error.field = renumbered(&error.field, before, of);
+            }
+            if let Some(detail) = &mut problem.detail {
+                detail.push_str(&resume);
+            }
+            Failure::Refused(problem)
+        }
+        Failure::Unavailable(what) => Failure::Unavailable(what + &resume),
+        Failure::Failed(what) => Failure::Failed(what + &resume),
+        other => other,
+    }
+}
+
+/// `[3].type` of a batch behind 100 events is `[103].type`; of the only event there is, it is `type`.
+fn renumbered(field: &str, before: usize, of: usize) -> String {
+    let parts = field.strip_prefix('[').and_then(|rest| rest.split_once(']'));
+    let Some((index, rest)) = parts.and_then(|(index, rest)| Some((index.parse::<usize>().ok()?, rest))) else {
+        return field.to_owned();
+    };
+    match rest.strip_prefix('.') {
+        Some(attribute) if of == 1 => attribute.to_owned(),
+        _ => format!("[{}]{rest}", before + index),
+    }
+}
+
+fn parse_events(bytes: &[u8]) -> Result<Vec<Box<RawValue>>, Failure> {
+    let wrong = |error: serde_json::Error| Failure::Usage(format!("the file is no JSON: {error}"));
     let mut events = Vec::new();
-    for value in serde_json::Deserializer::from_slice(bytes).into_iter::<Value>() {
-        match value.map_err(|error| Failure::Usage(format!("the file is no JSON: {error}")))? {
-            Value::Array(several) => events.extend(several),
-            one => events.push(one),
+    for value in serde_json::Deserializer::from_slice(bytes).into_iter::<Box<RawValue>>() {
+        let value = value.map_err(wrong)?;
+        if value.get().starts_with('[') {
+            events.extend(serde_json::from_str::<Vec<Box<RawValue>>>(value.get()).map_err(wrong)?);
+        } else {
+            events.push(value);
         }
     }
     Ok(events)
@@ -121,5 +189,43 @@ mod tests {
             assert_eq!(parse_events(text.as_bytes()).unwrap().len(), count, "{text}");
         }
         assert!(matches!(parse_events(b"{\"id\":"), Err(Failure::Usage(_))));
+        assert!(matches!(parse_events(b"{\"id\": \"\xff\"}"), Err(Failure::Usage(_))));
+    }
+
+    #[test]
+    fn data_is_sent_as_it_was_written() {
+        const DATA: &str = r#"{"z":123456789012345678901234567890,"a":1.10}"#;
+        let publish = Publish {
+            file: None,
+            kind: Some("com.example.a".to_owned()),
+            subject: Some("s".to_owned()),
+            data: DATA.to_owned(),
+            order_id: None,
+            source: "urn:x".to_owned(),
+            id: Some("1".to_owned()),
+        };
+        assert!(publish.event().unwrap().get().ends_with(&format!("\"data\":{DATA}}}")));
+        let line = format!("{{\"id\":\"1\",\"data\":{DATA}}}");
+        assert_eq!(parse_events(format!("[{line},{line}]").as_bytes()).unwrap()[1].get(), line);
+    }
+
+    #[test]
+    fn a_batch_is_no_larger_than_the_host_takes() {
+        let event = |bytes: usize| "x".repeat(bytes);
+        let small: Vec<_> = (0..250).map(|_| event(10)).collect();
+        assert_eq!(batch_len(&small), BATCH_EVENTS_MAX);
+        let large: Vec<_> = (0..30).map(|_| event(256 << 10)).collect();
+        let taken = batch_len(&large);
+        assert!((10..=15).contains(&taken), "{taken}");
+        let joined: usize = large[..taken].iter().map(|event| event.len() + 1).sum();
+        assert!(joined < BATCH_BYTES_MAX);
+        assert_eq!(batch_len(&[event(BATCH_BYTES_MAX)]), 1);
+    }
+
+    #[test]
+    fn faults_are_told_by_the_place_in_the_file() {
+        assert_eq!(renumbered("[3].type", 100, 250), "[103].type");
+        assert_eq!(renumbered("[0].type", 0, 1), "type");
+        assert_eq!(renumbered("body", 0, 1), "body");
     }
 }
