@@ -15,6 +15,7 @@ mod dead_letters;
 mod demo;
 mod events;
 mod failure;
+mod half;
 mod import;
 mod lambda;
 mod messages;
@@ -109,7 +110,7 @@ pub fn main() -> ExitCode {
     // Prints help, and wrong usage with exit code 2, by itself.
     let Cli { target, command } = Cli::parse_from(lambda::arguments());
     let output = Output::new(target.json);
-    match run(&target, command, &output) {
+    match run(&target, command, &output).and_then(|()| output.check()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             output.failure(&failure);

@@ -1,10 +1,13 @@
 //! The command line: what it prints for programs, and how it ends.
 
 use std::fs;
+use std::path::Path;
+use std::process::Command;
 
 use fanfare_tests::guests::SHIPPED;
-use fanfare_tests::orders::{ndjson, order, received, referenced};
+use fanfare_tests::orders::{event, ndjson, order, received, referenced};
 use fanfare_tests::program::{self, Run};
+use fanfare_tests::wire::Wire;
 use fanfare_tests::{TestHost, Value, json};
 
 /// What the exit codes mean.
@@ -79,6 +82,41 @@ fn events_are_published_once_for_one_id() {
 }
 
 #[test]
+fn events_are_sent_as_they_are_written_in_batches_that_the_host_takes() {
+    const DATA: &str = r#"{"z":123456789012345678901234567890,"a":1.10}"#;
+    let host = TestHost::with(&[]);
+    let arguments = ["events", "publish", "--type", "com.example.a", "--subject", "s", "--data", DATA];
+    let _ = fanfare(&host, &arguments).succeeded();
+    let mut wire = Wire::connect(host.client().address());
+    assert!(wire.send(b"GET /v1/events?after=0 HTTP/1.1\r\nHost: localhost\r\n\r\n"));
+    let told = wire.read_until(|told| told.contains("com.example.a"));
+    assert!(told.contains(DATA), "{told}");
+
+    let large = |id: usize| event(&format!("large-{id}"), "com.example.b", "s", json!("x".repeat(100_000)));
+    let mut events: Vec<Value> = (0..60).map(large).collect();
+    let file = write(&host, "large.jsonl", &ndjson(&events));
+    let answer = fanfare(&host, &["events", "publish", &file]).succeeded().json();
+    assert_eq!(answer["events"].as_array().map(Vec::len), Some(60));
+
+    // What is wrong is told by its place in the file, and what went before stands.
+    events[55]["type"] = json!("not a kind");
+    let file = write(&host, "wrong.jsonl", &ndjson(&events));
+    let run = fanfare(&host, &["events", "publish", &file]);
+    assert_eq!(run.code(), REFUSED, "{run:#?}");
+    assert!(run.stderr.contains("[55].type") && run.stderr.contains("events are recorded"), "{run:#?}");
+}
+
+#[test]
+fn an_output_that_cannot_be_written_is_a_failure() {
+    let host = TestHost::with(&[]);
+    let full = || fs::File::options().write(true).open("/dev/full").expect("a full device");
+    let base = host.client().base().to_owned();
+    let mut command = program::fanfare();
+    let status = command.args(["orders", "list", "--json", "--url", &base]).stdout(full()).status().expect("a run");
+    assert_eq!(status.code(), Some(1), "nobody read what it printed");
+}
+
+#[test]
 fn consumers_are_listed_and_shown() {
     let host = TestHost::with(&["inventory", "loyalty"]);
     let list = fanfare(&host, &["consumers", "list"]).succeeded().json();
@@ -132,6 +170,21 @@ fn records_are_exported_as_json_lines() {
     let file = host.folder().join("changes.jsonl");
     let _ = fanfare(&host, &["records", "export", "changes", "--output", &file.display().to_string()]).succeeded();
     assert_eq!(fs::read_to_string(file).expect("rows").lines().count(), 1);
+
+    // What cannot be written leaves nothing behind, and what is no file is not replaced by one.
+    let export = |to: &Path| fanfare(&host, &["records", "export", "orders", "--output", &to.display().to_string()]);
+    let (folder, pipe) = (host.folder().join("exports"), host.folder().join("exports/pipe"));
+    fs::create_dir(&folder).expect("a folder");
+    assert_eq!(export(&folder).code(), USAGE);
+    assert!(Command::new("mkfifo").arg(&pipe).status().expect("mkfifo").success());
+    let reading = {
+        let pipe = pipe.clone();
+        std::thread::spawn(move || fs::read_to_string(pipe).expect("rows"))
+    };
+    let _ = export(&pipe).succeeded();
+    assert_eq!(reading.join().expect("a reader").lines().count(), 1);
+    let left: Vec<_> = fs::read_dir(&folder).expect("a folder").map(|entry| entry.expect("an entry").path()).collect();
+    assert_eq!(left, [pipe]);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! `fanfare backup` and `fanfare restore`: a copy of the store, and a data directory made from one.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, BufRead, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::Failure;
 use super::client::{Client, Payload};
+use super::half::{Half, told};
 use super::print::{Output, field, text};
 use crate::backend::embedded::{self, RestoreError};
 use crate::{config, fault};
@@ -42,10 +43,10 @@ impl Backup {
         }
         let half = Half::beside(&self.file)?;
         let copied = match &self.data_dir {
-            Some(directory) => embedded::copy(directory, &half.0).map(|()| Value::Null)?,
-            None => fetch(&client()?, &half.0, output)?,
+            Some(directory) => embedded::copy(directory, half.path()).map(|()| Value::Null)?,
+            None => fetch(&client()?, half.path(), output)?,
         };
-        embedded::verify(&half.0)?;
+        embedded::verify(half.path())?;
         let bytes = half.complete(&self.file).map_err(|error| Failure::Failed(told(&self.file, &error)))?;
         let shown = json!({ "file": self.file, "bytes": bytes, "copied": copied });
         output.show(&shown, summary);
@@ -73,42 +74,6 @@ impl From<RestoreError> for Failure {
             RestoreError::NotEmpty { .. } => Self::Usage(error.to_string()),
             _ => Self::Failed(error.to_string()),
         }
-    }
-}
-
-/// A file that is not complete: gone when dropped.
-struct Half(PathBuf);
-
-impl Half {
-    fn beside(file: &Path) -> Result<Self, Failure> {
-        let Some(name) = file.file_name() else {
-            return Err(Failure::Usage(format!("{}: is not the name of a file", file.display())));
-        };
-        let half = file.with_file_name(format!(".{}.{}.half", name.to_string_lossy(), std::process::id()));
-        File::create_new(&half).map_err(|error| Failure::Failed(told(&half, &error)))?;
-        Ok(Self(half))
-    }
-
-    /// Gives the file its name, when it is on disk.
-    fn complete(self, file: &Path) -> io::Result<u64> {
-        let whole = File::open(&self.0)?;
-        whole.sync_all()?;
-        // Unlike a rename, a link replaces nothing that has come to be there meanwhile.
-        match fs::hard_link(&self.0, file) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Err(error),
-            Err(_) => fs::rename(&self.0, file)?,
-            Ok(()) => {}
-        }
-        let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(".".as_ref());
-        File::open(folder)?.sync_all()?;
-        Ok(whole.metadata()?.len())
-    }
-}
-
-impl Drop for Half {
-    fn drop(&mut self) {
-        // What cannot be deleted is told from a copy by its name.
-        drop(fs::remove_file(&self.0));
     }
 }
 
@@ -153,8 +118,4 @@ fn summary(shown: &Value) -> String {
         told.push_str(&format!("; the write-ahead log had {before} MiB before and {max} MiB at most meanwhile"));
     }
     told
-}
-
-fn told(file: &Path, error: &io::Error) -> String {
-    format!("{}: {error}", file.display())
 }

@@ -76,8 +76,14 @@ impl fmt::Display for Problem {
         if let Some(detail) = &self.detail {
             write!(f, ": {detail}")?;
         }
+        let told = |fault: &FieldFault| format!("{} {}", fault.field, fault.detail);
+        if let [only] = self.errors.as_slice()
+            && self.detail.as_ref().is_some_and(|detail| *detail == told(only))
+        {
+            return Ok(());
+        }
         for fault in self.errors.iter().take(FAULTS_SHOWN_MAX) {
-            write!(f, "\n  {} {}", fault.field, fault.detail)?;
+            write!(f, "\n  {}", told(fault))?;
         }
         match self.errors.len().saturating_sub(FAULTS_SHOWN_MAX) {
             0 => Ok(()),

@@ -2,7 +2,8 @@
 //!
 //! Texts of orders and of guests are shown with control characters escaped: a terminal obeys them.
 
-use std::io::{IsTerminal as _, Write};
+use std::io::{self, IsTerminal as _, Write as _};
+use std::sync::OnceLock;
 
 use comfy_table::{Cell, CellAlignment, Table, presets};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -15,12 +16,31 @@ const CELL_CHARS_MAX: usize = 60;
 
 pub struct Output {
     json: bool,
+    /// Why not all of it could be printed.
+    lost: OnceLock<io::Error>,
 }
 
 impl Output {
     #[must_use]
     pub fn new(json: bool) -> Self {
-        Self { json }
+        Self { json, lost: OnceLock::new() }
+    }
+
+    /// # Errors
+    /// [`Failure::Failed`] where what a command printed did not reach whoever reads it: a full disk, a closed output. A reader
+    /// that has seen enough is none: `fanfare … | head`.
+    pub fn check(&self) -> Result<(), Failure> {
+        match self.lost.get() {
+            Some(error) => Err(Failure::Failed(format!("the output cannot be written: {error}"))),
+            None => Ok(()),
+        }
+    }
+
+    fn print(&self, text: &str) {
+        match writeln!(io::stdout(), "{text}") {
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => drop(self.lost.set(error)),
+            _ => {}
+        }
     }
 
     #[must_use]
@@ -30,19 +50,19 @@ impl Output {
 
     /// Prints `value` as it is for programs, and as `text` shows it for people.
     pub fn show(&self, value: &Value, text: impl FnOnce(&Value) -> String) {
-        if self.json { line(&value.to_string()) } else { line(&text(value)) }
+        if self.json { self.print(&value.to_string()) } else { self.print(&text(value)) }
     }
 
     /// A line for people only.
     pub fn say(&self, text: &str) {
         if !self.json {
-            line(text);
+            self.print(text);
         }
     }
 
     /// A bar for long work, where somebody looks at it.
     pub fn progress(&self, total: Option<u64>, template: &str) -> ProgressBar {
-        let hidden = self.json || !std::io::stderr().is_terminal();
+        let hidden = self.json || !io::stderr().is_terminal();
         let target = if hidden { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
         let bar = ProgressBar::with_draw_target(total, target);
         // The template is a constant.
@@ -59,13 +79,13 @@ impl Output {
             (false, other) => format!("error: {}", visible(&other.to_string())),
         };
         // Nobody is left to tell if standard error is gone.
-        let _ = writeln!(std::io::stderr(), "{text}");
+        let _ = writeln!(io::stderr(), "{text}");
     }
 }
 
-/// Prints a line, and is silent where the reader has gone: `fanfare … | head` is no error.
+/// Prints a line that nothing depends on.
 pub fn line(text: &str) {
-    let _ = writeln!(std::io::stdout(), "{text}");
+    let _ = writeln!(io::stdout(), "{text}");
 }
 
 /// A table of rows, with columns of numbers to the right.

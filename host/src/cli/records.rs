@@ -1,6 +1,6 @@
 //! `fanfare records`: rows that consumers recorded, taken out as NDJSON.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::PathBuf;
 
@@ -8,6 +8,7 @@ use clap::Subcommand;
 
 use super::Failure;
 use super::client::{Client, escaped};
+use super::half::{Half, told};
 use super::print::Output;
 
 #[derive(Debug, Subcommand)]
@@ -35,21 +36,39 @@ impl Records {
                 Err(Broken::Output(_)) | Ok(_) => Ok(()),
             };
         };
-        let refused = |error: io::Error| Failure::Failed(format!("{}: {error}", file.display()));
-        let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(".".as_ref());
-        let name = file.file_name().unwrap_or_default().to_string_lossy();
-        let half = folder.join(format!(".{name}.tmp"));
-        let mut writer = BufWriter::new(File::create(&half).map_err(refused)?);
-        let count = copy(rows, &mut writer).map_err(|broken| match broken {
-            Broken::Input(failure) => failure,
-            Broken::Output(error) => refused(error),
-        })?;
-        let whole = writer.into_inner().map_err(|error| refused(error.into_error()))?;
-        whole.sync_all().map_err(refused)?;
-        std::fs::rename(&half, &file).map_err(refused)?;
+        let refused = |error: io::Error| Failure::Failed(told(&file, &error));
+        let count = match fs::metadata(&file) {
+            Ok(there) if there.is_dir() => {
+                return Err(Failure::Usage(format!("{} is a directory: name a file", file.display())));
+            }
+            // A device or a pipe is written to, and stays what it is.
+            Ok(there) if !there.is_file() => {
+                write(rows, File::options().write(true).open(&file).map_err(refused)?, &refused)?
+            }
+            _ => {
+                let half = Half::beside(&file)?;
+                let count = write(rows, File::create(half.path()).map_err(refused)?, &refused)?;
+                half.replace(&file).map_err(refused)?;
+                count
+            }
+        };
         output.say(&format!("{count} rows of {dataset} in {}", file.display()));
         Ok(())
     }
+}
+
+/// Writes all rows into `file`, and returns how many they are.
+fn write(
+    rows: impl Iterator<Item = Result<String, Failure>>,
+    file: File,
+    refused: &impl Fn(io::Error) -> Failure,
+) -> Result<u64, Failure> {
+    let mut writer = BufWriter::new(file);
+    let count = copy(rows, &mut writer).map_err(|broken| match broken {
+        Broken::Input(failure) => failure,
+        Broken::Output(error) => refused(error),
+    })?;
+    Ok(count)
 }
 
 /// Which side of a copy broke off.
