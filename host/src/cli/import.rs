@@ -43,18 +43,26 @@ impl Import {
     pub fn run(&self, client: &Client, output: &Output) -> Result<(), Failure> {
         let (input, bytes) = open(&self.file)?;
         let mut input = BufReader::with_capacity(1 << 16, input);
+        skip_mark(&mut input).map_err(|error| unreadable(&self.file, &error))?;
         let bar = progress(bytes, output);
         let mut tally = Tally::default();
         let mut sent = 0_u64;
         loop {
-            let (lines, chunk) = read_chunk(&mut input, sent)?;
-            if lines == 0 {
-                break;
-            }
-            if let Err(failure) = send(client, &chunk, sent, &mut tally) {
-                bar.abandon();
-                return Err(interrupted(failure, sent, &tally));
-            }
+            let read = read_chunk(&mut input).map_err(|error| unreadable(&self.file, &error));
+            let sending = read.and_then(|(lines, chunk)| {
+                if lines > 0 {
+                    send(client, &chunk, sent, &mut tally)?;
+                }
+                Ok((lines, chunk))
+            });
+            let (lines, chunk) = match sending {
+                Ok((0, _)) => break,
+                Ok(sent) => sent,
+                Err(failure) => {
+                    bar.abandon();
+                    return Err(interrupted(failure, sent, &tally));
+                }
+            };
             sent += lines;
             bar.inc(chunk.len() as u64);
             bar.set_message(format!("{sent} orders"));
@@ -62,7 +70,8 @@ impl Import {
         bar.finish_and_clear();
         tally.show(output);
         if tally.errors > 0 {
-            return Err(Failure::Failed(format!("{} of {} lines were not imported", tally.errors, tally.lines)));
+            let hint = if tally.errors == tally.lines { ": does each line hold one whole order?" } else { "" };
+            return Err(Failure::Failed(format!("{} of {} lines were not imported{hint}", tally.errors, tally.lines)));
         }
         Ok(())
     }
@@ -123,6 +132,8 @@ fn renumber(result: &mut Value, lines_before: u64) {
 pub fn read_input(path: &Path, bytes_max: u64) -> Result<Vec<u8>, Failure> {
     let (input, _) = open(path)?;
     let mut bytes = Vec::new();
+    let mut input = BufReader::new(input);
+    skip_mark(&mut input).map_err(|error| unreadable(path, &error))?;
     input.take(bytes_max + 1).read_to_end(&mut bytes).map_err(|error| unreadable(path, &error))?;
     if bytes.len() as u64 > bytes_max {
         return Err(Failure::Usage(format!("{}: more than the {bytes_max} bytes that this takes", path.display())));
@@ -146,29 +157,48 @@ fn unreadable(path: &Path, error: &io::Error) -> Failure {
     Failure::Usage(format!("{}: {error}", path.display()))
 }
 
-/// The next lines, and how many they are.
-fn read_chunk(input: &mut impl BufRead, lines_before: u64) -> Result<(u64, Vec<u8>), Failure> {
+/// Passes by what programs on Windows put before a text in UTF-8.
+fn skip_mark(input: &mut impl BufRead) -> io::Result<()> {
+    const MARK: &[u8] = "\u{feff}".as_bytes();
+    if input.fill_buf()?.starts_with(MARK) {
+        input.consume(MARK.len());
+    }
+    Ok(())
+}
+
+/// The next lines, and how many they are. Of one that is longer than any order, so much that the host refuses it as that line.
+fn read_chunk(input: &mut impl BufRead) -> io::Result<(u64, Vec<u8>)> {
     let mut chunk = Vec::new();
     let mut lines = 0;
     while lines < LINES_PER_REQUEST && chunk.len() < BYTES_PER_REQUEST {
         let before = chunk.len();
-        let read = input.take(LINE_BYTES_MAX).read_until(b'\n', &mut chunk);
-        let read = read.map_err(|error| Failure::Failed(format!("the input cannot be read: {error}")))?;
-        if read == 0 {
+        if input.take(LINE_BYTES_MAX).read_until(b'\n', &mut chunk)? == 0 {
             break;
         }
         if chunk.last() != Some(&b'\n') {
             if (chunk.len() - before) as u64 == LINE_BYTES_MAX {
-                let line = lines_before + lines as u64 + 1;
-                return Err(Failure::Failed(format!(
-                    "line {line} is longer than {LINE_BYTES_MAX} bytes; is it one order?"
-                )));
+                skip_line(input)?;
             }
             chunk.push(b'\n');
         }
         lines += 1;
     }
     Ok((lines as u64, chunk))
+}
+
+/// Passes by what is left of a line.
+fn skip_line(input: &mut impl BufRead) -> io::Result<()> {
+    loop {
+        let piece = input.fill_buf()?;
+        let (passed, ended) = match piece.iter().position(|byte| *byte == b'\n') {
+            Some(at) => (at + 1, true),
+            None => (piece.len(), piece.is_empty()),
+        };
+        input.consume(passed);
+        if ended {
+            return Ok(());
+        }
+    }
 }
 
 fn send(client: &Client, chunk: &[u8], lines_before: u64, tally: &mut Tally) -> Result<(), Failure> {
@@ -194,6 +224,7 @@ fn interrupted(failure: Failure, sent: u64, tally: &Tally) -> Failure {
     match failure {
         Failure::Unavailable(what) => Failure::Unavailable(format!("{what}\n{resume}")),
         Failure::Failed(what) => Failure::Failed(format!("{what}\n{resume}")),
+        Failure::Usage(what) if sent > 0 => Failure::Failed(format!("{what}\n{resume}")),
         other => other,
     }
 }
@@ -219,7 +250,7 @@ mod tests {
         let mut sizes = Vec::new();
         let mut joined = Vec::new();
         loop {
-            let (lines, chunk) = read_chunk(&mut input, 0).unwrap();
+            let (lines, chunk) = read_chunk(&mut input).unwrap();
             if lines == 0 {
                 break;
             }
@@ -232,11 +263,28 @@ mod tests {
     }
 
     #[test]
-    fn a_line_without_end_is_refused_with_its_number() {
+    fn of_a_line_that_is_too_long_the_host_gets_the_beginning_and_the_next_one_whole() {
         let mut text = b"{}\n".to_vec();
         text.resize(2 << 20, b'x');
-        let failure = read_chunk(&mut text.as_slice(), 40).unwrap_err();
-        assert!(failure.to_string().starts_with("line 42 "), "{failure}");
+        text.extend_from_slice(b"\n{\"a\":1}\n");
+        let mut input = BufReader::with_capacity(1 << 10, text.as_slice());
+        let (lines, chunk) = read_chunk(&mut input).unwrap();
+        let lengths: Vec<_> = chunk.split(|byte| *byte == b'\n').map(<[u8]>::len).collect();
+        assert_eq!((lines, lengths), (3, vec![2, LINE_BYTES_MAX as usize, 7, 0]));
+
+        let endless = vec![b'x'; 2 << 20];
+        let mut input = endless.as_slice();
+        assert_eq!(read_chunk(&mut input).unwrap().0, 1);
+        assert_eq!(read_chunk(&mut input).unwrap().0, 0);
+    }
+
+    #[test]
+    fn the_mark_of_utf_8_is_passed_by() {
+        for text in ["\u{feff}{}", "{}"] {
+            let mut input = text.as_bytes();
+            skip_mark(&mut input).unwrap();
+            assert_eq!(input, b"{}");
+        }
     }
 
     #[test]
