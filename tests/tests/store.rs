@@ -5,7 +5,8 @@ use std::os::unix::fs::PermissionsExt;
 
 use fanfare_tests::disk::SmallDisk;
 use fanfare_tests::orders::order;
-use fanfare_tests::{TestHost, eventually, json};
+use fanfare_tests::wire::Wire;
+use fanfare_tests::{TestHost, eventually, json, program};
 
 #[test]
 fn a_second_host_on_one_data_folder_refuses_to_start() {
@@ -111,6 +112,71 @@ fn a_full_disk_refuses_orders_and_loses_none_that_was_taken() {
         assert_eq!(client.order(id)["status"], "placed");
     }
     assert_eq!(client.orders().len(), taken.len(), "what was refused is not there");
+}
+
+#[test]
+fn a_store_whose_file_is_moved_away_takes_no_order_until_it_is_back() {
+    let mut host = TestHost::with(&["inventory"]);
+    let client = host.client();
+    let mut taken = vec![client.placed(&order(&[("TEA", 1)]))];
+    client.wait_until_idle();
+    let (file, away) = (host.data().join("fanfare.sqlite"), host.folder().join("away"));
+    fs::rename(&file, &away).expect("moved");
+    let refused = eventually("orders are refused", || {
+        let answer = client.place(&order(&[("TEA", 1)]));
+        match answer.status.as_u16() {
+            201 => {
+                taken.push(answer.id());
+                Err(format!("{} orders are taken", taken.len()))
+            }
+            _ => Ok(answer),
+        }
+    });
+    let problem = refused.problem(503);
+    assert!(problem["detail"].as_str().is_some_and(|why| why.contains("fanfare.sqlite was deleted")), "{problem:#}");
+    let _ = client.get("/readyz").expect(503);
+    assert_eq!(client.order(&taken[0])["status"], "rejected", "reading goes on");
+    let copy = host.folder().join("copy.sqlite");
+    let _ = program::finish(program::fanfare().args(["backup", "--url", client.base()]).arg(&copy)).succeeded();
+
+    fs::rename(&away, &file).expect("moved back");
+    taken.push(eventually("orders are taken again", || {
+        let answer = client.place(&order(&[("TEA", 1)]));
+        if answer.status == 201 { Ok(answer.id()) } else { Err(format!("{answer:?}")) }
+    }));
+    host.kill();
+    host.start();
+    let client = host.client();
+    client.wait_until_idle();
+    assert_eq!(client.orders().len(), taken.len());
+}
+
+#[test]
+fn connections_do_not_take_the_files_that_the_host_needs() {
+    let mut host = TestHost::new();
+    host.consumers.add("inventory");
+    // What a shell commonly gives is too little, and the host may have more.
+    host.prepare_process("ulimit -S -n 64; ulimit -H -n 400");
+    host.start();
+    let client = host.client();
+    let held: Vec<Wire> = (0..150)
+        .map(|_| {
+            let mut wire = Wire::connect(client.address());
+            assert!(wire.send(b"POST /v1/ord"));
+            wire
+        })
+        .collect();
+    let id = client.placed(&order(&[("TEA", 1)]));
+    client.wait_for_status(&id, "rejected");
+    let more: Vec<Wire> = (0..150).map(|_| Wire::connect(client.address())).collect();
+    // Those that wait for their turn take none either.
+    let copy = host.folder().join("copy.sqlite");
+    drop(held);
+    let _ = program::finish(program::fanfare().args(["backup", "--url", client.base()]).arg(&copy)).succeeded();
+    drop(more);
+    client.wait_until_idle();
+    let log = host.log();
+    assert!(!log.contains("Too many open files"), "{log}");
 }
 
 /// Makes `folder` read-only, and tells whether that stops nobody.

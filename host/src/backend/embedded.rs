@@ -100,6 +100,12 @@ pub enum OpenError {
     Directory { path: PathBuf, error: std::io::Error },
     #[error("{}: another fanfare runs on this data directory. Stop it, or name another directory with --data-dir", path.display())]
     InUse { path: PathBuf },
+    #[error(
+        "{}: is not there, but its write-ahead log is, with what was committed last: put the file back beside it, or move the \
+         log away to begin anew",
+        path.display()
+    )]
+    LogAlone { path: PathBuf },
     #[error("{}: {error}", path.display())]
     Database { path: PathBuf, error: rusqlite::Error },
 }
@@ -133,6 +139,10 @@ fn start(settings: &Settings) -> Result<Arc<Embedded>, OpenError> {
     backup::delete_leftovers(directory).map_err(unwritable)?;
     let file = directory.join(FILE);
     let broken = |error| OpenError::Database { path: file.clone(), error };
+    // SQLite would delete it.
+    if !file.exists() && fs::metadata(directory.join(format!("{FILE}-wal"))).is_ok_and(|log| log.len() > 0) {
+        return Err(OpenError::LogAlone { path: file });
+    }
     let writer = schema::open_writer(&file).map_err(broken)?;
     fault::pass(Point::StoreOpened);
     let store = Arc::new(Store::new(&file, &writer).map_err(broken)?);

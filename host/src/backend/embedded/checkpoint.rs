@@ -5,7 +5,7 @@
 //! in whole starts again from its beginning: so when little is left, the committer folds that in between two
 //! batches.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
@@ -35,6 +35,7 @@ impl Checkpointer {
         let little_is_left = Arc::new(AtomicBool::new(false));
         let (stop, stopped) = channel();
         let flag = Arc::clone(&little_is_left);
+        let mut watched = Watched::new(file);
         let run = move || {
             while stopped.recv_timeout(LOOK_EVERY) == Err(RecvTimeoutError::Timeout) {
                 fault::pass(Point::LogFolding);
@@ -43,6 +44,7 @@ impl Checkpointer {
                     Err(error) => failed(&store, &error),
                 }
                 fault::pass(Point::LogFolded);
+                watched.look(&store);
             }
         };
         let thread = std::thread::Builder::new().name("checkpoint".into()).spawn(run).ok();
@@ -60,6 +62,47 @@ impl Checkpointer {
         }
         fault::pass(Point::LogFinished);
     }
+}
+
+/// The store's file, which somebody may delete, move or replace: this process would go on with what has no name any more, and
+/// all of it would be gone when it ends.
+struct Watched {
+    file: PathBuf,
+    identity: Option<(u64, u64)>,
+    lost: bool,
+}
+
+impl Watched {
+    fn new(file: &Path) -> Self {
+        Self { file: file.to_owned(), identity: identity(file), lost: false }
+    }
+
+    /// What is in the store can be read and copied; nothing new begins until its file is back.
+    fn look(&mut self, store: &Store) {
+        let lost = self.identity.is_some() && identity(&self.file) != self.identity;
+        if lost == std::mem::replace(&mut self.lost, lost) {
+            return;
+        }
+        if lost {
+            let why = format!(
+                "{} was deleted, moved or replaced while the host runs: put it back, or save what the host has with `fanfare \
+                 backup FILE`, stop it and restore that",
+                self.file.display()
+            );
+            tracing::error!("{why}; no order is taken meanwhile");
+            store.queue.hold(Some(&why));
+        } else {
+            tracing::info!(file = %self.file.display(), "the file of the store is back; accepting");
+            store.queue.hold(None);
+            store.ring();
+        }
+    }
+}
+
+/// Tells a file from every other one on this machine; `None` where it is not there.
+fn identity(file: &Path) -> Option<(u64, u64)> {
+    use std::os::unix::fs::MetadataExt as _;
+    std::fs::metadata(file).ok().map(|file| (file.dev(), file.ino()))
 }
 
 impl Drop for Checkpointer {

@@ -91,6 +91,8 @@ struct State {
     /// Number of the last job pushed.
     pushed: u64,
     mode: Mode,
+    /// Why nothing new begins, though what has begun is written.
+    held: Option<Arc<str>>,
 }
 
 pub struct Queue {
@@ -103,7 +105,7 @@ pub struct Queue {
 impl Queue {
     pub fn new() -> Self {
         Self {
-            state: Mutex::new(State { jobs: Vec::new(), pushed: 0, mode: Mode::Open }),
+            state: Mutex::new(State { jobs: Vec::new(), pushed: 0, mode: Mode::Open, held: None }),
             work: Condvar::new(),
             pushed: AtomicU64::new(0),
             durable: AtomicU64::new(0),
@@ -115,7 +117,9 @@ impl Queue {
     pub fn push(&self, job: Job) -> Result<u64> {
         let mut state = self.state.lock();
         let bounded = !matches!(&job, Job::Commit { reply: None, .. });
+        let new = matches!(&job, Job::Place { .. } | Job::Publish { .. });
         let refusal = match &state.mode {
+            Mode::Open if new && state.held.is_some() => state.held.clone(),
             Mode::Open if !bounded || state.pushed - self.durable() < DEPTH_MAX => None,
             Mode::Open => Some("more is waiting for the disk than may wait; try again".into()),
             Mode::Refusing(why) | Mode::Closed(why) => Some(Arc::clone(why)),
@@ -187,6 +191,12 @@ impl Queue {
         }
     }
 
+    /// Takes no orders and events from outside as long as there is a reason; [`Queue::refusing`] tells it to those who begin
+    /// deliveries.
+    pub fn hold(&self, why: Option<&str>) {
+        self.state.lock().held = why.map(Arc::from);
+    }
+
     /// Takes no more jobs; what waits is still committed.
     pub fn close(&self, why: &str) {
         self.state.lock().mode = Mode::Closed(why.into());
@@ -199,8 +209,9 @@ impl Queue {
 
     /// Why nothing is taken now.
     pub fn refusing(&self) -> Option<Arc<str>> {
-        match &self.state.lock().mode {
-            Mode::Open => None,
+        let state = self.state.lock();
+        match &state.mode {
+            Mode::Open => state.held.clone(),
             Mode::Refusing(why) | Mode::Closed(why) => Some(Arc::clone(why)),
         }
     }

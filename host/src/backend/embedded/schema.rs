@@ -94,16 +94,23 @@ fn open_to_read(file: &Path, more: OpenFlags) -> rusqlite::Result<Connection> {
     Ok(reader)
 }
 
+fn refused(why: String) -> rusqlite::Error {
+    rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CANTOPEN), Some(why))
+}
+
 /// Each migration is a transaction of its own: one that breaks off leaves the file in the format before it.
 fn migrate(writer: &mut Connection, migrations: &[&str]) -> rusqlite::Result<()> {
     let seen: usize = writer.query_row("PRAGMA user_version", [], |row| row.get(0))?;
     if seen > migrations.len() {
-        return Err(rusqlite::Error::SqliteFailure(
-            rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CANTOPEN),
-            Some(format!(
-                "the store has format {seen}, and this version of fanfare knows {} at most: use a newer fanfare",
-                migrations.len()
-            )),
+        return Err(refused(format!(
+            "the store has format {seen}, and this version of fanfare knows {} at most: use a newer fanfare",
+            migrations.len()
+        )));
+    }
+    let tables: usize = writer.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+    if seen == 0 && tables > 0 {
+        return Err(refused(
+            "it is a SQLite file of another program; name another directory with --data-dir".to_owned(),
         ));
     }
     for (index, migration) in migrations.iter().enumerate().skip(seen) {

@@ -183,3 +183,22 @@ fn a_store_of_a_newer_format_is_refused_and_left_alone() {
     assert!(refused.to_string().contains("format 999") && refused.to_string().contains("newer fanfare"), "{refused}");
     assert_eq!(tables(&directory.path().join(FILE)), ["later"]);
 }
+
+#[test]
+fn a_file_of_another_program_is_refused_and_left_alone() {
+    let directory = stored("CREATE TABLE diary (day TEXT);");
+    let refused = open(&Settings { data_dir: directory.path().to_owned() }).err().unwrap();
+    assert!(refused.to_string().contains("another program"), "{refused}");
+    assert_eq!(tables(&directory.path().join(FILE)), ["diary"]);
+}
+
+#[test]
+fn a_write_ahead_log_without_its_store_is_not_thrown_away() {
+    let directory = tempfile::tempdir().unwrap();
+    let log = directory.path().join(format!("{FILE}-wal"));
+    std::fs::write(&log, "frames").unwrap();
+    let refused = open(&Settings { data_dir: directory.path().to_owned() }).err().unwrap();
+    assert!(matches!(refused, OpenError::LogAlone { .. }), "{refused}");
+    assert_eq!(std::fs::read(&log).unwrap(), b"frames");
+    assert!(!directory.path().join(FILE).exists());
+}
