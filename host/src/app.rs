@@ -54,6 +54,7 @@ pub fn run(config: Config, announce: impl FnOnce(SocketAddr), stop: Cancellation
     if let Some(fault) = config.fault {
         fault::arm(fault);
     }
+    raise_open_files();
     let runtimes = Runtimes::start()?;
     let outcome = runtimes.http.block_on(async {
         let app = App::build(&config, runtimes.deliveries.handle()).await?;
@@ -62,6 +63,19 @@ pub fn run(config: Config, announce: impl FnOnce(SocketAddr), stop: Cancellation
     });
     runtimes.end();
     outcome
+}
+
+/// Lets this process hold as many files open as it may: each connection is one, and programs are commonly started with 1,024 for
+/// the sake of such as use `select`.
+fn raise_open_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if current != maximum
+        && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })
+    {
+        tracing::warn!(%error, ?current, ?maximum, "the limit on open files stays as it is");
+    }
 }
 
 /// Everything that a host consists of, ready to run.

@@ -105,6 +105,9 @@ pub const WRITE_STALL_MAX: Duration = Duration::from_secs(30);
 /// Connections at once, per host; further ones wait in the listener's queue.
 pub const CONNECTIONS_MAX: usize = 4096;
 
+/// No more than this part of the files that the process may hold open are connections: the store, plugins and mail need some, too.
+pub const CONNECTIONS_SHARE: u64 = 2;
+
 /// After the signal to stop, how long requests in flight may take to end.
 pub const DRAIN_TIME_MAX: Duration = Duration::from_secs(10);
 

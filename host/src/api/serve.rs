@@ -26,7 +26,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Sleep, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::limits::{CONNECTIONS_MAX, DRAIN_TIME_MAX, HEADER_TIME_MAX, WRITE_STALL_MAX};
+use super::limits::{CONNECTIONS_MAX, CONNECTIONS_SHARE, DRAIN_TIME_MAX, HEADER_TIME_MAX, WRITE_STALL_MAX};
 use super::problem::{Error, Result};
 use super::request::clip;
 use super::{Api, Hosts, router};
@@ -40,7 +40,7 @@ pub async fn serve(listener: TcpListener, api: Api) {
     let stopping = api.stopping.clone();
     let hosts = Arc::new(api.hosts.clone());
     let router = router(api);
-    let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let slots = Arc::new(Semaphore::new(connections_max()));
     let mut connections = JoinSet::new();
     while let Some((stream, slot)) = accept(&listener, &slots, &stopping).await {
         connections.spawn(converse(stream, router.clone(), Arc::clone(&hosts), stopping.clone(), slot));
@@ -50,6 +50,13 @@ pub async fn serve(listener: TcpListener, api: Api) {
     }
     drop(listener);
     drain(connections).await;
+}
+
+/// As many as the system lets this process hold open beside everything else.
+fn connections_max() -> usize {
+    let open_files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let share = open_files.and_then(|files| usize::try_from(files / CONNECTIONS_SHARE).ok());
+    share.unwrap_or(CONNECTIONS_MAX).clamp(1, CONNECTIONS_MAX)
 }
 
 /// The next connection and its slot; `None` when the host stops.
@@ -142,9 +149,11 @@ async fn converse(
 impl Hosts {
     pub(super) fn check<B>(&self, request: &Request<B>) -> Result<()> {
         let Self::Only(names) = self else { return Ok(()) };
-        let header = request.headers().get(header::HOST).map(|host| String::from_utf8_lossy(host.as_bytes()));
+        // All of them: whoever stands between may go by another one than the first.
+        let headers = request.headers().get_all(header::HOST).iter();
+        let headers = headers.map(|host| String::from_utf8_lossy(host.as_bytes()));
         let authority = request.uri().authority().map(|authority| authority.as_str().into());
-        for host in header.into_iter().chain(authority) {
+        for host in headers.chain(authority) {
             if !names.iter().any(|name| name.eq_ignore_ascii_case(without_port(&host))) {
                 return Err(Error::WrongHost { host: clip(&host), expected: names.join(", ") });
             }
@@ -248,6 +257,9 @@ mod tests {
             assert!(Hosts::Any.check(&request("/", Some(host))).is_ok(), "{host}");
         }
         assert!(hosts.check(&request("http://evil.example/", Some("localhost"))).is_err());
+        let mut two = request("/", Some("localhost"));
+        two.headers_mut().append(header::HOST, "evil.example".parse().unwrap());
+        assert!(hosts.check(&two).is_err());
         assert!(hosts.check(&request("/", None)).is_ok());
     }
 
