@@ -45,7 +45,8 @@ fn a_backup_under_load_has_every_order_that_was_answered_before_it_began() {
     assert!(load.end() > 0);
     let told = run.json();
     assert_eq!(told["bytes"].as_u64(), Some(fs::metadata(&file).expect("the copy").len()), "{told}");
-    assert_eq!(told["copied"]["pages"], told["copied"]["of"], "{told}");
+    let pages = told["copied"]["pages"].as_u64().expect("a count");
+    assert!(pages > 0 && told["copied"]["of"] == pages, "{told}");
     assert!(told["copied"]["wal_bytes_max"].as_u64().is_some_and(|bytes| bytes < 128 << 20), "{told}");
     assert!(copies_left(host.data()).is_empty());
 

@@ -55,9 +55,9 @@ pub async fn backup(embedded: &Embedded, told: watch::Sender<Copied>) -> Result<
     let size = || fs::metadata(&log).map_or(0, |log| log.len());
     let mut copied = Copied { wal_bytes_before: size(), ..Copied::default() };
     let mut looks = 0;
+    let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
     let outcome = loop {
         if looks % LOOK_EVERY == 0 {
-            let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
             (copied.pages, copied.of) = (load(&progress.pages), load(&progress.of));
             copied.wal_bytes_max = copied.wal_bytes_max.max(size());
             told.send_replace(copied);
@@ -75,7 +75,8 @@ pub async fn backup(embedded: &Embedded, told: watch::Sender<Copied>) -> Result<
     let sealed = tokio::task::spawn_blocking(move || seal(&path)).await;
     sealed.map_err(|error| Error::Failed(error.to_string().into()))??;
     fault::pass(Point::BackupSealed);
-    copied.pages = copied.of;
+    // A quick copy ends between two looks.
+    (copied.pages, copied.of) = (load(&progress.pages), load(&progress.of));
     copied.wal_bytes_max = copied.wal_bytes_max.max(size());
     told.send_replace(copied);
     Ok(snapshot)
