@@ -38,7 +38,7 @@ pub struct HostFlags {
     /// Folder of plugins and side files [default: consumers]
     #[arg(long, value_name = "DIR")]
     consumers_dir: Option<String>,
-    /// embedded [default: embedded]
+    /// embedded or aws [default: embedded]
     #[arg(long)]
     backend: Option<String>,
     /// folder, smtp or off [default: folder]

@@ -31,7 +31,7 @@ pub const SETTINGS: [Setting; 41] = [
     },
     Setting { key: "data_dir", help: "folder of the store [data]" },
     Setting { key: "consumers_dir", help: "folder of plugins and side files [consumers]" },
-    Setting { key: "backend", help: "embedded [embedded]" },
+    Setting { key: "backend", help: "embedded, or aws [embedded]" },
     Setting { key: "plugin_keys", help: "who may sign plugins: ed25519:BASE64 or file:PATH, with commas [anybody]" },
     Setting { key: "compile.time", help: "for compiling one plugin, 1s to 1h; of CPU twice that [2m]" },
     Setting { key: "compile.memory", help: "the memory for that, 2GiB to 64GiB, of address space [8GiB]" },
