@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::header;
+use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
 use bytes::{Bytes, BytesMut};
 use futures::stream;
@@ -22,9 +22,9 @@ use tokio::io::AsyncReadExt as _;
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::Shared;
 use super::limits::BACKUPS_MAX;
 use super::problem::{Error, Result};
+use super::{Shared, body};
 use crate::backend::{self, Copied, Snapshot};
 
 /// How often it is told how far the copy is.
@@ -32,7 +32,9 @@ const TELL_EVERY: Duration = Duration::from_millis(250);
 /// Of the file, sent at once.
 const PIECE_BYTES: usize = 256 << 10;
 
-pub async fn backup(State(shared): State<Arc<Shared>>) -> Result<Response> {
+/// The body is empty. It must be declared as JSON all the same: a page of another site could ask for copies otherwise.
+pub async fn backup(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Result<Response> {
+    body::require_json(&headers)?;
     let permit = Arc::clone(&shared.backups)
         .try_acquire_owned()
         .map_err(|_none| Error::TooMany { what: "backups", max: BACKUPS_MAX })?;

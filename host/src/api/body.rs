@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, HeaderValue, header};
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt as _;
 use serde::de::DeserializeOwned;
@@ -30,8 +30,15 @@ pub fn media_type(headers: &HeaderMap) -> &str {
     value.split(';').next().unwrap_or_default().trim()
 }
 
+/// Refuses a body that is compressed: what it would be is not looked into.
+pub fn require_plain(headers: &HeaderMap) -> Result<()> {
+    let plain = |coding: &HeaderValue| coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"identity");
+    if headers.get_all(header::CONTENT_ENCODING).iter().all(plain) { Ok(()) } else { Err(Error::UnsupportedEncoding) }
+}
+
 /// The whole body, at most `max` bytes, within [`BODY_TIME_MAX`].
 pub async fn read(headers: &HeaderMap, body: Body, max: usize) -> Result<Bytes> {
+    require_plain(headers)?;
     read_within(BODY_TIME_MAX, headers, body, max).await
 }
 

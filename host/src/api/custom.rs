@@ -98,9 +98,10 @@ fn check(sent: Vec<Sent>, mode: Mode) -> Result<Vec<Custom>> {
 fn from_headers(headers: &HeaderMap) -> Result<Sent> {
     let attribute = |name: &'static str| match headers.get(name) {
         None => Ok(None),
-        Some(value) => percent_decoded(value.as_bytes())
-            .map(Some)
-            .ok_or_else(|| Error::InvalidParameter { field: name, detail: "is not percent-encoded UTF-8".to_owned() }),
+        Some(value) => percent_decoded(value.as_bytes()).map(Some).ok_or_else(|| Error::InvalidParameter {
+            field: name.into(),
+            detail: "is not percent-encoded UTF-8".to_owned(),
+        }),
     };
     Ok(Sent {
         specversion: attribute("ce-specversion")?,

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{Path, Request, State};
+use axum::extract::{Request, State};
 use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep_until};
 use super::cloudevents::nesting;
 use super::limits::{CAUSES_MAX, DATA_DEPTH_MAX, EVENT_BYTES_MAX, REDRIVE_BATCH, REDRIVE_PACE, REDRIVE_TIME_MAX};
 use super::problem::{Error, Result};
-use super::request::{Params, Segment, bounded, committing, parsed, reading};
+use super::request::{Params, Segment, Segments, bounded, committing, parsed, reading};
 use super::{Shared, body, consumers, page};
 use crate::backend::{
     CauseCount, CauseKey, CauseKind, DeadLetter, Durable, LetterQuery, LetterShown, Redriven, Selection, Which,
@@ -54,7 +54,7 @@ pub async fn list(
         (None, None) => None,
         (None, Some(_)) => {
             let detail = "narrows `cause`: name a cause too".to_owned();
-            return Err(Error::InvalidParameter { field: "outcome", detail });
+            return Err(Error::InvalidParameter { field: "outcome".into(), detail });
         }
     };
     let query = LetterQuery { cause, after: bounded("after", params.after)?, limit: page::limit(params.limit)? };
@@ -64,7 +64,7 @@ pub async fn list(
 }
 
 /// `GET /v1/consumers/{name}/dead-letters/{event_id}`: the event, and every attempt at it that is remembered.
-pub async fn show(State(shared): State<Arc<Shared>>, Path((name, event)): Path<(String, String)>) -> Result<Response> {
+pub async fn show(State(shared): State<Arc<Shared>>, Segments([name, event]): Segments<2>) -> Result<Response> {
     let name: ConsumerName = name.parse().map_err(|_| Error::UnknownConsumer(super::request::clip(&name)))?;
     consumers::require_known(&shared, &name).await?;
     let unknown = || Error::UnknownDeadLetter { event: super::request::clip(&event), consumer: name.clone() };

@@ -59,6 +59,7 @@ pub async fn import(State(shared): State<Arc<Shared>>, request: Request) -> Resu
     if !MEDIA_TYPES.iter().any(|known| media_type.eq_ignore_ascii_case(known)) {
         return Err(Error::UnsupportedMediaType { expected: MEDIA_TYPES[0] });
     }
+    body::require_plain(&parts.headers)?;
     let permit = Arc::clone(&shared.imports)
         .try_acquire_owned()
         .map_err(|_none| Error::TooMany { what: "imports", max: IMPORTS_MAX })?;

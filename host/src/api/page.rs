@@ -11,7 +11,7 @@ use super::problem::{Error, Result};
 pub fn limit(asked: Option<usize>) -> Result<usize> {
     match asked.unwrap_or(PAGE_DEFAULT) {
         limit @ 1..=PAGE_MAX => Ok(limit),
-        _ => Err(Error::InvalidParameter { field: "limit", detail: format!("must be 1 to {PAGE_MAX}") }),
+        _ => Err(Error::InvalidParameter { field: "limit".into(), detail: format!("must be 1 to {PAGE_MAX}") }),
     }
 }
 

@@ -27,7 +27,7 @@ pub enum Error {
     #[error("the body was refused; `errors` names each field that is wrong")]
     InvalidBody(Vec<FieldError>),
     #[error("{field} {detail}")]
-    InvalidParameter { field: &'static str, detail: String },
+    InvalidParameter { field: Cow<'static, str>, detail: String },
     #[error("the body is larger than {max} bytes, the most that is taken here")]
     BodyTooLarge { max: usize },
     #[error("the body did not arrive within {} s", limits::BODY_TIME_MAX.as_secs())]
@@ -36,6 +36,8 @@ pub enum Error {
     BodyBroken(String),
     #[error("send the body as {expected}, named in the header Content-Type")]
     UnsupportedMediaType { expected: &'static str },
+    #[error("send the body as it is, without a Content-Encoding")]
+    UnsupportedEncoding,
     #[error("this Idempotency-Key was used before with another order; use a new key for a new order")]
     KeyReused,
     #[error("a request with this Idempotency-Key is still being handled; repeat it to get its answer")]
@@ -127,6 +129,9 @@ impl Error {
             Self::UnsupportedMediaType { .. } => {
                 (S::UNSUPPORTED_MEDIA_TYPE, "/problems/unsupported-media-type", "Unsupported media type")
             }
+            Self::UnsupportedEncoding => {
+                (S::UNSUPPORTED_MEDIA_TYPE, "/problems/unsupported-encoding", "Unsupported content encoding")
+            }
             Self::KeyReused => (S::UNPROCESSABLE_ENTITY, "/problems/idempotency-key-reused", "Idempotency key reused"),
             Self::KeyInUse => (S::CONFLICT, "/problems/idempotency-key-in-use", "Idempotency key in use"),
             Self::ReferenceExists { .. } => (S::CONFLICT, "/problems/reference-exists", "Reference exists"),
@@ -177,8 +182,12 @@ impl Error {
                 problem.errors = Cow::Borrowed(errors);
             }
             Self::InvalidParameter { field, detail } => {
-                let error = FieldError { field: (*field).to_owned(), detail: detail.clone().into() };
+                let error = FieldError { field: field.to_string(), detail: detail.clone().into() };
                 problem.errors = Cow::Owned(vec![error]);
+            }
+            Self::Store(backend::Error::NotACursor(_)) => {
+                let detail = "is no cursor: hand in `next` of the page before".into();
+                problem.errors = Cow::Owned(vec![FieldError { field: "after".to_owned(), detail }]);
             }
             Self::ReferenceExists { by, .. } => problem.order_id = Some(*by),
             Self::IllegalChange(illegal) => problem.order_status = Some(illegal.from),

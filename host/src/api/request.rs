@@ -47,6 +47,21 @@ impl<S: Send + Sync, T: Named> FromRequestParts<S> for Segment<T> {
     }
 }
 
+/// All variable segments of the path, as they are.
+pub struct Segments<const N: usize>(pub [String; N]);
+
+impl<S: Send + Sync, const N: usize> FromRequestParts<S> for Segments<N> {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self> {
+        let unknown = |parts: &Parts| Error::NotFound(clip(parts.uri.path()));
+        let Ok(Path(texts)) = Path::<Vec<String>>::from_request_parts(parts, state).await else {
+            return Err(unknown(parts));
+        };
+        texts.try_into().map(Self).map_err(|_| unknown(parts))
+    }
+}
+
 /// The query string. A parameter that is not known is refused by name, so that a misspelt filter is no filter.
 pub struct Params<T>(pub T);
 
@@ -54,20 +69,37 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Params<T> {
     type Rejection = Error;
 
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self> {
-        let refused = |detail: String| Error::InvalidParameter { field: "query", detail: clip(&detail) };
         match Query::<T>::try_from_uri(&parts.uri) {
             Ok(Query(params)) => Ok(Self(params)),
-            Err(err) => Err(refused(std::error::Error::source(&err).map_or(err.to_string(), ToString::to_string))),
+            Err(err) => {
+                let text = std::error::Error::source(&err).map_or(err.to_string(), ToString::to_string);
+                Err(refused_parameter(&clip(&text)))
+            }
         }
     }
+}
+
+/// What serde says of a query string, as `limit: invalid digit found in string`, in words for whoever wrote it.
+fn refused_parameter(text: &str) -> Error {
+    let named = text.split_once(": ").filter(|(name, _)| !name.contains(' '));
+    let (field, detail) = named.unwrap_or(("query", text));
+    let detail = match detail.strip_prefix(&format!("unknown field `{field}`, expected ")) {
+        Some(known) => format!("is not known here; there is {}", known.trim_start_matches("one of ")),
+        None if detail.contains("digit") || detail.contains("integer") || detail.contains("number") => {
+            format!("must be a whole number: {detail}")
+        }
+        None => detail.to_owned(),
+    };
+    Error::InvalidParameter { field: field.to_owned().into(), detail }
 }
 
 /// `text` of the query, if it is of reasonable length.
 pub fn bounded(field: &'static str, text: Option<String>) -> Result<Option<String>> {
     match text {
-        Some(text) if text.len() > QUERY_TEXT_BYTES_MAX => {
-            Err(Error::InvalidParameter { field, detail: format!("is longer than {QUERY_TEXT_BYTES_MAX} bytes") })
-        }
+        Some(text) if text.len() > QUERY_TEXT_BYTES_MAX => Err(Error::InvalidParameter {
+            field: field.into(),
+            detail: format!("is longer than {QUERY_TEXT_BYTES_MAX} bytes"),
+        }),
         text => Ok(text),
     }
 }
@@ -75,7 +107,8 @@ pub fn bounded(field: &'static str, text: Option<String>) -> Result<Option<Strin
 /// A parameter of the query as what it stands for.
 pub fn parsed<T: FromStr<Err: Display>>(field: &'static str, text: Option<&str>) -> Result<Option<T>> {
     let parse = |text: &str| {
-        text.parse().map_err(|err: T::Err| Error::InvalidParameter { field, detail: format!("is wrong: {err}") })
+        text.parse()
+            .map_err(|err: T::Err| Error::InvalidParameter { field: field.into(), detail: format!("is wrong: {err}") })
     };
     text.map(parse).transpose()
 }
@@ -85,7 +118,7 @@ pub fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>> {
     const FIELD: &str = "Idempotency-Key";
     let mut values = headers.get_all(FIELD).iter();
     let Some(value) = values.next() else { return Ok(None) };
-    let refused = |detail: &str| Err(Error::InvalidParameter { field: FIELD, detail: detail.to_owned() });
+    let refused = |detail: &str| Err(Error::InvalidParameter { field: FIELD.into(), detail: detail.to_owned() });
     if values.next().is_some() {
         return refused("stands more than once");
     }

@@ -68,7 +68,7 @@ pub async fn stream(
 fn last_event_id(headers: &HeaderMap) -> Result<Option<u64>> {
     let Some(value) = headers.get("last-event-id") else { return Ok(None) };
     let refused = Error::InvalidParameter {
-        field: "Last-Event-ID",
+        field: "Last-Event-ID".into(),
         detail: "must be the id of an event of this stream, which is a whole number".to_owned(),
     };
     value.to_str().ok().and_then(|text| text.parse().ok()).map(Some).ok_or(refused)

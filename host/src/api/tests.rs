@@ -299,8 +299,23 @@ async fn what_a_page_of_another_site_can_send_is_refused() {
         format!("/v1/orders/{id}/cancel"),
         format!("/v1/orders/{id}/deliver"),
         "/v1/consumers/a/dead-letters/retry".into(),
+        "/v1/backup".into(),
     ] {
         assert_eq!(problem_kind(post(&path, "text/plain", "")).await, is(415, "unsupported-media-type"), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn a_compressed_body_is_refused_and_not_taken_for_text() {
+    for (path, content_type) in
+        [("/v1/orders", JSON), ("/v1/events", JSON), ("/v1/orders:import", "application/x-ndjson")]
+    {
+        for (coding, expected) in [("gzip", 415), ("identity", 0), ("identity, br", 415)] {
+            let mut request = post(path, content_type, ORDER);
+            request.headers_mut().insert("content-encoding", coding.parse().unwrap());
+            let refused = send(request).await.2["type"] == "/problems/unsupported-encoding";
+            assert_eq!(refused, expected == 415, "{coding} at {path}");
+        }
     }
 }
 
@@ -354,6 +369,9 @@ async fn what_is_not_there_is_named() {
         let (status, _) = problem_kind(get(&path)).await;
         assert_eq!(status, 404, "{path}");
     }
+    for path in ["/v1/consumers/none/dead-letters/%ff", "/v1/consumers/%ff/dead-letters/none"] {
+        assert_eq!(problem_kind(get(path)).await, is(404, "not-found"), "{path}");
+    }
     for path in ["/v1/consumers/none", "/v1/consumers/NONE", "/v1/consumers/none/state"] {
         assert_eq!(problem_kind(get(path)).await, is(404, "unknown-consumer"), "{path}");
     }
@@ -371,6 +389,17 @@ async fn parameters_are_checked() {
         "/v1/check?rate=fast",
     ] {
         assert_eq!(problem_kind(get(path)).await, is(400, "invalid-parameter"), "{path}");
+    }
+    for (path, field, detail) in [
+        ("/v1/orders?limit=-1", "limit", "must be a whole number"),
+        ("/v1/orders?limit=", "limit", "must be a whole number"),
+        ("/v1/events?after=99999999999999999999", "after", "must be a whole number"),
+        ("/v1/orders?custmer=a", "custmer", "is not known here; there is `customer`, `status`"),
+        ("/v1/check?rte=1", "rte", "is not known here; there is `rate`"),
+    ] {
+        let (_, _, body) = problem(get(path)).await;
+        assert_eq!(body["errors"][0]["field"], field, "{body}");
+        assert!(body["errors"][0]["detail"].as_str().unwrap().contains(detail), "{body}");
     }
     assert_eq!(send(get("/v1/orders?status=placed&limit=1000")).await.0, StatusCode::OK);
 }

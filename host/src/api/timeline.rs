@@ -36,7 +36,7 @@ pub async fn show(
     let events = params.limit.unwrap_or(TIMELINE_EVENTS_DEFAULT);
     if !(1..=TIMELINE_EVENTS_MAX).contains(&events) {
         let detail = format!("must be 1 to {TIMELINE_EVENTS_MAX} events");
-        return Err(Error::InvalidParameter { field: "limit", detail });
+        return Err(Error::InvalidParameter { field: "limit".into(), detail });
     }
     let after = bounded("after", params.after)?;
     if reading(shared.api.journal.order(id)).await?.is_none() {
