@@ -24,7 +24,7 @@ use super::store::Store;
 use super::table::{Change, Span, Transaction, failed};
 use super::weight;
 use crate::backend::{
-    ConsumerReport, Consumers, Durable, Error, Forgotten, Inbox, Pause, Result, StatePage, StateQuery,
+    ConsumerReport, Consumers, Durable, Error, Forgotten, Held, Inbox, Pause, Result, StatePage, StateQuery,
 };
 use crate::clock::Timestamp;
 use crate::policy::{ConsumerName, Start};
@@ -39,6 +39,10 @@ pub const FOLLOW_EVERY: Duration = Duration::from_secs(1);
 const COUNTED_MAX: usize = 2_000;
 /// Exceptions that are counted with what waits behind them.
 const EXCEPTIONS_MAX: usize = 1_000;
+/// Consumers, and lanes of one, that are looked at at the same time.
+const AT_ONCE: usize = 16;
+/// For how long what is pending of one consumer is counted: whoever asks for all of them waits little longer.
+const COUNTING_TIME_MAX: Duration = Duration::from_secs(3);
 
 /// Writes down what a consumer hears, and narrows what SNS sends it.
 pub async fn hear(store: &Store, inbox: &AwsInbox, epochs: Vec<Epoch>) {
@@ -196,23 +200,9 @@ impl Consumers for Aws {
         self.store.count_done().await;
         let held = super::upkeep::held(&self.store).await?;
         let mut reports = Vec::new();
-        for known in self.store.known().await? {
-            let dead = self.store.table.count(&format!("d#{}", known.name), u64::MAX).await?;
-            let pending = self.pending(&known).await?;
-            let backfill = self.store.backfill(&known).await?;
-            let Known { name, paused, done, total, .. } = known;
-            let state_bytes = total.map_or(0, |total| u64::try_from(total.bytes).unwrap_or_default());
-            let held = held.clone().filter(|held| held.by == name);
-            reports.push(ConsumerReport {
-                name,
-                pending: pending.max(dead),
-                dead,
-                done,
-                state_bytes,
-                paused,
-                held,
-                backfill,
-            });
+        for known in self.store.known().await?.chunks(AT_ONCE) {
+            let told = known.iter().map(|known| self.report(known, held.as_ref()));
+            reports.extend(futures::future::try_join_all(told).await?);
         }
         Ok(reports)
     }
@@ -313,22 +303,35 @@ impl Aws {
         Ok(())
     }
 
+    async fn report(&self, known: &Known, held: Option<&Held>) -> Result<ConsumerReport> {
+        let dead = self.store.table.count(&format!("d#{}", known.name), u64::MAX).await?;
+        let pending = match tokio::time::timeout(COUNTING_TIME_MAX, self.pending(known)).await {
+            Ok(pending) => pending?,
+            // Nobody may take it for idle.
+            Err(_elapsed) => self.waiting(known).await?.max(1),
+        };
+        Ok(ConsumerReport {
+            name: known.name.clone(),
+            pending: pending.max(dead),
+            dead,
+            done: known.done,
+            state_bytes: known.total.as_ref().map_or(0, |total| u64::try_from(total.bytes).unwrap_or_default()),
+            paused: known.paused.clone(),
+            held: held.filter(|held| held.by == known.name).cloned(),
+            backfill: self.store.backfill(known).await?,
+        })
+    }
+
     /// How many events match and are not done: exactly, up to [`COUNTED_MAX`] behind what is known to be done. Beyond that,
     /// what the queue holds, whether it matches or not.
     async fn pending(&self, known: &Known) -> Result<u64> {
         let mut pending = 0;
         let mut parked = HashSet::new();
         let history = self.store.history(known).await?;
-        for (lane, place) in self.exceptions(known).await? {
-            let first = if history.is_any() { 0 } else { place.seq };
-            let behind = self.store.logged_after(&lane, first, usize::MAX).await?;
-            let counts = |logged: &&Logged| {
-                place.head.is_some_and(|head| head.seq == logged.seq)
-                    || history.waits_in(&place, logged)
-                    || (logged.seq > place.seq && self.store.wants(known, logged))
-            };
-            pending += u64::try_from(behind.iter().filter(counts).count()).unwrap_or(u64::MAX);
-            parked.insert(lane);
+        for some in self.exceptions(known).await?.chunks(AT_ONCE) {
+            let counted = some.iter().map(|(lane, place)| self.pending_in(lane, place, &history, known));
+            pending += futures::future::try_join_all(counted).await?.iter().sum::<u64>();
+            parked.extend(some.iter().map(|(lane, _)| lane.clone()));
         }
         let from = known.catch_up.after + 1;
         let young = self.store.log(from, super::journal::POSITION_MAX, false, COUNTED_MAX + 1).await?;
@@ -346,6 +349,24 @@ impl Aws {
             pending += u64::from(place.seq < logged.seq && !place.is_parked());
         }
         Ok(pending)
+    }
+
+    /// How many are pending in a lane that stands at an exception, or waits for its history.
+    async fn pending_in(
+        &self,
+        lane: &LaneKey,
+        place: &Place,
+        history: &super::backfills::History,
+        known: &Known,
+    ) -> Result<u64> {
+        let first = if history.is_any() { 0 } else { place.seq };
+        let behind = self.store.logged_after(lane, first, usize::MAX).await?;
+        let counts = |logged: &&Logged| {
+            place.head.is_some_and(|head| head.seq == logged.seq)
+                || history.waits_in(place, logged)
+                || (logged.seq > place.seq && self.store.wants(known, logged))
+        };
+        Ok(u64::try_from(behind.iter().filter(counts).count()).unwrap_or(u64::MAX))
     }
 
     /// What the queue holds.
