@@ -121,6 +121,33 @@ async fn an_order_tells_every_attempt_and_what_was_caused(home: Place) {
     assert_eq!(timeline(&backend, OrderId::generate()).await.len(), 0);
 }
 
+async fn pages_tell_together_what_all_of_it_tells(home: Place) {
+    let backend = home.open().await;
+    let alpha = inbox(&backend, "alpha").await;
+    let order = place(&backend).await;
+    let effects = Effects { order_changes: vec![(order.id, Change::Confirmed {})], ..Effects::default() };
+    accept(&alpha, lease(&alpha).await, by("1", effects)).await;
+    accept(&alpha, lease(&alpha).await, by("1", Effects::default())).await;
+    settled(&backend, "alpha").await;
+    drop(alpha);
+
+    // Nobody is there to say what the consumer hears.
+    let backend = home.reopen(backend).await;
+    let whole = timeline(&backend, order.id).await;
+    assert!(told(&whole).contains(&"alpha: done at 1 by 1".to_owned()), "{:#?}", told(&whole));
+    let (mut pages, mut after) = (Vec::new(), None);
+    loop {
+        let page = backend.timelines.timeline(order.id, after, 1).await.unwrap();
+        pages.extend(page.items);
+        after = page.next;
+        if after.is_none() {
+            break;
+        }
+    }
+    let times = |moments: &[Moment]| moments.iter().map(|moment| moment.what.time()).collect::<Vec<_>>();
+    assert_eq!((told(&pages), times(&pages)), (told(&whole), times(&whole)));
+}
+
 async fn a_thousand_successes_in_a_row_are_a_handful_of_rows(home: Place) {
     const ORDERS: usize = 1_000;
     let mut backend = home.open().await;
@@ -247,6 +274,7 @@ async fn what_a_candidate_did_stands_apart_and_breaks_no_run(home: Place) {
 }
 
 claims! {
+    pages_tell_together_what_all_of_it_tells on [embedded, aws],
     an_order_tells_every_attempt_and_what_was_caused on [embedded, aws],
     a_thousand_successes_in_a_row_are_a_handful_of_rows on [embedded] because "it counts rows of the file",
     what_a_candidate_did_stands_apart_and_breaks_no_run on [embedded] because "only the file tells runs",

@@ -18,6 +18,9 @@ use crate::event::{Body, Event};
 use crate::order::OrderId;
 use crate::policy::ConsumerName;
 
+/// Events beyond a page that are looked at for what those of the page caused: it comes soon after its cause.
+const BEYOND: usize = 16;
+
 #[async_trait]
 impl Timelines for Embedded {
     async fn timeline(&self, order: OrderId, after: Option<String>, events: usize) -> Result<Page<Moment>> {
@@ -30,12 +33,12 @@ impl Timelines for Embedded {
                     let (_, heard) = heard.iter().find(|(consumer, _)| consumer == name)?;
                     heard.as_ref().map(|heard| heard.want(event))
                 };
-                let page =
-                    rows::page(events_of(disk, order, after, events)?, events, |(event, _)| event.position.to_string());
+                let family = events_of(disk, order, after, events.saturating_add(BEYOND))?;
+                let page = rows::page(family.clone(), events, |(event, _)| event.position.to_string());
                 let consumers = consumers(disk.connection()?)?;
                 let mut sight = Sight { disk, consumers, moments: Vec::new() };
                 for (event, by) in &page.items {
-                    sight.look(event, *by, &page.items, wants)?;
+                    sight.look(event, *by, &family, wants)?;
                 }
                 let mut moments = sight.moments;
                 moments.sort_by_key(|moment| moment.what.time());
