@@ -48,7 +48,9 @@ impl Client {
     pub fn new(url: &str) -> Result<Self, Failure> {
         let base = url.trim_end_matches('/').to_owned();
         let legal = base.parse::<Uri>().is_ok_and(|uri| {
-            matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some_and(|host| !host.is_empty())
+            matches!(uri.scheme_str(), Some("http" | "https"))
+                && uri.host().is_some_and(|host| !host.is_empty())
+                && !base.contains(['?', '#'])
         });
         if !legal {
             return Err(Failure::Usage(format!("--url: {url:?} is not a URL such as http://127.0.0.1:8080")));
@@ -235,7 +237,7 @@ mod tests {
 
     #[test]
     fn what_is_no_url_is_wrong_usage() {
-        for url in ["", "127.0.0.1:8080", "ftp://x", "http://"] {
+        for url in ["", "127.0.0.1:8080", "ftp://x", "http://", "http://x?a=1", "http://x#a"] {
             assert!(matches!(Client::new(url), Err(Failure::Usage(_))), "{url:?}");
         }
     }

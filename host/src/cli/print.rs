@@ -162,12 +162,17 @@ pub fn items<'v>(value: &'v Value, path: &str) -> &'v [Value] {
     value.pointer(path).and_then(Value::as_array).map_or(&[], Vec::as_slice)
 }
 
-/// `text` with line breaks and other control characters escaped.
+/// Letters that are not shown but turn the direction of those around them: what stands beside them would be shown as part of them.
+fn turns_direction(letter: char) -> bool {
+    matches!(letter, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// `text` with control characters other than line breaks escaped.
 #[must_use]
 pub fn visible(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for letter in text.chars() {
-        if letter.is_control() && letter != '\n' {
+        if letter.is_control() && letter != '\n' || turns_direction(letter) {
             shown.extend(letter.escape_default());
         } else {
             shown.push(letter);
@@ -231,6 +236,7 @@ mod tests {
         let rows = [["\u{1b}[2J\u{7}title\n".to_owned(), "1".to_owned()]];
         let shown = table(["sku", "quantity"], rows);
         assert!(!shown.contains('\u{1b}') && shown.contains("\\u{1b}[2J"), "{shown}");
+        assert_eq!(visible("C\u{202e}1\n"), "C\\u{202e}1\n");
     }
 
     #[test]
