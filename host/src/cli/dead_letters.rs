@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::client::{Client, Payload, escaped};
 use super::import::read_input;
-use super::print::{Output, field, items, set, table, text, visible};
+use super::print::{Output, field, items, set, text, visible, whole_table};
 use super::{Failure, print};
 use crate::policy::Rate;
 
@@ -174,8 +174,21 @@ impl Which {
         }
         bar.finish_and_clear();
         let what = if count == 1 { "dead letter" } else { "dead letters" };
-        output.show(&json!({ "count": count }), |_| format!("{done}: {count} {what}"));
+        output.show(&json!({ "count": count }), |_| {
+            let hint = if count == 0 { self.hint() } else { String::new() };
+            format!("{done}: {count} {what}{hint}")
+        });
         Ok(())
+    }
+
+    /// Why there may be none.
+    fn hint(&self) -> String {
+        let list = format!("`fanfare dead-letters list {}` tells those that there are", self.consumer);
+        match (&self.event, &self.cause) {
+            (Some(event), _) => format!("; event {event} is none, {list}"),
+            (_, Some(_)) => format!("; none died of this, {list}"),
+            (None, None) => String::new(),
+        }
     }
 
     /// For people who watch, how many there are in all.
@@ -222,7 +235,8 @@ fn overview(page: &Value) -> String {
     if causes.is_empty() {
         return listed;
     }
-    let causes = table(["count", "outcome", "first", "last", "cause"], causes.iter().map(cause));
+    // Whole: a cause is what `retry --cause` takes.
+    let causes = whole_table(["count", "outcome", "first", "last", "cause"], causes.iter().map(cause));
     format!("{causes}\n\n{listed}")
 }
 

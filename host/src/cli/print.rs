@@ -88,9 +88,23 @@ pub fn line(text: &str) {
     let _ = writeln!(io::stdout(), "{text}");
 }
 
-/// A table of rows, with columns of numbers to the right.
+/// A table of rows, with columns of numbers to the right. Long texts are cut.
 #[must_use]
 pub fn table<const N: usize>(columns: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> String {
+    table_of(columns, rows, CELL_CHARS_MAX)
+}
+
+/// A [`table`] of texts that people hand in again: none is cut.
+#[must_use]
+pub fn whole_table<const N: usize>(columns: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> String {
+    table_of(columns, rows, usize::MAX)
+}
+
+fn table_of<const N: usize>(
+    columns: [&str; N],
+    rows: impl IntoIterator<Item = [String; N]>,
+    chars_max: usize,
+) -> String {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING);
     let mut numeric = [true; N];
@@ -106,7 +120,7 @@ pub fn table<const N: usize>(columns: [&str; N], rows: impl IntoIterator<Item = 
     };
     table.set_header(columns.map(str::to_uppercase).into_iter().zip(numeric).map(cell));
     for row in rows {
-        table.add_row(row.map(|text| short(&visible(&text))).into_iter().zip(numeric).map(cell));
+        table.add_row(row.map(|text| short(&visible(&text), chars_max)).into_iter().zip(numeric).map(cell));
     }
     table.lines().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>().join("\n")
 }
@@ -219,9 +233,9 @@ fn minor_digits(currency: &str) -> u32 {
     }
 }
 
-fn short(text: &str) -> String {
+fn short(text: &str, chars_max: usize) -> String {
     let one_line = text.replace('\n', "\\n");
-    match one_line.char_indices().nth(CELL_CHARS_MAX) {
+    match one_line.char_indices().nth(chars_max) {
         Some((end, _)) => format!("{}…", one_line.get(..end).unwrap_or_default()),
         None => one_line,
     }
@@ -247,6 +261,13 @@ mod tests {
          a        5
          b    1,200
         ");
+    }
+
+    #[test]
+    fn what_is_handed_in_again_is_not_cut() {
+        let cause = "x".repeat(CELL_CHARS_MAX + 1);
+        assert!(table(["cause"], [[cause.clone()]]).ends_with('…'));
+        assert!(whole_table(["cause"], [[cause.clone()]]).ends_with(&cause));
     }
 
     #[test]
