@@ -149,6 +149,24 @@ fn a_store_whose_file_is_moved_away_takes_no_order_until_it_is_back() {
     let client = host.client();
     client.wait_until_idle();
     assert_eq!(client.orders().len(), taken.len());
+
+    // With the whole folder gone, the host has the only copy, and gives it.
+    fs::remove_dir_all(host.data()).expect("removed");
+    eventually("orders are refused", || match client.place(&order(&[("TEA", 1)])).status.as_u16() {
+        503 => Ok(()),
+        status => Err(format!("{status}")),
+    });
+    let (copy, restored) = (host.folder().join("last.sqlite"), host.folder().join("restored"));
+    let _ = program::finish(program::fanfare().args(["backup", "--url", client.base()]).arg(&copy)).succeeded();
+    host.kill();
+    let restore = program::finish(program::fanfare().arg("restore").arg(&copy).arg("--data-dir").arg(&restored));
+    let _ = restore.succeeded();
+    host.keep_data_in(restored);
+    host.start();
+    host.client().wait_until_idle();
+    for id in &taken {
+        assert_eq!(host.client().order(id)["status"], "rejected");
+    }
 }
 
 #[test]

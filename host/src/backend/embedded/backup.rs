@@ -47,6 +47,8 @@ pub async fn backup(embedded: &Embedded, told: watch::Sender<Copied>) -> Result<
     let _only =
         embedded.backing_up.try_lock().map_err(|_| Error::Unavailable("another backup is being made".into()))?;
     let directory = &embedded.directory;
+    // Where somebody deleted all of it, this process has the only copy.
+    fs::create_dir_all(directory).map_err(|error| Error::Failed(error.to_string().into()))?;
     let snapshot = Snapshot::at(directory.join(format!("{PREFIX}{}.tmp", uuid::Uuid::now_v7())));
     let progress = Arc::new(Progress::default());
     let (done, mut finished) = oneshot::channel();
