@@ -36,6 +36,7 @@ use crate::policy::ConsumerName;
 use crate::sandbox::{self, Compiler, Sandbox};
 use crate::sender::Sender;
 use crate::telemetry::meters;
+use crate::threads;
 
 /// Where compiled plugins are kept, in the data directory.
 const COMPILED_DIR: &str = "compiled";
@@ -233,6 +234,8 @@ impl Runtimes {
     /// # Errors
     /// Where the system gives no more threads.
     pub fn start() -> Result<Self> {
+        // All threads of the host are started by this one, or by one that is.
+        threads::in_short_slices();
         let runtime = |name| runtime::Builder::new_multi_thread().thread_name(name).enable_all().build();
         Ok(Self { http: runtime("http")?, deliveries: runtime("deliveries")? })
     }

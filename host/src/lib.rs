@@ -18,6 +18,7 @@ pub mod backend;
 pub mod config;
 pub mod fault;
 pub mod telemetry;
+pub mod threads;
 
 // What handles a delivery.
 pub mod capability;
