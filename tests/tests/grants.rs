@@ -18,10 +18,9 @@ fn a_plugin_without_its_grants_waits_and_says_what_to_add() {
     let id = client.placed(&order(&[("TEA", 1)]));
     assert_eq!(client.order(&id)["status"], "placed");
 
-    // What the reason said, saved, is enough.
+    // What the reason said, saved, is enough, and the order waited for it.
     host.consumers.set_policy("bare", &guests::side_file("bare").expect("bare.toml"));
     client.wait_for_consumer("bare", |consumer| consumer["state"] == "running");
-    let id = client.placed(&order(&[("TEA", 1)]));
     client.wait_for_status(&id, "confirmed");
 }
 

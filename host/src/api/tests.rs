@@ -99,6 +99,10 @@ impl Consumers for Full {
         full()
     }
 
+    async fn introduce(&self, _: &ConsumerName, _: Start) -> Result<()> {
+        full()
+    }
+
     async fn known(&self) -> Result<Vec<ConsumerReport>> {
         Ok(Vec::new())
     }

@@ -15,6 +15,10 @@ pub trait Consumers: Send + Sync {
     /// The consumer's inbox. A name never seen before begins at `start`; a known one goes on where it stood.
     async fn attach(&self, name: &ConsumerName, start: Start) -> Result<Arc<dyn Inbox>>;
 
+    /// Knows the consumer from here on, as [`Consumers::attach`] would: its events wait for it, from `start` on. Nothing where
+    /// it is known already.
+    async fn introduce(&self, name: &ConsumerName, start: Start) -> Result<()>;
+
     /// Every known consumer, by name. "Nothing is pending" is said after a look during which nothing was committed;
     /// only where commits never cease, several looks must do.
     async fn known(&self) -> Result<Vec<ConsumerReport>>;

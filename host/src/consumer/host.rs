@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::runtime::{Candidate, Live, LoadError, Loader, Runtime, Shadow};
 use crate::backend::{self, Consumers};
 use crate::delivery::{self, Engine, Worker};
-use crate::policy::{ConsumerName, Policy};
+use crate::policy::{ConsumerName, Policy, Start};
 use crate::sandbox::{self, Description, Plugin, Sandbox, Usage, Version};
 use crate::version::Binary;
 
@@ -64,6 +64,10 @@ impl Runtime for Host {
     async fn start(&self, name: &ConsumerName, live: Live<Version>) -> backend::Result<Worker> {
         let inbox = self.consumers.attach(name, live.policy.start).await?;
         Ok(self.engine.start(name.clone(), inbox, live.into()))
+    }
+
+    async fn introduce(&self, name: &ConsumerName, start: Start) -> backend::Result<()> {
+        self.consumers.introduce(name, start).await
     }
 
     fn swap(&self, worker: &Worker, live: Live<Version>) {

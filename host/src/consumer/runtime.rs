@@ -8,7 +8,7 @@ use crate::backend;
 use crate::delivery::shadow::Ledger;
 use crate::delivery::trial::Trial;
 use crate::event::Subscriptions;
-use crate::policy::{ConsumerName, Policy};
+use crate::policy::{ConsumerName, Policy, Start};
 use crate::sandbox::{Description, Usage};
 use crate::version::Binary;
 
@@ -84,6 +84,9 @@ pub trait Runtime: Loader {
         name: &ConsumerName,
         live: Live<Self::Version>,
     ) -> impl Future<Output = backend::Result<Self::Worker>> + Send;
+
+    /// Has the store keep events from `start` on for a consumer that it never saw, until it starts.
+    fn introduce(&self, name: &ConsumerName, start: Start) -> impl Future<Output = backend::Result<()>> + Send;
 
     /// Deliveries started afterwards meet `live`; those already running finish on what they have.
     fn swap(&self, worker: &Self::Worker, live: Live<Self::Version>);

@@ -196,8 +196,18 @@ impl<R: Runtime> Slot<R> {
             Err(refused) => refused,
         };
         self.note_refused(&newest.file, &refused, before, policy, shared).await;
+        let waits = matches!(refused, Refused::Ungranted(_));
         refusals.note(Err(refused));
+        if waits {
+            refusals.note(self.introduce(policy, shared).await);
+        }
         refusals.note(self.fall_back(before, policy, shared).await);
+    }
+
+    /// Events wait for a consumer that waits for its grant, though it never ran.
+    async fn introduce(&self, policy: &Policy, shared: &Shared<R>) -> Result<(), Refused> {
+        let introduced = shared.runtime.introduce(&self.name, policy.start).await;
+        introduced.map_err(|error| Refused::Unavailable(error.to_string()))
     }
 
     /// Whether the file was there while other hosts decided.

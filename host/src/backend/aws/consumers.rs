@@ -179,7 +179,7 @@ impl Consumers for Aws {
         let hears = known.as_ref().and_then(Known::last_heard);
         let queue = resources::ensure_consumer(clients, settings, shared, name, hears).await.map_err(unready)?;
         if known.is_none() {
-            self.introduce(name, start).await?;
+            self.begin(name, start).await?;
         }
         // Until the inbox is there, nobody says that this host does not have the consumer.
         let _aside = self.store.aside.lock().await;
@@ -194,6 +194,13 @@ impl Consumers for Aws {
         let inbox = AwsInbox::start(&self.store, known, asked, fills, queue);
         self.store.inboxes.lock().insert(name.clone(), Arc::clone(&inbox));
         Ok(inbox)
+    }
+
+    async fn introduce(&self, name: &ConsumerName, start: Start) -> Result<()> {
+        match self.store.known_as(name).await? {
+            Some(_) => Ok(()),
+            None => self.begin(name, start).await,
+        }
     }
 
     async fn known(&self) -> Result<Vec<ConsumerReport>> {
@@ -283,7 +290,7 @@ impl Consumers for Aws {
 
 impl Aws {
     /// A consumer that was never seen before; another host may be introducing it, too.
-    async fn introduce(&self, name: &ConsumerName, start: Start) -> Result<()> {
+    async fn begin(&self, name: &ConsumerName, start: Start) -> Result<()> {
         let now = Timestamp::now();
         let start = match start {
             Start::Beginning => 0,

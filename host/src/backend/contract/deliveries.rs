@@ -13,7 +13,7 @@ use crate::backend::{
 use crate::clock::Timestamp;
 use crate::effects::{Adjustment, Effects, Message, Reads, Record};
 use crate::order::{Change, Status};
-use crate::policy::OnDead;
+use crate::policy::{OnDead, Start};
 
 fn adjust(key: &str, by: i64, floor: Option<i64>) -> Effects {
     Effects { adjustments: vec![Adjustment { key: key.into(), by, floor }], ..Effects::default() }
@@ -316,7 +316,7 @@ pub async fn acknowledgements_out_of_order_survive_a_restart(home: Place) {
 async fn a_new_consumer_starts_where_it_was_told(home: Place) {
     let backend = home.open().await;
     let old = place(&backend).await;
-    let now = backend.consumers.attach(&name("now"), crate::policy::Start::Now).await.unwrap();
+    let now = backend.consumers.attach(&name("now"), Start::Now).await.unwrap();
     now.configure(policy());
     let all = inbox(&backend, "all").await;
     let new = place(&backend).await;
@@ -324,6 +324,27 @@ async fn a_new_consumer_starts_where_it_was_told(home: Place) {
     let heard = leases(&all).await.map(|delivery| delivery.event.order_id());
     assert_eq!(heard, [Some(old.id), Some(new.id)]);
     nothing_comes(&home, &backend, &now, "it began after the first").await;
+}
+
+async fn events_wait_for_a_consumer_that_was_introduced(home: Place) {
+    let backend = home.open().await;
+    place(&backend).await;
+    let late = name("late");
+    backend.consumers.introduce(&late, Start::Now).await.unwrap();
+    let known = backend.consumers.known().await.unwrap();
+    assert_eq!(known.iter().map(|report| report.name.as_str()).collect::<Vec<_>>(), ["late"]);
+    let mut waiting = vec![place(&backend).await.id];
+    let backend = home.reopen(backend).await;
+    backend.consumers.introduce(&late, Start::Now).await.unwrap();
+    waiting.push(place(&backend).await.id);
+    let inbox = backend.consumers.attach(&late, Start::Now).await.unwrap();
+    inbox.configure(policy());
+    for order in waiting {
+        let delivery = lease(&inbox).await;
+        assert_eq!(delivery.event.order_id(), Some(order));
+        accept(&inbox, delivery, done(Effects::default())).await;
+    }
+    nothing_comes(&home, &backend, &inbox, "the first order was before it").await;
 }
 
 async fn concurrency_and_subscriptions_are_kept(home: Place) {
@@ -369,6 +390,7 @@ claims! {
     a_dead_letter_parks_its_lane_until_it_is_retried on [embedded, aws, standard],
     a_consumer_that_skips_goes_on_and_keeps_its_dead_letters on [embedded, aws, standard],
     acknowledgements_out_of_order_survive_a_restart on [embedded, aws, standard],
+    events_wait_for_a_consumer_that_was_introduced on [embedded, aws, standard],
     a_new_consumer_starts_where_it_was_told on [embedded, aws, standard],
     concurrency_and_subscriptions_are_kept on [embedded, aws, standard],
 }

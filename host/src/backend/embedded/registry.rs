@@ -28,10 +28,7 @@ impl Consumers for Embedded {
         if let Some(inbox) = self.store.inboxes.lock().get(name) {
             return Ok(Arc::clone(inbox) as _);
         }
-        let number = {
-            let name = name.clone();
-            self.task(move |writer| find_or_add(writer, &name, start)).await?.into_inner()
-        };
+        let number = self.number(name, start).await?;
         let (store, owned) = (Arc::clone(&self.store), name.clone());
         let inbox = self.store.read(move |disk| EmbeddedInbox::open(store, owned, number, disk)).await?;
         // Of two that attach at once, the first stays: a consumer has one desk.
@@ -41,6 +38,10 @@ impl Consumers for Embedded {
         inbox.look_at_pause()?;
         inbox.begin_fill().and_then(|()| inbox.begin_rebuild()).map_err(|error| failed(&error))?;
         Ok(inbox as _)
+    }
+
+    async fn introduce(&self, name: &ConsumerName, start: Start) -> Result<()> {
+        self.number(name, start).await.map(drop)
     }
 
     async fn known(&self) -> Result<Vec<ConsumerReport>> {
@@ -70,6 +71,12 @@ impl Consumers for Embedded {
 }
 
 impl Embedded {
+    /// Of a consumer that is known from here on.
+    async fn number(&self, name: &ConsumerName, start: Start) -> Result<ConsumerNumber> {
+        let name = name.clone();
+        Ok(self.task(move |writer| find_or_add(writer, &name, start)).await?.into_inner())
+    }
+
     /// Looks at one consumer after another.
     async fn look(&self) -> Result<Vec<ConsumerReport>> {
         let (stored, mut backfills) = self.store.read(|disk| Ok((known(disk)?, backfills::reports(disk)?))).await?;

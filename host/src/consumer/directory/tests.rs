@@ -147,6 +147,7 @@ async fn a_missing_grant_keeps_a_consumer_out_until_the_side_file_has_it() {
     world.put("a.toml", "[grant]\nchange_order = true");
     world.until("a runs", || world.running("a", "1.0.0")).await;
     assert_eq!(world.loads_all(), 1, "another side file needs no second compile");
+    assert_eq!(world.log(), ["introduce a Now", "start a 1.0.0"], "events waited for it");
     world.close().await;
 }
 

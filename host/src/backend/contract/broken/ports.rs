@@ -87,6 +87,10 @@ impl Consumers for BrokenConsumers {
         Ok(Arc::new(BrokenInbox { real, fault, again, seen, parts }))
     }
 
+    async fn introduce(&self, name: &ConsumerName, start: Start) -> Result<()> {
+        self.real.introduce(name, start).await
+    }
+
     async fn known(&self) -> Result<Vec<ConsumerReport>> {
         self.real.known().await
     }

@@ -24,7 +24,7 @@ use crate::consumer::watch::Renamed;
 use crate::delivery::trial::Trial;
 use crate::event::Subscription;
 use crate::event::filter::Filter;
-use crate::policy::{ConsumerName, Policy};
+use crate::policy::{ConsumerName, Policy, Start};
 use crate::sandbox::{Description, Need};
 use crate::version::{Binary, Hash};
 
@@ -378,6 +378,11 @@ impl Runtime for Handle {
         note_candidate(&self.0, &name, candidate.as_ref());
         workers.insert(worker, Worker { name, version, policy, candidate, shadow });
         Ok(worker)
+    }
+
+    async fn introduce(&self, name: &ConsumerName, start: Start) -> backend::Result<()> {
+        self.0.log.lock().push(format!("introduce {name} {start:?}"));
+        Ok(())
     }
 
     fn swap(&self, worker: &u32, live: Live<String>) {
