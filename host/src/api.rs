@@ -18,7 +18,7 @@ use futures::future::BoxFuture;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use crate::backend::{Backfills, Consumers, DeadLetters, Fleet, Intake, Journal, Timelines, Upkeep, Versions};
+use crate::backend::{Backfills, Consumers, DeadLetters, Fleet, Intake, Journal, Layouts, Timelines, Upkeep, Versions};
 use crate::consumer::status::Catalogue;
 use crate::consumer::steer::Steering;
 use crate::telemetry::meters;
@@ -61,6 +61,7 @@ pub struct Api {
     pub upkeep: Arc<dyn Upkeep>,
     pub backfills: Arc<dyn Backfills>,
     pub versions: Arc<dyn Versions>,
+    pub layouts: Arc<dyn Layouts>,
     pub fleet: Arc<dyn Fleet>,
     pub catalogue: Arc<dyn Catalogue>,
     pub steering: Arc<dyn Steering>,

@@ -182,12 +182,13 @@ pub async fn directory(
         compiler: Compiler::this_program(config.compile)?,
         ..sandbox::Settings::default()
     })?;
-    let host = Host { sandbox, consumers: Arc::clone(&backend.consumers), engine: Engine::new(deliveries.clone()) };
+    let (consumers, layouts) = (Arc::clone(&backend.consumers), Arc::clone(&backend.layouts));
+    let host = Host { sandbox, consumers, layouts: Arc::clone(&layouts), engine: Engine::new(deliveries.clone()) };
     let settings = consumer::Settings::new(config.consumers_dir.clone(), config.data_dir.join(VERSIONS_DIR));
     let settings = consumer::Settings { plugin_keys: config.plugin_keys.clone(), only, ..settings };
     // Guests describe themselves while the directory is opened: not on the threads that answer HTTP.
     let (versions, fleet) = (Arc::clone(&backend.versions), Arc::clone(&backend.fleet));
-    Ok(deliveries.spawn(Directory::open(settings, host, versions, fleet)).await??)
+    Ok(deliveries.spawn(Directory::open(settings, host, versions, layouts, fleet)).await??)
 }
 
 /// The API of a host on this store, with these consumers.
@@ -207,6 +208,7 @@ pub fn api(hosts: Hosts, backend: &Backend, catalogue: Arc<dyn Catalogue>, steer
         upkeep: Arc::clone(&backend.upkeep),
         backfills: Arc::clone(&backend.backfills),
         versions: Arc::clone(&backend.versions),
+        layouts: Arc::clone(&backend.layouts),
         fleet: Arc::clone(&backend.fleet),
         catalogue,
         steering,

@@ -21,6 +21,7 @@ mod fleet;
 mod inbox;
 mod intake;
 mod journal;
+mod layouts;
 mod outgoing;
 mod pace;
 mod past;
@@ -41,6 +42,7 @@ pub use self::fleet::*;
 pub use self::inbox::*;
 pub use self::intake::*;
 pub use self::journal::*;
+pub use self::layouts::*;
 pub use self::outgoing::*;
 pub use self::past::*;
 pub use self::timeline::*;
@@ -121,5 +123,6 @@ pub struct Backend {
     pub lifecycle: Arc<dyn Lifecycle>,
     pub upkeep: Arc<dyn Upkeep>,
     pub versions: Arc<dyn Versions>,
+    pub layouts: Arc<dyn Layouts>,
     pub fleet: Arc<dyn Fleet>,
 }

@@ -27,12 +27,13 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
-use crate::backend::{AttemptBy, Delivery, Excess, Finished, Inbox, InboxPolicy, Ran, Settlement, View};
+use crate::backend::{AttemptBy, BackPolicy, Delivery, Excess, Finished, Inbox, InboxPolicy, Ran, Settlement, View};
 use crate::event::{Event, Subscriptions};
 use crate::fault::{self, Point};
 use crate::policy::{ConsumerName, Policy};
 use crate::sandbox::{Handled, Outcome, Version};
 use crate::telemetry::meters::ConsumerMeters;
+use crate::version::Hash;
 use shadow::{Outcomes, Shadow};
 use trial::Trial;
 
@@ -52,8 +53,11 @@ pub struct Live {
     pub version: Arc<Version>,
     pub policy: Arc<Policy>,
     pub subscriptions: Subscriptions,
+    /// How the version lays its state out.
+    pub layout: u32,
     pub candidate: Option<Candidate>,
     pub shadow: Option<Shadow>,
+    pub back: Option<Back>,
 }
 
 /// A version that is tried on a share of the orders, under the same policy.
@@ -62,6 +66,14 @@ pub struct Candidate {
     pub version: Arc<Version>,
     pub subscriptions: Subscriptions,
     pub trial: Arc<Trial>,
+}
+
+/// The version that a way back leads to: it handles what that one delivers, under the same policy.
+#[derive(Clone)]
+pub struct Back {
+    pub version: Arc<Version>,
+    pub hash: Hash,
+    pub subscriptions: Subscriptions,
 }
 
 impl Live {
@@ -73,7 +85,8 @@ impl Live {
     }
 
     fn versions(&self) -> impl Iterator<Item = &Arc<Version>> {
-        std::iter::once(&self.version).chain(self.candidate.iter().map(|candidate| &candidate.version))
+        let candidate = self.candidate.iter().map(|candidate| &candidate.version);
+        std::iter::once(&self.version).chain(candidate).chain(self.back.iter().map(|back| &back.version))
     }
 
     /// What the consumer hears, by whichever version.
@@ -81,6 +94,14 @@ impl Live {
         match &self.candidate {
             Some(Candidate { subscriptions, trial, .. }) => self.subscriptions.with(trial.share(), subscriptions),
             None => self.subscriptions.clone(),
+        }
+    }
+
+    /// Which version, but for a candidate, handles it.
+    fn version_for(&self, delivery: &Delivery) -> Option<&Arc<Version>> {
+        match delivery.by {
+            AttemptBy::Returning => self.back.as_ref().map(|back| &back.version),
+            AttemptBy::Live | AttemptBy::Candidate | AttemptBy::LiveAfter(_) => Some(&self.version),
         }
     }
 
@@ -166,6 +187,11 @@ fn inbox_policy(live: &Live) -> InboxPolicy {
         rate: live.policy.rate,
         on_dead: live.policy.on_dead,
         state_bytes_max: live.policy.limits.state_bytes,
+        layout: Some(live.layout),
+        back: live
+            .back
+            .as_ref()
+            .map(|back| BackPolicy { version: back.hash, subscriptions: back.subscriptions.clone() }),
     }
 }
 
@@ -219,13 +245,15 @@ async fn handle(shared: &Shared, delivery: Delivery) {
         _ => Some(delivery),
     };
     let Some(mut delivery) = failed else { return };
+    // A way back that ended meanwhile has no version any more, and nothing comes of its deliveries.
+    let Some(version) = live.version_for(&delivery) else { return release(shared, delivery).await };
     for _ in 0..CONFLICTS_MAX {
         let after_candidate = matches!(delivery.by, AttemptBy::LiveAfter(_));
         let view = shared.inbox.view_for(&delivery);
         let shadow = live.shadow.as_ref().filter(|_| !delivery.is_of_rebuild());
         let watch = shadow.and_then(|shadow| Some((shadow, shadow.watch(Arc::clone(&view))?)));
         let view = watch.as_ref().map_or(view, |(_, watch)| watch.view());
-        let Some(handled) = attempt(shared, &live.version, &delivery, view).await else { break };
+        let Some(handled) = attempt(shared, version, &delivery, view).await else { break };
         let compared = match watch {
             Some((shadow, watch)) => {
                 let live = Outcomes::of(&handled.outcome, &handled.effects);
@@ -234,7 +262,7 @@ async fn handle(shared: &Shared, delivery: Delivery) {
             None => None,
         };
         let took = handled.duration;
-        match finish(shared, &live, delivery, handled).await {
+        match finish(shared, &live, version, delivery, handled).await {
             Ended::Settled { done } => {
                 if let Some((shadow, compared)) = compared {
                     shadow.ledger.note(compared);
@@ -248,7 +276,7 @@ async fn handle(shared: &Shared, delivery: Delivery) {
                 delivery = again;
                 tokio::task::yield_now().await;
             }
-            Ended::Superseded => return live.version.clear(),
+            Ended::Superseded => return version.clear(),
         }
     }
     release(shared, delivery).await;
@@ -280,15 +308,15 @@ enum Ended {
 
 /// Hands back what was handled, and keeps the instance if it was done. Where the consumer's state has no room for it, it
 /// is the fault of its guest, as any other limit that is used up.
-async fn finish(shared: &Shared, live: &Live, delivery: Delivery, handled: Handled) -> Ended {
+async fn finish(shared: &Shared, live: &Live, version: &Version, delivery: Delivery, handled: Handled) -> Ended {
     let Handled { outcome, reads, effects, calls, log, duration, instance } = handled;
     let settle = |delivery: &Delivery, outcome, effects, log| {
-        let ran = Ran { version: live.version.label(), duration, calls: calls.clone() };
+        let ran = Ran { version: version.label(), duration, calls: calls.clone() };
         let settlement = retry::settle(&live.policy.retry, delivery, outcome, effects, log, ran);
         let failed = settlement.cause().map(|cause| cause.kind);
         shared.meters.handled(failed, duration);
         if failed.is_some() {
-            live.version.charge(FAILED_ATTEMPT);
+            version.charge(FAILED_ATTEMPT);
         }
         settlement
     };
@@ -297,7 +325,7 @@ async fn finish(shared: &Shared, live: &Live, delivery: Delivery, handled: Handl
     match shared.inbox.finish(delivery, &reads, settlement).await {
         Finished::Accepted => {
             if let Some(instance) = instance {
-                live.version.keep(instance);
+                version.keep(instance);
             }
             Ended::Settled { done }
         }

@@ -94,6 +94,19 @@ points! {
     /// The new state is durable, and handlers do not know.
     RebuildHandedOver = "rebuild.handed-over",
 
+    /// A piece of a state that is to be kept is copied.
+    LayoutCopied = "layout.copied",
+    /// A state is kept, and its consumer's of another layout from now on, in a transaction that is open.
+    LayoutWritten = "layout.written",
+    /// That is durable, and no version of the new layout has handled anything.
+    LayoutDurable = "layout.durable",
+    /// A way back is durable, and its consumer's lanes do not know.
+    ReturnBegun = "return.begun",
+    /// The consumer has the state that was kept, and the history the version that runs on it, in a transaction that is open.
+    ReturnWritten = "return.written",
+    /// That is durable, and neither handlers nor the directory know.
+    ReturnDurable = "return.durable",
+
     /// A pause is durable, or that it is over, and the consumer's lanes do not know.
     PauseDurable = "pause.durable",
     /// A consumer's row is gone, in a transaction that is open.

@@ -77,6 +77,8 @@ pub struct Policy {
     pub on_dead: OnDead,
     /// Versions that are kept to go back to, the one that runs included.
     pub keep_versions: NonZeroU32,
+    /// What the state may weigh that is kept when a version with another layout takes it over; 0 keeps none.
+    pub keep_state_bytes: u64,
     /// Replaces the plugin's own subscriptions.
     pub subscribe: Option<Subscriptions>,
     pub grant: Grant,
@@ -101,6 +103,8 @@ impl Default for Policy {
             rate: None,
             on_dead: OnDead::Park,
             keep_versions: const { NonZeroU32::new(5).unwrap() },
+            // Of the default limit of a state, a quarter: a copy of that much is a matter of seconds.
+            keep_state_bytes: 256 << 20,
             subscribe: None,
             grant: Grant::default(),
             settings: BTreeMap::new(),

@@ -13,6 +13,7 @@ pub mod network;
 pub mod points;
 pub mod power;
 pub mod random;
+pub mod relaid;
 pub mod shops;
 
 use crate::TestHost;

@@ -5,7 +5,7 @@ use std::os::unix::process::ExitStatusExt;
 
 use fanfare_tests::crash::power::{Disk, Fsync};
 use fanfare_tests::crash::random::Run;
-use fanfare_tests::crash::{self, cloud, points};
+use fanfare_tests::crash::{self, cloud, points, relaid};
 use fanfare_tests::orders::order;
 use fanfare_tests::{TestHost, eventually, program};
 
@@ -16,6 +16,7 @@ const DELIVERING: [&str; 3] = ["delivery", "finish", "letters"];
 const REPLACING: [&str; 3] = ["compiled", "kept", "version"];
 const SENDING: [&str; 2] = ["message", "mail"];
 const RETELLING: [&str; 2] = ["backfill", "rebuild"];
+const RELAYING: [&str; 2] = ["layout", "return"];
 const TENDING: [&str; 3] = ["pause", "forget", "backup"];
 const AGEING: [&str; 1] = ["retention"];
 const RESTORING: [&str; 1] = ["restore"];
@@ -30,7 +31,7 @@ fn of(groups: &[&str]) -> Vec<String> {
 #[test]
 fn every_point_at_which_a_host_can_die_is_reached_by_a_test() {
     let groups = [&OPENING[..], &COMMITTING, &DELIVERING, &REPLACING, &SENDING, &RETELLING, &TENDING, &AGEING];
-    let reached = groups.into_iter().chain([&RESTORING[..], &AT_AWS]).flat_map(of);
+    let reached = groups.into_iter().chain([&RELAYING[..], &RESTORING, &AT_AWS]).flat_map(of);
     assert_eq!(reached.collect::<BTreeSet<_>>(), points::all().into_iter().collect());
 }
 
@@ -62,6 +63,11 @@ fn a_crash_at_any_step_of_sending() {
 #[test]
 fn a_crash_at_any_step_of_a_backfill_or_a_rebuild() {
     points::crash_at_each(&of(&RETELLING));
+}
+
+#[test]
+fn a_crash_while_a_state_is_kept_for_another_layout_or_gone_back_to() {
+    relaid::crash_at_each(&of(&RELAYING));
 }
 
 #[test]

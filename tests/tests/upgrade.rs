@@ -8,10 +8,11 @@ use fanfare_tests::{TestHost, program};
 use rusqlite::Connection;
 
 /// Stores of every format, as text; the last is today's.
-const FORMATS: [&str; 3] = [
+const FORMATS: [&str; 4] = [
     include_str!("../../host/src/backend/embedded/schema/fixtures/1.sql"),
     include_str!("../../host/src/backend/embedded/schema/fixtures/2.sql"),
     include_str!("../../host/src/backend/embedded/schema/fixtures/3.sql"),
+    include_str!("../../host/src/backend/embedded/schema/fixtures/4.sql"),
 ];
 const KILLED: i32 = 9;
 

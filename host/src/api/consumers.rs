@@ -12,7 +12,9 @@ use serde::{Deserialize, Serialize};
 use super::problem::{Error, Result};
 use super::request::{Params, Segment, bounded, committing, reading};
 use super::{Shared, page};
-use crate::backend::{BackfillReport, ConsumerReport, Forgotten, Held, HostRuns, Pause, RunningVersion, StateQuery};
+use crate::backend::{
+    BackfillReport, ConsumerReport, Forgotten, Former, Held, HostRuns, Pause, RunningVersion, StateQuery,
+};
 use crate::consumer::status::{ConsumerStatus, State as ConsumerState};
 use crate::policy::ConsumerName;
 use crate::sandbox::{Amount, Usage};
@@ -42,6 +44,9 @@ struct ConsumerShown {
     /// Its limits, and the most that an event took of each; only where one consumer is shown.
     #[serde(skip_serializing_if = "Option::is_none")]
     limits: Option<Usage>,
+    /// Its state of the layout before, or why that is not kept; only where one consumer is shown.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    former_state: Option<Former>,
     #[serde(skip)]
     state_bytes: u64,
 }
@@ -58,6 +63,7 @@ impl ConsumerShown {
             backfill: None,
             hosts: Vec::new(),
             limits: None,
+            former_state: None,
             state_bytes: 0,
         }
     }
@@ -136,6 +142,7 @@ pub(super) async fn one(shared: &Shared, name: &ConsumerName) -> Result<Response
     let shown = consumers.find(|shown| shown.status.name == *name);
     let mut shown = shown.ok_or_else(|| Error::unknown_consumer(name))?;
     shown.limits(shared.api.catalogue.usage(name));
+    shown.former_state = reading(shared.api.layouts.former(name)).await?;
     page::json(&shown)
 }
 

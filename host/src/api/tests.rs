@@ -234,6 +234,7 @@ pub(super) fn full_store() -> Api {
         upkeep: store.clone(),
         backfills: store.clone(),
         versions: store.clone(),
+        layouts: Arc::new(NoneKept::because("it is full")),
         fleet: Arc::new(crate::backend::Alone),
         catalogue: store.clone(),
         steering: store,

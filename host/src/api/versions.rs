@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
+use axum::http::StatusCode;
 use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
@@ -98,11 +99,20 @@ pub async fn promote(
     take(&shared, &name, Step::Promote { reason }).await
 }
 
+/// As it stands after the step: 202 where its version comes once the state of that one is up to date.
+async fn shown(shared: &Shared, name: &ConsumerName) -> Result<Response> {
+    let mut shown = one(shared, name).await?;
+    if shared.api.catalogue.list().iter().any(|status| status.name == *name && status.way_back.is_some()) {
+        *shown.status_mut() = StatusCode::ACCEPTED;
+    }
+    Ok(shown)
+}
+
 async fn take(shared: &Shared, name: &ConsumerName, step: Step) -> Result<Response> {
     require_known(shared, name).await?;
     let taken = timeout(COMMIT_TIME_MAX, shared.api.steering.step(name, step)).await;
     match taken.map_err(|_elapsed| Error::CommitTooSlow)? {
-        Ok(()) => one(shared, name).await,
+        Ok(()) => shown(shared, name).await,
         Err(Refusal::UnknownVersion(why)) => Err(Error::UnknownVersion(why)),
         Err(Refusal::Impossible(why)) => Err(Error::StepRefused(why)),
         Err(Refusal::Store(error)) => Err(Error::Store(error)),

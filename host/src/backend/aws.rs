@@ -59,12 +59,14 @@ use self::invoked::Invoked;
 use self::publisher::Publisher;
 use self::seat::Seat;
 use self::store::Store;
-use super::{Backend, Error, Lifecycle, Result};
+use super::{Backend, Error, Lifecycle, NoneKept, Result};
 
 pub use self::settings::{Endpoints, NotAPrefix, Prefix, Settings, TopicKind};
 
 /// How long tasks may take to end.
 const END_MAX: Duration = Duration::from_secs(30);
+/// Why no state is kept when a version with another layout takes it over.
+const NONE_KEPT: &str = "at AWS none is: a copy would cost a read and a write of every item of it";
 
 /// Why the store cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -129,6 +131,7 @@ fn backend(store: Arc<Store>) -> Backend {
         upkeep: Arc::clone(&aws) as _,
         versions: Arc::clone(&aws) as _,
         fleet: Arc::clone(&aws) as _,
+        layouts: Arc::new(NoneKept::because(NONE_KEPT)),
         lifecycle: aws,
     }
 }

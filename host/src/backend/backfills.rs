@@ -10,6 +10,7 @@ use crate::clock::Timestamp;
 use crate::event::EventId;
 use crate::event::filter::Filter;
 use crate::policy::{ConsumerName, Rate};
+use crate::version::Hash;
 
 /// What a backfill runs at where nobody said: well below what a store does, so that it stays behind live traffic.
 pub const BACKFILL_RATE_DEFAULT: Rate = Rate { per_second: const { NonZeroU32::new(1_000).unwrap() } };
@@ -118,6 +119,9 @@ pub enum Steered {
 pub struct BackfillReport {
     pub state: BackfillState,
     pub rebuild: bool,
+    /// The version that it is the way back to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub back_to: Option<Hash>,
     pub from: Since,
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "as_json")]
     pub filter: Option<Filter>,

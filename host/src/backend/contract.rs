@@ -135,6 +135,8 @@ fn policy() -> InboxPolicy {
         rate: None,
         on_dead: OnDead::Park,
         state_bytes_max: 1 << 30,
+        layout: None,
+        back: None,
     }
 }
 

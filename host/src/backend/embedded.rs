@@ -33,6 +33,7 @@ mod intake;
 mod journal;
 mod kinds;
 mod lanes;
+mod layouts;
 #[cfg(test)]
 mod model;
 mod orders;
@@ -127,6 +128,7 @@ pub fn open(settings: &Settings) -> Result<Backend, OpenError> {
         fleet: Arc::new(Alone),
         upkeep: Arc::clone(&embedded) as _,
         versions: Arc::clone(&embedded) as _,
+        layouts: Arc::clone(&embedded) as _,
         lifecycle: embedded,
     })
 }
@@ -219,6 +221,8 @@ struct Store {
     inboxes: Mutex<BTreeMap<ConsumerName, Arc<EmbeddedInbox>>>,
     /// Rung when messages may be due.
     outgoing: tokio::sync::Notify,
+    /// Rung when a way back was handed over.
+    handed_over: Arc<tokio::sync::Notify>,
     failed: watch::Sender<Option<Arc<str>>>,
     /// Who keeps events that are old enough to go.
     held: Mutex<Option<Held>>,
@@ -238,6 +242,7 @@ impl Store {
             orders: Mutex::new(Orders::default()),
             inboxes: Mutex::new(BTreeMap::new()),
             outgoing: tokio::sync::Notify::new(),
+            handed_over: Arc::default(),
             failed: watch::Sender::new(None),
             held: Mutex::new(None),
             backup: Mutex::new(None),

@@ -13,6 +13,7 @@ use crate::effects::{Effects, Reads};
 use crate::event::{Event, Subscriptions};
 use crate::order::{Order, OrderId};
 use crate::policy::{OnDead, Rate};
+use crate::version::Hash;
 
 /// The deliveries of one consumer.
 ///
@@ -57,6 +58,17 @@ pub struct InboxPolicy {
     pub on_dead: OnDead,
     /// What all keys and values of the consumer may weigh.
     pub state_bytes_max: u64,
+    /// How the version that handles the deliveries lays its state out, if that is known: no delivery is leased on a state of
+    /// another layout.
+    pub layout: Option<u32>,
+    pub back: Option<BackPolicy>,
+}
+
+/// The version that a way back leads to: it handles what that one delivers.
+#[derive(Clone, Debug)]
+pub struct BackPolicy {
+    pub version: Hash,
+    pub subscriptions: Subscriptions,
 }
 
 /// One event for one consumer, leased. Hand it back through [`Inbox::finish`]; dropped, it is delivered again
@@ -72,7 +84,8 @@ pub struct Delivery {
     pub first_attempt_at: Timestamp,
     /// What a guest remembers of another generation must not reach it.
     pub generation: Generation,
-    /// Which of the consumer's versions this attempt is by: the live one, unless its holder says otherwise.
+    /// Which of the consumer's versions this attempt is by: the live one, or that of a way back, unless its holder says
+    /// otherwise.
     pub by: AttemptBy,
     /// The adapter's own mark.
     pub(in crate::backend) lease: Lease,
@@ -117,6 +130,8 @@ pub enum AttemptBy {
     Live,
     /// One that is tried on a share of the orders.
     Candidate,
+    /// The one that a way back leads to.
+    Returning,
     /// The live one, after the candidate failed; that is remembered, and is no attempt.
     LiveAfter(Box<FailedTry>),
 }

@@ -49,7 +49,7 @@ pub struct Backfill {
     pause: bool,
     #[arg(long, group = "what")]
     resume: bool,
-    /// End it where it is; what it delivered stays. Of a rebuild, nothing stays.
+    /// End it where it is; what it delivered stays. Of a rebuild, nothing stays; of a way back, what the kept state has by then.
     #[arg(long, group = "what")]
     cancel: bool,
 }
@@ -136,7 +136,11 @@ fn failed(failure: &Value) -> String {
 /// A report in a line.
 pub fn shown(report: &Value) -> String {
     let field = |name: &str| text(report, &format!("/{name}"));
-    let what = if report["rebuild"] == true { "rebuild " } else { "" };
+    let what = match report.get("back_to") {
+        Some(_) => format!("way back to {} ", field("back_to").chars().take(8).collect::<String>()),
+        None if report["rebuild"] == true => "rebuild ".to_owned(),
+        None => String::new(),
+    };
     let mut shown = format!(
         "{what}{}: {} of {} events delivered from {} at {}, effects: {}",
         field("state"),

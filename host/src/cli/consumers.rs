@@ -184,7 +184,13 @@ fn describe(consumer: &Value) -> String {
             shown.push(format!("{:<14} {}", name.replace('_', " "), visible(&value)));
         }
     }
-    for (name, told) in [("candidate", versions::candidate(consumer)), ("shadow", versions::shadow_of(consumer))] {
+    let told = [
+        ("candidate", versions::candidate(consumer)),
+        ("way back", versions::way_back(consumer)),
+        ("former state", versions::former_state(consumer)),
+        ("shadow", versions::shadow_of(consumer)),
+    ];
+    for (name, told) in told {
         shown.extend(told.map(|told| format!("{name:<14} {}", visible(&told))));
     }
     if let Some(backfill) = consumer.get("backfill") {

@@ -32,6 +32,12 @@ pub fn step(name: &str, step: &str, body: &Value, client: &Client, output: &Outp
     let consumer = client.post(&path, Payload::json(body.to_string().as_bytes()))?;
     output.show(&consumer, |consumer| {
         let [name, version] = ["/name", "/version"].map(|path| visible(&text(consumer, path)));
+        if let Some(way) = way_back(consumer) {
+            return format!(
+                "{name} is on its way back to {way}\nversion {version} runs until that state is up to date: `fanfare consumers \
+                 backfill {name} --status` shows how far it is, --pause, --resume and --cancel steer it"
+            );
+        }
         format!("{name} runs version {version} ({})", digits(consumer, "/hash"))
     });
     Ok(())
@@ -75,6 +81,25 @@ pub fn candidate(consumer: &Value) -> Option<String> {
     Some(match state.as_str() {
         "canary" => format!("{version} gets {share} of the orders: {events} of {min_events} events, {failed} failed"),
         _ => format!("{version} is {state}"),
+    })
+}
+
+/// Where the consumer is on its way back to, in a line.
+pub fn way_back(consumer: &Value) -> Option<String> {
+    let way = consumer.get("way_back")?;
+    let [version, layout, reason] = ["/version", "/state_version", "/reason"].map(|path| text(way, path));
+    let version = if version.is_empty() { "version".to_owned() } else { format!("version {version}") };
+    let waits = if reason.is_empty() { String::new() } else { format!(", and waits: {reason}") };
+    Some(format!("{version} ({}) with state of layout {layout}{waits}", digits(way, "/hash")))
+}
+
+/// Its state of the layout before, in a line.
+pub fn former_state(consumer: &Value) -> Option<String> {
+    let former = consumer.get("former_state")?;
+    let [layout, bytes, since, reason] = ["/layout", "/bytes", "/since", "/reason"].map(|path| text(former, path));
+    Some(match reason.as_str() {
+        "" => format!("layout {layout} of version {}, {bytes} bytes, as it was at {since}", digits(former, "/hash")),
+        _ => format!("not kept: {reason}"),
     })
 }
 

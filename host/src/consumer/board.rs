@@ -36,7 +36,7 @@ impl Board {
         let status = match self.get(name) {
             Some(before) => {
                 let loaded_at = before.loaded_at.filter(|_| state == State::Draining);
-                ConsumerStatus { state, reason, candidate: None, shadow: None, loaded_at, ..before }
+                ConsumerStatus { state, reason, candidate: None, shadow: None, way_back: None, loaded_at, ..before }
             }
             None => ConsumerStatus::bare(name.clone(), state, reason),
         };
@@ -95,12 +95,16 @@ impl Board {
 
 fn differs(before: &ConsumerStatus, after: &ConsumerStatus) -> bool {
     let candidate = |status: &ConsumerStatus| status.candidate.as_ref().map(|it| (it.state, it.hash.clone()));
-    let told = |status: &ConsumerStatus| (status.state, status.reason.clone(), status.hash.clone(), candidate(status));
+    let told = |status: &ConsumerStatus| {
+        let ConsumerStatus { state, reason, hash, way_back, .. } = status;
+        (*state, reason.clone(), hash.clone(), way_back.clone(), candidate(status))
+    };
     told(before) != told(after)
 }
 
 fn log(status: &ConsumerStatus) {
-    let ConsumerStatus { name, state, reason, version, hash, .. } = status;
+    let ConsumerStatus { name, state, reason, version, hash, way_back, .. } = status;
+    let back = way_back.as_ref().map(|way| way.hash.as_str());
     let (reason, version, hash) = (reason.as_deref(), version.as_deref(), hash.as_deref());
     if let Some(Candidate { state: CandidateState::Canary, version: tried, reason, .. }) = &status.candidate {
         let tried = tried.as_deref();
@@ -111,6 +115,6 @@ fn log(status: &ConsumerStatus) {
     if refused {
         tracing::warn!(consumer = %name, %state, reason, version, hash, "consumer is not as its file wants it");
     } else {
-        tracing::info!(consumer = %name, %state, reason, version, hash, "consumer changed state");
+        tracing::info!(consumer = %name, %state, reason, version, hash, back, "consumer changed state");
     }
 }

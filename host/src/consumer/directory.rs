@@ -31,7 +31,7 @@ use super::slot::{self, Shared, Slot, TakenUp, blocking};
 use super::status::{Catalogue, State};
 use super::steer::{ASKED_MAX, Ask, Handle, Refusal, Steering};
 use super::watch::{Renamed, watch};
-use crate::backend::{Fleet, Versions};
+use crate::backend::{Fleet, Layouts, Versions};
 use crate::delivery::shadow::Report;
 use crate::policy::ConsumerName;
 use crate::signature::PublicKey;
@@ -116,6 +116,8 @@ pub struct Directory<R: Runtime> {
     /// Shadows whose file is not what was taken up, and since when it is as it is.
     moving: BTreeMap<ConsumerName, (Option<Entry>, Instant)>,
     elsewhere: Elsewhere,
+    /// Rung when a way back has come to its end.
+    handed_over: Arc<Notify>,
     /// Files that come from now on are put there by somebody, and were not there before.
     is_open: bool,
 }
@@ -136,6 +138,7 @@ impl<R: Runtime> Directory<R> {
         settings: Settings,
         runtime: R,
         versions: Arc<dyn Versions>,
+        layouts: Arc<dyn Layouts>,
         fleet: Arc<dyn Fleet>,
     ) -> Result<Self, Error> {
         let Settings { dir, poll, settle, plugin_bytes_max, plugin_keys, versions_dir, only } = settings;
@@ -152,8 +155,10 @@ impl<R: Runtime> Directory<R> {
             trials: Mutex::default(),
             ledgers: Mutex::default(),
             shadow_files: Mutex::default(),
+            returning: Mutex::default(),
             hint: Arc::clone(&hint),
             versions,
+            layouts,
             fleet,
             loads: Semaphore::new(LOADS_MAX),
             plugin_bytes_max,
@@ -162,6 +167,7 @@ impl<R: Runtime> Directory<R> {
         };
         let (ask, asks) = mpsc::channel(ASKED_MAX);
         let elsewhere = Elsewhere::of(&*shared.fleet);
+        let handed_over = shared.layouts.handed_over();
         let mut directory = Self {
             asks,
             steering: Handle(ask),
@@ -182,6 +188,7 @@ impl<R: Runtime> Directory<R> {
             told: Told::default(),
             moving: BTreeMap::new(),
             elsewhere,
+            handed_over,
             is_open: false,
         };
         if directory.only.is_none() {
@@ -244,6 +251,7 @@ impl<R: Runtime> Directory<R> {
                 return self.take_steps();
             }
             decided = self.elsewhere.decided() => return self.heed(decided),
+            () = self.handed_over.notified() => {}
             () = tokio::time::sleep_until(due.into()) => {}
             () = self.hint.notified() => tokio::time::sleep(LOOK_GAP).await,
         }
@@ -277,6 +285,7 @@ impl<R: Runtime> Directory<R> {
         let mut due: BTreeSet<_> =
             self.again.iter().filter(|(_, at)| **at <= now).map(|(name, _)| name.clone()).collect();
         due.extend(self.judged());
+        due.extend(self.shared.returning.lock().iter().cloned());
         due.extend(self.moving.iter().filter(|(_, (_, at))| *at + SETTLE_AFTER <= now).map(|(name, _)| name.clone()));
         let diff = Diff::between(&self.taken_up, self.settling.settled());
         for name in diff.to_remove {

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use super::runtime::{Candidate, Live, LoadError, Loader, Runtime, Shadow};
-use crate::backend::{self, Consumers};
+use super::runtime::{Back, Candidate, Live, LoadError, Loader, Runtime, Shadow};
+use crate::backend::{self, Consumers, LaidOut, Layouts};
 use crate::delivery::{self, Engine, Worker};
 use crate::policy::{ConsumerName, Policy, Start};
 use crate::sandbox::{self, Description, Plugin, Sandbox, Usage, Version};
@@ -12,6 +12,7 @@ use crate::version::Binary;
 pub struct Host {
     pub sandbox: Sandbox,
     pub consumers: Arc<dyn Consumers>,
+    pub layouts: Arc<dyn Layouts>,
     pub engine: Engine,
 }
 
@@ -63,6 +64,8 @@ impl Runtime for Host {
 
     async fn start(&self, name: &ConsumerName, live: Live<Version>) -> backend::Result<Worker> {
         let inbox = self.consumers.attach(name, live.policy.start).await?;
+        let laid_out = self.layouts.lay_out(name, live.layout, live.policy.keep_state_bytes).await?;
+        tell(name, live.layout, &laid_out);
         Ok(self.engine.start(name.clone(), inbox, live.into()))
     }
 
@@ -88,9 +91,23 @@ impl Runtime for Host {
     }
 }
 
+/// What became of a state that a version with another layout took over.
+fn tell(consumer: &ConsumerName, layout: u32, laid_out: &LaidOut) {
+    match laid_out {
+        LaidOut::AsBefore => {}
+        LaidOut::Kept(kept) => tracing::info!(
+            %consumer, layout, before = kept.layout, bytes = kept.bytes,
+            "a version with another layout takes over the state; what it was before is kept to go back to"
+        ),
+        LaidOut::NotKept(why) => tracing::warn!(
+            %consumer, layout, why, "a version with another layout takes over the state; what it was before is not kept"
+        ),
+    }
+}
+
 impl From<Live<Version>> for delivery::Live {
     fn from(live: Live<Version>) -> Self {
-        let Live { version, policy, subscriptions, candidate, shadow } = live;
+        let Live { version, policy, subscriptions, layout, candidate, shadow, back } = live;
         let shadow = shadow.map(|Shadow { version, subscriptions, ledger }| delivery::shadow::Shadow {
             version,
             subscriptions,
@@ -101,6 +118,7 @@ impl From<Live<Version>> for delivery::Live {
             subscriptions,
             trial,
         });
-        Self { version, policy, subscriptions, candidate, shadow }
+        let back = back.map(|Back { version, hash, subscriptions }| delivery::Back { version, hash, subscriptions });
+        Self { version, policy, subscriptions, layout, candidate, shadow, back }
     }
 }

@@ -10,15 +10,32 @@ use crate::delivery::trial::Trial;
 use crate::event::Subscriptions;
 use crate::policy::{ConsumerName, Policy, Start};
 use crate::sandbox::{Description, Usage};
-use crate::version::Binary;
+use crate::version::{Binary, Hash};
 
 /// Everything that a worker needs, swapped as one.
 pub struct Live<V> {
     pub version: Arc<V>,
     pub policy: Arc<Policy>,
     pub subscriptions: Subscriptions,
+    /// How the version lays its state out: its `state-version`.
+    pub layout: u32,
     pub candidate: Option<Candidate<V>>,
     pub shadow: Option<Shadow<V>>,
+    pub back: Option<Back<V>>,
+}
+
+/// The version that a way back leads to.
+pub struct Back<V> {
+    pub version: Arc<V>,
+    pub hash: Hash,
+    pub subscriptions: Subscriptions,
+}
+
+impl<V> Clone for Back<V> {
+    fn clone(&self) -> Self {
+        let Self { version, hash, subscriptions } = self;
+        Self { version: Arc::clone(version), hash: *hash, subscriptions: subscriptions.clone() }
+    }
 }
 
 /// A version that handles the same events without effect.
@@ -78,7 +95,8 @@ pub trait Loader: Send + Sync + 'static {
 pub trait Runtime: Loader {
     type Worker: Send + Sync + 'static;
 
-    /// Attaches the consumer to the store (where `live.policy` says, if it was never seen) and delivers to it.
+    /// Attaches the consumer to the store (where `live.policy` says, if it was never seen), has its state kept where it is of
+    /// another layout, and delivers to it.
     fn start(
         &self,
         name: &ConsumerName,

@@ -10,13 +10,14 @@
 //! - At most one worker runs per consumer, and versions with different `state-version` never run side by side.
 //! - The history says which version is live before the worker knows it: whatever crashes, the next start goes on with it.
 
+mod back;
 mod canary;
 mod load;
 mod shadow;
 mod shown;
 mod steps;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -24,6 +25,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 
+use self::back::Returning;
 use self::canary::NotTried;
 use self::shadow::{Attending, same_ledger};
 use super::archive::Archive;
@@ -33,7 +35,7 @@ use super::runtime::{Live, Runtime};
 use super::scan::{self, Entry, Sighting};
 use super::stage::{Loaded, Refused};
 use super::status::State;
-use crate::backend::{Fleet, HISTORY_MAX, PluginFile, Standing, Turn, TurnOutcome, Versions};
+use crate::backend::{Fleet, HISTORY_MAX, Layouts, PluginFile, Standing, Turn, TurnOutcome, Versions};
 use crate::clock::Timestamp;
 use crate::delivery::shadow::Ledger;
 use crate::delivery::trial::Trial;
@@ -52,12 +54,15 @@ pub struct Shared<R> {
     pub runtime: R,
     pub board: Board,
     pub versions: Arc<dyn Versions>,
+    pub layouts: Arc<dyn Layouts>,
     pub fleet: Arc<dyn Fleet>,
     pub archive: Arc<Archive>,
     /// Of consumers that try a new version.
     pub trials: Mutex<BTreeMap<ConsumerName, Arc<Trial>>>,
     /// Of consumers whose shadow handles events.
     pub ledgers: Mutex<BTreeMap<ConsumerName, Arc<Ledger>>>,
+    /// Consumers that are on their way back to a version with another layout of state.
+    pub returning: Mutex<BTreeSet<ConsumerName>>,
     /// Where each consumer's shadow lies, and what was there when it was taken up.
     pub shadow_files: Mutex<BTreeMap<ConsumerName, (PathBuf, Option<Entry>)>>,
     /// Rung when one of them has a verdict.
@@ -80,6 +85,7 @@ pub struct Slot<R: Runtime> {
     policy: Option<Arc<Policy>>,
     /// What its side file names as its shadow.
     shadow: Option<Attending<R>>,
+    back: Option<Returning<R>>,
     /// Whether somebody put the newest file there since the last sighting was taken up.
     arrived: bool,
 }
@@ -99,6 +105,8 @@ struct Running<R: Runtime> {
     worker: R::Worker,
     candidate: Option<Trying<R>>,
     shadow: Option<Arc<Ledger>>,
+    /// The version that it is on its way back to.
+    back: Option<Hash>,
 }
 
 /// The newest file, as long as it is tried on a share of the orders.
@@ -122,7 +130,7 @@ pub enum TakenUp {
 impl<R: Runtime> Slot<R> {
     #[must_use]
     pub fn new(name: ConsumerName, arrived: bool) -> Self {
-        Self { name, running: None, newest: None, policy: None, shadow: None, arrived }
+        Self { name, running: None, newest: None, policy: None, shadow: None, back: None, arrived }
     }
 
     /// Brings the consumer as near to what is in the directory as it goes.
@@ -138,6 +146,7 @@ impl<R: Runtime> Slot<R> {
         refusals.note(self.heed_verdict(shared).await);
         self.policy = self.in_force(&policy);
         self.attend(shared).await;
+        refusals.note(self.follow_back(shared).await);
         match (shared.versions.standing(&self.name).await, self.policy.clone()) {
             (Ok(standing), Some(policy)) => self.follow(&newest, standing, &policy, &mut refusals, shared).await,
             (Ok(_), None) => refusals.note(newest.loaded.as_ref().map(drop).map_err(Clone::clone)),
@@ -238,8 +247,9 @@ impl<R: Runtime> Slot<R> {
     /// Stops the consumer because its file is gone. Its position stays in the store.
     pub async fn remove(&mut self, shared: &Arc<Shared<R>>) {
         self.drain(shared).await;
-        (self.newest, self.shadow, self.arrived) = (None, None, true);
+        (self.newest, self.shadow, self.back, self.arrived) = (None, None, None, true);
         shared.shadow_files.lock().remove(&self.name);
+        shared.returning.lock().remove(&self.name);
         shared.board.show_state(&self.name, State::Removed, Some(removed_reason(&self.name, shared)));
     }
 
@@ -289,15 +299,18 @@ impl<R: Runtime> Slot<R> {
         turn: Option<Turn>,
         shared: &Arc<Shared<R>>,
     ) -> Result<(), Refused> {
-        let live = Live { shadow: self.shadow_of(&loaded, shared), ..live };
-        let Live { version, policy, subscriptions, .. } = &live;
-        let (version, policy, subscriptions) = (Arc::clone(version), Arc::clone(policy), subscriptions.clone());
         if turn.is_some() || self.running.is_none() {
             self.share(std::iter::once(&loaded).chain(candidate.iter().map(|tried| &tried.loaded)), shared).await;
         }
         if let Some(turn) = turn {
-            self.record(turn, &policy, shared).await?;
+            self.record(turn, &live.policy, shared).await?;
+            // Whatever is recorded ends a way back.
+            self.back = None;
         }
+        let live = Live { shadow: self.shadow_of(&loaded, shared), back: self.back(), ..live };
+        let Live { version, policy, subscriptions, .. } = &live;
+        let (version, policy, subscriptions) = (Arc::clone(version), Arc::clone(policy), subscriptions.clone());
+        let back = self.back_hash();
         let state_version = |loaded: &Loaded<R>| shared.runtime.description(&loaded.plugin).state_version;
         let same_file = |running: &Running<R>| running.loaded.hash == loaded.hash;
         let same_trial = |running: &Running<R>| match (&running.candidate, &candidate) {
@@ -311,6 +324,7 @@ impl<R: Runtime> Slot<R> {
                 && same_trial(running)
                 && running.policy == policy
                 && same_ledger(&running.shadow, &shadow)
+                && running.back == back
         };
         if self.running.as_ref().is_some_and(same) {
             return Ok(());
@@ -325,13 +339,18 @@ impl<R: Runtime> Slot<R> {
                 running.worker
             }
             None => {
+                let relays = self.running.is_some();
                 self.drain(shared).await;
+                if relays {
+                    let why = "a version with another layout of state takes over; what the state was is kept first";
+                    shared.board.show_state(&self.name, State::Draining, Some(why.to_owned()));
+                }
                 let started = shared.runtime.start(&self.name, live).await;
                 started.map_err(|error| Refused::Unavailable(error.to_string()))?
             }
         };
         let since = since.unwrap_or_else(Timestamp::now);
-        self.running = Some(Running { loaded, version, policy, subscriptions, since, worker, candidate, shadow });
+        self.running = Some(Running { loaded, version, policy, subscriptions, since, worker, candidate, shadow, back });
         Ok(())
     }
 

@@ -81,6 +81,7 @@ pub struct Loaded<L: Loader> {
 /// A plugin under a policy that gives it all it needs.
 pub struct Granted<L: Loader> {
     loaded: Loaded<L>,
+    layout: u32,
     policy: Arc<Policy>,
     subscriptions: Subscriptions,
 }
@@ -190,6 +191,7 @@ impl<L: Loader> Loaded<L> {
         })?;
         Ok(Granted {
             loaded: self.clone(),
+            layout: description.state_version,
             policy: Arc::clone(policy),
             subscriptions: subscriptions(description, policy),
         })
@@ -215,7 +217,8 @@ impl<L: Loader> Granted<L> {
     /// As [`Granted::link`], on a version that was linked before.
     #[must_use]
     pub fn on(self, version: Arc<L::Version>) -> Live<L::Version> {
-        Live { version, policy: self.policy, subscriptions: self.subscriptions, candidate: None, shadow: None }
+        let Self { layout, policy, subscriptions, .. } = self;
+        Live { version, policy, subscriptions, layout, candidate: None, shadow: None, back: None }
     }
 }
 

@@ -65,6 +65,9 @@ pub struct ConsumerStatus {
     /// The plugin that handles the same events without effect.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub shadow: Option<ShadowStatus>,
+    /// Where it is on its way back to: a version with another layout of state, which runs once that is up to date.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub way_back: Option<WayBackStatus>,
     /// The newest file, where another version runs in its place.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub candidate: Option<Candidate>,
@@ -83,6 +86,17 @@ pub struct Candidate {
     /// Of a canary.
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     pub progress: Option<Progress>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct WayBackStatus {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    pub hash: String,
+    pub state_version: u32,
+    /// Why it waits; absent where it goes on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -127,6 +141,7 @@ impl ConsumerStatus {
             needs: Vec::new(),
             loaded_at: None,
             shadow: None,
+            way_back: None,
             candidate: None,
         }
     }

@@ -108,6 +108,9 @@ fn read(mut root: Table<'_>, faults: &mut Faults<'_>) -> Policy {
         keep_versions: root
             .take("keep_versions", faults, |v| value::count(v, KEEP_VERSIONS_MAX))
             .unwrap_or(default.keep_versions),
+        keep_state_bytes: root
+            .take("keep_state", faults, |v| value::size_or_none(v, u64::MAX))
+            .unwrap_or(default.keep_state_bytes),
         subscribe: root
             .mixed_list("subscribe", faults, NOTHING_HEARD, |v| value::pattern(v).map(Subscription::from), filtered)
             .map(Subscriptions::from_iter),

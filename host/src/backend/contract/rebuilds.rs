@@ -1,6 +1,7 @@
 //! A rebuild ends with the state that a consumer would have which was always there, and does nothing else; the consumer
 //! goes on meanwhile.
 
+mod layouts;
 mod model;
 mod shared;
 

@@ -3,7 +3,8 @@
 //! The row is the truth; a consumer's desk follows it once it is durable, in a task of its own, so that a caller who
 //! goes away leaves nothing half done. What a desk misses (a crash in between), it reads when it is loaded.
 
-mod scope;
+pub mod scope;
+pub mod way_back;
 
 use std::collections::HashMap;
 use std::num::NonZeroU32;
@@ -18,10 +19,10 @@ use super::commit::{BackfillCommit, BackfillNumber, ConsumerNumber, StateNumber}
 use super::inbox::EmbeddedInbox;
 use super::progress::Progress;
 use super::writer::Writer;
-use super::{Embedded, Store, failed, rows};
+use super::{Embedded, Store, failed, layouts, rows};
 use crate::backend::{
     Backfill, BackfillEffects, BackfillReport, BackfillState, BackfillStep, Backfilled, Backfills, Durable, Error,
-    FromBackfill, Result, Since, Started, Steered,
+    FromBackfill, Result, Since, Started, Steered, WayBack,
 };
 use crate::event::Event;
 use crate::event::filter::Filter;
@@ -56,7 +57,7 @@ impl Backfills for Embedded {
 }
 
 /// Runs `work` in a task of its own: it ends although its caller goes away.
-async fn to_its_end<T: Send + 'static>(work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
+pub(super) async fn to_its_end<T: Send + 'static>(work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
     tokio::spawn(work).await.map_err(|error| Error::Failed(error.to_string().into()))?
 }
 
@@ -72,11 +73,8 @@ impl Store {
     }
 
     async fn start_backfill(self: Arc<Self>, name: &ConsumerName, asked: Backfill) -> Result<Durable<Started>> {
-        if let Some(inbox) = self.inbox(name) {
-            if self.report(name).await?.is_some_and(|report| is_under_way(report.state)) {
-                return self.task(|_| Ok(Started::Runs)).await;
-            }
-            ended(&inbox).await?;
+        if !self.has_ended(name).await? {
+            return self.task(|_| Ok(Started::Runs)).await;
         }
         let Some(scope) = self.scope(name, &asked).await? else {
             return self.task(|_| Ok(Started::UnknownConsumer)).await;
@@ -88,6 +86,16 @@ impl Store {
             at_the_desk(move || if rebuild { inbox.begin_rebuild() } else { inbox.begin_fill() }).await?;
         }
         Ok(started)
+    }
+
+    /// Waits until nothing of a backfill before is on its way; `false` where one is under way.
+    pub(super) async fn has_ended(self: &Arc<Self>, name: &ConsumerName) -> Result<bool> {
+        let Some(inbox) = self.inbox(name) else { return Ok(true) };
+        if self.report(name).await?.is_some_and(|report| is_under_way(report.state)) {
+            return Ok(false);
+        }
+        ended(&inbox).await?;
+        Ok(true)
     }
 
     async fn report(self: &Arc<Self>, name: &ConsumerName) -> Result<Option<BackfillReport>> {
@@ -126,7 +134,7 @@ async fn ended(inbox: &Arc<EmbeddedInbox>) -> Result<()> {
     Ok(())
 }
 
-async fn at_the_desk(follow: impl FnOnce() -> rusqlite::Result<()> + Send + 'static) -> Result<()> {
+pub(super) async fn at_the_desk(follow: impl FnOnce() -> rusqlite::Result<()> + Send + 'static) -> Result<()> {
     let followed = tokio::task::spawn_blocking(follow).await;
     followed.map_err(|error| Error::Failed(error.to_string().into()))?.map_err(|error| failed(&error))
 }
@@ -177,13 +185,14 @@ pub struct UnderWay {
     pub generation: Option<StateNumber>,
     /// Position of what failed last.
     pub failing: Option<u64>,
+    pub way_back: Option<WayBack>,
 }
 
 /// The consumer's backfill that runs or is paused.
 pub fn under_way(disk: &Connection, consumer: ConsumerNumber, of: Backfilled) -> rusqlite::Result<Option<UnderWay>> {
     disk.prepare_cached(
         "SELECT number, effects, last, rate, state, position, ahead, filter, generation,
-                json_extract(failure, '$.position') FROM backfills
+                json_extract(failure, '$.position'), way_back FROM backfills
          WHERE consumer = ?1 AND state IN ('running', 'paused') AND (generation IS NOT NULL) = ?2",
     )?
     .query_row(params![consumer, of == Backfilled::Rebuild], |row| {
@@ -196,6 +205,7 @@ pub fn under_way(disk: &Connection, consumer: ConsumerNumber, of: Backfilled) ->
             filter: filter(row, 7)?,
             generation: row.get(8)?,
             failing: row.get::<_, Option<i64>>(9)?.map(rows::unsigned),
+            way_back: row.get_ref(10)?.as_str_or_null()?.map(rows::from_json).transpose()?,
         })
     })
     .optional()
@@ -254,7 +264,7 @@ impl Writer<'_> {
 }
 
 fn insert(writer: &mut Writer<'_>, scope: &Scope, asked: &Backfill) -> rusqlite::Result<Started> {
-    let Scope { consumer, first, last, events, done } = *scope;
+    let Scope { consumer, first, last, events, done, more } = *scope;
     let runs = "SELECT 1 FROM backfills WHERE consumer = ?1 AND state IN ('running', 'paused')";
     if writer.connection.prepare_cached(runs)?.exists([consumer])? {
         return Ok(Started::Runs);
@@ -267,6 +277,9 @@ fn insert(writer: &mut Writer<'_>, scope: &Scope, asked: &Backfill) -> rusqlite:
     // A rebuild of nothing is an empty generation to hand over.
     let nothing = events == 0 && !is_rebuild;
     let state = if nothing { BackfillState::Done } else { BackfillState::Running };
+    if more {
+        writer.former_goes(consumer, layouts::BROUGHT_MORE)?;
+    }
     let number: BackfillNumber =
         writer.connection.query_row("SELECT coalesce(max(number), 0) + 1 FROM backfills", [], |row| row.get(0))?;
     let generation = if is_rebuild { Some(writer.begin_generation(consumer, number)?.state) } else { None };
@@ -341,7 +354,7 @@ const REPORT: &str = "
            CASE WHEN b.state IN ('running', 'paused')
                 THEN (SELECT count(*) FROM deliveries AS d WHERE d.consumer = b.consumer AND d.behind > b.position)
                 ELSE 0 END,
-           c.name, b.filter, b.generation IS NOT NULL, b.failure
+           c.name, b.filter, b.generation IS NOT NULL, b.failure, b.way_back ->> '$.to'
     FROM backfills AS b JOIN consumers AS c ON c.number = b.consumer";
 
 fn report(row: &Row<'_>) -> rusqlite::Result<BackfillReport> {
@@ -353,6 +366,7 @@ fn report(row: &Row<'_>) -> rusqlite::Result<BackfillReport> {
             _ => BackfillState::Done,
         },
         rebuild: row.get(15)?,
+        back_to: row.get_ref(17)?.as_str_or_null()?.map(rows::parse).transpose()?,
         from: rows::optional_timestamp(row, 1)?.map_or(Since::Beginning, Since::At),
         filter: filter(row, 14)?,
         rate: rate(row, 2)?,

@@ -5,6 +5,7 @@
 //!   begin ──► filling ──► in use (consumers.state) ──► past ──► cleared
 //!                └─────────── cancelled ────────────────┘
 //! ```
+//! That of a way back was kept before, and is kept again where it is cancelled: see `layouts`.
 //!
 //! A rebuild is through with a position, or passed it by because its delivery is an exception: then it is *deferred*, and
 //! comes back once that is over.
@@ -17,6 +18,7 @@ use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension, params};
 
+use super::backfills::way_back;
 use super::commit::{BackfillNumber, ConsumerNumber, StateNumber};
 use super::rows;
 use super::writer::Writer;
@@ -102,12 +104,14 @@ impl Writer<'_> {
         Ok(filling)
     }
 
-    /// What the consumer's rebuild filled is thrown away, if one is under way.
+    /// What the consumer's rebuild filled is thrown away, if one is under way; what a way back did is kept as far as it came.
     pub fn give_up_generation(&mut self, consumer: ConsumerNumber) -> rusqlite::Result<()> {
         if let Some(filling) = self.memory.rebuilds.remove(&consumer) {
-            self.memory.backfills.remove(&filling.backfill);
-            let sql = "UPDATE generations SET standing = 'past' WHERE state = ?1";
-            self.connection.execute(sql, [filling.state])?;
+            let looked = self.memory.backfills.remove(&filling.backfill).unwrap_or_default();
+            let sql = "UPDATE generations SET standing = iif(layout IS NULL, 'past', 'kept'), position = ?2, ahead = ?3
+                       WHERE state = ?1";
+            let came = params![filling.state, rows::signed(looked.base()), looked.ahead().to_string()];
+            self.connection.execute(sql, came)?;
         }
         Ok(())
     }
@@ -209,10 +213,14 @@ impl Writer<'_> {
             return Ok(false);
         }
         fault::pass(Point::RebuildEnded);
-        self.connection.execute(
-            "INSERT INTO generations (state, consumer, standing) SELECT state, number, 'past' FROM consumers WHERE number = ?1",
-            [consumer],
-        )?;
+        match way_back::of(self.connection, backfill)? {
+            Some(way) => self.keep_in_use(filling, &way)?,
+            None => {
+                let past = "INSERT INTO generations (state, consumer, standing)
+                            SELECT state, number, 'past' FROM consumers WHERE number = ?1";
+                self.connection.execute(past, [consumer])?;
+            }
+        }
         self.connection.execute("UPDATE consumers SET state = ?2 WHERE number = ?1", params![consumer, state])?;
         self.connection.execute("DELETE FROM generations WHERE state = ?1", [state])?;
         self.memory.rebuilds.remove(&consumer);

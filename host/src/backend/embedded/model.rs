@@ -106,6 +106,8 @@ async fn open(folder: &TempDir) -> (Arc<Embedded>, Arc<dyn Inbox>) {
         rate: None,
         on_dead: OnDead::Park,
         state_bytes_max: 1 << 20,
+        layout: None,
+        back: None,
     });
     (store, inbox)
 }

@@ -9,7 +9,12 @@ use rusqlite::{Connection, OpenFlags};
 use crate::fault::{self, Point};
 
 /// In order; never edited once released, only added to.
-const MIGRATIONS: &[&str] = &[include_str!("schema/1.sql"), include_str!("schema/2.sql"), include_str!("schema/3.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("schema/1.sql"),
+    include_str!("schema/2.sql"),
+    include_str!("schema/3.sql"),
+    include_str!("schema/4.sql"),
+];
 
 /// Pages kept in memory by the writer, in KiB (negative by SQLite's convention). After a commit that balanced a tree SQLite
 /// looks through all of them, and what it misses is in the system's cache: more costs more than it saves.

@@ -5,8 +5,11 @@ use std::collections::BTreeSet;
 use async_trait::async_trait;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
+use super::backfills::way_back;
 use super::{Embedded, rows};
-use crate::backend::{Durable, HISTORY_MAX, HistoryEntry, PluginFile, Result, Standing, Turn, TurnOutcome, Versions};
+use crate::backend::{
+    BackfillStep, Durable, HISTORY_MAX, HistoryEntry, PluginFile, Result, Standing, Turn, TurnOutcome, Versions,
+};
 use crate::clock::Timestamp;
 use crate::policy::ConsumerName;
 use crate::version::Hash;
@@ -18,7 +21,17 @@ const ENTRY: &str = "h.time, h.outcome, h.reason, h.hash, h.version, h.state_ver
 impl Versions for Embedded {
     async fn record(&self, name: &ConsumerName, turn: Turn, keep: usize) -> Result<Durable<Vec<Hash>>> {
         let name = name.clone();
-        self.task(move |writer| record(writer.connection, writer.now, &name, &turn, keep)).await
+        let (inbox, refused) = (self.store.inbox(&name), turn.outcome == TurnOutcome::Refused);
+        let recorded = self.task(move |writer| {
+            // Whatever comes, the consumer is not on its way to another version any more.
+            let left = if refused { None } else { way_back::leave(writer, &name)? };
+            Ok((record(writer.connection, writer.now, &name, &turn, keep)?, left))
+        });
+        let recorded = recorded.await?;
+        if let (Some(inbox), Some(number)) = (inbox, recorded.1) {
+            inbox.steer_rebuild(number, BackfillStep::Cancel);
+        }
+        Ok(recorded.map(|(gone, _)| gone))
     }
 
     async fn standing(&self, name: &ConsumerName) -> Result<Option<Standing>> {
@@ -49,7 +62,7 @@ pub fn forget(disk: &Connection, name: &ConsumerName) -> rusqlite::Result<()> {
     Ok(())
 }
 
-fn record(
+pub fn record(
     disk: &Connection,
     now: Timestamp,
     name: &ConsumerName,

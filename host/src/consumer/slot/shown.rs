@@ -21,6 +21,7 @@ impl<R: Runtime> Slot<R> {
                     subscriptions: running.subscriptions.iter().map(ToString::to_string).collect(),
                     loaded_at: Some(running.since),
                     shadow: self.shadow.as_ref().map(|shadow| shadow.shown(running, shared)),
+                    way_back: self.back.as_ref().map(|back| back.shown(shared)),
                     reason: refused.map(|_| format!("version {version} keeps running: {told}")),
                     candidate: refused
                         .map(|state| Candidate {

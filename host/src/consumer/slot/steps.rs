@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use super::{Newest, Shared, Slot, turn};
-use crate::backend::{HISTORY_MAX, HostRuns, Turn, TurnOutcome};
+use crate::backend::{HISTORY_MAX, HostRuns, Standing, Turn, TurnOutcome};
 use crate::consumer::history::{self, Came, Plan};
 use crate::consumer::runtime::Runtime;
-use crate::consumer::stage::{Loaded, Refused};
+use crate::consumer::stage::Refused;
 use crate::consumer::steer::{Refusal, Step};
 use crate::version::{Hash, HashPrefix};
 
@@ -42,9 +42,13 @@ impl<R: Runtime> Slot<R> {
             true => live.clone(),
             false => self.load_kept(target, shared).await.map_err(|refused| self.refusal(refused))?,
         };
-        self.together(&live, &loaded, shared)?;
-        let prepared = self.prepare(&loaded, &policy, shared).map_err(|refused| self.refusal(refused))?;
         let turn = Turn { reason, ..turn(TurnOutcome::RolledBack, &file, target) };
+        if let Some(layouts) = self.relays(&live, &loaded, shared) {
+            self.keeps(layouts[1], shared).await?.map_err(|why| self.no_way_back(layouts, &target, why))?;
+            self.set_out(&loaded, layouts[1], turn, shared).await?;
+            return self.show_again(shared).await;
+        }
+        let prepared = self.prepare(&loaded, &policy, shared).map_err(|refused| self.refusal(refused))?;
         self.go_live(loaded, prepared, None, Some(turn), shared).await.map_err(|refused| self.refusal(refused))?;
         self.show_again(shared).await
     }
@@ -64,8 +68,19 @@ impl<R: Runtime> Slot<R> {
                 self.name
             )));
         }
-        let prepared = self.prepare(&loaded, &policy, shared).map_err(|refused| self.refusal(refused))?;
         let turn = Turn { reason, ..turn(TurnOutcome::Promoted, &file, loaded.hash) };
+        let relays = self.running.as_ref().and_then(|running| self.relays(&running.loaded, &loaded, shared));
+        let standing = shared.versions.standing(&self.name).await?;
+        let was_left = |at: &Standing| at.outcome == TurnOutcome::RolledBack && at.file == Some(loaded.hash);
+        if let Some([_, layout]) = relays
+            && standing.as_ref().is_some_and(was_left)
+            && self.keeps(layout, shared).await?.is_ok()
+        {
+            // What it did before it was rolled back is kept, and only brought up to date.
+            self.set_out(&loaded, layout, turn, shared).await?;
+            return self.show_again(shared).await;
+        }
+        let prepared = self.prepare(&loaded, &policy, shared).map_err(|refused| self.refusal(refused))?;
         self.go_live(loaded, prepared, None, Some(turn), shared).await.map_err(|refused| self.refusal(refused))?;
         self.show_again(shared).await
     }
@@ -95,18 +110,15 @@ impl<R: Runtime> Slot<R> {
     }
 
     /// Versions with different `state-version` would read each other's state, and what was before is not kept.
-    fn together(&self, live: &Loaded<R>, target: &Loaded<R>, shared: &Shared<R>) -> Result<(), Refusal> {
-        let [runs, wanted] = [live, target].map(|loaded| shared.runtime.description(&loaded.plugin).state_version);
-        if runs == wanted {
-            return Ok(());
-        }
-        Err(Refusal::Impossible(format!(
+    fn no_way_back(&self, [runs, wanted]: [u32; 2], target: &Hash, why: Option<String>) -> Refusal {
+        let why = why.map(|why| format!(" ({why})")).unwrap_or_default();
+        Refusal::Impossible(format!(
             "version {} keeps state of layout {wanted} and the one that runs of layout {runs}; the state from before is not \
-             kept, so there is no way back: put a version with state-version {runs} into the directory, or the file of that one \
-             and have its state made anew with `fanfare consumers backfill {} --from beginning --rebuild`",
-            target.hash.short(),
+             kept{why}, so there is no way back: put a version with state-version {runs} into the directory, or the file of \
+             that one and have its state made anew with `fanfare consumers backfill {} --from beginning --rebuild`",
+            target.short(),
             self.name
-        )))
+        ))
     }
 
     /// The status as it is after a step: what is told of the newest file is what a look at the directory tells.
@@ -127,7 +139,7 @@ impl<R: Runtime> Slot<R> {
         Ok(())
     }
 
-    fn does_not_run(&self, shared: &Shared<R>) -> Refusal {
+    pub(super) fn does_not_run(&self, shared: &Shared<R>) -> Refusal {
         let status = shared.board.get(&self.name);
         let why = status.map(|status| {
             let reason = status.reason.map(|reason| format!(": {reason}")).unwrap_or_default();
@@ -136,7 +148,7 @@ impl<R: Runtime> Slot<R> {
         Refusal::Impossible(format!("the consumer {} does not run{}", self.name, why.unwrap_or_default()))
     }
 
-    fn refusal(&self, refused: Refused) -> Refusal {
+    pub(super) fn refusal(&self, refused: Refused) -> Refusal {
         match refused {
             Refused::Unavailable(why) => Refusal::Store(crate::backend::Error::Unavailable(why.into())),
             Refused::Changed => Refusal::Impossible(format!("the file of {} is being replaced; look again", self.name)),

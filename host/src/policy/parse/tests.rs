@@ -20,6 +20,7 @@ concurrency = 3
 rate = "500/s"
 on_dead = "skip"
 keep_versions = 2
+keep_state = "1MiB"
 shadow = "shipment-2.wasm"
 subscribe = ["order.placed", { kind = "com.example.*", filter = '{"weight_g": [{"numeric": [">", 0]}]}' }]
 [grant]

@@ -77,6 +77,11 @@ pub(super) fn size(value: &DeValue<'_>, max: u64) -> Result<u64, String> {
     }
 }
 
+/// As [`size`], or `"0"`.
+pub(super) fn size_or_none(value: &DeValue<'_>, max: u64) -> Result<u64, String> {
+    if value.as_str() == Some("0") { Ok(0) } else { size(value, max) }
+}
+
 /// `"now"`, `"beginning"` or a time.
 pub(super) fn start(value: &DeValue<'_>) -> Result<Start, String> {
     let wrong =

@@ -159,6 +159,7 @@ impl Fill {
         BackfillReport {
             state: self.state,
             rebuild: self.is_rebuild(),
+            back_to: None,
             from: self.since,
             filter: self.filter.clone(),
             rate: self.rate,

@@ -116,6 +116,8 @@ impl Shop {
             rate: None,
             on_dead: OnDead::Park,
             state_bytes_max: 1 << 30,
+            layout: None,
+            back: None,
         });
         let well = place(&backend, "well").await;
         let effects = Effects {

@@ -6,12 +6,12 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 
-use super::{CONSUMER, attach, done, expected, fail, journal, latest, rebuild, state, steer};
+use super::{CONSUMER, attach, done, expected, fail, journal, latest, layouts, listens, rebuild, state, steer};
 use crate::backend::contract::wait::{Deadline, tell};
 use crate::backend::contract::{Place, name, place, publish, ran, report, report_when};
 use crate::backend::{
-    Backend, BackfillState, BackfillStep, Cause, CauseKind, Delivery, Finished, Inbox, LetterQuery, Origin, Settlement,
-    Which,
+    Backend, BackfillState, BackfillStep, Cause, CauseKind, Delivery, Finished, Inbox, InboxPolicy, LetterQuery,
+    Origin, Settlement, TurnOutcome, Which,
 };
 use crate::clock::Timestamp;
 use crate::effects::Reads;
@@ -29,6 +29,12 @@ enum Step {
     Discard,
     Rebuild,
     Steer(BackfillStep),
+    /// A version with another layout comes.
+    TakeOver,
+    /// Back to the state that is kept.
+    SetOut,
+    /// The directory looks at what the store says.
+    Follow,
     Reopen,
     Look,
 }
@@ -60,6 +66,15 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+fn relaid_step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        24 => step(),
+        2 => Just(Step::TakeOver),
+        4 => Just(Step::SetOut),
+        4 => Just(Step::Follow),
+    ]
+}
+
 /// A consumer with a past that it was not there for, rebuilt again and again.
 struct Story {
     home: Place,
@@ -71,18 +86,35 @@ struct Story {
     discarded: BTreeSet<u64>,
     /// Positions from before the consumer began.
     missed: u64,
+    relaid: Option<Relaid>,
+}
+
+/// Layouts of the version that runs, and of the newest one.
+#[derive(Clone, Copy)]
+struct Relaid {
+    runs: u32,
+    newest: u32,
 }
 
 impl Story {
     async fn run(home: Place, history: Vec<Step>, steps: Vec<Step>) {
+        Self::open(home, history).await.tell(steps).await;
+    }
+
+    async fn open(home: Place, history: Vec<Step>) -> Self {
         let store = Some(home.open().await);
         let (orders, leased, discarded) = (Vec::new(), Vec::new(), BTreeSet::new());
-        let mut story = Self { home, store, inbox: None, orders, leased, discarded, missed: 0 };
+        let (inbox, missed, relaid) = (None, 0, None);
+        let mut story = Self { home, store, inbox, orders, leased, discarded, missed, relaid };
         story.play(history).await;
         story.inbox = Some(attach(story.backend(), Start::Now).await);
         story.missed = journal(story.backend()).await.len() as u64;
-        story.play(steps).await;
-        story.end().await;
+        story
+    }
+
+    async fn tell(mut self, steps: Vec<Step>) {
+        self.play(steps).await;
+        self.end().await;
     }
 
     fn backend(&self) -> &Backend {
@@ -117,6 +149,9 @@ impl Story {
                     let _ = self.backend().backfills.start(&name(CONSUMER), rebuild()).await.unwrap().into_inner();
                 }
                 Step::Steer(step) => drop(steer(self.backend(), step).await),
+                Step::TakeOver => self.take_over().await,
+                Step::SetOut => self.set_out().await,
+                Step::Follow => self.follow().await,
                 Step::Reopen => self.reopen().await,
                 Step::Look => self.look().await,
             }
@@ -171,6 +206,69 @@ impl Story {
         let store = self.store.take().unwrap();
         self.store = Some(self.home.reopen(store).await);
         self.inbox = Some(attach(self.backend(), Start::Now).await);
+        if let Some(relaid) = &mut self.relaid {
+            relaid.runs = 0;
+        }
+        self.follow().await;
+    }
+
+    async fn take_over(&mut self) {
+        if let Some(Relaid { newest, .. }) = &mut self.relaid {
+            *newest += 1;
+            let newest = *newest;
+            layouts::record(self.backend(), layouts::turn(TurnOutcome::Live, newest, newest)).await;
+            self.follow().await;
+        }
+    }
+
+    async fn set_out(&mut self) {
+        let Some(Relaid { runs, .. }) = self.relaid else { return };
+        let Some(layout) = layouts::kept_layout(self.backend()).await else { return };
+        self.release().await;
+        layouts::set_out(self.backend(), runs, layout).await;
+        self.follow().await;
+    }
+
+    /// Runs the version that the history says is live, once what runs has ended, and beside it the one that a way back leads to.
+    async fn follow(&mut self) {
+        let Some(Relaid { runs, newest }) = self.relaid else { return };
+        let standing = self.backend().versions.standing(&name(CONSUMER)).await.unwrap().unwrap();
+        let live = (1..=newest).find(|layout| standing.live == Some(layouts::version(*layout))).unwrap();
+        let inbox = self.inbox();
+        if live != runs {
+            while !self.leased.is_empty() {
+                self.finish(0, How::Done).await;
+            }
+            inbox.configure(InboxPolicy { concurrency: 0, ..listens() });
+            layouts::lay_out(self.backend(), live, layouts::ROOM).await;
+            self.relaid = Some(Relaid { runs: live, newest });
+        }
+        let back = self.backend().layouts.way_back(&name(CONSUMER)).await.unwrap().map(|way| way.layout);
+        layouts::run(&inbox, live, back);
+    }
+
+    /// Goes on until the way back or the rebuild that is under way has ended, and all else is done.
+    async fn work(&mut self) {
+        let deadline = Deadline::new();
+        loop {
+            while !self.leased.is_empty() {
+                self.finish(0, How::Done).await;
+            }
+            steer(self.backend(), BackfillStep::Resume).await;
+            self.letters(true).await;
+            self.follow().await;
+            while let Some(delivery) = self.inbox().lease() {
+                done(&self.inbox(), delivery).await;
+            }
+            let backfill = self.backend().backfills.latest(&name(CONSUMER)).await.unwrap();
+            let report = report(self.backend(), CONSUMER).await;
+            let runs =
+                backfill.as_ref().is_some_and(|it| matches!(it.state, BackfillState::Running | BackfillState::Paused));
+            if report.pending == 0 && !runs {
+                return;
+            }
+            deadline.pause((report, backfill)).await;
+        }
     }
 
     /// Whatever state is in use: each lane in journal order, each event once, and no message twice.
@@ -196,19 +294,24 @@ impl Story {
             self.finish(0, How::Done).await;
         }
         self.release().await;
+        if self.relaid.is_some() {
+            self.work().await;
+            self.look().await;
+        }
         let _ = self.backend().backfills.start(&name(CONSUMER), rebuild()).await.unwrap().into_inner();
-        let deadline = Deadline::new();
-        loop {
-            steer(self.backend(), BackfillStep::Resume).await;
-            self.letters(true).await;
-            while let Some(delivery) = self.inbox().lease() {
-                done(&self.inbox(), delivery).await;
-            }
-            let (report, backfill) = (report(self.backend(), CONSUMER).await, latest(self.backend()).await);
-            if report.pending == 0 && backfill.state == BackfillState::Done {
-                break;
-            }
-            deadline.pause((report, backfill)).await;
+        self.work().await;
+        assert_eq!(latest(self.backend()).await.state, BackfillState::Done);
+        if self.relaid.is_some() {
+            self.take_over().await;
+            let steps =
+                [Step::Publish(0), Step::Lease, Step::End(0, How::Done), Step::Publish(1), Step::Place, Step::Lease];
+            self.play(steps.into()).await;
+            self.set_out().await;
+            self.work().await;
+            assert_eq!(
+                latest(self.backend()).await.back_to,
+                self.backend().versions.standing(&name(CONSUMER)).await.unwrap().unwrap().live
+            );
         }
         self.look().await;
         assert_eq!(state(self.backend()).await, expected(self.backend(), &self.discarded).await);
@@ -223,6 +326,18 @@ impl Story {
 async fn a_rebuilt_state_holds_each_event_once_and_in_order_whatever_happens(home: Place) {
     let steps = |max| prop::collection::vec(step(), 0..max);
     tell(&home, 64, (steps(10), steps(80)), async |home, (history, steps)| Story::run(home, history, steps).await);
+}
+
+/// Versions with other layouts come and are gone back from, and a state that is kept is as good as if it had never been left.
+async fn a_state_that_was_gone_back_to_holds_each_event_once_and_in_order_whatever_happens(home: Place) {
+    let history = prop::collection::vec(step(), 0..3);
+    tell(&home, 64, (history, prop::collection::vec(relaid_step(), 0..100)), async |home, (history, steps)| {
+        let mut story = Story::open(home, history).await;
+        layouts::record(story.backend(), layouts::turn(TurnOutcome::Live, 1, 1)).await;
+        story.relaid = Some(Relaid { runs: 0, newest: 1 });
+        story.follow().await;
+        story.tell(steps).await;
+    });
 }
 
 /// What a rebuild had looked at when its host died has to come again before what was put off then.
@@ -252,5 +367,6 @@ async fn what_was_put_off_comes_behind_what_a_dead_host_was_at(home: Place) {
 
 claims! {
     a_rebuilt_state_holds_each_event_once_and_in_order_whatever_happens on [embedded, aws],
+    a_state_that_was_gone_back_to_holds_each_event_once_and_in_order_whatever_happens on [embedded] because "a copy costs each item there",
     what_was_put_off_comes_behind_what_a_dead_host_was_at on [embedded, aws],
 }

@@ -6,7 +6,7 @@ use super::earlier;
 use crate::backend::embedded::commit::ConsumerNumber;
 use crate::backend::embedded::progress::Progress;
 use crate::backend::embedded::readers::Disk;
-use crate::backend::embedded::{rows, tail};
+use crate::backend::embedded::{layouts, rows, tail};
 use crate::backend::{Backfill, Backfilled, Since};
 use crate::event::{Event, Subscriptions};
 use crate::policy::ConsumerName;
@@ -15,6 +15,7 @@ use crate::policy::ConsumerName;
 const CHUNK: usize = 1_024;
 
 /// What a backfill would be about.
+#[derive(Clone, Copy)]
 pub struct Scope {
     pub consumer: ConsumerNumber,
     pub first: u64,
@@ -22,6 +23,8 @@ pub struct Scope {
     pub events: u64,
     /// Events that the consumer had done.
     pub done: u64,
+    /// Whether it brings events that the consumer was never offered.
+    pub more: bool,
 }
 
 impl Scope {
@@ -54,12 +57,15 @@ impl Scope {
             Backfilled::Rebuild => progress.newest(),
         };
         let first = first.map_or(last + 1, rows::unsigned);
-        let mut scope = Self { consumer, first, last, events: 0, done };
-        scope.events = match asked.of {
-            Backfilled::Missed => scope.missed(disk, asked, subscriptions.as_ref())?,
+        let scope = Self { consumer, first, last, events: 0, done, more: false };
+        let missed = || Self { last: began, ..scope }.missed(disk, asked, subscriptions.as_ref());
+        let is_kept = layouts::kept(connection, consumer)?.is_some();
+        let more = if is_kept { missed()? > 0 } else { first <= began };
+        let events = match asked.of {
+            Backfilled::Missed => missed()?,
             Backfilled::Rebuild => scope.through(disk, &progress, subscriptions.as_ref())?,
         };
-        Ok(Some(scope))
+        Ok(Some(Self { events, more, ..scope }))
     }
 
     /// How many events the consumer was never offered.
@@ -154,6 +160,28 @@ impl Scope {
         }
         Ok(())
     }
+}
+
+/// How many events that this `hears` the consumer is through with that its kept state lacks.
+pub fn since_kept(disk: &Disk<'_>, name: &ConsumerName, hears: &Subscriptions) -> rusqlite::Result<u64> {
+    let connection = disk.connection()?;
+    let _moment = connection.unchecked_transaction()?;
+    let row = connection
+        .prepare_cached("SELECT number, position, ahead FROM consumers WHERE name = ?1")?
+        .query_row([name.as_str()], |row| Ok((row.get(0)?, rows::progress(row, 1)?)))
+        .optional()?;
+    let Some((consumer, done)) = row else { return Ok(0) };
+    let Some((_, mut looked)) = layouts::kept(connection, consumer)? else { return Ok(0) };
+    let mut events = 0;
+    while let Some((first, last)) = looked.first_missing_of(&done) {
+        looked.add(first, last);
+        let scope = Scope { consumer, first, last, events: 0, done: 0, more: false };
+        events += match hears.filter() {
+            true => scope.count(disk, |event| hears.want(event))?,
+            false => scope.of_kinds(connection, (first, last), Some(hears))?,
+        };
+    }
+    Ok(events)
 }
 
 /// Whether the delivery is retried, waits, is dead or was discarded.

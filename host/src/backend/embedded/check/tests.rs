@@ -51,7 +51,7 @@ fn a_store_that_is_well_has_no_findings_and_every_rule_is_looked_at() {
 }
 
 /// What breaks a store, and what is found then.
-const BROKEN: [(&str, &str, &str); 42] = [
+const BROKEN: [(&str, &str, &str); 46] = [
     ("DELETE FROM events WHERE position = 5", "events", "event 6: the event before it is missing"),
     ("UPDATE events SET order_number = 77 WHERE position = 3", "events", "event 3: its order is missing"),
     ("UPDATE events SET data = '{' WHERE position = 3", "events", "event 3: its data is no JSON"),
@@ -123,24 +123,45 @@ const BROKEN: [(&str, &str, &str); 42] = [
         "backfills",
         "backfill 1: what it fills is missing",
     ),
-    ("INSERT INTO generations VALUES (99, 1, 'lost')", "generations", "generation 99: its standing lost is not known"),
-    ("INSERT INTO generations VALUES (99, 1, 'filling')", "generations", "generation 99: no rebuild fills it"),
+    ("INSERT INTO generations (state, consumer, standing) VALUES (99, 1, 'lost')", "generations", "generation 99: its standing lost is not known"),
+    ("INSERT INTO generations (state, consumer, standing) VALUES (99, 1, 'filling')", "generations", "generation 99: no rebuild fills it"),
     (
-        "INSERT INTO generations SELECT state, number, 'past' FROM consumers WHERE name = 'loyalty'",
+        "INSERT INTO generations (state, consumer, standing) VALUES (99, 77, 'copying')",
+        "generations",
+        "generation 99: its consumer 77 is not known",
+    ),
+    (
+        "INSERT INTO generations (state, consumer, standing) VALUES (99, 1, 'kept')",
+        "generations",
+        "generation 99: it does not say of which layout it is",
+    ),
+    (
+        "INSERT INTO generations (state, consumer, standing, layout, position, ahead) VALUES (99, 1, 'kept', 1, 999, '')",
+        "generations",
+        "generation 99: it is ahead of the newest event",
+    ),
+    (
+        "INSERT INTO generations (state, consumer, standing, layout, position, ahead)
+         VALUES (98, 1, 'kept', 1, 1, ''), (99, 1, 'kept', 1, 1, '')",
+        "generations",
+        "generation 98: another one of its consumer is kept, too",
+    ),
+    (
+        "INSERT INTO generations (state, consumer, standing) SELECT state, number, 'past' FROM consumers WHERE name = 'loyalty'",
         "generations",
         "it is past, and a consumer has it",
     ),
     (
         "INSERT INTO backfills (consumer, state, rate, effects, first, last, position, events, started_at, generation)
          VALUES (1, 'running', 1, 'state-only', 1, 9, 0, 1, 1, 99);
-         INSERT INTO generations VALUES (99, 1, 'filling'); INSERT INTO deferred VALUES (99, 999, 0);",
+         INSERT INTO generations (state, consumer, standing) VALUES (99, 1, 'filling'); INSERT INTO deferred VALUES (99, 999, 0);",
         "deferred deliveries",
         "deferred event 999 of generation 99: its event is missing",
     ),
     (
         "INSERT INTO backfills (consumer, state, rate, effects, first, last, position, events, started_at, generation)
          VALUES (1, 'running', 1, 'state-only', 1, 9, 0, 1, 1, 99);
-         INSERT INTO generations VALUES (99, 77, 'filling'); INSERT INTO deferred VALUES (99, 2, 0);",
+         INSERT INTO generations (state, consumer, standing) VALUES (99, 77, 'filling'); INSERT INTO deferred VALUES (99, 2, 0);",
         "deferred deliveries",
         "deferred event 2 of generation 99: its delivery is over, and its rebuild does not know",
     ),

@@ -35,8 +35,9 @@ pub struct Desk {
     policy: Option<InboxPolicy>,
     /// By a person; as it is on disk.
     pub paused: bool,
-    /// The state in use.
+    /// The state in use, and how it is laid out.
     pub generation: StateNumber,
+    pub layout: Option<u32>,
     /// The rebuild that is under way, if there is one.
     pub rebuild: Option<Rebuild>,
     /// As it was on disk when the desk was loaded: what is done ahead of the cursor is not offered again.
@@ -57,10 +58,10 @@ pub struct Desk {
 impl Desk {
     pub fn reload(&mut self, disk: &Connection, consumer: ConsumerNumber) -> rusqlite::Result<()> {
         let loaded = disk
-            .prepare_cached("SELECT position, ahead FROM consumers WHERE number = ?1")?
-            .query_row([consumer], |row| rows::progress(row, 0))
-            .optional()?
-            .unwrap_or_default();
+            .prepare_cached("SELECT position, ahead, layout FROM consumers WHERE number = ?1")?
+            .query_row([consumer], |row| Ok((rows::progress(row, 0)?, row.get(2)?)))
+            .optional()?;
+        let (loaded, layout) = loaded.unwrap_or_default();
         let policy = self.policy.take();
         let on_dead = policy.as_ref().map_or(OnDead::Park, |policy| policy.on_dead);
         let paused = pause::is_paused(disk, consumer)?;
@@ -68,8 +69,9 @@ impl Desk {
         let pace = policy.as_ref().and_then(|policy| policy.rate).map(Pace::new);
         let (fill, rebuild) = (Fill::load(disk, consumer)?, Rebuild::load(disk, consumer)?);
         let generation = self.generation;
-        *self =
-            Self { cursor, epoch, policy, paused, generation, loaded, counts, pace, fill, rebuild, ..Self::default() };
+        let durable =
+            Self { cursor, epoch, paused, generation, layout, loaded, counts, fill, rebuild, ..Self::default() };
+        *self = Self { policy, pace, ..durable };
         let mut statement = disk.prepare_cached(
             "SELECT d.position, d.lane, d.state, d.attempts, d.first_at, d.due, d.replayed, d.backfill, b.effects, d.behind
              FROM deliveries AS d LEFT JOIN backfills AS b ON b.number = d.backfill
@@ -126,10 +128,29 @@ impl Desk {
         }
     }
 
-    /// Whether events may be looked at. A consumer that is paused or gone looks at none: the version that comes
-    /// next may want what this one would pass by.
+    /// Whether events may be looked at. A consumer that is paused or gone, or whose version is not that of its state, looks at
+    /// none: the version that comes next may want what this one would pass by.
     pub fn is_open(&self) -> bool {
+        self.is_served() && self.fits()
+    }
+
+    fn is_served(&self) -> bool {
         !self.paused && self.policy.as_ref().is_some_and(|policy| policy.concurrency > 0)
+    }
+
+    /// Whether the version that handles events is one for the state in use.
+    fn fits(&self) -> bool {
+        let runs = self.policy.as_ref().and_then(|policy| policy.layout);
+        self.layout.is_none() || runs.is_none() || self.layout == runs
+    }
+
+    /// What the version hears that handles what the rebuild delivers; `None` where that one is not here.
+    pub fn rebuilt_for(&self) -> Option<&Subscriptions> {
+        let policy = self.policy.as_ref().filter(|_| self.is_served())?;
+        match &self.rebuild.as_ref()?.way {
+            None => self.fits().then_some(&policy.subscriptions),
+            Some(way) => policy.back.as_ref().filter(|back| back.version == way.to).map(|back| &back.subscriptions),
+        }
     }
 
     pub fn on_dead(&self) -> OnDead {
@@ -210,11 +231,15 @@ impl Desk {
 
     /// Whether concurrency and rate let a delivery start.
     pub fn may_start(&self, now: Timestamp) -> bool {
-        !self.rebuild.as_ref().is_some_and(Rebuild::holds_back) && self.may_start_past(now)
+        !self.rebuild.as_ref().is_some_and(Rebuild::holds_back) && self.fits() && self.has_place(now)
     }
 
     /// As [`Desk::may_start`], of a delivery that the rebuild makes.
     pub fn may_start_past(&self, now: Timestamp) -> bool {
+        self.rebuilt_for().is_some() && self.has_place(now)
+    }
+
+    fn has_place(&self, now: Timestamp) -> bool {
         let Some(policy) = self.policy.as_ref().filter(|_| !self.paused) else { return false };
         let rebuilt = self.rebuild.as_ref().map_or(0, Rebuild::running);
         let running = u32::try_from(self.lanes.leased() + rebuilt).unwrap_or(u32::MAX);

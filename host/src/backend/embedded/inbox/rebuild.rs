@@ -12,6 +12,8 @@
 //! what comes of it depends on the journal alone, also where events of different lanes meet in one key. Attempts are
 //! remembered here alone: after a restart, the first one comes again.
 //!
+//! A way back is a rebuild of what is in its generation already, by the version that it leads to.
+//!
 //! **Invariants**: an event is queued at most once, and only after those of its lane that the consumer did before it; what
 //! is handed over has nothing open.
 
@@ -33,7 +35,7 @@ use crate::backend::embedded::commit::{BackfillNumber, ConsumerNumber};
 use crate::backend::embedded::generations::Filling;
 use crate::backend::embedded::progress::Progress;
 use crate::backend::pace::Pace;
-use crate::backend::{BackfillStep, Backfilled};
+use crate::backend::{BackfillStep, Backfilled, WayBack};
 use crate::clock::Timestamp;
 use crate::event::Event;
 
@@ -54,6 +56,8 @@ pub struct Rebuild {
     pub filling: Filling,
     /// Of the generation that it fills.
     pub cache: Arc<Mutex<Cache>>,
+    /// Where it is a way back.
+    pub way: Option<WayBack>,
     stage: Stage,
     edge: Edge,
     /// The last look found all that there was.
@@ -130,6 +134,7 @@ impl Rebuild {
         Ok(Some(Self {
             filling: Filling { consumer, backfill: row.from.number, state },
             cache: Arc::new(Mutex::new(cache)),
+            way: row.way_back,
             stage: if row.paused { Stage::Paused } else { Stage::Running },
             edge: Edge::Behind,
             was_at_edge: false,

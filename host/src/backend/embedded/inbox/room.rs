@@ -200,6 +200,8 @@ mod tests {
             rate: None,
             on_dead: OnDead::Park,
             state_bytes_max: 1 << 20,
+            layout: None,
+            back: None,
         };
         inboxes.iter().for_each(|inbox| inbox.configure(policy.clone()));
         drop(embedded.publish((0..EVENTS).map(event).collect()).await.unwrap());

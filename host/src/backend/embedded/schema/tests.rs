@@ -7,16 +7,20 @@ use super::{MIGRATIONS, migrate, open_writer};
 use crate::backend::embedded::check::check_directory;
 use crate::backend::embedded::{FILE, OpenError, Settings, open};
 use crate::backend::{
-    Backend, BackfillState, CauseKey, CauseKind, LetterQuery, LetterShown, OrderQuery, Placed, Placement, StateQuery,
-    Which,
+    Backend, BackfillState, CauseKey, CauseKind, Former, LetterQuery, LetterShown, OrderQuery, Placed, Placement,
+    StateQuery, Which,
 };
 use crate::clock::Timestamp;
 use crate::order::{Content, Customer, Line, Order};
 
 /// A store of every format, as text: what `.dump` of the sqlite3 shell wrote of a file that the program left, and of that file as
 /// each migration made it, with rows in what the migration added.
-const FIXTURES: [(usize, &str); 3] =
-    [(1, include_str!("fixtures/1.sql")), (2, include_str!("fixtures/2.sql")), (3, include_str!("fixtures/3.sql"))];
+const FIXTURES: [(usize, &str); 4] = [
+    (1, include_str!("fixtures/1.sql")),
+    (2, include_str!("fixtures/2.sql")),
+    (3, include_str!("fixtures/3.sql")),
+    (4, include_str!("fixtures/4.sql")),
+];
 
 /// Every row of every table that the file has, by table.
 fn rows(file: &Path, tables: &[String]) -> BTreeMap<String, Vec<String>> {
@@ -72,6 +76,9 @@ async fn every_released_format_opens_with_all_that_it_held_and_goes_on() {
         if format >= 3 {
             let calls = first_letter(&backend).await.attempts.remove(0).calls;
             assert_eq!((calls.len(), calls[0].status), (1, Some(503)));
+        }
+        if format >= 4 {
+            assert_what_format_4_added(&backend).await;
         }
 
         let orders = backend.journal.orders(OrderQuery { limit: 10, ..OrderQuery::default() }).await.unwrap().items;
@@ -141,6 +148,14 @@ async fn assert_what_format_2_added(backend: &Backend) {
     let known = backend.consumers.known().await.unwrap();
     let shipment = known.iter().find(|report| report.name.as_str() == "shipment").unwrap();
     assert!(shipment.paused.as_ref().is_some_and(|pause| pause.reason.as_deref() == Some("stocktaking")));
+}
+
+async fn assert_what_format_4_added(backend: &Backend) {
+    let former = async |name: &str| backend.layouts.former(&name.parse().unwrap()).await.unwrap();
+    let Some(Former::Kept(kept)) = former("inventory").await else { panic!("it is kept") };
+    assert_eq!((kept.layout, kept.bytes, kept.hash.unwrap().short().as_str()), (2, 196, "bbbbbbbb"));
+    assert!(matches!(former("loyalty").await, Some(Former::Gone { reason }) if reason.contains("392 bytes")));
+    assert_eq!(former("analytics").await, None);
 }
 
 /// Whether the row still begins with what it held, whatever columns were added behind.

@@ -20,7 +20,8 @@ const PIECES: [&str; 4] = [
 ];
 
 const DEFERRED: &str =
-    "DELETE FROM deferred WHERE state = ?1 AND position IN (SELECT position FROM deferred WHERE state = ?1 LIMIT ?2)";
+    "DELETE FROM deferred WHERE state = ?1 AND position IN (SELECT position FROM deferred WHERE state = ?1 LIMIT ?2)
+     AND state NOT IN (SELECT state FROM generations WHERE standing IN ('filling', 'kept'))";
 
 /// As well, of a state alone (?1).
 const STATE_PIECES: [&str; 4] = [
@@ -71,18 +72,18 @@ fn first(disk: &Connection) -> rusqlite::Result<Option<(ConsumerNumber, StateNum
         .optional()
 }
 
-/// A generation that is of no use any more. One that is to be kept would have another standing.
+/// A generation that is of no use any more.
 fn past(disk: &Connection) -> rusqlite::Result<Option<StateNumber>> {
     disk.prepare_cached("SELECT state FROM generations WHERE standing = 'past' ORDER BY state LIMIT 1")?
         .query_row([], |row| row.get(0))
         .optional()
 }
 
-/// A state with deferred deliveries that no rebuild fills.
+/// A state with deferred deliveries that no rebuild fills, now or later.
 fn deferred(disk: &Connection) -> rusqlite::Result<Option<StateNumber>> {
     disk.prepare_cached(
         "SELECT state FROM deferred
-         WHERE state NOT IN (SELECT state FROM generations WHERE standing = 'filling') ORDER BY state LIMIT 1",
+         WHERE state NOT IN (SELECT state FROM generations WHERE standing IN ('filling', 'kept')) ORDER BY state LIMIT 1",
     )?
     .query_row([], |row| row.get(0))
     .optional()

@@ -6,7 +6,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use super::{Step, Worker, count};
 use crate::backend::embedded::commit::{ConsumerNumber, OrderNumber};
-use crate::backend::embedded::{kinds, rows};
+use crate::backend::embedded::{kinds, layouts, rows};
 use crate::backend::{Held, HeldBy};
 use crate::clock::Timestamp;
 use crate::fault::{self, Point};
@@ -148,6 +148,7 @@ fn trim_some(disk: &Connection, cutoff: Timestamp, limit: usize) -> rusqlite::Re
     let last = rows::signed(through);
     disk.prepare_cached("DELETE FROM events WHERE position <= ?1")?.execute([last])?;
     kinds::let_go(disk, through)?;
+    layouts::let_go(disk, through)?;
     let orders: BTreeMap<OrderNumber, Timestamp> =
         old.iter().filter_map(|event| Some((event.order?, event.time))).collect();
     fault::pass(Point::RetentionTrimmed);

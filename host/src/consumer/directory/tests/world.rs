@@ -266,7 +266,8 @@ async fn directory(data: &TempDir, settings: Settings, fake: &Arc<Fake>) -> (Bac
     let store = embedded::open(&embedded::Settings { data_dir: data.path().to_owned() }).unwrap();
     let versions = Arc::clone(&store.versions);
     let fleet = Arc::clone(&store.fleet);
-    let directory = Directory::open(settings, Handle(Arc::clone(fake)), versions, fleet).await.unwrap();
+    let layouts = Arc::clone(&store.layouts);
+    let directory = Directory::open(settings, Handle(Arc::clone(fake)), versions, layouts, fleet).await.unwrap();
     (store, directory)
 }
 

@@ -68,6 +68,8 @@ async fn a_state_that_is_past_goes_with_what_its_rebuild_left() {
         rate: None,
         on_dead: OnDead::Park,
         state_bytes_max: 1 << 30,
+        layout: None,
+        back: None,
     });
     for subject in ["tea", "salt"] {
         let data = RawValue::from_string("{}".into()).unwrap().into();

@@ -132,8 +132,15 @@ mod tests {
     fn desk() -> Desk {
         let subscriptions = std::iter::once("*".parse::<KindPattern>().unwrap()).collect();
         let mut desk = Desk::new(false);
-        let policy =
-            InboxPolicy { subscriptions, concurrency: 8, rate: None, on_dead: OnDead::Park, state_bytes_max: u64::MAX };
+        let policy = InboxPolicy {
+            subscriptions,
+            concurrency: 8,
+            rate: None,
+            on_dead: OnDead::Park,
+            state_bytes_max: u64::MAX,
+            layout: None,
+            back: None,
+        };
         drop(desk.configure(policy));
         desk
     }

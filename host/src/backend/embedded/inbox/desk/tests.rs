@@ -205,7 +205,7 @@ fn event(position: u64, lane: u8, kind: usize) -> Arc<Event> {
 fn policy(concurrency: u32, rate: Option<u32>, on_dead: OnDead, hears: usize) -> InboxPolicy {
     let subscriptions = KINDS[..hears].iter().map(|kind| kind.parse::<KindPattern>().unwrap()).collect();
     let rate = rate.and_then(NonZeroU32::new).map(|per_second| Rate { per_second });
-    InboxPolicy { subscriptions, concurrency, rate, on_dead, state_bytes_max: 0 }
+    InboxPolicy { subscriptions, concurrency, rate, on_dead, state_bytes_max: 0, layout: None, back: None }
 }
 
 /// What the desk would have written down as through, without what `End` and `Lease` told.

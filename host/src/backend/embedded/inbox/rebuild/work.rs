@@ -10,7 +10,7 @@ use crate::backend::embedded::generations::{Filling, Step};
 use crate::backend::embedded::inbox::desk::Desk;
 use crate::backend::embedded::inbox::{EmbeddedInbox, StateView};
 use crate::backend::embedded::queue::{Answer, DEPTH_OF_DELIVERIES_MAX, Job};
-use crate::backend::{AttemptBy, BackfillStep, Delivery, Generation, Lease, Origin, Result, View};
+use crate::backend::{AttemptBy, BackfillStep, Delivery, Generation, Lease, Origin, Result, View, WayBack};
 use crate::clock::Timestamp;
 use crate::fault::{self, Point};
 
@@ -26,6 +26,15 @@ impl EmbeddedInbox {
         drop(desk);
         self.ring();
         Ok(())
+    }
+
+    /// From now on, its state is of this layout; the rebuild with the number `ended` was of the one before.
+    pub fn laid_out(&self, layout: u32, ended: Option<BackfillNumber>) {
+        if let Some(number) = ended {
+            self.steer_rebuild(number, BackfillStep::Cancel);
+        }
+        self.desk.lock().layout = Some(layout);
+        self.ring();
     }
 
     /// `false` where no such rebuild is at work here.
@@ -82,12 +91,13 @@ impl EmbeddedInbox {
         let copy = if edited.contains(&position) { self.edited(&event) } else { Ok(None) };
         let copy = copy.inspect_err(|_| rebuild.release(position))?;
         let Filling { backfill, state, .. } = rebuild.filling;
+        let by = if rebuild.way.is_some() { AttemptBy::Returning } else { AttemptBy::Live };
         let lease =
             Lease { epoch: *epoch, stored: false, edited: copy.is_some(), backfill: None, rebuild: Some(backfill) };
         desk.started(now);
         let (origin, generation) = (Origin::Backfill, Generation(state));
         let event = copy.unwrap_or(event);
-        Ok(Some(Delivery { event, attempt, origin, first_attempt_at, generation, by: AttemptBy::Live, lease }))
+        Ok(Some(Delivery { event, attempt, origin, first_attempt_at, generation, by, lease }))
     }
 
     /// Looks at more of the past, or asks for the hand-over. The desk is free while the store is read.
@@ -95,11 +105,11 @@ impl EmbeddedInbox {
         let durable = self.store.queue.durable();
         let (past, epoch) = {
             let mut desk = self.desk.lock();
-            let (is_open, running, epoch) = (desk.is_open(), desk.lanes.leased(), desk.epoch);
+            let (is_open, running, epoch) = (desk.rebuilt_for().is_some(), desk.lanes.leased(), desk.epoch);
             let Some(rebuild) = desk.rebuild.as_mut().filter(|_| is_open) else { return Ok(()) };
             rebuild.keep_time(Timestamp::now());
             if rebuild.asks(running) {
-                self.ask_for_hand_over(rebuild);
+                self.ask_for_hand_over(&mut desk);
                 return Ok(());
             }
             let Some(past) = rebuild.begin_look(durable) else { return Ok(()) };
@@ -107,7 +117,7 @@ impl EmbeddedInbox {
         };
         let look = Look::at(&self.store, &past);
         let mut desk = self.desk.lock();
-        let wanted = desk.subscriptions().cloned();
+        let wanted = desk.rebuilt_for().cloned();
         let same = desk.epoch == epoch;
         let rebuild = desk.rebuild.as_mut().filter(|rebuild| same && rebuild.filling == past.filling);
         let (Some(rebuild), Some(wanted)) = (rebuild, wanted) else { return Ok(()) };
@@ -138,7 +148,12 @@ impl EmbeddedInbox {
     }
 
     /// No live delivery runs, and none starts until there is an answer: whatever the consumer did is ahead in the queue.
-    fn ask_for_hand_over(&self, rebuild: &mut Rebuild) {
+    fn ask_for_hand_over(&self, desk: &mut Desk) {
+        // What this version passed by, the one that comes may hear: it must be seen before.
+        if desk.rebuild.as_ref().is_some_and(|rebuild| rebuild.way.is_some()) {
+            self.write_passed(desk);
+        }
+        let Some(rebuild) = &mut desk.rebuild else { return };
         let (store, name, filling) = (Arc::clone(&self.store), self.name.clone(), rebuild.filling);
         let pushed = self.store.queue.push(Job::Task(Box::new(move |writer| {
             let is_new = writer.hand_over(filling)?;
@@ -178,10 +193,22 @@ impl EmbeddedInbox {
         let mut in_use = self.cache.lock();
         std::mem::swap(&mut *in_use, &mut *cache.lock());
         let mut desk = self.desk.lock();
-        (desk.generation, desk.rebuild) = (filling.state, None);
+        let way = desk.rebuild.take().and_then(|rebuild| rebuild.way);
+        desk.generation = filling.state;
+        if let Some(way) = &way {
+            // Nothing starts on it before the version is there that it is for.
+            fault::pass(Point::ReturnDurable);
+            desk.layout = Some(way.layout);
+            self.store.handed_over.notify_one();
+        }
         self.rebuilds.store(false, Ordering::Release);
         drop((desk, in_use));
-        tracing::info!(consumer = %self.name, "its rebuilt state is in use from now on");
+        match way {
+            None => tracing::info!(consumer = %self.name, "its rebuilt state is in use from now on"),
+            Some(WayBack { to, layout, .. }) => tracing::info!(
+                consumer = %self.name, version = %to.short(), layout, "the state that was kept is in use again, with this version"
+            ),
+        }
     }
 
     /// A view of the generation that the delivery is handled on.

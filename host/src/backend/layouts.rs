@@ -1,0 +1,132 @@
+//! How a consumer's state is laid out, and the state from before the last change of that: kept to go back to.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
+
+use super::{BackfillReport, Durable, Result, Turn};
+use crate::clock::Timestamp;
+use crate::event::Subscriptions;
+use crate::policy::{ConsumerName, Rate};
+use crate::version::Hash;
+
+/// What a way back runs at: its consumer waits for it, so quicker than a backfill, and still behind live traffic.
+pub const WAY_BACK_RATE: Rate = Rate { per_second: const { std::num::NonZeroU32::new(5_000).unwrap() } };
+
+/// The layouts (a plugin's `state-version`) of consumers' states.
+///
+/// A version of another layout takes the state over as it is, and what it was before is *kept*: a copy, with the positions
+/// that the consumer was through with. A way back brings the copy up to date with the version that is to run on it, as a
+/// rebuild that begins where the copy is: one event after another, its state alone, while live events go on with the state
+/// in use. When nothing is left, one transaction makes the copy the consumer's state, writes down the turn that makes the
+/// version live, and keeps what was in use until then in its place. So a version and a state of another layout are never in
+/// use together, whatever crashes.
+///
+/// One state is kept for each consumer. It goes where it cannot be brought up to date any more: an event that it lacks has
+/// left the journal, or a backfill or a rebuild brought events from before the consumer began.
+#[async_trait]
+pub trait Layouts: Send + Sync {
+    /// Says that a version with this layout handles the consumer's events from now on: none is handled until this returns. Where
+    /// the state is of another layout, it is kept first if it weighs at most `bytes_max`. A rebuild that is under way is of the
+    /// layout before, and cancelled.
+    async fn lay_out(&self, name: &ConsumerName, layout: u32, bytes_max: u64) -> Result<Durable<LaidOut>>;
+
+    /// The state of the layout before; `None` where the layout never changed.
+    async fn former(&self, name: &ConsumerName) -> Result<Option<Former>>;
+
+    /// Sets out for the version that `way` makes live, whose layout is that of the state that is kept, and which `hears` this.
+    async fn set_out(&self, name: &ConsumerName, way: WayBack, hears: Subscriptions) -> Result<Durable<SetOut>>;
+
+    /// The way back that is under way. It ends like a backfill, or with the next turn of the consumer that is no refusal; then
+    /// the state that it brought along is kept as far as it came.
+    async fn way_back(&self, name: &ConsumerName) -> Result<Option<WayBack>>;
+
+    /// Rung when one was handed over: no delivery of its consumer starts until its version is there.
+    fn handed_over(&self) -> Arc<Notify>;
+}
+
+/// What became of a state when a version came to run on it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LaidOut {
+    /// It is of this layout already, or was never of another one.
+    AsBefore,
+    Kept(KeptState),
+    /// It is taken over, and what it was is not kept, for this reason.
+    NotKept(String),
+}
+
+/// A consumer's state of the layout before.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum Former {
+    Kept(KeptState),
+    Gone { reason: String },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct KeptState {
+    pub layout: u32,
+    /// The version that ran on it last, where that is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hash: Option<Hash>,
+    pub bytes: u64,
+    pub since: Timestamp,
+}
+
+/// A way to the state that is kept, and to a version of its layout.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WayBack {
+    /// The row of the history that its end writes.
+    pub turn: Turn,
+    /// Versions that are kept then.
+    pub keep: usize,
+    pub layout: u32,
+    pub to: Hash,
+}
+
+#[derive(Clone, Debug)]
+pub enum SetOut {
+    Yes(BackfillReport),
+    /// A backfill or another way back is under way.
+    Runs,
+    /// No state of this layout is kept.
+    NotKept,
+}
+
+/// Of a store that keeps no state but the one in use.
+pub struct NoneKept {
+    why: &'static str,
+    never: Arc<Notify>,
+}
+
+impl NoneKept {
+    #[must_use]
+    pub fn because(why: &'static str) -> Self {
+        Self { why, never: Arc::default() }
+    }
+}
+
+#[async_trait]
+impl Layouts for NoneKept {
+    async fn lay_out(&self, _: &ConsumerName, _: u32, _: u64) -> Result<Durable<LaidOut>> {
+        Ok(Durable::assert(LaidOut::AsBefore))
+    }
+
+    async fn former(&self, _: &ConsumerName) -> Result<Option<Former>> {
+        Ok(Some(Former::Gone { reason: self.why.to_owned() }))
+    }
+
+    async fn set_out(&self, _: &ConsumerName, _: WayBack, _: Subscriptions) -> Result<Durable<SetOut>> {
+        Ok(Durable::assert(SetOut::NotKept))
+    }
+
+    async fn way_back(&self, _: &ConsumerName) -> Result<Option<WayBack>> {
+        Ok(None)
+    }
+
+    fn handed_over(&self) -> Arc<Notify> {
+        Arc::clone(&self.never)
+    }
+}
