@@ -276,7 +276,7 @@ impl Publisher {
 pub const ENVELOPE_ATTRIBUTE: &str = "fanfare";
 
 /// Attributes and body of an event's message.
-fn message(logged: &Logged) -> serde_json::Result<([(&'static str, String); 2], String)> {
+pub fn message(logged: &Logged) -> serde_json::Result<([(&'static str, String); 2], String)> {
     let body = serde_json::to_string(&*logged.event)?;
     let by_reference = body.len() > EVENT_BYTES_MAX;
     let envelope = serde_json::to_string(&Envelope { by_reference, ..Envelope::of(logged) })?;

@@ -1,5 +1,8 @@
 //! Messages of the consumer's queue: taken in, held while their events wait or run, and deleted.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
