@@ -228,6 +228,10 @@ impl Shop {
             Harm::Delete(key) => self.store.table.delete(&key).await.unwrap(),
             Harm::Change(key, change) => drop(self.store.table.update(&key, change).await.unwrap().unwrap()),
             Harm::Put(item) => self.put(item).await,
+            Harm::Both(first, second) => {
+                Box::pin(self.harm(*first)).await;
+                Box::pin(self.harm(*second)).await;
+            }
         }
     }
 }
@@ -236,6 +240,7 @@ enum Harm {
     Delete(Key),
     Change(Key, Write),
     Put(Item),
+    Both(Box<Harm>, Box<Harm>),
 }
 
 fn set(key: Key, name: &str, value: aws_sdk_dynamodb::types::AttributeValue) -> Harm {
@@ -383,8 +388,25 @@ fn harms(shop: &Shop, items: &HashMap<Key, Item>) -> Vec<(Harm, &'static str, &'
             "backfills",
             "event 1 that rebuild 1 of alpha comes back to: rebuild 1 is not under way",
         ),
+        (
+            // The lane has no such event, and the one that it has is elsewhere in the journal.
+            beside_rebuild(Item::at(&Key::put_off(&alpha(), 1, 1)).with("l", text("s#s")).with("q", number(9))),
+            "backfills",
+            "event 1 that rebuild 1 of alpha comes back to: its event is gone",
+        ),
+        (
+            beside_rebuild(Item::at(&Key::put_off(&alpha(), 1, 1)).with("l", text("s#s")).with("q", number(1))),
+            "backfills",
+            "event 1 that rebuild 1 of alpha comes back to: its event is gone",
+        ),
         (Harm::Put(Item::at(&Key::gate(&alpha(), 1, "x"))), "backfills", "gate of x beside rebuild 1 of alpha"),
     ]
+}
+
+/// An item of a rebuild that is under way.
+fn beside_rebuild(item: Item) -> Harm {
+    let begun = Write::of("SET bfa = :one, bfr = :one").value(":one", number(1));
+    Harm::Both(Box::new(Harm::Change(Key::consumer(&alpha()), begun)), Box::new(Harm::Put(item)))
 }
 
 /// A backfill that nobody goes through.
