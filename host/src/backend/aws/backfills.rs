@@ -182,6 +182,16 @@ fn in_all(counted: u64, looked_at: u64, all: u64) -> u64 {
     u64::try_from(about).unwrap_or(u64::MAX).max(1)
 }
 
+/// How many events there are up to `last`, where `counted` were found between `oldest` and `after`: all of them, if the part that
+/// was read had no more, or about, if that took long. `None` where the next part is to be read.
+fn so_far(counted: u64, (oldest, after, last): (u64, u64, u64), is_more: bool, took: Duration) -> Option<u64> {
+    match is_more && after < last {
+        false => Some(counted),
+        true if took > COUNT_TIME_MAX => Some(in_all(counted, after - oldest, last - oldest)),
+        true => None,
+    }
+}
+
 impl Aws {
     /// How many events there are to be delivered: of many, about. And up to which position that is.
     async fn counted(&self, known: &Known, fills: &Fills, asked: &Backfill, scope: (u64, u64)) -> Result<(u64, u64)> {
@@ -206,7 +216,7 @@ impl Aws {
         let began = Instant::now();
         loop {
             let keys = self.store.log(after + 1, last, false, COUNT_BATCH).await?;
-            let Some((_, read)) = keys.last() else { return Ok(missed) };
+            let (Some((_, read)), is_more) = (keys.last(), keys.len() == COUNT_BATCH) else { return Ok(missed) };
             after = *read;
             let oldest = *oldest.get_or_insert(keys.first().map_or(after, |(_, oldest)| *oldest));
             let keys: Vec<Key> = keys.into_iter().map(|(key, _)| key).collect();
@@ -218,8 +228,8 @@ impl Aws {
                 events.retain(|logged| fills.of(places.get(&logged.key).unwrap_or(&nowhere), logged).is_none());
             }
             missed += events.len() as u64;
-            if began.elapsed() > COUNT_TIME_MAX && after < last {
-                return Ok(in_all(missed, after - oldest, last - oldest));
+            if let Some(all) = so_far(missed, (oldest, after, last), is_more, began.elapsed()) {
+                return Ok(all);
             }
         }
     }
@@ -320,5 +330,19 @@ impl Store {
             held += behind.iter().filter(|logged| self.wants(known, logged)).count() as u64;
         }
         Ok(held)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_are_estimated_only_where_there_are_more_than_could_be_counted_in_time() {
+        let (soon, late) = (Duration::ZERO, COUNT_TIME_MAX * 2);
+        assert_eq!(so_far(7, (10, 20, 100), false, late), Some(7), "all were read, however long it took");
+        assert_eq!(so_far(7, (10, 20, 20), true, late), Some(7));
+        assert_eq!(so_far(7, (10, 20, 100), true, soon), None);
+        assert_eq!(so_far(7, (10, 20, 100), true, late), Some(63));
     }
 }

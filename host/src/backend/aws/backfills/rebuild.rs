@@ -33,7 +33,7 @@ use self::hand_over::Try;
 use self::look::{Found, Seen, look};
 pub use self::put_off::{position_of, put_off_items};
 use super::run::Looked;
-use super::{COUNT_TIME_MAX, Fill, Fills, gate, in_all, news, settled};
+use super::{Fill, Fills, gate, news, settled, so_far};
 use crate::backend::aws::consumers::Known;
 use crate::backend::aws::hosts;
 use crate::backend::aws::inbox::{Again, AwsInbox, Fate, Progress};
@@ -96,7 +96,7 @@ pub async fn count(store: &Store, known: &Known, fills: &Fills, first: u64) -> R
     let began = Instant::now();
     loop {
         let keys = store.log(after + 1, last, false, COUNT_BATCH).await?;
-        let Some((_, read)) = keys.last() else { return Ok((count, last)) };
+        let (Some((_, read)), is_more) = (keys.last(), keys.len() == COUNT_BATCH) else { return Ok((count, last)) };
         after = *read;
         let oldest = *oldest.get_or_insert(keys.first().map_or(after, |(_, oldest)| *oldest));
         let keys: Vec<Key> = keys.into_iter().map(|(key, _)| key).collect();
@@ -104,8 +104,8 @@ pub async fn count(store: &Store, known: &Known, fills: &Fills, first: u64) -> R
         events.retain(|logged| heard.as_ref().is_none_or(|heard| heard.want(&logged.event)));
         let seen = look(store, known, fills, events).await?;
         count += seen.iter().filter(|seen| seen.found == Found::Done).count() as u64;
-        if began.elapsed() > COUNT_TIME_MAX && after < last {
-            return Ok((in_all(count, after - oldest, last - oldest), last));
+        if let Some(all) = so_far(count, (oldest, after, last), is_more, began.elapsed()) {
+            return Ok((all, last));
         }
     }
 }
