@@ -84,6 +84,11 @@ pub enum OpenError {
 /// # Errors
 /// [`OpenError`] where AWS cannot be reached or used, or where something is missing.
 pub async fn open(settings: &Settings) -> Result<Backend, OpenError> {
+    host(settings).await.map(backend)
+}
+
+/// The store of a host that runs all the time.
+async fn host(settings: &Settings) -> Result<Arc<Store>, OpenError> {
     let store =
         Box::pin(store(settings, async |table| hosts::claim(table, hosts::Stay::Kept).await.map(Seat::Kept))).await?;
     store.tasks.spawn(hosts::run(Arc::clone(&store)));
@@ -91,7 +96,7 @@ pub async fn open(settings: &Settings) -> Result<Backend, OpenError> {
     store.tasks.spawn(settle::intent::sweep(Arc::clone(&store)));
     store.tasks.spawn(upkeep::run(Arc::clone(&store)));
     store.tasks.spawn(versions::sweep_files(Arc::clone(&store)));
-    Ok(backend(store))
+    Ok(store)
 }
 
 /// Opens the store for a host that AWS Lambda invokes: it does nothing by itself between two invocations, and what it is to do

@@ -9,13 +9,12 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use aws_sdk_sqs::types::QueueAttributeName;
-use tokio::time::Instant;
 
 use self::known::spoken;
 pub use self::known::{CatchUp, Epoch, Known, catch_up, heard, said};
 use super::Aws;
 use super::backfills::{Fills, gate};
-use super::inbox::{AwsInbox, scan};
+use super::inbox::{Asked, AwsInbox, scan};
 use super::item::{CONSUMERS, Item, Key, LaneKey, counters_partition, entries_partition, json, number, text};
 use super::lane::Logged;
 use super::place::Place;
@@ -137,7 +136,7 @@ impl Store {
 
     /// Follows what the table says of the consumers that are here.
     pub async fn learn(&self) -> Result<()> {
-        let asked = Instant::now();
+        let asked = Asked::now();
         for known in self.known().await? {
             let Some(inbox) = self.inbox(&known.name) else {
                 self.stand_aside(&known).await?;
@@ -183,7 +182,7 @@ impl Consumers for Aws {
         }
         // Until the inbox is there, nobody says that this host does not have the consumer.
         let _aside = self.store.aside.lock().await;
-        let asked = Instant::now();
+        let asked = Asked::now();
         let known = self.store.known_as(name).await?;
         let known = known.ok_or_else(|| Error::Unavailable("the consumer was forgotten meanwhile".into()))?;
         if self.store.seat.kept().is_none() && !known.by_functions {
@@ -278,7 +277,7 @@ impl Consumers for Aws {
             None => Change::of("REMOVE psince, preason"),
         };
         let change = change.only_if("attribute_exists(pk)");
-        let asked = Instant::now();
+        let asked = Asked::now();
         let item = self.store.table.update_once(&Key::consumer(name), change).await?;
         let Some(item) = item else { return Ok(Durable::assert(false)) };
         if let Some(inbox) = self.store.inbox(name) {

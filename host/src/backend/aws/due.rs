@@ -128,6 +128,12 @@ async fn claim(store: &Store, key: &Key) -> Result<Option<Due>> {
     }))
 }
 
+/// Whoever has taken it up settles it no more: it comes back when the claim runs out.
+pub async fn disown(store: &Store, key: &Key) -> Result<()> {
+    let change = Change::of("SET ver = :ver").only_if("attribute_exists(pk)").value(":ver", number(version()));
+    store.table.update(key, change).await.map(drop)
+}
+
 /// Nobody else takes it up before `at`, where it is still ours: to keep it, or to give it back.
 pub async fn claim_until(store: &Store, due: &Due, at: Timestamp) -> Result<()> {
     let change = Change::of("SET ls = :at").only_if("ver = :ver");

@@ -32,12 +32,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, OwnedMutexGuard};
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::desk::{Desk, Ended, Receipt};
 pub use self::desk::{Running, Work};
+pub use self::footing::Asked;
 use self::footing::Footing;
 use self::handed::Handed;
 pub use self::handed::{Message, Until};
@@ -118,7 +119,7 @@ pub struct AwsInbox {
 
 impl AwsInbox {
     /// The inbox of a consumer that is here. On a host that AWS Lambda invokes, it does nothing by itself.
-    pub fn start(store: &Arc<Store>, known: Known, asked: Instant, fills: Fills, queue: Queue) -> Arc<Self> {
+    pub fn start(store: &Arc<Store>, known: Known, asked: Asked, fills: Fills, queue: Queue) -> Arc<Self> {
         let invoked = store.seat.kept().is_none();
         let owner = uuid::Uuid::now_v7().to_string();
         let inbox = Arc::new(Self {
@@ -241,7 +242,7 @@ impl AwsInbox {
     }
 
     /// The table says this of the consumer, which was asked for then.
-    pub fn learn(&self, known: Known, asked: Instant) {
+    pub fn learn(&self, known: Known, asked: Asked) {
         let turned = {
             let mut desk = self.desk.lock();
             std::mem::replace(&mut desk.paused, known.paused.is_some()) != known.paused.is_some()

@@ -191,6 +191,16 @@ impl Place {
         })
     }
 
+    /// Writes this place once more, as it is: what was decided on it is refused from then on.
+    pub fn again(&self) -> Result<Change> {
+        let next = Self { ver: self.ver + 1, ..self.clone() };
+        if next.ver == 1 {
+            return next.change();
+        }
+        let again = Change::of("SET ver = :ver").only_if("ver = :before");
+        Ok(again.value(":ver", number(next.ver)).value(":before", number(self.ver)))
+    }
+
     /// What became of an event of the lane; `None` where it does not concern the consumer. `history` says of one that a
     /// backfill is about whether it is through with it.
     pub fn state_of(

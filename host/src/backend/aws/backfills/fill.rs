@@ -181,10 +181,6 @@ impl Fill {
         self.rebuild.is_some()
     }
 
-    pub fn started_at(&self) -> Timestamp {
-        self.started_at
-    }
-
     pub fn from(&self) -> FromBackfill {
         FromBackfill { number: self.number, effects: self.effects }
     }

@@ -117,6 +117,8 @@ pub struct Rebuilder {
     /// As which the host follows the journal for the consumer.
     host: String,
     walk: Option<Walk>,
+    /// Since when this host knows of a rebuild, and of which.
+    known: Option<(i64, Instant)>,
     /// As which this host had a rebuild last.
     last: String,
 }
@@ -135,6 +137,8 @@ struct Walk {
     pending: Option<(u64, Instant)>,
     /// Since when there is nothing left but what came a moment ago.
     edge: Option<Instant>,
+    /// Nothing that was decided on before the rebuild was heard of can be committed any more.
+    fenced: bool,
     tries: hand_over::Tries,
     near: Option<Try>,
 }
@@ -155,7 +159,7 @@ enum Passed {
 impl Rebuilder {
     pub fn new(inbox: &Arc<AwsInbox>, store: &Arc<Store>, host: String) -> Self {
         let last = uuid::Uuid::now_v7().to_string();
-        Self { inbox: Arc::clone(inbox), store: Arc::clone(store), host, walk: None, last }
+        Self { inbox: Arc::clone(inbox), store: Arc::clone(store), host, walk: None, known: None, last }
     }
 
     fn name(&self) -> &ConsumerName {
@@ -164,6 +168,7 @@ impl Rebuilder {
 
     /// Does the next part of the rebuild.
     pub async fn look(&mut self, rebuild: i64) -> Result<Looked> {
+        self.known = self.known.filter(|(of, _)| *of == rebuild).or_else(|| Some((rebuild, Instant::now())));
         // What this host offered before may run still.
         if self.walk.is_none() && !self.inbox.withdraw() {
             return Ok(Looked::Nothing);
@@ -207,8 +212,8 @@ impl Rebuilder {
         }
         let (cursor, pace) = (fill.position, Pace::new(fill.rate));
         let (put_off_at, pending, edge, near) = (None, None, None, None);
-        let tries = hand_over::Tries::default();
-        Ok(Some(Walk { fill, owner, claimed, cursor, put_off, put_off_at, pace, pending, edge, tries, near }))
+        let (fenced, tries) = (false, hand_over::Tries::default());
+        Ok(Some(Walk { fill, owner, claimed, cursor, put_off, put_off_at, pace, pending, edge, fenced, tries, near }))
     }
 
     /// Whether the rebuild goes on, and is still this host's: said again, from time to time.

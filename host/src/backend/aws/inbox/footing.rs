@@ -8,6 +8,9 @@
 //! Where no rebuild is known to be under way, commits have no condition on it. So what is known must be young, and when that
 //! changes, it counts only once nothing is on its way that went by what was known before.
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -29,6 +32,27 @@ const DOUBTED_FOR: Duration = Duration::from_secs(20);
 const KEEP_EVERY: Duration = Duration::from_millis(50);
 /// Who died while he tried to hand over has held live deliveries back for long enough by then.
 const GRACE: Duration = Duration::from_secs(5);
+
+/// When something was asked for: by a clock that only rises, and by one that goes on while the machine sleeps.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked {
+    at: Instant,
+    time: Timestamp,
+}
+
+impl Asked {
+    pub fn now() -> Self {
+        Self { at: Instant::now(), time: Timestamp::now() }
+    }
+
+    fn age(self) -> Duration {
+        self.at.elapsed().max(Timestamp::now().since(self.time))
+    }
+
+    fn later(self, other: Self) -> Self {
+        if other.at > self.at { other } else { self }
+    }
+}
 
 /// What commits go by that begin now.
 #[derive(Debug)]
@@ -70,7 +94,7 @@ impl Ground {
 pub struct Footing {
     ground: Arc<Ground>,
     /// When what it goes by was asked for.
-    asked: Instant,
+    asked: Asked,
     /// What commits without a gate went by that may be on their way.
     unfenced: Vec<Weak<Ground>>,
     /// The rebuild of which this host has said that it commits through its gate alone.
@@ -78,7 +102,7 @@ pub struct Footing {
 }
 
 impl Footing {
-    pub fn of(known: &Known, asked: Instant) -> Self {
+    pub fn of(known: &Known, asked: Asked) -> Self {
         let stands = known.rebuilding.map_or(Stands::Free, |rebuild| Stands::Shut { rebuild });
         let ground = Arc::new(Ground { generation: known.generation, stands });
         Self { ground, asked, unfenced: Vec::new(), joined: None }
@@ -123,9 +147,9 @@ impl AwsInbox {
     }
 
     /// The table says this now, which was asked for then. Whoever knows more than that keeps what he knows.
-    pub(super) fn take_ground(&self, known: &Known, asked: Instant) {
+    pub(super) fn take_ground(&self, known: &Known, asked: Asked) {
         let mut footing = self.footing.lock();
-        footing.asked = footing.asked.max(asked);
+        footing.asked = footing.asked.later(asked);
         let ground = Arc::clone(&footing.ground);
         let same = ground.generation == known.generation;
         let stands = match (known.rebuilding, &ground.stands) {
@@ -153,7 +177,7 @@ impl AwsInbox {
     pub(super) async fn ground(&self) -> Result<Arc<Ground>> {
         {
             let footing = self.footing.lock();
-            if !footing.ground.is_free() || footing.asked.elapsed() < KNOWN_MAX {
+            if !footing.ground.is_free() || footing.asked.age() < KNOWN_MAX {
                 return Ok(Arc::clone(&footing.ground));
             }
         }
@@ -182,7 +206,7 @@ impl AwsInbox {
 
     /// Asks the table what it says of the consumer.
     pub(super) async fn reknow(&self) -> Result<()> {
-        let asked = Instant::now();
+        let asked = Asked::now();
         let item = self.store.table.get(&Key::consumer(&self.name)).await?;
         let item = item.ok_or_else(|| Error::Unavailable("the consumer was forgotten meanwhile".into()))?;
         self.learn(Known::read(&item)?, asked);
@@ -303,32 +327,5 @@ impl AwsInbox {
         if let Err(error) = left.await {
             tracing::debug!(consumer = %self.name, %error, "the rebuild waits until this host is surely gone");
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn gated() -> Stands {
-        Stands::Gated { rebuild: 7, gate: Key { pk: "w#alpha".into(), sk: "7".into() } }
-    }
-
-    #[test]
-    fn a_host_is_fenced_once_nothing_is_on_its_way_that_went_by_what_was_known_before() {
-        let ground = Arc::new(Ground { generation: 0, stands: Stands::Free });
-        let (asked, unfenced) = (Instant::now(), Vec::new());
-        let mut footing = Footing { ground, asked, unfenced, joined: None };
-        let on_its_way = Arc::clone(&footing.ground);
-        assert!(!footing.is_fenced());
-        footing.stand(0, gated());
-        assert!(!footing.is_fenced(), "a commit without a gate may come still");
-        footing.stand(0, Stands::Shut { rebuild: 7 });
-        footing.stand(0, gated());
-        assert!(!footing.is_fenced());
-        drop(on_its_way);
-        assert!(footing.is_fenced());
-        footing.stand(7, Stands::Free);
-        assert!(!footing.is_fenced(), "the next rebuild is another matter");
     }
 }

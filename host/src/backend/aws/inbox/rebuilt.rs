@@ -3,6 +3,9 @@
 //! Whoever goes through a rebuild (`backfills::rebuild`) offers an event, a worker leases it, and its end is one transaction with
 //! what the rebuild says of itself: how far it is, or that it has come back to what it had put off.
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 

@@ -37,8 +37,9 @@ const HELD_BACK_TIME: Duration = Duration::from_secs(4);
 const HELD_BACK_TIME_MAX: Duration = Duration::from_secs(64);
 /// For how long they go on then.
 const BETWEEN_TRIES: Duration = Duration::from_secs(2);
-/// How long after its beginning a commit may arrive of somebody who did not hear of a rebuild, and is not there any more.
-const UNHEARD_MAX: Duration = Duration::from_secs(90);
+/// How long after its beginning somebody who did not hear of a rebuild, and is not there any more, may have begun to commit
+/// something: three times as long as anybody goes by what he knew. When that arrives does not matter ([`Rebuilder::fence`]).
+const UNHEARD_MAX: Duration = Duration::from_secs(30);
 
 /// What became of earlier tries.
 pub struct Tries {
@@ -77,6 +78,12 @@ impl Rebuilder {
             sleep(AGAIN).await;
             return Ok(true);
         }
+        if !walk.fenced {
+            if !self.fence(walk).await? {
+                return Ok(false);
+            }
+            walk.fenced = true;
+        }
         self.begin_try(walk).await
     }
 
@@ -88,7 +95,7 @@ impl Rebuilder {
             lost |= gate.lives;
             gone |= !gate.lives;
         }
-        let is_old = || Timestamp::now() > walk.fill.started_at().plus(UNHEARD_MAX);
+        let is_old = || self.known.is_some_and(|(_, since)| since.elapsed() > UNHEARD_MAX);
         Ok(!lost && (!gone || is_old()))
     }
 

@@ -1,11 +1,16 @@
 //! What a rebuild went by and comes back to: events that were exceptions, or not done for long.
 
+use std::collections::{BTreeSet, HashMap};
+
+use futures::future::try_join_all;
 use tokio::time::Instant;
 
 use super::look::{Found, look};
 use super::{BATCH, Rebuilder, Walk};
+use crate::backend::aws::due;
 use crate::backend::aws::inbox::Progress;
 use crate::backend::aws::item::{Item, Key, LaneKey, put_off_prefix, rebuilds_partition};
+use crate::backend::aws::place::{HeadState, Place};
 use crate::backend::aws::store::Store;
 use crate::backend::aws::table::{Change, Span, Transaction};
 use crate::backend::{Error, Result};
@@ -57,6 +62,36 @@ impl Rebuilder {
             walk.put_off.remove(&position);
         }
         Ok(Some(handled))
+    }
+
+    /// Whatever is put off is settled from here on by who reads its place anew: a commit that somebody decided on before, and that
+    /// comes whenever it may, is refused. `false` where the rebuild has to stop.
+    pub(super) async fn fence(&self, walk: &mut Walk) -> Result<bool> {
+        let all: Vec<(LaneKey, u64)> = walk.put_off.values().cloned().collect();
+        let (table, name) = (&self.store.table, self.name());
+        for chunk in all.chunks(BATCH) {
+            if !self.goes_on(walk).await? {
+                return Ok(false);
+            }
+            let strays = chunk.iter().map(|(lane, seq)| Key::stray(name, lane, *seq));
+            let strays = table.get_all(strays).await?;
+            let disowned: Vec<_> = strays.keys().map(|key| due::disown(&self.store, key)).collect();
+            try_join_all(disowned).await?;
+            let lanes: BTreeSet<&LaneKey> = chunk.iter().map(|(lane, _)| lane).collect();
+            let keys: Vec<Key> = lanes.into_iter().map(|lane| Key::place(name, lane)).collect();
+            let found: HashMap<Key, Item> = table.get_all(keys.iter().cloned()).await?;
+            let mut again = Vec::new();
+            for key in &keys {
+                let place = found.get(key).map_or_else(|| Ok(Place::default()), Place::read)?;
+                // Who retries a dead letter writes the place.
+                if place.head.is_none_or(|head| head.state != HeadState::Dead) {
+                    again.push(table.update(key, place.again()?));
+                }
+            }
+            // Where it has moved meanwhile, that was as good.
+            try_join_all(again).await?;
+        }
+        Ok(true)
     }
 
     /// What was put off needs no handling after all.
