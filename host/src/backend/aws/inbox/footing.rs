@@ -19,7 +19,7 @@ use tokio::time::{Instant, sleep};
 use super::AwsInbox;
 use super::desk::Running;
 use crate::backend::aws::backfills::gate;
-use crate::backend::aws::consumers::Known;
+use crate::backend::aws::consumers::{FOLLOW_EVERY, Known};
 use crate::backend::aws::item::Key;
 use crate::backend::{AttemptBy, Delivery, Error, Finished, Generation, Lease, Result};
 use crate::clock::Timestamp;
@@ -182,6 +182,10 @@ impl AwsInbox {
             }
         }
         self.reknow().await?;
+        if self.handed.is_some() {
+            // Nobody else opens its gate in the middle of an invocation.
+            self.look_at_gate().await?;
+        }
         Ok(Arc::clone(&self.footing.lock().ground))
     }
 
@@ -255,6 +259,23 @@ impl AwsInbox {
             }
             if let Err(error) = self.look_at_gate().await {
                 tracing::debug!(consumer = %self.name, %error, "the gate beside a rebuild is looked at later");
+            }
+        }
+    }
+
+    /// Follows a rebuild that is under way, on a host where nobody else does: for as long as somebody waits for deliveries.
+    pub(super) async fn follow_rebuild(&self) {
+        loop {
+            sleep(FOLLOW_EVERY).await;
+            if self.known().rebuilding.is_none() {
+                continue;
+            }
+            let followed = async {
+                self.reknow().await?;
+                self.look_at_gate().await
+            };
+            if let Err(error) = followed.await {
+                tracing::debug!(consumer = %self.name, %error, "how its rebuild stands is learned later");
             }
         }
     }

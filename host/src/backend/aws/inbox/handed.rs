@@ -119,8 +119,14 @@ impl AwsInbox {
         handed.begin(messages.iter().map(|message| message.id.clone()));
         self.rest(false);
         let received = messages.iter().map(Message::received).collect();
-        if timeout_at(until.end, self.take_in(received)).await.is_ok() {
-            self.settled(handed, until).await;
+        let handled = Box::pin(async {
+            if timeout_at(until.end, self.take_in(received)).await.is_ok() {
+                self.settled(handed, until).await;
+            }
+        });
+        tokio::select! {
+            () = handled => {}
+            () = self.follow_rebuild() => {}
         }
         self.put_down().await;
         let done = handed.take();
@@ -186,6 +192,7 @@ impl AwsInbox {
         tokio::select! {
             ((), ()) = all => {}
             () = self.renew_dues() => {}
+            () = self.follow_rebuild() => {}
         }
         self.rest(true);
         let idle = async {

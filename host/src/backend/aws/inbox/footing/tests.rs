@@ -1,6 +1,14 @@
-//! What commits go by.
+//! What commits go by; against emulators, what those of a function do, which nobody looks after in the middle of an invocation.
 
 use super::*;
+use crate::backend::aws::backfills::news;
+use crate::backend::aws::item::number;
+use crate::backend::aws::seat::Seat;
+use crate::backend::aws::settings::Settings;
+use crate::backend::aws::{backend, store};
+use crate::backend::{Backend, Backfill, BackfillEffects, Backfilled, InboxPolicy, Since, Started};
+use crate::event::KindPattern;
+use crate::policy::{ConsumerName, OnDead, Start};
 
 fn gated() -> Stands {
     Stands::Gated { rebuild: 7, gate: Key { pk: "w#alpha".into(), sk: "7".into() } }
@@ -33,4 +41,65 @@ fn what_was_asked_for_before_the_machine_slept_is_old() {
     assert!(slept.age() >= KNOWN_MAX);
     let set_back = Asked { time: asked.time.plus(KNOWN_MAX), ..asked };
     assert!(set_back.age() < KNOWN_MAX);
+}
+
+/// A function of a consumer whose state is made anew from some moment of an invocation on.
+async fn function() -> (Backend, Arc<AwsInbox>) {
+    let prefix = format!("t-{}", uuid::Uuid::now_v7().simple()).parse().unwrap();
+    let settings = Settings { prefix, provision: true, ..Settings::default() };
+    let store = Box::pin(store(&settings, async |_| Ok(Seat::lent()))).await.unwrap();
+    let backend = backend(Arc::clone(&store));
+    let name: ConsumerName = "alpha".parse().unwrap();
+    backend.consumers.attach(&name, Start::Now).await.unwrap().configure(InboxPolicy {
+        subscriptions: std::iter::once("com.*".parse::<KindPattern>().unwrap()).collect(),
+        concurrency: 8,
+        rate: None,
+        on_dead: OnDead::Park,
+        state_bytes_max: 1 << 30,
+    });
+    let inbox = store.inbox(&name).unwrap();
+    assert!(inbox.ground().await.unwrap().is_free());
+    let asked = Backfill {
+        from: Since::Beginning,
+        filter: None,
+        rate: "1000/s".parse().unwrap(),
+        effects: BackfillEffects::StateOnly,
+        of: Backfilled::Rebuild,
+    };
+    let started = backend.backfills.start(&name, asked).await.unwrap().into_inner();
+    assert!(matches!(started, Started::Yes(_)));
+    inbox.footing.lock().asked.time = Timestamp::now().minus(KNOWN_MAX);
+    (backend, inbox)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_function_goes_through_its_gate_in_the_middle_of_an_invocation_once_what_it_knew_is_old() {
+    let (backend, inbox) = function().await;
+    let ground = inbox.ground().await.unwrap();
+    assert!(ground.gate().is_some(), "{ground:?}");
+    backend.lifecycle.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_function_goes_on_in_the_same_invocation_when_a_try_to_hand_over_is_over() {
+    let (backend, inbox) = function().await;
+    let until = number(Timestamp::now().plus(Duration::from_secs(3_600)).as_millis());
+    let tried = news("SET nr = :one, nru = :until").value(":one", number(1)).value(":until", until);
+    inbox.store.table.update(&Key::consumer(&inbox.name), tried).await.unwrap().unwrap();
+    let ground = inbox.ground().await.unwrap();
+    assert!(ground.is_shut() && inbox.desk.lock().held, "{ground:?}");
+    gate::end_try(&inbox.store, &inbox.name, 1).await.unwrap();
+    let goes_on = async {
+        while inbox.desk.lock().held {
+            sleep(KEEP_EVERY).await;
+        }
+    };
+    tokio::select! {
+        () = goes_on => {}
+        () = inbox.follow_rebuild() => {}
+        () = sleep(Duration::from_secs(120)) => panic!("it waits for the next invocation"),
+    }
+    let ground = inbox.ground().await.unwrap();
+    assert!(ground.gate().is_some(), "{ground:?}");
+    backend.lifecycle.close().await;
 }
