@@ -26,6 +26,7 @@ mod filters;
 mod fleet;
 mod functions;
 mod functions_backfill;
+mod functions_rebuild;
 mod grants;
 mod hostile;
 mod import;
