@@ -56,6 +56,8 @@ async fn function() -> (Backend, Arc<AwsInbox>) {
         rate: None,
         on_dead: OnDead::Park,
         state_bytes_max: 1 << 30,
+        layout: None,
+        back: None,
     });
     let inbox = store.inbox(&name).unwrap();
     assert!(inbox.ground().await.unwrap().is_free());

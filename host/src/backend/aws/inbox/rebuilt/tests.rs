@@ -97,6 +97,8 @@ async fn a_commit_that_was_begun_before_a_rebuild_and_comes_when_that_is_over_is
         rate: None,
         on_dead: OnDead::Skip,
         state_bytes_max: 1 << 30,
+        layout: None,
+        back: None,
     });
     let inbox = store.inbox(&alpha()).unwrap();
     for subject in ["done", "begun", "dead"] {

@@ -41,6 +41,8 @@ impl Handed {
             rate: None,
             on_dead: OnDead::Park,
             state_bytes_max: 1 << 30,
+            layout: None,
+            back: None,
         });
         let inbox = store.inbox(&name).unwrap();
         Self { backend, store, inbox }
