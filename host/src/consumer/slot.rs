@@ -205,7 +205,7 @@ impl<R: Runtime> Slot<R> {
             Err(refused) => refused,
         };
         self.note_refused(&newest.file, &refused, before, policy, shared).await;
-        let waits = matches!(refused, Refused::Ungranted(_));
+        let waits = before.is_none() && matches!(refused, Refused::Ungranted(_));
         refusals.note(Err(refused));
         if waits {
             refusals.note(self.introduce(policy, shared).await);
