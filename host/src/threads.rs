@@ -2,17 +2,17 @@
 
 use std::time::Duration;
 
-/// The shortest slice that Linux gives.
-const SLICE: Duration = Duration::from_micros(100);
+/// Short beside what anybody waits for. With less, threads that work for the same order stop each other too often.
+const SLICE: Duration = Duration::from_micros(250);
 
 /// Asks for short slices of the CPU for the calling thread, and for threads that it starts from here on: they get no more of
 /// the CPU, but sooner.
 ///
-/// What handles an order takes microseconds in several threads, one after another. Where a guest computes, Linux lets each
-/// wait for what is left of the guest's slice and for the next tick of its clock, up to 4 ms; even the thread that is to interrupt the guest
-/// waits so. With slices this short, whoever wakes up runs. All threads of the host should have the same, or those with
-/// the shortest take the others' turns where there is too much to do. Linux knows slices of threads since 6.12; earlier ones,
-/// and other systems, go on as before.
+/// An order walks through several threads, each of which has microseconds to do. Where a guest computes, Linux lets each
+/// wait for what is left of the guest's slice and for the next tick of its clock, up to 4 ms; the thread that is to
+/// interrupt the guest waits so, too. All threads of the host should have the same, or those with the shortest take the
+/// others' turns where there is too much to do. Linux knows slices of threads since 6.12; earlier ones, and other systems,
+/// go on as before.
 #[cfg(target_os = "linux")]
 pub fn in_short_slices() {
     let Some(mut attributes) = attributes() else { return };
