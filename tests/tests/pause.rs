@@ -56,15 +56,15 @@ fn pausing_works_from_the_command_line_and_without_the_plugin() {
 #[test]
 fn a_pause_that_makes_no_sense_is_refused_with_what_is_wrong() {
     let mut host = TestHost::new();
-    host.consumers.put("needs-setting", &fanfare_tests::guests::wasm("needs-setting"));
+    host.consumers.put("broken", b"no component");
     host.start();
     let client = host.client();
     let pause = |name: &str, body| client.post(&format!("/v1/consumers/{name}/pause"), &body);
     assert_eq!(pause("nobody", json!({})).problem(404)["type"], "/problems/unknown-consumer");
-    assert_eq!(pause("needs-setting", json!({})).problem(409)["type"], "/problems/consumer-never-ran");
-    let wrong = pause("needs-setting", json!({"reason": "two\nlines"})).problem(422);
+    assert_eq!(pause("broken", json!({})).problem(409)["type"], "/problems/consumer-never-ran");
+    let wrong = pause("broken", json!({"reason": "two\nlines"})).problem(422);
     assert_eq!(wrong["errors"][0]["field"], "reason", "{wrong:#}");
-    assert_eq!(pause("needs-setting", json!({"why": "?"})).problem(422)["type"], "/problems/invalid-body");
+    assert_eq!(pause("broken", json!({"why": "?"})).problem(422)["type"], "/problems/invalid-body");
     let told = program::run(["consumers", "resume", "nobody", "--url", client.base()]);
     assert_eq!(told.code(), Some(3), "{told:#?}");
 }
