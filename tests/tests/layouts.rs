@@ -162,7 +162,10 @@ fn going_back_across_layouts_and_on_again_under_load_loses_and_repeats_nothing()
     assert!(told.contains("reports is on its way back to version 1.0.0") && told.contains("--status"), "{told}");
     is_back(&client, "1.0.0");
     let shown = all_of(&client);
-    assert_eq!((&shown["candidate"]["state"], &shown["former_state"]["layout"]), (&json!("rolled-back"), &json!(2)));
+    assert_eq!(
+        (&shown["candidate"]["state"], &shown["former_state"]["state_version"]),
+        (&json!("rolled-back"), &json!(2))
+    );
     let before = client.counter("reports", "by-version/1");
     eventually("it goes on", || match client.counter("reports", "by-version/1") {
         now if now > before => Ok(()),
@@ -240,7 +243,7 @@ fn a_way_back_is_shown_steered_and_refused_as_it_stands() {
     let _ = post(&client, "resume").expect(200);
     is_back(&client, "4.0.0");
     let shown = all_of(&client);
-    assert_eq!((&shown["former_state"]["layout"], &shown["candidate"]), (&json!(1), &Value::Null), "{shown:#}");
+    assert_eq!((&shown["former_state"]["state_version"], &shown["candidate"]), (&json!(1), &Value::Null), "{shown:#}");
     place(&client, 1);
     assert_eq!(by_version(&client), [5, 6], "the version that runs goes on");
     // Another file is another decision.

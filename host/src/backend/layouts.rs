@@ -67,6 +67,7 @@ pub enum Former {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct KeptState {
+    #[serde(rename = "state_version")]
     pub layout: u32,
     /// The version that ran on it last, where that is known.
     #[serde(skip_serializing_if = "Option::is_none")]

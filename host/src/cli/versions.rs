@@ -96,7 +96,8 @@ pub fn way_back(consumer: &Value) -> Option<String> {
 /// Its state of the layout before, in a line.
 pub fn former_state(consumer: &Value) -> Option<String> {
     let former = consumer.get("former_state")?;
-    let [layout, bytes, since, reason] = ["/layout", "/bytes", "/since", "/reason"].map(|path| text(former, path));
+    let [layout, bytes, since, reason] =
+        ["/state_version", "/bytes", "/since", "/reason"].map(|path| text(former, path));
     Some(match reason.as_str() {
         "" => format!("layout {layout} of version {}, {bytes} bytes, as it was at {since}", digits(former, "/hash")),
         _ => format!("not kept: {reason}"),
