@@ -242,6 +242,15 @@ impl Client {
         counters.into_iter().find(|(name, _)| name == key).map_or(0, |(_, value)| value)
     }
 
+    /// Waits until a counter of the consumer has this value, whatever else there is still to do.
+    #[track_caller]
+    pub fn wait_for_counter(&self, consumer: &str, key: &str, wanted: i64) {
+        eventually(&format!("{key} of {consumer} is {wanted}"), || match self.counter(consumer, key) {
+            value if value == wanted => Ok(()),
+            value => Err(format!("it is {value}")),
+        });
+    }
+
     /// Counters whose key starts with `prefix`.
     #[must_use]
     #[track_caller]

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use fanfare_tests::orders::order;
+use fanfare_tests::orders::{order, received};
 use fanfare_tests::{Client, TestHost, Value, eventually, json};
 
 const QUICK: &str = "[retry]\nbase = \"20ms\"\ncap = \"100ms\"\nmax_attempts = 3\n";
@@ -166,7 +166,9 @@ fn one_consumer_that_fails_holds_up_no_other() {
     host.consumers.add("trap-handle");
     host.leave_deliveries().start();
     let client = host.client();
-    assert!(client.publish(&fanfare_tests::orders::received("stock", "TEA", 10)).status.is_success());
+    assert!(client.publish(&received("stock", "TEA", 10)).status.is_success());
+    // Another lane: nothing holds the order up until the goods are there.
+    client.wait_for_counter("inventory", "stock/TEA", 10);
     let id = client.placed(&order(&[("TEA", 1)]));
     client.wait_for_status(&id, "confirmed");
     assert!(matches!(delivery(&client, &id, "trap-handle")["state"].as_str(), Some("pending" | "retrying")));

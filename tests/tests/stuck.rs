@@ -21,10 +21,7 @@ fn consumers_that_wait_compute_or_try_again_for_ever_leave_the_others_at_work() 
     host.variable("FANFARE_LOG_LEVEL", "warn").leave_deliveries().start();
     let client = host.client();
     assert!(client.publish(&received("received", "TEA", 1_000)).status.is_success());
-    eventually("there is stock", || match client.counter("inventory", "stock/TEA") {
-        1_000 => Ok(()),
-        units => Err(format!("{units} units")),
-    });
+    client.wait_for_counter("inventory", "stock/TEA", 1_000);
     let ids: Vec<_> = (0..ORDERS).map(|_| client.placed(&order(&[("TEA", 1)]))).collect();
 
     eventually("inventory and loyalty have done all", || {

@@ -6,13 +6,16 @@ use std::time::Duration;
 use aws_sdk_sqs::types::{Message, MessageAttributeValue};
 use serde_json::value::RawValue;
 
-use super::{AwsInbox, LaneKey, SEQ_MAX, Timestamp};
+use super::{AwsInbox, Key, LaneKey, SEQ_MAX, Timestamp};
 use crate::backend::aws::publisher::message;
 use crate::backend::aws::seat::Seat;
 use crate::backend::aws::settings::Settings;
 use crate::backend::aws::store::Store;
 use crate::backend::aws::{backend, store};
-use crate::backend::{Backend, Delivery, Finished, Inbox, InboxPolicy, Ran, Settlement};
+use crate::backend::{
+    Backend, Backfill, BackfillEffects, Backfilled, Delivery, Finished, Inbox, InboxPolicy, Ran, Settlement, Since,
+    Started,
+};
 use crate::effects::{Effects, Reads};
 use crate::event::{Custom, KindPattern, Lane};
 use crate::policy::{ConsumerName, OnDead, Start};
@@ -27,14 +30,32 @@ struct Handed {
     inbox: Arc<AwsInbox>,
 }
 
+async fn shop() -> (Backend, Arc<Store>) {
+    let prefix = format!("t-{}", uuid::Uuid::now_v7().simple()).parse().unwrap();
+    let settings = Settings { prefix, provision: true, ..Settings::default() };
+    let store = Box::pin(store(&settings, async |_| Ok(Seat::lent()))).await.unwrap();
+    (backend(Arc::clone(&store)), store)
+}
+
+fn event(subject: &str) -> Custom {
+    let data = RawValue::from_string("{}".into()).unwrap().into();
+    let (kind, source) = ("com.example.a".into(), "/test".into());
+    Custom { kind, source, origin_id: None, subject: subject.into(), order_id: None, data }
+}
+
+fn lane(subject: &str) -> LaneKey {
+    LaneKey::of(&Lane::Subject(subject.into()))
+}
+
 impl Handed {
     async fn open() -> Self {
-        let prefix = format!("t-{}", uuid::Uuid::now_v7().simple()).parse().unwrap();
-        let settings = Settings { prefix, provision: true, ..Settings::default() };
-        let store = Box::pin(store(&settings, async |_| Ok(Seat::lent()))).await.unwrap();
-        let backend = backend(Arc::clone(&store));
+        let (backend, store) = shop().await;
+        Self::attached(backend, store, Start::Beginning).await
+    }
+
+    async fn attached(backend: Backend, store: Arc<Store>, start: Start) -> Self {
         let name: ConsumerName = "alpha".parse().unwrap();
-        let inbox = backend.consumers.attach(&name, Start::Beginning).await.unwrap();
+        let inbox = backend.consumers.attach(&name, start).await.unwrap();
         inbox.configure(InboxPolicy {
             subscriptions: std::iter::once("com.*".parse::<KindPattern>().unwrap()).collect(),
             concurrency: 8,
@@ -50,15 +71,16 @@ impl Handed {
 
     /// The messages of three events of a lane, in its order.
     async fn three(&self, subject: &str) -> Vec<Message> {
-        let event = || {
-            let data = RawValue::from_string("{}".into()).unwrap().into();
-            let (kind, source) = ("com.example.a".into(), "/test".into());
-            Custom { kind, source, origin_id: None, subject: subject.into(), order_id: None, data }
-        };
-        let _ = self.backend.intake.publish(vec![event(), event(), event()]).await.unwrap();
-        let lane = LaneKey::of(&Lane::Subject(subject.into()));
-        let logged = self.store.logged(&lane, 1, SEQ_MAX, usize::MAX).await.unwrap();
-        assert_eq!(logged.iter().map(|it| it.seq).collect::<Vec<_>>(), [1, 2, 3]);
+        let _ = self.backend.intake.publish(vec![event(subject), event(subject), event(subject)]).await.unwrap();
+        let messages = self.messages(subject).await;
+        assert_eq!(messages.len(), 3);
+        messages
+    }
+
+    /// The messages of all events of a lane, in its order.
+    async fn messages(&self, subject: &str) -> Vec<Message> {
+        let logged = self.store.logged(&lane(subject), 1, SEQ_MAX, usize::MAX).await.unwrap();
+        assert!(logged.iter().map(|it| it.seq).eq(1..=logged.len() as u64));
         let of = |logged| {
             let (attributes, body) = message(logged).unwrap();
             let attributes = attributes.map(|(name, value)| {
@@ -125,4 +147,36 @@ async fn events_of_a_lane_are_handled_in_its_order_whatever_the_order_of_their_m
         assert_eq!(seen, [1, 2, 3], "two at once: {order:?}");
     }
     handed.backend.lifecycle.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_that_comes_once_more_has_nothing_wait_for_the_history_of_its_lane() {
+    let (subject, (backend, store)) = ("late", shop().await);
+    let _ = backend.intake.publish(vec![event(subject)]).await.unwrap();
+    let handed = Handed::attached(backend, store, Start::Now).await;
+    let Handed { backend, store, inbox } = &handed;
+    let _ = backend.intake.publish(vec![event(subject)]).await.unwrap();
+    let live = handed.messages(subject).await.remove(1);
+    inbox.take_in(vec![live.clone()]).await;
+    assert_eq!(handed.rest().await, [2]);
+
+    let asked = Backfill {
+        from: Since::Beginning,
+        filter: None,
+        rate: "1/s".parse().unwrap(),
+        effects: BackfillEffects::All,
+        of: Backfilled::Missed,
+    };
+    let started = backend.backfills.start(&inbox.name, asked).await.unwrap().into_inner();
+    assert!(matches!(started, Started::Yes(report) if report.events == 1));
+    inbox.refresh_fills().await.unwrap();
+    inbox.take_in(vec![live]).await;
+    let stands = store.table.get(&Key::due(&inbox.name, &lane(subject))).await.unwrap();
+    assert_eq!(stands, None, "nothing of the lane is to be done");
+
+    let _ = backend.intake.publish(vec![event(subject)]).await.unwrap();
+    inbox.take_in(handed.messages(subject).await).await;
+    let stands = store.table.get(&Key::due(&inbox.name, &lane(subject))).await.unwrap();
+    assert!(stands.is_some_and(|item| item.number::<u64>("q").unwrap() == 3), "the new one waits");
+    backend.lifecycle.close().await;
 }
