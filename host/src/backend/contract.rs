@@ -93,19 +93,19 @@ fn placement(reference: Option<&str>, key: Option<&str>, quantity: u32) -> Place
     Placement { order, fingerprint, idempotency_key: key.map(str::to_owned) }
 }
 
-async fn place(backend: &Backend) -> Order {
+pub(in crate::backend) async fn place(backend: &Backend) -> Order {
     match backend.intake.place(placement(None, None, 1)).await.unwrap().into_inner() {
         Placed::New(order) => order,
         other => panic!("{other:?}"),
     }
 }
 
-async fn confirm(backend: &Backend, order: OrderId) {
+pub(in crate::backend) async fn confirm(backend: &Backend, order: OrderId) {
     backend.intake.change(order, Change::Confirmed {}).await.unwrap().into_inner();
 }
 
 /// A custom event in the lane of `subject`.
-fn custom(subject: &str) -> Custom {
+pub(in crate::backend) fn custom(subject: &str) -> Custom {
     Custom {
         kind: "com.example.counted".into(),
         source: "/test".into(),
@@ -116,19 +116,19 @@ fn custom(subject: &str) -> Custom {
     }
 }
 
-async fn publish(backend: &Backend, subject: &str) {
+pub(in crate::backend) async fn publish(backend: &Backend, subject: &str) {
     backend.intake.publish(vec![custom(subject)]).await.unwrap().into_inner();
 }
 
-fn name(name: &str) -> ConsumerName {
+pub(in crate::backend) fn name(name: &str) -> ConsumerName {
     name.parse().unwrap()
 }
 
-fn hears(kinds: &[&str]) -> Subscriptions {
+pub(in crate::backend) fn hears(kinds: &[&str]) -> Subscriptions {
     kinds.iter().map(|kind| kind.parse::<KindPattern>().unwrap()).collect()
 }
 
-fn policy() -> InboxPolicy {
+pub(in crate::backend) fn policy() -> InboxPolicy {
     InboxPolicy {
         subscriptions: hears(&["order.*"]),
         concurrency: 8,
@@ -150,12 +150,16 @@ fn ran() -> Ran {
     Ran { version: "1.0.0 (test)".into(), duration: Duration::from_micros(10), calls: Vec::new() }
 }
 
-fn done(effects: Effects) -> Settlement {
+pub(in crate::backend) fn done(effects: Effects) -> Settlement {
     Settlement::Done { effects, ran: ran() }
 }
 
 #[track_caller]
-fn accept(inbox: &Arc<dyn Inbox>, delivery: Delivery, settlement: Settlement) -> impl Future<Output = ()> {
+fn accept(
+    inbox: &Arc<dyn Inbox>,
+    delivery: Delivery,
+    settlement: Settlement,
+) -> impl Future<Output = ()> {
     let caller = Location::caller();
     async move {
         let finished = inbox.finish(delivery, &Reads::default(), settlement).await;

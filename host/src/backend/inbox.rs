@@ -337,7 +337,8 @@ pub enum Excess {
     Commit { why: Arc<str> },
 }
 
-/// What a handler may read. Reads are of the latest commit, and the commit checks them again.
+/// What a handler may read. Reads are of the latest commit, but for the order that its event is about, which may be as a new event
+/// tells; and the commit checks them all again.
 #[async_trait]
 pub trait View: Send + Sync {
     async fn get(&self, key: &str) -> Result<Option<Arc<[u8]>>>;

@@ -17,6 +17,8 @@
 
 mod desk;
 mod dues;
+#[cfg(test)]
+mod fixture;
 mod footing;
 mod handed;
 mod history;
@@ -437,12 +439,11 @@ impl Inbox for AwsInbox {
     }
 
     fn view(&self) -> Arc<dyn View> {
-        Arc::new(AwsView { store: Arc::clone(&self.store), name: self.name.clone(), generation: self.generation() })
+        Arc::new(AwsView::new(&self.store, &self.name, self.generation()))
     }
 
     fn view_for(&self, delivery: &Delivery) -> Arc<dyn View> {
-        let generation = delivery.generation.0;
-        Arc::new(AwsView { store: Arc::clone(&self.store), name: self.name.clone(), generation })
+        Arc::new(AwsView::of(&self.store, &self.name, delivery))
     }
 
     async fn finish(&self, delivery: Delivery, reads: &Reads, settlement: Settlement) -> Finished {
@@ -450,8 +451,6 @@ impl Inbox for AwsInbox {
     }
 
     async fn holds(&self, reads: &Reads) -> Result<bool> {
-        let generation = self.generation();
-        let view = AwsView { store: Arc::clone(&self.store), name: self.name.clone(), generation };
-        view.holds(reads).await
+        AwsView::new(&self.store, &self.name, self.generation()).holds(reads).await
     }
 }

@@ -158,6 +158,7 @@ impl Settling<'_> {
             let lane = LaneKey::of(&Lane::Order(*id));
             let tail = tail(self.store, tails, &lane).await?;
             if tail.standing.map(|standing| standing.revision) != *seen {
+                self.store.goes_on(*id);
                 self.store.publisher.abandon(&draft.events);
                 return Ok(None);
             }

@@ -30,6 +30,8 @@ use crate::policy::ConsumerName;
 
 /// Contents of orders in memory, in each of two generations.
 const CONTENTS_MAX: usize = 8_192;
+/// Orders that are known to have gone on, in each of two generations.
+const GONE_ON_MAX: usize = 1_024;
 /// The last number of a lane that a key can hold.
 pub const SEQ_MAX: u64 = 9_999_999_999;
 
@@ -57,6 +59,8 @@ pub struct Store {
     pub in_flight: TaskTracker,
     /// What orders are about never changes, so it is read once.
     contents: Mutex<Recent<OrderId, Arc<Content>>>,
+    /// Orders that stood otherwise than an event had told its handler.
+    gone_on: Mutex<Recent<OrderId, ()>>,
 }
 
 impl Store {
@@ -90,6 +94,7 @@ impl Store {
             tasks: TaskTracker::new(),
             in_flight,
             contents: Mutex::new(Recent::new(CONTENTS_MAX)),
+            gone_on: Mutex::new(Recent::new(GONE_ON_MAX)),
         }
     }
 
@@ -199,6 +204,15 @@ impl Store {
         let Some(standing) = tail.standing else { return Ok((None, tail)) };
         let content = self.content(id).await?;
         Ok((content.map(|content| standing.order(id, content)), tail))
+    }
+
+    /// Events of the order do not tell handlers any more how it stands.
+    pub fn goes_on(&self, id: OrderId) {
+        self.gone_on.lock().insert(id, (), |()| false);
+    }
+
+    pub fn has_gone_on(&self, id: OrderId) -> bool {
+        self.gone_on.lock().get(&id).is_some()
     }
 
     /// Several orders as they stand, in the order in which they are asked for.

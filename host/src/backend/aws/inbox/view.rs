@@ -1,6 +1,11 @@
 //! What a handler sees: the table, read consistently.
+//!
+//! But for the order that its event is about: that mostly stands as the event told of it a moment before. So the event
+//! answers, and the commit, which is refused where the order has gone on, looks. Then the handler is told what is in the table.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
 
@@ -8,18 +13,40 @@ use crate::backend::aws::item::{Item, Key, counters_partition, entries_partition
 use crate::backend::aws::settle::intent::{self, LOCK};
 use crate::backend::aws::store::Store;
 use crate::backend::aws::table::Span;
-use crate::backend::{Lease, Result, View};
+use crate::backend::{Delivery, Error, Lease, Origin, Result, View};
+use crate::clock::Timestamp;
 use crate::effects::Reads;
+use crate::event::Body;
 use crate::order::{Order, OrderId};
 use crate::policy::ConsumerName;
+
+/// Of an event that is older, the order may well have gone on.
+const TOLD_FOR: Duration = Duration::from_secs(10);
 
 pub struct AwsView {
     pub store: Arc<Store>,
     pub name: ConsumerName,
     pub generation: i64,
+    /// The order as the event told of it.
+    told: Option<Order>,
+    /// The handler was answered that.
+    relied: AtomicBool,
 }
 
 impl AwsView {
+    pub fn new(store: &Arc<Store>, name: &ConsumerName, generation: i64) -> Self {
+        let (store, name) = (Arc::clone(store), name.clone());
+        Self { store, name, generation, told: None, relied: AtomicBool::new(false) }
+    }
+
+    pub fn of(store: &Arc<Store>, name: &ConsumerName, delivery: &Delivery) -> Self {
+        let told = match &delivery.event.body {
+            Body::OrderChanged { order, .. } if is_new(delivery) && !store.has_gone_on(order.id) => Some(order.clone()),
+            _ => None,
+        };
+        Self { told, ..Self::new(store, name, delivery.generation.0) }
+    }
+
     /// An item that no large commit is under way with.
     async fn free(&self, key: &Key) -> Result<Option<Item>> {
         loop {
@@ -43,12 +70,21 @@ impl AwsView {
             }
         }
         for (id, seen) in &reads.orders {
-            if self.order(*id).await?.map(|order| order.revision) != *seen {
+            if self.order_now(*id).await?.map(|order| order.revision) != *seen {
                 return Ok(false);
             }
         }
         Ok(true)
     }
+
+    async fn order_now(&self, id: OrderId) -> Result<Option<Order>> {
+        Ok(self.store.order(id).await?.0)
+    }
+}
+
+fn is_new(delivery: &Delivery) -> bool {
+    let age = Timestamp::now().since(delivery.event.time);
+    delivery.origin == Origin::Live && !delivery.is_of_rebuild() && age < TOLD_FOR
 }
 
 /// Items of a partition whose sort key begins with `prefix`, behind `after`: once no large commit is under way with any of them.
@@ -101,11 +137,25 @@ impl View for AwsView {
     }
 
     async fn order(&self, id: OrderId) -> Result<Option<Order>> {
-        Ok(self.store.order(id).await?.0)
+        match &self.told {
+            Some(told) if told.id == id => {
+                self.relied.store(true, Ordering::Relaxed);
+                Ok(Some(told.clone()))
+            }
+            _ => self.order_now(id).await,
+        }
     }
 
+    /// Nothing else is answered that is not in the table; and what follows from this cannot be taken back by the commit.
     async fn durable(&self, _lease: Lease) -> Result<()> {
-        // Nothing is answered that is not in the table.
-        Ok(())
+        let Some(told) = self.told.as_ref().filter(|_| self.relied.load(Ordering::Relaxed)) else { return Ok(()) };
+        if self.order_now(told.id).await?.map(|order| order.revision) == Some(told.revision) {
+            return Ok(());
+        }
+        self.store.goes_on(told.id);
+        Err(Error::Unavailable(format!("order {} has gone on since the event", told.id).into()))
     }
 }
+
+#[cfg(test)]
+mod tests;
