@@ -155,11 +155,7 @@ pub(in crate::backend) fn done(effects: Effects) -> Settlement {
 }
 
 #[track_caller]
-fn accept(
-    inbox: &Arc<dyn Inbox>,
-    delivery: Delivery,
-    settlement: Settlement,
-) -> impl Future<Output = ()> {
+fn accept(inbox: &Arc<dyn Inbox>, delivery: Delivery, settlement: Settlement) -> impl Future<Output = ()> {
     let caller = Location::caller();
     async move {
         let finished = inbox.finish(delivery, &Reads::default(), settlement).await;

@@ -168,7 +168,10 @@ impl Settling<'_> {
         for (id, change) in &effects.order_changes {
             let lane = LaneKey::of(&Lane::Order(*id));
             let tail = tail(self.store, tails, &lane).await?;
-            let content = self.store.content(*id).await?;
+            let content = match &event.body {
+                Body::OrderChanged { order, .. } if order.id == *id => Some(Arc::clone(&order.content)),
+                _ => self.store.content(*id).await?,
+            };
             let order = tail.standing.zip(content).map(|(standing, content)| standing.order(*id, content));
             let Some(Ok(order)) = order.map(|order| order.after(change)) else {
                 self.store.publisher.abandon(&draft.events);
