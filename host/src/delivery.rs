@@ -28,7 +28,7 @@ use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::backend::{AttemptBy, BackPolicy, Delivery, Excess, Finished, Inbox, InboxPolicy, Ran, Settlement, View};
-use crate::event::{Event, Subscriptions};
+use crate::event::Subscriptions;
 use crate::fault::{self, Point};
 use crate::policy::{ConsumerName, Policy};
 use crate::sandbox::{Handled, Outcome, Version};
@@ -105,10 +105,16 @@ impl Live {
         }
     }
 
-    /// The candidate, where the event is its to handle: it lies in its share and the candidate hears it. Once it has failed
+    /// The candidate, where what becomes of the delivery tells something of it: what a rebuild does again is nobody's trial.
+    fn on_trial(&self, delivery: &Delivery) -> Option<&Candidate> {
+        self.candidate.as_ref().filter(|_| !delivery.is_of_rebuild())
+    }
+
+    /// The candidate, where the delivery is its to handle: it lies in its share and the candidate hears it. Once it has failed
     /// too much, it gets only what nobody else hears.
-    fn candidate_for(&self, event: &Event) -> Option<&Candidate> {
-        self.candidate.as_ref().filter(|candidate| {
+    fn candidate_for(&self, delivery: &Delivery) -> Option<&Candidate> {
+        let event = &delivery.event;
+        self.on_trial(delivery).filter(|candidate| {
             candidate.trial.share().has(&event.lane())
                 && candidate.subscriptions.want(event)
                 && (candidate.trial.is_open() || !self.subscriptions.want(event))
@@ -239,10 +245,10 @@ async fn run(shared: Arc<Shared>, delivery: Delivery, stopped: watch::Receiver<b
 async fn handle(shared: &Shared, delivery: Delivery) {
     fault::pass(Point::DeliveryLeased);
     let live = shared.live.load_full();
-    let failed = match live.candidate_for(&delivery.event) {
-        // What a rebuild does again is nobody's trial.
-        Some(candidate) if !delivery.is_of_rebuild() => canary::handle(shared, &live, candidate, delivery).await,
-        _ => Some(delivery),
+    let on_trial = live.on_trial(&delivery);
+    let failed = match live.candidate_for(&delivery) {
+        Some(candidate) => canary::handle(shared, &live, candidate, delivery).await,
+        None => Some(delivery),
     };
     let Some(mut delivery) = failed else { return };
     // A way back that ended meanwhile has no version any more, and nothing comes of its deliveries.
@@ -267,7 +273,7 @@ async fn handle(shared: &Shared, delivery: Delivery) {
                 if let Some((shadow, compared)) = compared {
                     shadow.ledger.note(compared);
                 }
-                if let Some(candidate) = &live.candidate {
+                if let Some(candidate) = on_trial {
                     canary::note_live(shared, candidate, after_candidate, done, took);
                 }
                 return;

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use fanfare_tests::orders::order;
-use fanfare_tests::{Client, TestHost, Value, guests, json, program};
+use fanfare_tests::{Client, TestHost, Value, eventually, guests, json, program};
 
 /// Three failures end it.
 const ROLLOUT: &str = "[rollout]\npercent = 50\nmin_events = 40\nmax_failure_rate = 0.05\n";
@@ -91,6 +91,36 @@ fn a_good_version_is_promoted_by_itself_and_stays() {
     host.kill();
     host.start();
     assert_eq!(host.client().consumer("reports").expect("reports")["version"], "2.0.0");
+}
+
+#[test]
+fn what_a_rebuild_does_again_is_no_comparison_with_a_version_that_is_tried() {
+    let host = with_rollout();
+    let client = host.client();
+    (0..20).for_each(|_| drop(client.placed(&order(&[("TEA", 1)]))));
+    client.wait_until_idle();
+    host.consumers.put("reports", &guests::wasm("reports-two"));
+    client.wait_for_consumer("reports", |consumer| consumer["candidate"]["state"] == "canary");
+    let path = "/v1/consumers/reports/backfill";
+    let _ = client.post(path, &json!({"from": "beginning", "rebuild": true})).expect(202);
+    eventually("the state is made anew", || match client.get(path).expect(200).json() {
+        report if report["state"] == "done" => Ok(()),
+        report => Err(report.to_string()),
+    });
+    let candidate = || client.consumer("reports").expect("reports")["candidate"].clone();
+    let beside = candidate();
+    assert_eq!((&beside["state"], &beside["events"]), (&json!("canary"), &json!(0)), "{beside:#}");
+    assert_eq!(beside["live_duration_mean_us"], Value::Null, "{beside:#}");
+    assert_eq!(["by-version/1", "by-version/2"].map(|key| client.counter("reports", key)), [20, 0]);
+    // An event of its own share is one.
+    for placed in 0.. {
+        assert!(placed < 30, "{:#}", candidate());
+        client.placed(&order(&[("TEA", 1)]));
+        client.wait_until_idle();
+        if candidate()["live_duration_mean_us"].as_u64().is_some() {
+            break;
+        }
+    }
 }
 
 #[test]
