@@ -1,7 +1,7 @@
 //! A consumer has no capability that the operator did not grant.
 
 use fanfare_tests::orders::order;
-use fanfare_tests::{TestHost, Value, guests, json};
+use fanfare_tests::{TestHost, Value, eventually, guests, json, program};
 
 #[test]
 fn a_plugin_without_its_grants_waits_and_says_what_to_add() {
@@ -59,6 +59,43 @@ fn a_plugin_that_needs_a_setting_waits_for_it() {
     host.consumers.set_policy("needs-setting", "[settings]\nregion = \"eu\"\n");
     client.wait_for_consumer("needs-setting", |consumer| consumer["state"] == "running");
     client.placed(&order(&[("TEA", 1)]));
+    client.wait_until_idle();
+    assert_eq!(client.counter("needs-setting", "region/eu"), 1);
+}
+
+#[test]
+fn a_rebuild_that_waits_for_a_grant_says_so_at_once_and_goes_on_when_it_is_there() {
+    let mut host = TestHost::new();
+    host.consumers.put("needs-setting", &guests::wasm("needs-setting"));
+    host.start();
+    let client = host.client();
+    client.wait_for_consumer("needs-setting", |consumer| consumer["state"] == "awaiting-grant");
+    client.placed(&order(&[("TEA", 1)]));
+    let path = "/v1/consumers/needs-setting/backfill";
+    let asked = client.post(path, &json!({"from": "beginning", "rebuild": true})).expect(202).json();
+    let waits = asked["waits"].as_str().expect("why it waits").to_owned();
+    assert!(waits.contains("needs-setting is awaiting-grant") && waits.contains("region"), "{waits}");
+    assert_eq!(client.get(path).expect(200).json()["waits"], waits);
+    let cli = |url: &str, more: &[&str]| {
+        let arguments = ["consumers", "backfill", "needs-setting", "--url", url].into_iter();
+        program::run(arguments.chain(more.iter().copied()))
+    };
+    let told = cli(client.base(), &["--status"]).succeeded().stdout;
+    assert!(told.contains("it waits, because the consumer needs-setting is awaiting-grant"), "{told}");
+    let cancelled = client.post(&format!("{path}/cancel"), &json!({})).expect(200).json();
+    assert_eq!(cancelled["waits"], Value::Null, "{cancelled:#}");
+
+    // One that is waited for says why, and ends once the setting is there.
+    let url = client.base().to_owned();
+    let waiting = std::thread::spawn(move || cli(&url, &["--from", "beginning", "--rebuild"]));
+    eventually("it is under way", || match client.get(path).expect(200).json() {
+        report if report["state"] == "running" => Ok(()),
+        report => Err(report.to_string()),
+    });
+    host.consumers.set_policy("needs-setting", "[settings]\nregion = \"eu\"\n");
+    let told = waiting.join().expect("it ran").succeeded();
+    assert!(told.stderr.contains("it waits, because the consumer needs-setting is awaiting-grant"), "{told:#?}");
+    assert!(told.stdout.contains("rebuild done") && !told.stdout.contains("waits"), "{told:#?}");
     client.wait_until_idle();
     assert_eq!(client.counter("needs-setting", "region/eu"), 1);
 }

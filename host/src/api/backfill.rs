@@ -12,11 +12,14 @@ use super::problem::{Error, Result};
 use super::request::{Segment, committing, reading};
 use super::{Shared, body, consumers, orders, page};
 use crate::backend::{
-    BACKFILL_RATE_DEFAULT, Backfill, BackfillEffects, BackfillStep, Backfilled, Since, Started, Steered,
+    BACKFILL_RATE_DEFAULT, Backfill, BackfillEffects, BackfillReport, BackfillState, BackfillStep, Backfilled, Since,
+    Started, Steered,
 };
+use crate::consumer::status::{ConsumerStatus, State as ConsumerState};
 use crate::event::filter::Filter;
 use crate::order::draft::FieldError;
 use crate::policy::{ConsumerName, Rate};
+use crate::version::Hash;
 
 /// What `POST` takes. Texts are read here, so that a fault is told by its field.
 #[derive(Deserialize)]
@@ -114,6 +117,43 @@ struct Counted {
     events: u64,
 }
 
+#[derive(Serialize)]
+struct Shown {
+    #[serde(flatten)]
+    report: BackfillReport,
+    /// Why none of its events is delivered although it runs, and what to do about that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    waits: Option<String>,
+}
+
+fn shown(shared: &Shared, name: &ConsumerName, report: BackfillReport) -> Result<Response> {
+    let waits = if report.state == BackfillState::Running { waits(shared, name, report.back_to) } else { None };
+    page::json(&Shown { report, waits })
+}
+
+/// Why no version is there that would handle what is delivered.
+fn waits(shared: &Shared, name: &ConsumerName, back_to: Option<Hash>) -> Option<String> {
+    let status = shared.api.catalogue.list().into_iter().find(|status| status.name == *name);
+    let absent = || {
+        let (state, why) = shared.api.catalogue.absent();
+        ConsumerStatus::bare(name.clone(), state, Some(why.to_owned()))
+    };
+    let ConsumerStatus { state, reason, way_back, .. } = status.unwrap_or_else(absent);
+    let why = |reason: Option<String>| reason.map(|reason| format!(": {reason}")).unwrap_or_default();
+    match state {
+        ConsumerState::AwaitingGrant | ConsumerState::Failed | ConsumerState::Removed => {
+            let runs_elsewhere = shared.api.fleet.hosts().iter().any(|host| host.running.contains_key(name));
+            (!runs_elsewhere).then(|| format!("the consumer {name} is {state}{}", why(reason)))
+        }
+        ConsumerState::Running | ConsumerState::Paused | ConsumerState::Mixed => {
+            let reason = way_back.filter(|_| back_to.is_some())?.reason?;
+            Some(format!("the version that it leads to does not run: {reason}"))
+        }
+        // A moment later it is one of the others.
+        ConsumerState::Loading | ConsumerState::Draining => None,
+    }
+}
+
 /// `POST /v1/consumers/{name}/backfill`: 202 and how it stands; with `"dry_run": true`, 200 and what it would deliver.
 pub async fn start(
     State(shared): State<Arc<Shared>>,
@@ -129,7 +169,7 @@ pub async fn start(
         return page::json(&Counted { dry_run, events });
     }
     match committing(backfills.start(&name, asked)).await?.into_inner() {
-        Started::Yes(report) => Ok((StatusCode::ACCEPTED, page::json(&report)?).into_response()),
+        Started::Yes(report) => Ok((StatusCode::ACCEPTED, shown(&shared, &name, report)?).into_response()),
         Started::UnknownConsumer => Err(Error::NeverRan(name.clone())),
         Started::Runs => Err(Error::BackfillRuns(name)),
     }
@@ -139,7 +179,8 @@ pub async fn start(
 pub async fn show(State(shared): State<Arc<Shared>>, Segment(name): Segment<ConsumerName>) -> Result<Response> {
     consumers::require_known(&shared, &name).await?;
     let report = reading(shared.api.backfills.latest(&name)).await?;
-    page::json(&report.ok_or(Error::NoBackfill(name))?)
+    let Some(report) = report else { return Err(Error::NoBackfill(name)) };
+    shown(&shared, &name, report)
 }
 
 /// `POST /v1/consumers/{name}/backfill/pause`.
@@ -186,7 +227,7 @@ async fn steer(
     }
     consumers::require_known(shared, &name).await?;
     match committing(shared.api.backfills.steer(&name, step)).await?.into_inner() {
-        Steered::Yes(report) => page::json(&report),
+        Steered::Yes(report) => self::shown(shared, &name, report),
         Steered::None => Err(Error::NoBackfillRuns(name)),
     }
 }

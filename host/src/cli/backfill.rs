@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::Failure;
 use super::client::{Client, Payload, escaped};
-use super::print::{Output, text};
+use super::print::{Output, text, visible};
 
 /// Between two looks at a backfill that is waited for.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -102,7 +102,12 @@ impl Backfill {
 fn follow(path: &str, client: &Client, mut report: Value, output: &Output) -> Result<Value, Failure> {
     let template = "{bar:40} {pos}/{len} events, {per_sec}, {msg} ({eta} left)";
     let bar = output.progress(Some(number(&report, "/events")), template);
+    let mut told = Value::Null;
     while matches!(text(&report, "/state").as_str(), "running" | "paused") {
+        if report["waits"] != told {
+            told = report["waits"].clone();
+            bar.suspend(|| output.note(&waits(&report).unwrap_or_else(|| "it waits no longer".to_owned())));
+        }
         thread::sleep(LOOK_EVERY);
         report = client.get(path, &[])?;
         // A rebuild has more to do with every event that is done meanwhile.
@@ -116,6 +121,12 @@ fn follow(path: &str, client: &Client, mut report: Value, output: &Output) -> Re
     }
     bar.finish_and_clear();
     Ok(report)
+}
+
+/// Why nothing of it is delivered.
+fn waits(report: &Value) -> Option<String> {
+    let why = report.get("waits")?.as_str()?;
+    Some(format!("it waits, because {}", visible(why)))
 }
 
 fn number(report: &Value, path: &str) -> u64 {
@@ -155,6 +166,9 @@ pub fn shown(report: &Value) -> String {
     }
     if number(report, "/held") > 0 {
         shown.push_str(&format!("; {} live events wait for it", field("held")));
+    }
+    if let Some(waits) = waits(report) {
+        shown.push_str(&format!("; {waits}"));
     }
     if let Some(failure) = report.get("failure") {
         shown.push_str(&format!("; {}", failed(failure)));

@@ -60,6 +60,14 @@ impl Output {
         }
     }
 
+    /// A line for whoever waits for a command, beside what it prints.
+    pub fn note(&self, text: &str) {
+        if !self.json {
+            // Nobody is left to tell if standard error is gone.
+            let _ = writeln!(io::stderr(), "{}", visible(text));
+        }
+    }
+
     /// A bar for long work, where somebody looks at it.
     pub fn progress(&self, total: Option<u64>, template: &str) -> ProgressBar {
         let hidden = self.json || !io::stderr().is_terminal();
