@@ -310,7 +310,7 @@ impl Aws {
     }
 
     async fn report(&self, known: &Known, held: Option<&Held>) -> Result<ConsumerReport> {
-        let dead = self.store.table.count(&format!("d#{}", known.name), u64::MAX).await?;
+        let dead = self.store.letters.letters(&self.store.table, &known.name).await?;
         let pending = match tokio::time::timeout(COUNTING_TIME_MAX, self.pending(known)).await {
             Ok(pending) => pending?,
             // Nobody may take it for idle.

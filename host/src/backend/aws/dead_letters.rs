@@ -3,10 +3,13 @@
 //! Each letter is an item, in journal order, with what it is listed and found by. What a person decides is one transaction:
 //! the letter goes, the consumer's place in the lane moves, and an item stands for the lane that is to be looked at again.
 
+mod counted;
+
 use std::collections::HashMap;
 
 use async_trait::async_trait;
 
+pub use self::counted::Counted;
 use super::Aws;
 use super::due;
 use super::item::{Item, Key, LaneKey, number, position_sort};
@@ -196,6 +199,7 @@ impl Aws {
         for item in &items {
             count += u64::from(decide(&self.store, name, &Letter::read(item)?, how).await?);
         }
+        self.store.letters.forget(name);
         if let Some(inbox) = self.store.inbox(name) {
             inbox.rung.notify_one();
         }

@@ -11,6 +11,7 @@ use tokio_util::task::TaskTracker;
 use super::catch_up;
 use super::clients::Clients;
 use super::clock::Positions;
+use super::dead_letters::Counted;
 use super::fleet;
 use super::inbox::AwsInbox;
 use super::item::{Item, Key, LaneKey, event_sort};
@@ -57,6 +58,7 @@ pub struct Store {
     pub tasks: TaskTracker,
     /// What must have ended before the process may stand still.
     pub in_flight: TaskTracker,
+    pub letters: Counted,
     /// What orders are about never changes, so it is read once.
     contents: Mutex<Recent<OrderId, Arc<Content>>>,
     /// Orders that stood otherwise than an event had told its handler.
@@ -93,6 +95,7 @@ impl Store {
             stopping: CancellationToken::new(),
             tasks: TaskTracker::new(),
             in_flight,
+            letters: Counted::default(),
             contents: Mutex::new(Recent::new(CONTENTS_MAX)),
             gone_on: Mutex::new(Recent::new(GONE_ON_MAX)),
         }

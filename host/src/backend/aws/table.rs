@@ -19,7 +19,7 @@ use tokio::time::{Instant, timeout};
 use uuid::Uuid;
 
 use self::reads::Reads;
-pub use self::reads::{Freshness, Indexed, Span};
+pub use self::reads::{Freshness, Indexed, Span, Tally};
 use self::transaction::some;
 pub use self::transaction::{Change, Transaction, Write};
 use super::item::{Item, Key, text};

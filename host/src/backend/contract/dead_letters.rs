@@ -6,7 +6,8 @@ use std::time::Duration;
 use serde_json::value::RawValue;
 
 use super::{
-    Place, accept, confirm, custom, done, hears, inbox, lease, name, place, policy, ran, report_when, settled,
+    Place, accept, confirm, custom, done, eventually, hears, inbox, lease, name, place, policy, ran, report, report_when,
+    settled,
 };
 use crate::backend::{
     AttemptReport, Backend, Cause, CauseCount, CauseKey, CauseKind, Delivery, DeliveryState, Evidence, Inbox,
@@ -256,6 +257,29 @@ async fn what_was_given_up_is_not_shown_as_done(home: Place) {
     settled(&backend, "alpha").await;
 }
 
+async fn letters_are_counted_as_they_are_listed_at_once(home: Place) {
+    let backend = home.open().await;
+    let deliveries = inbox(&backend, "alpha").await;
+    let counted = async |letters: usize| {
+        eventually("so many are listed", async || (listed(&backend, None).await.len() == letters).then_some(())).await;
+        let report = report(&backend, "alpha").await;
+        assert_eq!(report.dead, letters as u64, "as soon as they are there, and each time");
+    };
+    counted(0).await;
+    for letters in 1..=3 {
+        die(&backend, &deliveries, dead(CauseKind::Reject, "no")).await;
+        counted(letters).await;
+    }
+    let first = listed(&backend, None).await[0];
+    backend.dead_letters.discard(&name("alpha"), Which::Event(first).first(1)).await.unwrap().into_inner();
+    counted(2).await;
+    retry(&backend, Which::All.first(10)).await;
+    counted(0).await;
+    accept(&deliveries, lease(&deliveries).await, done(Effects::default())).await;
+    accept(&deliveries, lease(&deliveries).await, done(Effects::default())).await;
+    settled(&backend, "alpha").await;
+}
+
 claims! {
     dead_letters_are_grouped_by_cause_over_all_of_them on [embedded, aws],
     a_redrive_goes_through_the_letters_a_few_at_a_time on [embedded, aws],
@@ -264,4 +288,5 @@ claims! {
     an_edited_copy_is_delivered_to_its_consumer_alone_and_the_event_stays on [embedded, aws],
     the_data_of_a_custom_event_can_be_edited on [embedded, aws],
     what_was_given_up_is_not_shown_as_done on [embedded, aws],
+    letters_are_counted_as_they_are_listed_at_once on [embedded, aws],
 }

@@ -222,9 +222,9 @@ impl Table {
         items.into_iter().map(|item| Item::from(item).text(names::CUSTOMER_SORT).map(str::to_owned)).collect()
     }
 
-    /// How many items a partition has, counted up to about `limit`.
-    pub async fn count(&self, partition: &str, limit: u64) -> Result<u64> {
-        let (mut count, mut start) = (0, None);
+    /// How many items a partition has.
+    pub async fn count(&self, partition: &str) -> Result<Tally> {
+        let (mut tally, mut start) = (Tally::default(), None);
         loop {
             let request = self.client.query().table_name(&self.name).select(aws_sdk_dynamodb::types::Select::Count);
             let request = request
@@ -232,13 +232,21 @@ impl Table {
                 .expression_attribute_values(":pk", text(partition))
                 .set_exclusive_start_key(start);
             let answer = request.send().await.map_err(|error| failed("Query", &error))?;
-            count += u64::try_from(answer.count).unwrap_or_default();
+            tally.items += u64::try_from(answer.count).unwrap_or_default();
+            tally.answers += 1;
             start = answer.last_evaluated_key;
-            if start.is_none() || count >= limit {
-                return Ok(count);
+            if start.is_none() {
+                return Ok(tally);
             }
         }
     }
+}
+
+/// A count, and how many answers of the table it took: each is of a megabyte at most.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Tally {
+    pub items: u64,
+    pub answers: u32,
 }
 
 /// As many as fit into one request; who asks for the same is told the same.
