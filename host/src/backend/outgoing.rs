@@ -1,5 +1,7 @@
 //! Messages on their way out.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 
 use super::Result;
@@ -30,6 +32,9 @@ pub struct Parcel {
     pub attempts: u32,
     pub time: Timestamp,
 }
+
+/// No try is put off for longer.
+pub const AGAIN_MAX: Duration = Duration::from_secs(1_800);
 
 /// What became of one try at sending.
 #[derive(Clone, Debug)]

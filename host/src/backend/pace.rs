@@ -19,19 +19,30 @@ impl Pace {
         Self { rate, next_ms: 0.0 }
     }
 
+    /// What was counted is of another time where the clock was set back since: then it holds nobody up.
     pub fn allows(&self, now: Timestamp) -> bool {
-        self.next_ms <= millis(now) + burst_ms()
+        let ahead = self.next_ms - millis(now);
+        ahead <= burst_ms() || ahead > self.ahead_max_ms()
     }
 
     pub fn started(&mut self, now: Timestamp) {
-        self.next_ms = self.next_ms.max(millis(now)) + 1_000.0 / f64::from(self.rate.per_second.get());
+        let now = millis(now);
+        self.next_ms = self.next_ms.clamp(now, now + burst_ms()) + self.interval_ms();
     }
 
     /// When a delivery that may not start now may.
     pub fn next_due(&self, now: Timestamp) -> Option<Timestamp> {
-        let due = self.next_ms - burst_ms();
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a time after now")]
-        (due > millis(now)).then(|| Timestamp::from_millis(due.ceil() as u64))
+        (!self.allows(now)).then(|| Timestamp::from_millis((self.next_ms - burst_ms()).ceil() as u64))
+    }
+
+    fn interval_ms(&self) -> f64 {
+        1_000.0 / f64::from(self.rate.per_second.get())
+    }
+
+    /// Further ahead no start puts the next one, whatever is lost in rounding.
+    fn ahead_max_ms(&self) -> f64 {
+        burst_ms() + self.interval_ms() + 1.0
     }
 }
 
@@ -63,5 +74,30 @@ mod tests {
         let due = pace.next_due(now).unwrap();
         assert!(due > now && due.since(now) <= Duration::from_millis(10), "{due}");
         assert!(pace.allows(due));
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_holds_nobody_up_and_the_rate_is_kept_from_there() {
+        for rate in ["100/s", "1/s", "100000/s"] {
+            let mut pace = Pace::new(rate.parse().unwrap());
+            let per_second: u64 = rate.trim_end_matches("/s").parse().unwrap();
+            let started = |pace: &mut Pace, from: u64| {
+                let mut started = 0;
+                for ms in from..from + 2_000 {
+                    while pace.allows(Timestamp::from_millis(ms)) {
+                        pace.started(Timestamp::from_millis(ms));
+                        started += 1;
+                    }
+                    let due = pace.next_due(Timestamp::from_millis(ms)).unwrap();
+                    assert!(due.as_millis() <= ms + 1_001, "{rate}: {due}");
+                }
+                started
+            };
+            let day = 24 * 3_600_000;
+            for from in [2 * day, day, day + 1_000, 3 * day] {
+                let (started, expected) = (started(&mut pace, from), 2 * per_second);
+                assert!((expected..=expected + per_second / 8 + 2).contains(&started), "{rate} from {from}: {started}");
+            }
+        }
     }
 }

@@ -9,14 +9,13 @@ use lettre::transport::smtp::{self, PoolConfig};
 use lettre::{AsyncSmtpTransport, AsyncTransport, Message as Email, Tokio1Executor};
 
 use super::Error;
-use crate::backend::{Parcel, Sending};
+use crate::backend::{AGAIN_MAX, Parcel, Sending};
 use crate::clock::Timestamp;
 use crate::config::{Smtp, Tls};
 
 /// A server that is silent for this long has hung up.
 const REPLY_TIME_MAX: Duration = Duration::from_secs(30);
 const AGAIN_BASE: Duration = Duration::from_secs(5);
-const AGAIN_CAP: Duration = Duration::from_secs(30 * 60);
 /// RFC 5321, section 4.5.4.1, asks for some days; who waits for news of an order gives up no later.
 const AGE_MAX: Duration = Duration::from_secs(3 * 24 * 3600);
 /// Answers about the login, not about the message: a password set right later sends it.
@@ -73,7 +72,7 @@ pub(super) fn later(parcel: &Parcel, error: String, broke_off: bool) -> Sending 
         return if broke_off { Sending::Unknown { error } } else { Sending::Failed { error } };
     }
     let doubled = AGAIN_BASE.saturating_mul(1_u32.checked_shl(parcel.attempts).unwrap_or(u32::MAX));
-    let wait = doubled.min(AGAIN_CAP).mul_f64(0.5 + 0.5 * fastrand::f64());
+    let wait = doubled.min(AGAIN_MAX).mul_f64(0.5 + 0.5 * fastrand::f64());
     Sending::Again { at: now.plus(wait), error }
 }
 

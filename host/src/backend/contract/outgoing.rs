@@ -55,10 +55,10 @@ async fn a_message_is_due_until_it_is_settled_and_tells_what_became_of_it(home: 
     let pending = |id: &String| (id.clone(), MessageState::Pending, 0, None);
     assert_eq!(told(&backend).await, ids.iter().map(pending).collect::<Vec<_>>());
 
-    let hour = Timestamp::now().plus(Duration::from_secs(3_600));
+    let later = Timestamp::now().plus(Duration::from_secs(1_500));
     let endings = [
         Sending::Sent,
-        Sending::Again { at: hour, error: "busy".into() },
+        Sending::Again { at: later, error: "busy".into() },
         Sending::Failed { error: "no such number".into() },
         Sending::Unknown { error: "cut off".into() },
     ];
@@ -91,7 +91,18 @@ async fn a_message_that_is_tried_again_is_due_in_time_under_the_same_id(home: Pl
     assert_eq!((second.message, second.time), (first.message, first.time));
 }
 
+async fn a_try_that_a_clock_put_off_before_it_was_set_back_is_due(home: Place) {
+    let backend = home.open().await;
+    let event = send(&backend, &["+1"]).await;
+    let first = due(&backend, 1).await.remove(0);
+    let tomorrow = Timestamp::now().plus(Duration::from_secs(24 * 3_600));
+    backend.outgoing.settle(vec![(first.id, Sending::Again { at: tomorrow, error: "busy".into() })]).await.unwrap();
+    let second = due(&backend, 1).await.remove(0);
+    assert_eq!((second.message_id, second.attempts), (format!("{event}.1.alpha"), 1));
+}
+
 claims! {
     a_message_is_due_until_it_is_settled_and_tells_what_became_of_it on [embedded, aws],
     a_message_that_is_tried_again_is_due_in_time_under_the_same_id on [embedded, aws],
+    a_try_that_a_clock_put_off_before_it_was_set_back_is_due on [embedded] because "hosts have a clock each",
 }

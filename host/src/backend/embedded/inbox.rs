@@ -29,7 +29,6 @@ use super::{Store, backup, failed, pause, rows};
 use crate::backend::{
     AttemptBy, Delivery, Error, Finished, Generation, Inbox, InboxPolicy, Lease, Origin, Result, Settlement, View,
 };
-use crate::clock::Timestamp;
 use crate::effects::Reads;
 use crate::event::{Event, Lane, Position, Subscriptions};
 use crate::order::{Order, OrderId};
@@ -199,8 +198,8 @@ impl EmbeddedInbox {
         if self.store.queue.depth() >= DEPTH_OF_DELIVERIES_MAX || self.store.queue.refusing().is_some() {
             return Ok(None);
         }
-        let now = Timestamp::now();
         let mut desk = self.desk.lock();
+        let now = desk.now();
         if !desk.may_start(now) || !desk.has_room(self.store.queue.durable()) {
             return Ok(None);
         }
@@ -268,8 +267,11 @@ impl Inbox for EmbeddedInbox {
     async fn changed(&self) {
         /// A look without a reason, in case a wake-up was lost.
         const LOOK_EVERY: Duration = Duration::from_millis(500);
-        let now = Timestamp::now();
-        let due = self.desk.lock().next_due(now);
+        let (now, due) = {
+            let mut desk = self.desk.lock();
+            let now = desk.now();
+            (now, desk.next_due(now))
+        };
         let wait = due.map_or(LOOK_EVERY, |due| due.since(now).min(LOOK_EVERY));
         tokio::select! {
             () = self.bell.notified() => {}

@@ -22,6 +22,7 @@ mod ready;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use self::ready::Ready;
 use crate::backend::FromBackfill;
@@ -306,6 +307,12 @@ impl Lanes {
     #[cfg(test)]
     pub fn dead(&self) -> usize {
         self.queues.values().filter(|queue| queue.head == Head::Dead).count()
+    }
+
+    /// The clock was set back by so much: what is to be tried again does not wait for that, too.
+    pub fn set_back(&mut self, by: Duration) {
+        let timers = std::mem::take(&mut self.timers);
+        self.timers = timers.into_iter().map(|(due, position)| (due.minus(by), position)).collect();
     }
 
     fn wake(&mut self, now: Timestamp) {

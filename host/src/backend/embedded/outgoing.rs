@@ -6,11 +6,13 @@ use async_trait::async_trait;
 use rusqlite::{Connection, params};
 
 use super::{Embedded, rows};
-use crate::backend::{Outgoing, Parcel, ParcelId, Result, Sending};
+use crate::backend::{AGAIN_MAX, Outgoing, Parcel, ParcelId, Result, Sending};
 use crate::clock::Timestamp;
 
 /// Between two looks when nothing rang: retries become due without a bell.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// Between the moment in which a try is put off, and the one in which somebody looks.
+const SPARE: Duration = Duration::from_secs(60);
 
 #[async_trait]
 impl Outgoing for Embedded {
@@ -38,12 +40,21 @@ impl Outgoing for Embedded {
 }
 
 fn due(disk: &Connection, now: Timestamp, limit: usize) -> rusqlite::Result<Vec<Parcel>> {
+    let due = due_between(disk, Timestamp::default(), now, limit)?;
+    if !due.is_empty() {
+        return Ok(due);
+    }
+    // So far ahead no try is put off: those are from before the clock was set back.
+    due_between(disk, now.plus(AGAIN_MAX + SPARE), Timestamp::MAX, limit)
+}
+
+fn due_between(disk: &Connection, from: Timestamp, to: Timestamp, limit: usize) -> rusqlite::Result<Vec<Parcel>> {
     let mut statement = disk.prepare_cached(
         "SELECT number, message_id, attempts, time, message FROM messages
-         WHERE state = 'pending' AND due <= ?1 ORDER BY due, number LIMIT ?2",
+         WHERE state = 'pending' AND due BETWEEN ?1 AND ?2 ORDER BY due, number LIMIT ?3",
     )?;
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-    let parcels = statement.query_map([rows::millis(now), limit], |row| {
+    let parcels = statement.query_map([rows::millis(from), rows::millis(to), limit], |row| {
         Ok(Parcel {
             id: row.get::<_, i64>(0)?.to_string().into(),
             message_id: row.get(1)?,

@@ -10,6 +10,7 @@
 //! - An order goes after its events, and after the idempotency keys that stand for it.
 
 mod aged;
+mod belief;
 mod forgotten;
 mod journal;
 mod keys;
@@ -25,6 +26,7 @@ use async_trait::async_trait;
 use rusqlite::Connection;
 use tokio::sync::{oneshot, watch};
 
+use self::belief::Belief;
 use super::queue::Job;
 use super::writer::Writer;
 use super::{Embedded, Store, backup, check, failed};
@@ -61,7 +63,8 @@ pub struct Upkeeper {
 impl Upkeeper {
     fn start(store: Arc<Store>, retention: Retention) -> std::io::Result<Self> {
         let (bell, rung) = sync_channel(1);
-        let worker = Worker { store, retention, rung, rows: ROWS_MIN, keys_before: None };
+        let belief = Belief::new(Timestamp::now());
+        let worker = Worker { store, retention, rung, rows: ROWS_MIN, now: Timestamp::now(), belief, keys_before: None };
         let thread = std::thread::Builder::new().name("upkeep".into()).spawn(move || worker.run())?;
         Ok(Self { bell: Some(bell), thread: Some(thread) })
     }
@@ -128,6 +131,9 @@ struct Worker {
     rung: Receiver<()>,
     /// Rows that the next task may delete.
     rows: usize,
+    /// When this round began: what is old is old by this.
+    now: Timestamp,
+    belief: Belief,
     /// Idempotency keys from before this time are gone.
     keys_before: Option<Timestamp>,
 }
@@ -149,6 +155,10 @@ impl Worker {
 
     fn round(&mut self) -> Step<()> {
         forgotten::clear(self)?;
+        self.now = Timestamp::now();
+        if !self.belief.is_in(self.now) {
+            return space::give_back(self);
+        }
         keys::sweep(self)?;
         journal::trim(self)?;
         orders::sweep(self)?;

@@ -2,6 +2,7 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension};
 
@@ -53,9 +54,27 @@ pub struct Desk {
     pace: Option<Pace>,
     fill: Option<Fill>,
     counts: Counts,
+    /// The time as it was told last.
+    seen: Timestamp,
 }
 
 impl Desk {
+    /// The time. Nothing that waits for one waits longer because the clock is set back.
+    pub fn now(&mut self) -> Timestamp {
+        let now = Timestamp::now();
+        self.keep_time(now);
+        now
+    }
+
+    fn keep_time(&mut self, now: Timestamp) {
+        let back = self.seen.since(now);
+        if back > Duration::ZERO {
+            self.lanes.set_back(back);
+            self.rebuild.iter_mut().for_each(|rebuild| rebuild.set_back(back));
+        }
+        self.seen = now;
+    }
+
     pub fn reload(&mut self, disk: &Connection, consumer: ConsumerNumber) -> rusqlite::Result<()> {
         let loaded = disk
             .prepare_cached("SELECT position, ahead, layout FROM consumers WHERE number = ?1")?
@@ -73,15 +92,21 @@ impl Desk {
             Self { cursor, epoch, paused, generation, layout, loaded, counts, fill, rebuild, ..Self::default() };
         *self = Self { policy, pace, ..durable };
         let mut statement = disk.prepare_cached(
-            "SELECT d.position, d.lane, d.state, d.attempts, d.first_at, d.due, d.replayed, d.backfill, b.effects, d.behind
+            "SELECT d.position, d.lane, d.state, d.attempts, d.first_at, d.due, d.replayed, d.backfill, b.effects, d.behind,
+                    iif(d.state = 'retrying', (SELECT max(a.time) FROM attempts AS a
+                                               WHERE a.consumer = d.consumer AND a.position = d.position), NULL)
              FROM deliveries AS d LEFT JOIN backfills AS b ON b.number = d.backfill
              WHERE d.consumer = ?1 AND d.state <> 'skipped' ORDER BY d.state IN ('retrying', 'dead') DESC, d.position",
         )?;
+        let now = Timestamp::now();
         let mut stored = statement.query([consumer])?;
         while let Some(row) = stored.next()? {
             let lane = rows::lane(row.get_ref(1)?.as_str()?)?;
             let head = match row.get_ref(2)?.as_str()? {
-                "retrying" => Head::Retrying(rows::optional_timestamp(row, 5)?.unwrap_or_default()),
+                "retrying" => {
+                    let (due, tried) = (rows::optional_timestamp(row, 5)?, rows::optional_timestamp(row, 10)?);
+                    Head::Retrying(due_by(now, due.unwrap_or_default(), tried))
+                }
                 "dead" if on_dead == OnDead::Skip => continue,
                 "dead" => Head::Dead,
                 _ => Head::Ready,
@@ -406,6 +431,15 @@ impl Desk {
         self.settle(durable);
         let held = self.fill.as_ref().map_or(0, Fill::held);
         u64::try_from(self.lanes.total() + held + self.unsettled.len()).unwrap_or(u64::MAX)
+    }
+}
+
+/// When a retry that was stored as due at `due` is, after an attempt at `tried`. One from a time that has not come yet is of before
+/// the clock was set back, and waits for as long as it would have then.
+fn due_by(now: Timestamp, due: Timestamp, tried: Option<Timestamp>) -> Timestamp {
+    match tried {
+        Some(tried) if tried > now => now.plus(due.since(tried)),
+        _ => due,
     }
 }
 

@@ -240,6 +240,15 @@ impl Rebuild {
         }
     }
 
+    /// The clock was set back by so much: nothing waits for that, too.
+    pub fn set_back(&mut self, by: Duration) {
+        self.queue.values_mut().for_each(|entry| entry.due = entry.due.minus(by));
+        match &mut self.edge {
+            Edge::Near { since: time } | Edge::Asked { since: time } | Edge::Resting { until: time } => *time = time.minus(by),
+            Edge::Behind => {}
+        }
+    }
+
     /// What to look for, if it is time to look. Until [`Rebuild::looked`] nobody else does.
     pub fn begin_look(&mut self, durable: u64) -> Option<Past> {
         let wanted = self.is_at_work()

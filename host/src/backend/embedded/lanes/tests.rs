@@ -47,6 +47,22 @@ fn a_retry_parks_its_lane_until_it_is_due() {
 }
 
 #[test]
+fn a_retry_does_not_wait_for_a_clock_that_was_set_back() {
+    let mut lanes = Lanes::default();
+    for (name, due) in [(1, 90_100), (2, 90_300)] {
+        lanes.offer(lane(name), item(u64::from(name)));
+        lanes.lease(at(90_000)).unwrap();
+        lanes.retry(u64::from(name), at(due));
+    }
+    lanes.set_back(std::time::Duration::from_millis(80_000));
+    assert_eq!(lanes.next_due(), Some(at(10_100)));
+    assert!(lanes.lease(at(10_099)).is_none());
+    assert_eq!(lanes.lease(at(10_100)).unwrap().position, 1);
+    assert!(lanes.lease(at(10_299)).is_none());
+    assert_eq!(lanes.lease(at(10_300)).unwrap().position, 2);
+}
+
+#[test]
 fn a_dead_letter_parks_its_lane_until_it_is_revived_or_discarded() {
     let mut lanes = Lanes::default();
     lanes.offer(lane(1), item(1));

@@ -36,7 +36,7 @@ const ATTEMPTS: Table = Table {
 };
 
 pub fn sweep(worker: &mut Worker) -> Step<()> {
-    let now = Timestamp::now();
+    let now = worker.now;
     let retention = worker.retention;
     let tables = [(MESSAGES, retention.messages), (RECORDS, retention.records), (ATTEMPTS, retention.attempts)];
     for (table, keep) in tables {

@@ -14,7 +14,7 @@ use crate::policy::ConsumerName;
 
 /// Lets events go that are old enough and that nobody needs, and notes who needs the others.
 pub fn trim(worker: &mut Worker) -> Step<()> {
-    let Some(cutoff) = worker.retention.events.cutoff(Timestamp::now()) else { return Ok(()) };
+    let Some(cutoff) = worker.retention.events.cutoff(worker.now) else { return Ok(()) };
     // A consumer that only passes by what it does not want need not hold that back.
     worker.store.inboxes().iter().for_each(|inbox| inbox.flush());
     loop {

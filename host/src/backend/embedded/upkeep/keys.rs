@@ -9,7 +9,7 @@ use crate::backend::embedded::rows;
 use crate::clock::Timestamp;
 
 pub fn sweep(worker: &mut Worker) -> Step<()> {
-    let Some(cutoff) = worker.retention.idempotency.cutoff(Timestamp::now()) else { return Ok(()) };
+    let Some(cutoff) = worker.retention.idempotency.cutoff(worker.now) else { return Ok(()) };
     idempotency(worker, cutoff)?;
     worker.keys_before = Some(cutoff);
     origins(worker, cutoff)

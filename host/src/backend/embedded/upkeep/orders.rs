@@ -11,7 +11,7 @@ use crate::fault::{self, Point};
 use crate::order::{OrderId, Status};
 
 pub fn sweep(worker: &mut Worker) -> Step<()> {
-    let now = Timestamp::now();
+    let now = worker.now;
     // A key must not outlive its order: without a walk through the keys none is known to be gone.
     let Some(keys_before) = worker.keys_before else { return Ok(()) };
     let before = |cutoff: Option<Timestamp>| cutoff.map(|cutoff| cutoff.min(keys_before));

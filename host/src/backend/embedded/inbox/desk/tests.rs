@@ -8,7 +8,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use serde_json::value::RawValue;
 
-use super::Desk;
+use super::{Desk, due_by};
 use crate::backend::InboxPolicy;
 use crate::backend::embedded::commit::ConsumerCommit;
 use crate::clock::Timestamp;
@@ -34,6 +34,8 @@ enum Step {
         hears: usize,
     },
     Wait(u64),
+    /// The clock goes back.
+    SetBack(u64),
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -63,6 +65,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (0_u32..5, rate, on_dead, 1..=KINDS.len())
             .prop_map(|(concurrency, rate, on_dead, hears)| Step::Configure { concurrency, rate, on_dead, hears }),
         3 => (1_u64..400).prop_map(Step::Wait),
+        1 => prop_oneof![1_u64..400, 50_000_u64..100_000].prop_map(Step::SetBack),
     ]
 }
 
@@ -180,6 +183,17 @@ impl Model {
         (self.configured_at, self.started_since) = (self.now, 0);
     }
 
+    /// Retries come when they would have come; a rate begins anew.
+    fn set_back(&mut self, by: u64) {
+        self.now -= by;
+        for queue in self.lanes.values_mut() {
+            if let Standing::Retrying(due) = &mut queue[0].standing {
+                *due -= by;
+            }
+        }
+        (self.configured_at, self.started_since, self.last_start) = (self.now, 0, Some(self.now));
+    }
+
     fn at(&self) -> Timestamp {
         Timestamp::from_millis(self.now)
     }
@@ -217,6 +231,7 @@ fn passed(desk: &mut Desk, through: &mut BTreeSet<u64>) {
 
 fn lease(desk: &mut Desk, model: &mut Model) -> Result<(), TestCaseError> {
     let now = model.at();
+    desk.keep_time(now);
     let running = u32::try_from(model.running().len()).unwrap();
     let allowed = model.open() && running < model.policy.concurrency;
     let may_start = desk.may_start(now);
@@ -304,6 +319,16 @@ fn end(desk: &mut Desk, model: &mut Model, which: usize, how: End) -> Result<(),
     Ok(())
 }
 
+#[test]
+fn a_stored_retry_waits_for_no_longer_than_it_would_have_where_the_clock_was_set_back_since() {
+    let at = Timestamp::from_millis;
+    let (tried, due) = (at(90_000), at(90_400));
+    assert_eq!(due_by(at(90_100), due, Some(tried)), due);
+    assert_eq!(due_by(at(95_000), due, Some(tried)), due);
+    assert_eq!(due_by(at(10_000), due, Some(tried)), at(10_400));
+    assert_eq!(due_by(at(10_000), due, None), due);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(3_000))]
 
@@ -312,8 +337,8 @@ proptest! {
         let mut desk = Desk::default();
         let first = policy(2, None, OnDead::Park, 2);
         let mut model = Model {
-            journal: Vec::new(), cursor: 0, lanes: BTreeMap::new(), through: BTreeSet::new(), now: 1_000_000, paused: false,
-            policy: first.clone(), hears: 2, configured_at: 1_000_000, started_since: 0, last_start: None,
+            journal: Vec::new(), cursor: 0, lanes: BTreeMap::new(), through: BTreeSet::new(), now: 100_000_000, paused: false,
+            policy: first.clone(), hears: 2, configured_at: 100_000_000, started_since: 0, last_start: None,
         };
         desk.configure(first);
         // As the inbox would have it written: what was passed by, and what ended or is stored.
@@ -346,6 +371,11 @@ proptest! {
                     model.configure(policy, hears);
                 }
                 Step::Wait(by) => model.now += by,
+                Step::SetBack(by) => {
+                    desk.keep_time(model.at());
+                    model.set_back(by);
+                    desk.keep_time(model.at());
+                }
             }
             prop_assert_eq!(usize::try_from(desk.cursor).unwrap(), model.cursor, "nothing is passed by while it stands still");
             prop_assert_eq!(desk.lanes.total(), model.lanes.values().map(Vec::len).sum::<usize>());

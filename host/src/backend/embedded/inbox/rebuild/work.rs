@@ -11,7 +11,6 @@ use crate::backend::embedded::inbox::desk::Desk;
 use crate::backend::embedded::inbox::{EmbeddedInbox, StateView};
 use crate::backend::embedded::queue::{Answer, DEPTH_OF_DELIVERIES_MAX, Job};
 use crate::backend::{AttemptBy, BackfillStep, Delivery, Generation, Lease, Origin, Result, View, WayBack};
-use crate::clock::Timestamp;
 use crate::fault::{self, Point};
 
 impl EmbeddedInbox {
@@ -80,8 +79,8 @@ impl EmbeddedInbox {
         if self.is_busy() {
             return Ok(None);
         }
-        let now = Timestamp::now();
         let mut desk = self.desk.lock();
+        let now = desk.now();
         let may_start = desk.may_start_past(now);
         let Desk { rebuild: Some(rebuild), edited, epoch, .. } = &mut *desk else { return Ok(None) };
         let Some(leased) = may_start.then(|| rebuild.lease(now)).flatten() else { return Ok(None) };
@@ -106,8 +105,9 @@ impl EmbeddedInbox {
         let (past, epoch) = {
             let mut desk = self.desk.lock();
             let (is_open, running, epoch) = (desk.rebuilt_for().is_some(), desk.lanes.leased(), desk.epoch);
+            let now = desk.now();
             let Some(rebuild) = desk.rebuild.as_mut().filter(|_| is_open) else { return Ok(()) };
-            rebuild.keep_time(Timestamp::now());
+            rebuild.keep_time(now);
             if rebuild.asks(running) {
                 self.ask_for_hand_over(&mut desk);
                 return Ok(());
@@ -117,6 +117,7 @@ impl EmbeddedInbox {
         };
         let look = Look::at(&self.store, &past);
         let mut desk = self.desk.lock();
+        let now = desk.now();
         let wanted = desk.rebuilt_for().cloned();
         let same = desk.epoch == epoch;
         let rebuild = desk.rebuild.as_mut().filter(|rebuild| same && rebuild.filling == past.filling);
@@ -133,7 +134,7 @@ impl EmbeddedInbox {
             };
             Some(job)
         };
-        rebuild.looked(&look, fed, job, durable, Timestamp::now());
+        rebuild.looked(&look, fed, job, durable, now);
         drop(desk);
         // There is more: look again, after others had their turn.
         self.ring();
