@@ -96,6 +96,8 @@ points! {
 
     /// A piece of a state that is to be kept is copied.
     LayoutCopied = "layout.copied",
+    /// What is an exception and in no state that is kept is noted, and it is not kept yet.
+    LayoutNoted = "layout.noted",
     /// A state is kept, and its consumer's of another layout from now on, in a transaction that is open.
     LayoutWritten = "layout.written",
     /// That is durable, and no version of the new layout has handled anything.
@@ -106,6 +108,8 @@ points! {
     ReturnWritten = "return.written",
     /// That is durable, and neither handlers nor the directory know.
     ReturnDurable = "return.durable",
+    /// The exceptions of the state that was in use are noted, and it is not kept yet.
+    ReturnNoted = "return.noted",
 
     /// A pause is durable, or that it is over, and the consumer's lanes do not know.
     PauseDurable = "pause.durable",

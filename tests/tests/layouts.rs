@@ -261,6 +261,60 @@ fn a_way_back_is_shown_steered_and_refused_as_it_stands() {
     assert_eq!(by_version(&client), [12, 0]);
 }
 
+/// A side file that grants what `needs-setting` needs or does not, and is seen to be in force by what the consumer hears.
+fn with_region(consumers: &fanfare_tests::consumers::Consumers, client: &Client, granted: bool, mark: &str) {
+    let settings = if granted { "[settings]\nregion = \"eu\"\n" } else { "" };
+    consumers.set_policy("reports", &format!("subscribe = [\"order.placed\", \"com.example.{mark}\"]\n{settings}"));
+    client.wait_for_consumer("reports", |reports| reports["subscriptions"].to_string().contains(mark));
+}
+
+#[test]
+fn a_way_back_is_refused_without_the_grants_of_its_version_and_waits_where_they_are_taken_away() {
+    let mut host = TestHost::new();
+    host.consumers.set_policy("reports", "[settings]\nregion = \"eu\"\n");
+    host.consumers.put("reports", &guests::wasm("needs-setting"));
+    host.start();
+    let client = host.client();
+    place(&client, 3);
+    host.consumers.put("reports", &guests::wasm("reports-relaid"));
+    runs(&client, "4.0.0");
+    place(&client, 2);
+    with_region(&host.consumers, &client, false, "first");
+    let post = |what: &str| client.post(&format!("/v1/consumers/reports/{what}"), &json!({}));
+    let refused = post("rollback").problem(409);
+    assert!(refused["detail"].to_string().contains("region"), "{refused:#}");
+    let shown = all_of(&client);
+    assert_eq!((&shown["version"], &shown["way_back"]), (&json!("4.0.0"), &Value::Null), "{shown:#}");
+    assert_eq!(shown["former_state"]["state_version"], 1, "{shown:#}");
+    let _ = client.get("/v1/consumers/reports/backfill").problem(404);
+    place(&client, 1);
+
+    // Granted, it sets out; and without its grant it stands still, and the version that runs goes on.
+    with_region(&host.consumers, &client, true, "second");
+    let _ = post("pause").expect(200);
+    let _ = post("rollback").expect(202);
+    with_region(&host.consumers, &client, false, "third");
+    let waits = |shown: &Value| shown["way_back"]["reason"].to_string().contains("region");
+    client.wait_for_consumer("reports", waits);
+    let report = client.get("/v1/consumers/reports/backfill").expect(200).json();
+    assert!(report["waits"].to_string().contains("region"), "{report:#}");
+    let told = cli(&client, &["backfill", "reports", "--status"]).succeeded().stdout;
+    assert!(told.contains("it waits, because the version that it leads to does not run") && told.contains("region"), "{told}");
+    let _ = post("resume").expect(200);
+    place(&client, 1);
+    assert_eq!(client.counter("reports", "by-version/4"), 4);
+    host.kill();
+    host.start();
+    let client = host.client();
+    let shown = client.wait_for_consumer("reports", waits);
+    assert_eq!(shown["version"], "4.0.0", "{shown:#}");
+
+    with_region(&host.consumers, &client, true, "fourth");
+    client.wait_for_consumer("reports", |reports| reports["version"] != "4.0.0" && reports["way_back"].is_null());
+    place(&client, 1);
+    assert_eq!((client.counter("reports", "region/eu"), client.counter("reports", "by-version/4")), (8, 0));
+}
+
 /// The version that ran first.
 fn first_of(client: &Client) -> String {
     let history = client.get("/v1/consumers/reports/versions").expect(200).json();

@@ -98,18 +98,18 @@ const BACKFILLS: &str = "
 
 const GENERATIONS: &str = "
     SELECT g.state, 0, '', 'generation ' || g.state, CASE
-        WHEN g.standing NOT IN ('filling', 'copying', 'kept', 'past', 'cleared') THEN 'its standing ' || g.standing || ' is not known'
+        WHEN g.standing NOT IN ('filling', 'copying', 'keeping', 'kept', 'past', 'cleared') THEN 'its standing ' || g.standing || ' is not known'
         WHEN g.state IN (SELECT state FROM consumers) THEN 'it is ' || g.standing || ', and a consumer has it'
         WHEN g.standing = 'filling' AND NOT EXISTS (SELECT 1 FROM backfills AS b WHERE b.generation = g.state
                                                     AND b.consumer = g.consumer AND b.state IN ('running', 'paused'))
             THEN 'no rebuild fills it'
-        WHEN g.standing IN ('copying', 'kept') AND g.consumer NOT IN (SELECT number FROM consumers)
+        WHEN g.standing IN ('copying', 'keeping', 'kept') AND g.consumer NOT IN (SELECT number FROM consumers)
             THEN 'its consumer ' || g.consumer || ' is not known'
-        WHEN g.standing = 'kept' AND (g.layout IS NULL OR g.position IS NULL OR g.ahead IS NULL)
+        WHEN g.standing IN ('keeping', 'kept') AND (g.layout IS NULL OR g.position IS NULL OR g.ahead IS NULL)
             THEN 'it does not say of which layout it is, or of which moment'
-        WHEN g.standing = 'kept' AND g.position > (SELECT max(position) FROM events) THEN 'it is ahead of the newest event'
-        WHEN g.standing = 'kept' AND g.state < (SELECT max(k.state) FROM generations AS k
-                                                WHERE k.consumer = g.consumer AND k.standing = 'kept')
+        WHEN g.standing IN ('keeping', 'kept') AND g.position > (SELECT max(position) FROM events) THEN 'it is ahead of the newest event'
+        WHEN g.standing IN ('keeping', 'kept') AND g.state < (SELECT max(k.state) FROM generations AS k
+                                                WHERE k.consumer = g.consumer AND k.standing IN ('keeping', 'kept'))
             THEN 'another one of its consumer is kept, too' END
     FROM generations AS g WHERE g.state > ?1 AND ?2 = ?2 AND ?3 = ?3 ORDER BY g.state LIMIT ?4";
 

@@ -116,14 +116,16 @@ impl Writer<'_> {
         Ok(())
     }
 
-    /// The delivery of an exception is over: a rebuild that passed it by looks at it again.
+    /// The delivery of an exception is over: a rebuild that passed it by looks at it again, and so does a way back to a state that
+    /// is kept without it.
     pub fn no_exception(&self, consumer: ConsumerNumber, position: u64) -> rusqlite::Result<()> {
-        if let Some(filling) = self.memory.rebuilds.get(&consumer) {
-            self.connection
-                .prepare_cached("UPDATE deferred SET over = 1 WHERE state = ?1 AND position = ?2")?
-                .execute(params![filling.state, rows::signed(position)])?;
-        }
-        Ok(())
+        self.connection
+            .prepare_cached(
+                "UPDATE deferred SET over = 1 WHERE position = ?2 AND state IN
+                     (SELECT state FROM generations WHERE consumer = ?1 AND standing NOT IN ('past', 'cleared'))",
+            )?
+            .execute(params![consumer, rows::signed(position)])
+            .map(drop)
     }
 
     /// Writes what a rebuild says, unless it has ended.

@@ -1,17 +1,22 @@
 //! Layouts of states: what a consumer's state was before a version with another layout took it over, and the way back to it.
 //!
 //! ```text
-//!   state in use ── copy ──► copying ──► kept ◄──────────────┐
+//!   state in use ── copy ──► copying ──► kept ◄── keeping ◄──┐
 //!                               │         │  ▲              swap, with the version
 //!                             past        ▼  └ cancelled     │
 //!                                      filling (a way back) ─┴─► in use
 //! ```
+//! One that is `keeping` was in use until a hand-over, and its exceptions are not all noted: nothing of the consumer is handled
+//! before they are.
 //!
 //! **Invariants**
 //! - A kept generation and its positions are of one moment; what is missing between them and the consumer is in the journal.
+//! - Of an exception at that moment, a kept generation knows whether it is over.
+//! - No task of the committer is longer for a consumer with many exceptions.
 //! - `consumers.layout`, `consumers.state` and the version that the history says is live change in one transaction.
 
 mod copy;
+mod exceptions;
 
 use std::sync::Arc;
 
@@ -76,7 +81,7 @@ impl Store {
     async fn lay_out(self: Arc<Self>, name: &ConsumerName, layout: u32, bytes_max: u64) -> Result<Durable<LaidOut>> {
         let found = {
             let name = name.clone();
-            self.read(move |disk| Ok((in_use(disk, &name)?, is_copied(disk, &name)?))).await?
+            self.read(move |disk| Ok((in_use(disk, &name)?, is_unfinished(disk, &name)?))).await?
         };
         let Some(found) = (match found {
             // Nothing to write, as at nearly every start.
@@ -87,10 +92,13 @@ impl Store {
         };
         // Whatever the consumer did is ahead in the queue, and on disk when this is.
         self.task(|_| Ok(())).await?.into_inner();
+        self.keep_on(found.consumer).await?;
         // What a copy that was broken off left is not gone on with: nobody knows what the state was then.
         let copy = self.task(move |writer| begin(writer, found, layout, bytes_max)).await?.into_inner();
         if let Ok(Some(copy)) = copy {
             self.copy_state(found.state, copy).await?;
+            self.put_off_exceptions(found.consumer, copy).await?;
+            fault::pass(Point::LayoutNoted);
         }
         let laid_out = {
             let name = name.clone();
@@ -112,6 +120,7 @@ impl Store {
         if !self.has_ended(name).await? {
             return self.task(|_| Ok(SetOut::Runs)).await;
         }
+        self.look_at_exceptions(name).await?;
         let events = {
             let name = name.clone();
             self.look(move |disk| backfills::scope::since_kept(disk, &name, &hears)).await?
@@ -134,9 +143,11 @@ fn in_use(disk: &Connection, name: &ConsumerName) -> rusqlite::Result<Option<InU
         .optional()
 }
 
-fn is_copied(disk: &Connection, name: &ConsumerName) -> rusqlite::Result<bool> {
+/// Whether something is to be done before events are handled, although the layout is the same.
+fn is_unfinished(disk: &Connection, name: &ConsumerName) -> rusqlite::Result<bool> {
     disk.prepare_cached(
-        "SELECT 1 FROM generations AS g JOIN consumers AS c ON c.number = g.consumer WHERE c.name = ?1 AND g.standing = 'copying'",
+        "SELECT 1 FROM generations AS g JOIN consumers AS c ON c.number = g.consumer
+         WHERE c.name = ?1 AND g.standing IN ('copying', 'keeping')",
     )?
     .exists([name.as_str()])
 }
@@ -148,7 +159,7 @@ fn former(disk: &Connection, name: &ConsumerName) -> rusqlite::Result<Option<For
             "SELECT g.layout, g.version, g.since, coalesce(s.bytes, 0)
              FROM generations AS g JOIN consumers AS c ON c.number = g.consumer
              LEFT JOIN state_sizes AS s ON s.state = g.state
-             WHERE c.name = ?1 AND g.standing IN ('kept', 'filling') AND g.layout IS NOT NULL",
+             WHERE c.name = ?1 AND g.standing IN ('kept', 'keeping', 'filling') AND g.layout IS NOT NULL",
         )?
         .query_row([name.as_str()], |row| {
             Ok(KeptState {
@@ -188,9 +199,10 @@ fn begin(
     }
     let copy = generations::next_state(writer.connection)?;
     writer.connection.execute(
-        "INSERT INTO generations (state, consumer, standing, layout, since) VALUES (?1, ?2, 'copying', ?3, ?4)",
-        params![copy, consumer, before, rows::millis(writer.now)],
+        "INSERT INTO generations (state, consumer, standing, layout) VALUES (?1, ?2, 'copying', ?3)",
+        params![copy, consumer, before],
     )?;
+    writer.note_moment(consumer, copy)?;
     Ok(Ok(Some(copy)))
 }
 
@@ -249,7 +261,7 @@ fn end(
     }
     let gone = match copy {
         Ok(Some(copy)) => {
-            writer.keep_generation(consumer, copy)?;
+            writer.connection.execute("UPDATE generations SET standing = 'kept' WHERE state = ?1", [copy])?;
             let live =
                 "SELECT live FROM version_history WHERE consumer = ?1 AND outcome <> 'refused' AND live IS NOT NULL
                         AND live IS NOT (SELECT live FROM version_history WHERE consumer = ?1 AND outcome <> 'refused'
@@ -286,18 +298,12 @@ impl Writer<'_> {
         self.connection.execute(sql, [consumer]).map(drop)
     }
 
-    /// A generation that is what the consumer's state is now is kept, with where the consumer is now.
-    fn keep_generation(&self, consumer: ConsumerNumber, state: StateNumber) -> rusqlite::Result<()> {
+    /// The generation is what the consumer's state is now, with what the consumer is through with now.
+    fn note_moment(&self, consumer: ConsumerNumber, state: StateNumber) -> rusqlite::Result<()> {
         let done = self.memory.progress.get(&consumer).cloned().unwrap_or_default();
         self.connection.execute(
-            "UPDATE generations SET standing = 'kept', position = ?2, ahead = ?3, since = ?4 WHERE state = ?1",
+            "UPDATE generations SET position = ?2, ahead = ?3, since = ?4 WHERE state = ?1",
             params![state, rows::signed(done.base()), done.ahead().to_string(), rows::millis(self.now)],
-        )?;
-        // What is an exception is not in it, and is handled once it is over. When it was filled itself, some may be left.
-        self.connection.execute("DELETE FROM deferred WHERE state = ?1", [state])?;
-        self.connection.execute(
-            "INSERT INTO deferred (state, position, over) SELECT ?1, position, 0 FROM deliveries WHERE consumer = ?2",
-            params![state, consumer],
         )?;
         Ok(())
     }
@@ -313,10 +319,10 @@ impl Writer<'_> {
         let live = versions::standing(self.connection, &name)?.and_then(|standing| standing.live);
         self.connection.execute(
             "INSERT INTO generations (state, consumer, standing, layout, version)
-             SELECT state, number, 'kept', layout, ?2 FROM consumers WHERE number = ?1",
+             SELECT state, number, 'keeping', layout, ?2 FROM consumers WHERE number = ?1",
             params![consumer, live.map(|hash| hash.to_string())],
         )?;
-        self.keep_generation(consumer, in_use)?;
+        self.note_moment(consumer, in_use)?;
         self.connection.execute(
             "UPDATE consumers SET former_gone = NULL, layout = (SELECT layout FROM generations WHERE state = ?2) WHERE number = ?1",
             params![consumer, state],
@@ -333,7 +339,7 @@ impl Writer<'_> {
 }
 
 fn former_goes(disk: &Connection, consumer: ConsumerNumber, why: &str) -> rusqlite::Result<()> {
-    let sql = "UPDATE generations SET standing = 'past' WHERE consumer = ?1 AND standing = 'kept'";
+    let sql = "UPDATE generations SET standing = 'past' WHERE consumer = ?1 AND standing IN ('kept', 'keeping')";
     if disk.prepare_cached(sql)?.execute([consumer])? > 0 {
         disk.execute("UPDATE consumers SET former_gone = ?2 WHERE number = ?1", params![consumer, why])?;
     }
@@ -343,7 +349,7 @@ fn former_goes(disk: &Connection, consumer: ConsumerNumber, why: &str) -> rusqli
 /// The journal up to `last` is gone: states that lack something of it cannot be brought up to date.
 pub fn let_go(disk: &Connection, last: u64) -> rusqlite::Result<()> {
     let mut kept = disk.prepare_cached(
-        "SELECT consumer FROM generations AS g WHERE standing = 'kept'
+        "SELECT consumer FROM generations AS g WHERE standing IN ('kept', 'keeping')
          AND (position < ?1 OR EXISTS (SELECT 1 FROM deferred AS d WHERE d.state = g.state AND d.position <= ?1))",
     )?;
     let found = kept.query_map([rows::signed(last)], |row| row.get(0))?.collect::<rusqlite::Result<Vec<_>>>()?;
@@ -352,7 +358,7 @@ pub fn let_go(disk: &Connection, last: u64) -> rusqlite::Result<()> {
 
 /// What is kept of the consumer, and the positions that are in it.
 pub fn kept(disk: &Connection, consumer: ConsumerNumber) -> rusqlite::Result<Option<(StateNumber, Progress)>> {
-    disk.prepare_cached("SELECT state, position, ahead FROM generations WHERE consumer = ?1 AND standing = 'kept'")?
+    disk.prepare_cached("SELECT state, position, ahead FROM generations WHERE consumer = ?1 AND standing IN ('kept', 'keeping')")?
         .query_row([consumer], |row| Ok((row.get(0)?, rows::progress(row, 1)?)))
         .optional()
 }
@@ -365,16 +371,10 @@ fn set_out(writer: &mut Writer<'_>, name: &ConsumerName, way: &WayBack, events: 
         return Ok(SetOut::Runs);
     }
     let Some((state, looked)) = kept(disk, consumer)? else { return Ok(SetOut::NotKept) };
-    let layout = "UPDATE generations SET standing = 'filling' WHERE state = ?1 AND layout = ?2";
+    let layout = "UPDATE generations SET standing = 'filling' WHERE state = ?1 AND layout = ?2 AND standing = 'kept'";
     if disk.execute(layout, params![state, way.layout])? == 0 {
         return Ok(SetOut::NotKept);
     }
-    // What was an exception and is over by now.
-    disk.execute(
-        "UPDATE deferred SET over = 1 WHERE state = ?1
-         AND NOT EXISTS (SELECT 1 FROM deliveries AS d WHERE d.consumer = ?2 AND d.position = deferred.position)",
-        params![state, consumer],
-    )?;
     let begins = Begins { consumer, state, looked: &looked, way, events };
     let (number, report) = way_back::insert(writer, &begins)?;
     writer.memory.rebuilds.insert(consumer, Filling { consumer, backfill: number, state });

@@ -21,7 +21,7 @@ const PIECES: [&str; 4] = [
 
 const DEFERRED: &str =
     "DELETE FROM deferred WHERE state = ?1 AND position IN (SELECT position FROM deferred WHERE state = ?1 LIMIT ?2)
-     AND state NOT IN (SELECT state FROM generations WHERE standing IN ('filling', 'kept'))";
+     AND state NOT IN (SELECT state FROM generations WHERE standing NOT IN ('past', 'cleared'))";
 
 /// As well, of a state alone (?1).
 const STATE_PIECES: [&str; 4] = [
@@ -83,7 +83,7 @@ fn past(disk: &Connection) -> rusqlite::Result<Option<StateNumber>> {
 fn deferred(disk: &Connection) -> rusqlite::Result<Option<StateNumber>> {
     disk.prepare_cached(
         "SELECT state FROM deferred
-         WHERE state NOT IN (SELECT state FROM generations WHERE standing IN ('filling', 'kept')) ORDER BY state LIMIT 1",
+         WHERE state NOT IN (SELECT state FROM generations WHERE standing NOT IN ('past', 'cleared')) ORDER BY state LIMIT 1",
     )?
     .query_row([], |row| row.get(0))
     .optional()
