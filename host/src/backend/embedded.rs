@@ -310,6 +310,14 @@ pub(in crate::backend) fn rows_of(file: &Path, table: &str) -> u64 {
     disk.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get(0)).map(rows::unsigned).unwrap()
 }
 
+/// As versions left it that marked what is over only when a way back set out.
+#[cfg(test)]
+pub(in crate::backend) fn forget_what_is_over(file: &Path) {
+    let disk = schema::open_second(file).unwrap();
+    disk.busy_timeout(std::time::Duration::from_secs(60)).unwrap();
+    disk.execute("UPDATE deferred SET over = 0", []).unwrap();
+}
+
 fn failed(error: &rusqlite::Error) -> Error {
     Error::Failed(error.to_string().into())
 }

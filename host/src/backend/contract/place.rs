@@ -114,4 +114,12 @@ impl Place {
             Kind::Prefix(_) => panic!("{table} is a table of the embedded store"),
         }
     }
+
+    /// What was over while a state was kept is not known to be.
+    pub fn forget_what_is_over(&self) {
+        match &self.kind {
+            Kind::Directory(directory) => embedded::forget_what_is_over(&directory.path().join(embedded::FILE)),
+            Kind::Prefix(_) => panic!("no state is kept there"),
+        }
+    }
 }
