@@ -7,12 +7,12 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{CONSUMER, attach, done, expected, fail, latest, listens, rebuild, serve_until, start, state, steer};
+use super::{CONSUMER, attach, done, expected, latest, listens, rebuild, serve_until, start, state, steer};
 use crate::backend::contract::wait::Deadline;
-use crate::backend::contract::{Place, events, eventually, lease, leases, name, nothing_comes, publish, ran, report};
+use crate::backend::contract::{Place, events, eventually, lease, name, nothing_comes, publish, ran, report};
 use crate::backend::{
     AttemptBy, BackPolicy, Backend, BackfillState, BackfillStep, Backfilled, Delivery, Finished, Former, Inbox,
-    InboxPolicy, Keep, LaidOut, PluginFile, Retention, SetOut, Settlement, Turn, TurnOutcome, WayBack, Which,
+    InboxPolicy, Keep, LaidOut, PluginFile, Retention, SetOut, Settlement, Turn, TurnOutcome, WayBack,
 };
 use crate::effects::{Effects, Reads};
 use crate::policy::Start;
