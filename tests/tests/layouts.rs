@@ -299,7 +299,10 @@ fn a_way_back_is_refused_without_the_grants_of_its_version_and_waits_where_they_
     let report = client.get("/v1/consumers/reports/backfill").expect(200).json();
     assert!(report["waits"].to_string().contains("region"), "{report:#}");
     let told = cli(&client, &["backfill", "reports", "--status"]).succeeded().stdout;
-    assert!(told.contains("it waits, because the version that it leads to does not run") && told.contains("region"), "{told}");
+    assert!(
+        told.contains("it waits, because the version that it leads to does not run") && told.contains("region"),
+        "{told}"
+    );
     let _ = post("resume").expect(200);
     place(&client, 1);
     assert_eq!(client.counter("reports", "by-version/4"), 4);

@@ -96,7 +96,10 @@ mod tests {
             let day = 24 * 3_600_000;
             for from in [2 * day, day, day + 1_000, 3 * day] {
                 let (started, expected) = (started(&mut pace, from), 2 * per_second);
-                assert!((expected - 1 - per_second / 1_000..=expected + per_second / 8 + 2).contains(&started), "{rate} from {from}: {started}");
+                assert!(
+                    (expected - 1 - per_second / 1_000..=expected + per_second / 8 + 2).contains(&started),
+                    "{rate} from {from}: {started}"
+                );
             }
         }
     }

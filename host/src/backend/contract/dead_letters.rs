@@ -6,8 +6,8 @@ use std::time::Duration;
 use serde_json::value::RawValue;
 
 use super::{
-    Place, accept, confirm, custom, done, eventually, hears, inbox, lease, name, place, policy, ran, report, report_when,
-    settled,
+    Place, accept, confirm, custom, done, eventually, hears, inbox, lease, name, place, policy, ran, report,
+    report_when, settled,
 };
 use crate::backend::{
     AttemptReport, Backend, Cause, CauseCount, CauseKey, CauseKind, Delivery, DeliveryState, Evidence, Inbox,

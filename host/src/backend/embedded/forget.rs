@@ -64,7 +64,8 @@ fn write(writer: &mut Writer<'_>, name: &ConsumerName) -> rusqlite::Result<Forgo
     let Some((number, state)) = known else { return Ok(Forgotten::Unknown) };
     writer.connection.execute("DELETE FROM consumers WHERE number = ?1", [number])?;
     writer.give_up_generation(number)?;
-    let kept = "UPDATE generations SET standing = 'past' WHERE consumer = ?1 AND standing IN ('kept', 'keeping', 'copying')";
+    let kept =
+        "UPDATE generations SET standing = 'past' WHERE consumer = ?1 AND standing IN ('kept', 'keeping', 'copying')";
     writer.connection.execute(kept, [number])?;
     writer.connection.execute("DELETE FROM backfills WHERE consumer = ?1", [number])?;
     let forgotten = params![number, name.as_str(), state];

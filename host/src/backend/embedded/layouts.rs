@@ -358,9 +358,11 @@ pub fn let_go(disk: &Connection, last: u64) -> rusqlite::Result<()> {
 
 /// What is kept of the consumer, and the positions that are in it.
 pub fn kept(disk: &Connection, consumer: ConsumerNumber) -> rusqlite::Result<Option<(StateNumber, Progress)>> {
-    disk.prepare_cached("SELECT state, position, ahead FROM generations WHERE consumer = ?1 AND standing IN ('kept', 'keeping')")?
-        .query_row([consumer], |row| Ok((row.get(0)?, rows::progress(row, 1)?)))
-        .optional()
+    disk.prepare_cached(
+        "SELECT state, position, ahead FROM generations WHERE consumer = ?1 AND standing IN ('kept', 'keeping')",
+    )?
+    .query_row([consumer], |row| Ok((row.get(0)?, rows::progress(row, 1)?)))
+    .optional()
 }
 
 fn set_out(writer: &mut Writer<'_>, name: &ConsumerName, way: &WayBack, events: u64) -> rusqlite::Result<SetOut> {

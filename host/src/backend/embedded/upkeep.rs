@@ -64,7 +64,8 @@ impl Upkeeper {
     fn start(store: Arc<Store>, retention: Retention) -> std::io::Result<Self> {
         let (bell, rung) = sync_channel(1);
         let belief = Belief::new(Timestamp::now());
-        let worker = Worker { store, retention, rung, rows: ROWS_MIN, now: Timestamp::now(), belief, keys_before: None };
+        let worker =
+            Worker { store, retention, rung, rows: ROWS_MIN, now: Timestamp::now(), belief, keys_before: None };
         let thread = std::thread::Builder::new().name("upkeep".into()).spawn(move || worker.run())?;
         Ok(Self { bell: Some(bell), thread: Some(thread) })
     }

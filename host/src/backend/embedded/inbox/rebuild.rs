@@ -244,7 +244,9 @@ impl Rebuild {
     pub fn set_back(&mut self, by: Duration) {
         self.queue.values_mut().for_each(|entry| entry.due = entry.due.minus(by));
         match &mut self.edge {
-            Edge::Near { since: time } | Edge::Asked { since: time } | Edge::Resting { until: time } => *time = time.minus(by),
+            Edge::Near { since: time } | Edge::Asked { since: time } | Edge::Resting { until: time } => {
+                *time = time.minus(by)
+            }
             Edge::Behind => {}
         }
     }

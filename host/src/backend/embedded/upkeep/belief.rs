@@ -33,7 +33,8 @@ impl Belief {
         let ahead = now.since(before).saturating_sub(passed.saturating_sub(passed_before));
         if ahead > AHEAD_MAX {
             tracing::warn!(
-                ahead_s = ahead.as_secs(), doubt_s = DOUBT.as_secs(),
+                ahead_s = ahead.as_secs(),
+                doubt_s = DOUBT.as_secs(),
                 "the clock leapt ahead: nothing is let go for its age until that has been so for a while"
             );
             self.doubted_until = Some(passed + DOUBT);
