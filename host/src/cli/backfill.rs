@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::Failure;
 use super::client::{Client, Payload, escaped};
-use super::print::{Output, text, visible};
+use super::print::{Output, field, text, visible};
 
 /// Between two looks at a backfill that is waited for.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -104,8 +104,8 @@ fn follow(path: &str, client: &Client, mut report: Value, output: &Output) -> Re
     let bar = output.progress(Some(number(&report, "/events")), template);
     let mut told = Value::Null;
     while matches!(text(&report, "/state").as_str(), "running" | "paused") {
-        if report["waits"] != told {
-            told = report["waits"].clone();
+        if *field(&report, "waits") != told {
+            told = field(&report, "waits").clone();
             bar.suspend(|| output.note(&waits(&report).unwrap_or_else(|| "it waits no longer".to_owned())));
         }
         thread::sleep(LOOK_EVERY);
