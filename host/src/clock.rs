@@ -3,15 +3,19 @@
 use std::fmt;
 use std::time::Duration;
 
+use jiff::fmt::temporal::Pieces;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
+
+/// An offset of a whole day is none that RFC 3339 knows: its hours end with 23.
+const OFFSET_SECONDS_END: u32 = 24 * 3600;
 
 /// Milliseconds since the Unix epoch, UTC. Spoken as RFC 3339 with milliseconds in JSON.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(u64);
 
 impl Timestamp {
-    /// The latest instant that RFC 3339 can write: 9999-12-31T23:59:59.999Z.
-    pub const MAX: Self = Self(253_402_300_799_999);
+    /// The latest instant that can be written and read in every time zone: 9999-12-30T22:00:00.000Z.
+    pub const MAX: Self = Self(253_402_207_200_000);
 
     /// Now, by the machine's clock.
     #[must_use]
@@ -68,12 +72,14 @@ impl std::str::FromStr for Timestamp {
     type Err = NotATime;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let at: jiff::Timestamp = text.parse().map_err(|_| NotATime(text.to_owned()))?;
-        let millis = u64::try_from(at.as_millisecond()).map_err(|_| NotATime(text.to_owned()))?;
-        if millis > Self::MAX.0 {
-            return Err(NotATime(text.to_owned()));
+        let wrong = || NotATime(text.to_owned());
+        let at: jiff::Timestamp = text.parse().map_err(|_| wrong())?;
+        let offset = Pieces::parse(text).ok().and_then(|pieces| pieces.to_numeric_offset()).ok_or_else(wrong)?;
+        if offset.seconds().unsigned_abs() >= OFFSET_SECONDS_END {
+            return Err(wrong());
         }
-        Ok(Self(millis))
+        let millis = u64::try_from(at.as_millisecond()).ok().filter(|millis| *millis <= Self::MAX.0);
+        millis.map(Self).ok_or_else(wrong)
     }
 }
 
@@ -103,5 +109,28 @@ mod tests {
     #[test]
     fn a_time_before_the_epoch_is_refused() {
         assert!("1969-12-31T23:59:59Z".parse::<Timestamp>().is_err());
+    }
+
+    #[test]
+    fn an_offset_is_less_than_a_day() {
+        let read = |text: &str| text.parse::<Timestamp>();
+        let noon = read("2026-11-22T12:00:00Z").unwrap();
+        assert_eq!(read("2026-11-22T13:30:00+01:30").unwrap(), noon);
+        assert_eq!(read("2026-11-21T12:01:00-23:59").unwrap(), noon);
+        for wrong in ["+24:00", "+25:00", "-25:59", "+25:00[+25:00]", ""] {
+            let text = format!("2026-11-22T12:00:00{wrong}");
+            assert_eq!(
+                read(&text).unwrap_err().to_string(),
+                format!("{text:?} is not an RFC 3339 time from 1970 on, such as 2026-11-22T10:00:00Z")
+            );
+        }
+    }
+
+    #[test]
+    fn the_latest_instant_is_written_and_read_back() {
+        for late in [Timestamp::MAX, Timestamp::from_millis(u64::MAX), Timestamp::now().plus(std::time::Duration::MAX)]
+        {
+            assert_eq!(late.to_string().parse::<Timestamp>().unwrap(), Timestamp::MAX);
+        }
     }
 }
