@@ -137,10 +137,8 @@ fn table_of<const N: usize>(
 #[must_use]
 pub fn page<const N: usize>(page: &Value, columns: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> String {
     let mut rows = rows.into_iter().peekable();
-    if rows.peek().is_none() {
-        return "nothing here".to_owned();
-    }
-    let mut shown = table(columns, rows);
+    // A page may be empty where what was asked for is rare: there may be some behind it all the same.
+    let mut shown = if rows.peek().is_none() { "nothing here".to_owned() } else { table(columns, rows) };
     if let Some(next) = page.get("next").and_then(Value::as_str) {
         shown.push_str(&format!("\n\nmore: --after {}", visible(next)));
     }
@@ -269,6 +267,13 @@ mod tests {
          a        5
          b    1,200
         ");
+    }
+
+    #[test]
+    fn an_empty_page_tells_how_to_go_on_where_it_is_not_the_last() {
+        let rows = || std::iter::empty::<[String; 1]>();
+        assert_eq!(page(&serde_json::json!({ "next": null }), ["id"], rows()), "nothing here");
+        assert_eq!(page(&serde_json::json!({ "next": "5" }), ["id"], rows()), "nothing here\n\nmore: --after 5");
     }
 
     #[test]

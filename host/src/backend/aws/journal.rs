@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use tokio::time::Instant;
 
 use super::Aws;
 use super::item::{Key, LaneKey, MESSAGES};
@@ -14,7 +15,7 @@ use super::store::Store;
 use super::table::{Indexed, Span};
 use crate::backend::{DeliveryReport, DeliveryState, Error, Journal, MessageReport, OrderQuery, Page, Result};
 use crate::clock::Timestamp;
-use crate::event::{Event, Lane, Position};
+use crate::event::{Event, EventId, Lane, Position};
 use crate::order::{Order, OrderId};
 
 /// Events younger than this may be missing from the index, or come to stand in front of younger ones there. A reader that
@@ -22,6 +23,12 @@ use crate::order::{Order, OrderId};
 pub const SETTLED: Duration = Duration::from_secs(1);
 /// Beyond every position.
 pub const POSITION_MAX: u64 = (1 << 53) - 1;
+/// A page that is not full by then is answered as it is: what is looked for may be rare.
+const FILL_TIME: Duration = Duration::from_secs(2);
+/// Entries of the log that are read for each order that is wanted: one that goes well has three.
+const ENTRIES_PER_ORDER: usize = 4;
+/// Read at least and at most at once, of each shard.
+const ENTRIES: std::ops::RangeInclusive<usize> = 16..=400;
 
 #[async_trait]
 impl Journal for Aws {
@@ -30,14 +37,21 @@ impl Journal for Aws {
     }
 
     async fn orders(&self, query: OrderQuery) -> Result<Page<Order>> {
-        let OrderQuery { customer, status, after, limit } = query;
-        let (ids, next) = match customer {
-            Some(customer) => self.of_customer(&customer, after.as_deref(), limit).await?,
-            None => self.placed(after.as_deref(), limit).await?,
-        };
-        let mut items = self.store.orders(ids).await?;
-        items.retain(|order| status.is_none_or(|status| order.status == status));
-        Ok(Page { items, next })
+        let OrderQuery { customer, status, mut after, limit } = query;
+        let (began, mut items) = (Instant::now(), Vec::new());
+        loop {
+            let left = limit - items.len();
+            let (ids, next) = match &customer {
+                Some(customer) => self.of_customer(customer, after.as_deref(), left).await?,
+                None => self.placed(after.as_deref(), left).await?,
+            };
+            let orders = self.store.orders(ids).await?;
+            items.extend(orders.into_iter().filter(|order| status.is_none_or(|status| order.status == status)));
+            if next.is_none() || items.len() >= limit || began.elapsed() > FILL_TIME {
+                return Ok(Page { items, next });
+            }
+            after = next;
+        }
     }
 
     async fn events_of(&self, id: OrderId) -> Result<Vec<Arc<Event>>> {
@@ -92,7 +106,11 @@ impl Journal for Aws {
     }
 
     async fn messages(&self, after: Option<String>, limit: usize) -> Result<Page<MessageReport>> {
-        let to = after.map_or_else(|| "9".to_owned(), |after| below(&after));
+        let to = match after {
+            Some(after) if is_message(&after) => below(&after),
+            Some(other) => return Err(Error::NotACursor(other.into())),
+            None => "9".to_owned(),
+        };
         let span = Span { partition: MESSAGES.into(), from: "0".into(), to, newest_first: true, limit: limit + 1 };
         let items = self.store.table.query(span).await?;
         let next = more(&items, limit).map(|item| item.text("sk").map(str::to_owned)).transpose()?;
@@ -115,6 +133,11 @@ fn more<T>(items: &[T], limit: usize) -> Option<&T> {
     if items.len() > limit { items.get(limit.checked_sub(1)?) } else { None }
 }
 
+/// Whether it may be the id of a message: an event's, and what follows it.
+fn is_message(text: &str) -> bool {
+    text.split_once('.').is_some_and(|(event, rest)| event.parse::<EventId>().is_ok() && !rest.is_empty())
+}
+
 /// A text that sorts right before `text`, which ends with a letter or a digit.
 fn below(text: &str) -> String {
     let mut bytes = text.as_bytes().to_vec();
@@ -131,6 +154,9 @@ impl Aws {
         after: Option<&str>,
         limit: usize,
     ) -> Result<(Vec<OrderId>, Option<String>)> {
+        if let Some(other) = after.filter(|after| after.parse::<OrderId>().is_err()) {
+            return Err(Error::NotACursor(other.into()));
+        }
         let ids = self.store.table.of_customer(customer, after, limit + 1).await?;
         let next = more(&ids, limit).cloned();
         let parsed = ids.iter().take(limit).filter_map(|id| id.parse().ok()).collect();
@@ -142,15 +168,22 @@ impl Aws {
     async fn placed(&self, after: Option<&str>, limit: usize) -> Result<(Vec<OrderId>, Option<String>)> {
         let cursor = |text: &str| text.parse::<u64>().map_err(|_| Error::NotACursor(text.into()));
         let to = after.map(cursor).transpose()?.map_or(POSITION_MAX, |after| after.saturating_sub(1));
-        let mut found = self.store.log(0, to, true, limit).await?;
-        let old = Indexed { partition: OLD_ORDERS.into(), from: 0, to, newest_first: true, limit };
+        let entries = limit.saturating_mul(ENTRIES_PER_ORDER).clamp(*ENTRIES.start(), *ENTRIES.end());
+        let mut found = self.store.log(0, to, true, entries).await?;
+        let old = Indexed { partition: OLD_ORDERS.into(), from: 0, to, newest_first: true, limit: entries };
         found.extend(self.store.table.indexed(old).await?);
         found.sort_by_key(|(_, position)| Reverse(*position));
-        found.truncate(limit);
-        let next = more(&found, limit.saturating_sub(1)).is_some().then(|| found.last().map(|(_, at)| at.to_string()));
+        let may_be_more = found.len() >= entries;
+        found.truncate(entries);
+        let last = found.last().map(|(_, position)| *position).filter(|_| may_be_more);
         found.retain(|(key, _)| key.sk == super::item::event_sort(1));
-        let ids = found.iter().filter_map(|(key, _)| key.pk.strip_prefix("l#o#")?.parse().ok()).collect();
-        Ok((ids, next.flatten()))
+        let mut orders: Vec<(OrderId, u64)> = found
+            .iter()
+            .filter_map(|(key, position)| Some((key.pk.strip_prefix("l#o#")?.parse().ok()?, *position)))
+            .collect();
+        let next = if orders.len() > limit { orders.get(limit.saturating_sub(1)).map(|(_, at)| *at) } else { last };
+        orders.truncate(limit);
+        Ok((orders.into_iter().map(|(id, _)| id).collect(), next.map(|at| at.to_string())))
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
+use futures::{StreamExt as _, TryStreamExt as _, stream};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -33,6 +34,8 @@ use crate::policy::ConsumerName;
 const CONTENTS_MAX: usize = 8_192;
 /// Orders that are known to have gone on, in each of two generations.
 const GONE_ON_MAX: usize = 1_024;
+/// Orders of one list that are read at the same time.
+const ORDERS_AT_ONCE: usize = 16;
 /// The last number of a lane that a key can hold.
 pub const SEQ_MAX: u64 = 9_999_999_999;
 
@@ -220,11 +223,9 @@ impl Store {
 
     /// Several orders as they stand, in the order in which they are asked for.
     pub async fn orders(&self, ids: impl IntoIterator<Item = OrderId>) -> Result<Vec<Order>> {
-        let mut orders = Vec::new();
-        for id in ids {
-            orders.extend(self.order(id).await?.0);
-        }
-        Ok(orders)
+        let asked: Vec<_> = ids.into_iter().map(|id| self.order(id)).collect();
+        let orders: Vec<_> = stream::iter(asked).buffered(ORDERS_AT_ONCE).try_collect().await?;
+        Ok(orders.into_iter().filter_map(|(order, _)| order).collect())
     }
 }
 

@@ -1,9 +1,9 @@
 //! Promise 1 and idempotency: an order answered is never lost, and a repeat is answered, not repeated.
 
 use super::{Place, custom, events, eventually, place, placement};
-use crate::backend::{Changed, OrderQuery, Placed};
+use crate::backend::{Changed, Error, OrderQuery, Placed};
 use crate::event::{Body, Custom, Position};
-use crate::order::{Change, OrderId, Status};
+use crate::order::{Change, OrderId, Shipment, Status};
 
 pub async fn an_order_that_was_answered_is_there_after_a_restart(home: Place) {
     let backend = home.open().await;
@@ -134,6 +134,61 @@ async fn lists_are_newest_first_and_go_on_where_they_ended(home: Place) {
     assert!(backend.journal.orders(stranger).await.unwrap().items.is_empty());
 }
 
+async fn a_page_of_orders_is_full_where_there_are_more(home: Place) {
+    let backend = home.open().await;
+    let mut ids = Vec::new();
+    for _ in 0..3 {
+        ids.push(place(&backend).await.id);
+    }
+    // Events of theirs that are newer than any order.
+    let shipment = Shipment { carrier: "local".into(), tracking_number: "1".into(), tracking_url: None };
+    for id in &ids {
+        for change in [Change::Confirmed {}, Change::Shipped(shipment.clone()), Change::Delivered {}] {
+            backend.intake.change(*id, change).await.unwrap().into_inner();
+        }
+    }
+    ids.reverse();
+    let listed = async |query: OrderQuery| {
+        let (mut seen, mut after) = (Vec::new(), None);
+        loop {
+            let page = backend.journal.orders(OrderQuery { after, ..query.clone() }).await.unwrap();
+            if page.items.len() < query.limit && page.next.is_some() {
+                return None;
+            }
+            seen.extend(page.items.into_iter().map(|order| order.id));
+            after = page.next;
+            if after.is_none() {
+                return Some(seen);
+            }
+        }
+    };
+    for limit in 1..=4 {
+        let all = OrderQuery { limit, ..OrderQuery::default() };
+        let delivered = OrderQuery { status: Some(Status::Delivered), ..all.clone() };
+        let placed = OrderQuery { status: Some(Status::Placed), ..all.clone() };
+        let of_customer = OrderQuery { customer: Some("c-1".into()), ..all.clone() };
+        for query in [all, delivered, of_customer] {
+            eventually("all of them, page by page", async || {
+                (listed(query.clone()).await.as_ref() == Some(&ids)).then_some(())
+            })
+            .await;
+        }
+        eventually("none of them", async || listed(placed.clone()).await?.is_empty().then_some(())).await;
+    }
+}
+
+async fn what_no_page_ended_with_is_not_a_cursor(home: Place) {
+    let backend = home.open().await;
+    place(&backend).await;
+    for customer in [None, Some("c-1".to_owned())] {
+        let query = OrderQuery { customer, after: Some("zz".into()), limit: 2, ..OrderQuery::default() };
+        let refused = backend.journal.orders(query).await.unwrap_err();
+        assert!(matches!(refused, Error::NotACursor(_)), "{refused}");
+    }
+    let refused = backend.journal.messages(Some("zz".into()), 2).await.unwrap_err();
+    assert!(matches!(refused, Error::NotACursor(_)), "{refused}");
+}
+
 async fn nothing_has_happened_behind_a_position_that_is_yet_to_come(home: Place) {
     let backend = home.open().await;
     place(&backend).await;
@@ -151,5 +206,7 @@ claims! {
     an_order_takes_legal_steps_only on [embedded, aws],
     an_event_from_outside_is_recorded_once on [embedded, aws],
     lists_are_newest_first_and_go_on_where_they_ended on [embedded, aws],
+    a_page_of_orders_is_full_where_there_are_more on [embedded, aws],
+    what_no_page_ended_with_is_not_a_cursor on [embedded, aws],
     nothing_has_happened_behind_a_position_that_is_yet_to_come on [embedded, aws],
 }
