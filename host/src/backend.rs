@@ -93,6 +93,9 @@ pub enum Error {
     /// The store answered what it never should; a person must look.
     #[error("the store failed: {0}")]
     Failed(Arc<str>),
+    /// This store does not do that, whoever asks and however often.
+    #[error("{0}")]
+    NotHere(Arc<str>),
     /// What was handed in as `after` came from no page of this list: the caller's doing.
     #[error("{0:?} is not a cursor: hand in `next` of the page before, as it was")]
     NotACursor(Arc<str>),

@@ -40,8 +40,13 @@ pub async fn backup(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Re
         .map_err(|_none| Error::TooMany { what: "backups", max: BACKUPS_MAX })?;
     let (told, copied) = watch::channel(Copied::default());
     let upkeep = Arc::clone(&shared.api.upkeep);
-    let making = AbortOnDropHandle::new(tokio::spawn(async move { upkeep.backup(told).await }));
-    let part = Part::Making { making, copied };
+    let mut making = AbortOnDropHandle::new(tokio::spawn(async move { upkeep.backup(told).await }));
+    // A store that makes none, or cannot now, says so at once.
+    let part = match tokio::time::timeout(TELL_EVERY, &mut making).await {
+        Err(_elapsed) => Part::Making { making, copied },
+        Ok(Ok(made)) => Part::Made { snapshot: made?, copied },
+        Ok(Err(error)) => return Err(Error::Bug(format!("a backup ended: {error}"))),
+    };
     let pieces = stream::unfold((part, permit), |(part, permit)| async {
         let (piece, part) = part.next().await?;
         Some((piece, (part, permit)))
@@ -53,6 +58,10 @@ pub async fn backup(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Re
 enum Part {
     Making {
         making: AbortOnDropHandle<backend::Result<Snapshot>>,
+        copied: watch::Receiver<Copied>,
+    },
+    Made {
+        snapshot: Snapshot,
         copied: watch::Receiver<Copied>,
     },
     /// The copy is deleted when it was sent.
@@ -75,6 +84,10 @@ impl Part {
                     Ok(Ok(Err(error))) => Some((Ok(line(&json!({ "error": error.to_string() }))), Self::End)),
                     Ok(Err(error)) => Some((Err(io::Error::other(error)), Self::End)),
                 }
+            }
+            Self::Made { snapshot, copied } => {
+                let so_far = *copied.borrow();
+                Some(Self::begin(snapshot, so_far).await)
             }
             Self::Sending { mut file, _snapshot } => {
                 let mut piece = BytesMut::with_capacity(PIECE_BYTES);

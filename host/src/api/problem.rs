@@ -163,6 +163,9 @@ impl Error {
             Self::Store(backend::Error::Unavailable(_)) => {
                 (S::SERVICE_UNAVAILABLE, "/problems/store-unavailable", "Store unavailable")
             }
+            Self::Store(backend::Error::NotHere(_)) => {
+                (S::CONFLICT, "/problems/not-by-this-store", "Not by this store")
+            }
             Self::Store(backend::Error::NotACursor(_)) => {
                 (S::BAD_REQUEST, "/problems/invalid-parameter", "Invalid parameter")
             }

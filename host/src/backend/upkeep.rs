@@ -23,6 +23,7 @@ pub trait Upkeep: Send + Sync {
 
     /// Makes a copy of the store as it is at one moment, while it is used, and tells how far it is. What was durable when
     /// this was called is in it. One at a time; given up, it ends.
+    /// A store that others make copies of says so: [`Error::NotHere`](super::Error::NotHere).
     async fn backup(&self, told: watch::Sender<Copied>) -> Result<Snapshot>;
 
     /// Looks through a piece of the store, from `place` on: the default is its beginning. What it finds disagrees with

@@ -28,9 +28,7 @@ impl Upkeep for Aws {
     }
 
     async fn backup(&self, _told: watch::Sender<Copied>) -> Result<Snapshot> {
-        Err(Error::Unavailable(
-            "on AWS, DynamoDB makes the copies: use its point-in-time recovery or its backups".into(),
-        ))
+        Err(Error::NotHere("on AWS, DynamoDB makes the copies: use its point-in-time recovery or its backups".into()))
     }
 
     async fn check(&self, place: CheckPlace) -> Result<CheckStep> {
