@@ -2,7 +2,13 @@
 
 use fanfare_tests::aws::{self, Fault, Way};
 use fanfare_tests::crash::fleet::prefix;
-use fanfare_tests::{TestHost, json};
+use fanfare_tests::orders::order;
+use fanfare_tests::{TestHost, json, program};
+
+/// What the exit codes mean.
+const USAGE: i32 = 2;
+const REFUSED: Option<i32> = Some(3);
+const UNREACHABLE: i32 = 4;
 
 /// A host on the store of `prefix` that may not make anything there.
 fn host(prefix: &str) -> TestHost {
@@ -33,7 +39,7 @@ fn without_credentials() {
     let mut host = host_that_provisions(&prefix());
     host.variable("AWS_ACCESS_KEY_ID", "").variable("AWS_EC2_METADATA_DISABLED", "true");
     host.variable("AWS_CONFIG_FILE", "none").variable("AWS_SHARED_CREDENTIALS_FILE", "none");
-    ends(host, 1, &["no AWS credentials were found", "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"]);
+    ends(host, USAGE, &["no AWS credentials were found", "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"]);
 }
 
 #[test]
@@ -49,7 +55,50 @@ fn in_another_region_than_its_store() {
 fn where_nobody_listens() {
     let mut host = host_that_provisions(&prefix());
     host.variable("AWS_ENDPOINT_URL_SNS", "http://127.0.0.1:1").variable("FANFARE_AWS_ATTEMPTS_MAX", "1");
-    ends(host, 1, &["SNS at http://127.0.0.1:1 cannot be reached", "Check the network and aws.region"]);
+    ends(host, UNREACHABLE, &["SNS at http://127.0.0.1:1 cannot be reached", "Check the network and aws.region"]);
+}
+
+#[test]
+fn where_something_else_answers() {
+    for status in [200, 403, 502] {
+        let mut host = host_that_provisions(&prefix());
+        host.variable("FANFARE_AWS_ATTEMPTS_MAX", "1");
+        let way = Way::of(&mut host);
+        way.sns.tell(Fault::Page(status));
+        let answered = format!("the answer is not the service's own: HTTP status {status} (text/html)");
+        ends(host, UNREACHABLE, &["SNS at http://127.0.0.1", "cannot be reached", &answered, "and the endpoint"]);
+    }
+}
+
+#[test]
+fn something_else_that_answers_for_a_while_is_told_in_a_line_and_passes() {
+    let mut host = host_that_provisions(&prefix());
+    host.variable("FANFARE_AWS_ATTEMPTS_MAX", "1");
+    let way = Way::of(&mut host);
+    host.start();
+    let client = host.client();
+    way.dynamodb.tell(Fault::Page(502));
+    let refused = client.get("/readyz");
+    assert_eq!(refused.status, 503, "{refused:#?}");
+    let detail = refused.json()["detail"].as_str().expect("a detail").to_owned();
+    assert!(detail.ends_with("the answer is not the service's own: HTTP status 502 (text/html)"), "{detail}");
+    way.dynamodb.tell(Fault::Refuse(400, "ResourceNotFoundException"));
+    let detail = client.get("/readyz").json()["detail"].as_str().expect("a detail").to_owned();
+    assert!(detail.ends_with("ResourceNotFoundException: the fault proxy was told to"), "{detail}");
+    way.dynamodb.tell(Fault::Pass);
+    client.placed(&order(&[("TEA", 1)]));
+    client.wait_until_idle();
+}
+
+#[test]
+fn a_backup_is_refused_with_who_makes_copies() {
+    let mut host = host_that_provisions(&prefix());
+    host.start();
+    let (client, file) = (host.client(), host.folder().join("copy"));
+    let run = program::finish(program::fanfare().args(["backup", "--url", client.base()]).arg(&file));
+    assert_eq!(run.code(), REFUSED, "{run:#?}");
+    assert!(run.stderr.contains("on AWS, DynamoDB makes the copies"), "{run:#?}");
+    assert!(!file.exists());
 }
 
 #[test]

@@ -6,6 +6,8 @@ use std::process::ExitCode;
 
 use serde::{Deserialize, Serialize};
 
+use crate::backend::aws;
+
 /// Faults that are told to people one by one; programs get all.
 const FAULTS_SHOWN_MAX: usize = 10;
 
@@ -94,6 +96,10 @@ impl fmt::Display for Problem {
 
 impl From<anyhow::Error> for Failure {
     fn from(error: anyhow::Error) -> Self {
-        Self::Failed(format!("{error:#}"))
+        // A host that cannot begin on AWS ends as a command does that meets the same.
+        match error.downcast::<aws::OpenError>() {
+            Ok(why) => why.into(),
+            Err(error) => Self::Failed(format!("{error:#}")),
+        }
     }
 }

@@ -12,6 +12,7 @@ use super::print::Output;
 use super::serve::HostFlags;
 use crate::backend::aws::clients::{Clients, OpenError};
 use crate::backend::aws::resources::{self, Error, Plan};
+use crate::backend::{self, aws};
 use crate::config::Config;
 use crate::consumer::check;
 use crate::consumer::directory::PLUGIN_BYTES_MAX;
@@ -97,6 +98,17 @@ async fn hearing(
 
 fn described(plan: &Plan) -> String {
     if plan.is_empty() { "everything is as it should be".to_owned() } else { plan.to_string() }
+}
+
+impl From<aws::OpenError> for Failure {
+    fn from(error: aws::OpenError) -> Self {
+        match error {
+            aws::OpenError::Connect(error) => Error::Open(error).into(),
+            aws::OpenError::Resources(error) => error.into(),
+            aws::OpenError::Slot(error @ backend::Error::Unavailable(_)) => Self::Unavailable(error.to_string()),
+            aws::OpenError::Slot(error) => Self::Failed(error.to_string()),
+        }
+    }
 }
 
 impl From<Error> for Failure {

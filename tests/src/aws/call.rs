@@ -29,6 +29,14 @@ pub(super) struct Refusal {
     pub body: String,
 }
 
+impl Refusal {
+    /// What no service answers: a page.
+    pub(super) fn page(status: u16) -> Self {
+        let body = "<!doctype html><html><body>Bad gateway</body></html>".to_owned();
+        Self { status, content_type: "text/html", query_error: None, body }
+    }
+}
+
 impl Call {
     pub(super) fn new(headers: &HeaderMap, body: &[u8]) -> Self {
         let body = String::from_utf8_lossy(body).into_owned();

@@ -47,6 +47,8 @@ pub enum Fault {
     Throttle,
     /// An error with this status and the service's code for it.
     Refuse(u16, &'static str),
+    /// A page of something that is not the service, with this status.
+    Page(u16),
     /// The emulator is not asked, and the answer says that nothing is there.
     Nothing,
     /// Of a batch, the emulator gets every second entry; the others are refused with this code.
@@ -228,6 +230,7 @@ impl Desk {
                 Fault::Fail(status) => refuse(connection, call.fail(status))?,
                 Fault::Throttle => refuse(connection, call.throttle())?,
                 Fault::Refuse(status, code) => refuse(connection, call.refuse(status, code))?,
+                Fault::Page(status) => refuse(connection, Refusal::page(status))?,
                 Fault::Nothing => refuse(connection, call.nothing())?,
                 Fault::RefuseHalf(code) => {
                     let (mut request, half) = (request, Half::of(&call, code));

@@ -17,7 +17,7 @@ use crate::config::from_env;
 use meter::Meter;
 use throttled::Throttled;
 
-pub use error::{OpenError, Service};
+pub use error::{OpenError, Service, is_of_another, said};
 
 #[derive(Clone, Debug)]
 pub struct Clients {

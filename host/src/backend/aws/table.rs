@@ -22,6 +22,7 @@ use self::reads::Reads;
 pub use self::reads::{Freshness, Indexed, Span, Tally};
 use self::transaction::some;
 pub use self::transaction::{Change, Transaction, Write};
+use super::clients::{is_of_another, said};
 use super::item::{Item, Key, text};
 use crate::backend::{Error, Result};
 use crate::telemetry::meters;
@@ -226,7 +227,7 @@ fn verdict(error: &SdkError<TransactWriteItemsError>) -> Verdict {
                 ["None", "TransactionConflict", "ThrottlingError", "ProvisionedThroughputExceeded"].as_slice();
             if codes.iter().all(|code| passing.contains(code)) { Verdict::Again } else { Verdict::Failed }
         }
-        _ if passes(error.code()) => Verdict::Again,
+        _ if passes(error.code()) || is_of_another(error) => Verdict::Again,
         _ => Verdict::Failed,
     }
 }
@@ -254,15 +255,13 @@ pub fn jittered(wait: Duration) -> Duration {
 }
 
 /// What a call of a service ended with, as the ports say it.
-pub fn failed<E, R>(operation: &str, error: &SdkError<E, R>) -> Error
+pub fn failed<E>(operation: &str, error: &SdkError<E>) -> Error
 where
     E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
-    R: std::fmt::Debug + Send + Sync + 'static,
 {
-    let shown = aws_sdk_dynamodb::error::DisplayErrorContext(error);
-    let text = format!("{operation} of AWS did not succeed: {shown}");
+    let text = format!("{operation} of AWS did not succeed: {}", said(error));
     let transient = match error {
-        SdkError::ServiceError(_) => passes(error.code()),
+        SdkError::ServiceError(_) => passes(error.code()) || is_of_another(error),
         SdkError::ConstructionFailure(_) => false,
         _ => true,
     };

@@ -4,6 +4,7 @@ use std::error::Error;
 use std::fmt;
 
 use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
+use aws_smithy_runtime_api::http::Response;
 
 use super::super::settings::Settings;
 use super::Clients;
@@ -70,29 +71,48 @@ const REFUSALS: [&str; 14] = [
 
 impl Clients {
     /// What it means that a call to `action` failed.
-    pub fn failure<E, R>(&self, service: Service, action: impl Into<String>, error: &SdkError<E, R>) -> OpenError
+    pub fn failure<E>(&self, service: Service, action: impl Into<String>, error: &SdkError<E>) -> OpenError
     where
         E: ProvideErrorMetadata + Error + 'static,
-        R: fmt::Debug,
     {
-        let (place, action) = (self.place(service), action.into());
+        let (place, action, detail) = (self.place(service), action.into(), said(error));
         let unreachable = match error {
             SdkError::TimeoutError(_) => true,
             SdkError::DispatchFailure(failure) => failure.is_io() || failure.is_timeout(),
-            _ => false,
-        };
-        if unreachable {
-            return OpenError::Unreachable { service, place, detail: chain(error) };
-        }
-        let detail = match error.code() {
-            Some(code) => format!("{code}: {}", error.message().unwrap_or("no reason is given")),
-            None => chain(error),
+            _ => is_of_another(error),
         };
         match error.code() {
+            _ if unreachable => OpenError::Unreachable { service, place, detail },
             Some(code) if REFUSALS.contains(&code) => OpenError::Refused { service, place, action, detail },
             _ => OpenError::Failed { service, place, action, detail },
         }
     }
+}
+
+/// What a call ended with, in a line: the code and the words of the service, or why there are none. Nothing of what was sent
+/// and answered besides, which is about customers.
+pub fn said<E>(error: &SdkError<E>) -> String
+where
+    E: ProvideErrorMetadata + Error + 'static,
+{
+    if let Some(code) = error.code() {
+        return format!("{code}: {}", error.message().unwrap_or("no reason is given"));
+    }
+    match error.raw_response().filter(|_| is_of_another(error)) {
+        Some(response) => told(response),
+        None => chain(error),
+    }
+}
+
+/// Whether something answered that is not the service, or stands before it: services say why they refuse, in their own form.
+pub fn is_of_another<E: ProvideErrorMetadata>(error: &SdkError<E>) -> bool {
+    let answered = matches!(error, SdkError::ServiceError(_) | SdkError::ResponseError(_));
+    answered && error.code().is_none() && error.raw_response().is_some()
+}
+
+fn told(response: &Response) -> String {
+    let kind = response.headers().get("content-type").map(|kind| format!(" ({kind})")).unwrap_or_default();
+    format!("the answer is not the service's own: HTTP status {}{kind}", response.status().as_u16())
 }
 
 pub(super) fn no_credentials(settings: &Settings, error: Option<&dyn Error>) -> OpenError {

@@ -7,6 +7,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use aws_sdk_sqs::operation::receive_message::ReceiveMessageError;
 use aws_sdk_sqs::types::{
     ChangeMessageVisibilityBatchRequestEntry, DeleteMessageBatchRequestEntry, Message, MessageSystemAttributeName,
 };
@@ -15,7 +16,6 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::AwsInbox;
 use super::desk::{Added, LaneIn, Receipt, Work};
-use crate::backend::Result;
 use crate::backend::aws::due;
 use crate::backend::aws::gather::pace;
 use crate::backend::aws::item::{Key, LaneKey};
@@ -24,6 +24,7 @@ use crate::backend::aws::place::Place;
 use crate::backend::aws::publisher::ENVELOPE_ATTRIBUTE;
 use crate::backend::aws::store::{SEQ_MAX, Store};
 use crate::backend::aws::table::failed;
+use crate::backend::{Error, Result};
 use crate::clock::Timestamp;
 use crate::fault::{self, Point};
 
@@ -42,12 +43,36 @@ const POLLS_MAX: usize = 8;
 /// get theirs.
 const HELD_PER_RUNNING: usize = 4;
 const HELD_MIN: usize = 32;
-/// Between two questions where SQS did not answer, or where nothing may be taken.
+/// Between two questions where nothing may be taken; where SQS does not answer, the first such time and the longest.
 const AGAIN: Duration = Duration::from_millis(500);
+const AGAIN_MAX: Duration = Duration::from_secs(5);
 /// A step of [`pace`] between the beginnings of two questions while messages come, so that they come many at once.
 const PACE: Duration = Duration::from_millis(25);
 /// As such a step, how long messages to be deleted wait for others. The next event of their lane waits with them.
 const GATHER: Duration = Duration::from_millis(40);
+
+/// For how long the queue has not answered, and what was said of it: why, once.
+#[derive(Default)]
+struct Silence {
+    times: u32,
+    told: Option<String>,
+}
+
+impl Silence {
+    /// One more question without an answer: how long to wait before the next one, and whether the reason is another.
+    fn go_on(&mut self, why: &str) -> (Duration, bool) {
+        let wait = AGAIN.saturating_mul(2_u32.saturating_pow(self.times)).min(AGAIN_MAX);
+        self.times += 1;
+        let is_news = self.told.as_deref() != Some(why);
+        self.told = Some(why.to_owned());
+        (wait, is_news)
+    }
+
+    /// Whether something was said that is over.
+    fn end(&mut self) -> bool {
+        std::mem::take(self).told.is_some()
+    }
+}
 
 pub fn start(inbox: &Arc<AwsInbox>) {
     inbox.tasks.spawn(Arc::clone(inbox).poll(true));
@@ -62,6 +87,7 @@ impl AwsInbox {
 
     async fn ask(self: &Arc<Self>, first: bool) {
         let ending = self.ending.clone();
+        let mut silence = Silence::default();
         loop {
             let open = {
                 let desk = self.desk.lock();
@@ -86,6 +112,9 @@ impl AwsInbox {
             };
             let count = match received {
                 Ok(messages) => {
+                    if silence.end() {
+                        tracing::info!(consumer = %self.name, "the queue answers again");
+                    }
                     let count = messages.len();
                     if count > 0 {
                         fault::pass(Point::CloudReceived);
@@ -94,8 +123,11 @@ impl AwsInbox {
                     count
                 }
                 Err(error) => {
-                    tracing::warn!(consumer = %self.name, %error, "the queue does not answer; it is asked again");
-                    tokio::time::sleep(AGAIN).await;
+                    let (wait, is_news) = silence.go_on(&error.to_string());
+                    if is_news {
+                        tracing::warn!(consumer = %self.name, %error, "the queue does not answer; it is asked again");
+                    }
+                    drop(timeout(wait, ending.cancelled()).await);
                     0
                 }
             };
@@ -131,7 +163,13 @@ impl AwsInbox {
             .visibility_timeout(VISIBILITY_SECONDS)
             .message_attribute_names(ENVELOPE_ATTRIBUTE)
             .message_system_attribute_names(MessageSystemAttributeName::ApproximateReceiveCount);
-        let answer = request.send().await.map_err(|error| failed("ReceiveMessage", &error))?;
+        let answer = request.send().await.map_err(|error| {
+            if error.as_service_error().is_some_and(ReceiveMessageError::is_queue_does_not_exist) {
+                let url = &self.queue.url;
+                return Error::Failed(format!("{url} is gone; `fanfare provision` makes the queue anew").into());
+            }
+            failed("ReceiveMessage", &error)
+        })?;
         Ok(answer.messages.unwrap_or_default())
     }
 

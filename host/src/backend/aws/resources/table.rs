@@ -210,10 +210,9 @@ async fn enable_ttl(clients: &Clients, table: &str) -> Result<Applied, Error> {
 }
 
 /// What was sent, where another host changes the same table just now.
-fn done<E, R>(clients: &Clients, action: String, sent: Result<Applied, SdkError<E, R>>) -> Result<Applied, Error>
+fn done<E>(clients: &Clients, action: String, sent: Result<Applied, SdkError<E>>) -> Result<Applied, Error>
 where
     E: ProvideErrorMetadata + std::error::Error + 'static,
-    R: std::fmt::Debug,
 {
     match sent {
         Ok(applied) => Ok(applied),
@@ -224,10 +223,9 @@ where
     }
 }
 
-fn failure<E, R>(clients: &Clients, action: String, error: &SdkError<E, R>) -> Error
+fn failure<E>(clients: &Clients, action: String, error: &SdkError<E>) -> Error
 where
     E: ProvideErrorMetadata + std::error::Error + 'static,
-    R: std::fmt::Debug,
 {
     let failure: OpenError = clients.failure(Service::DynamoDb, action, error);
     failure.into()
