@@ -13,7 +13,7 @@ use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use crate::clock::Timestamp;
-use crate::order::{Change, Order, OrderId};
+use crate::order::{Change, Order, OrderId, Status};
 
 pub mod filter;
 mod range;
@@ -23,6 +23,9 @@ mod subscription;
 pub use range::{Bound, EventRange, NotARange};
 pub use share::Share;
 pub use subscription::{Subscription, Subscriptions};
+
+/// What the kinds of the host's own events begin with.
+const ORDER_KINDS: &str = "order.";
 
 /// A chain of causes deeper than this is refused: consumers that answer each other would loop for ever.
 pub const DEPTH_MAX: u8 = 16;
@@ -235,6 +238,16 @@ impl KindPattern {
         }
     }
 
+    /// This pattern, to be heard: what begins with `order.` are the host's own kinds, and there are no others of them.
+    ///
+    /// # Errors
+    /// [`NeverHeard`] where no event will ever match.
+    pub fn heard(self) -> Result<Self, NeverHeard> {
+        let is_of_orders = &*self.0 == "order" || self.0.starts_with(ORDER_KINDS);
+        let may_be = !is_of_orders || Status::ALL.into_iter().any(|status| self.matches(status.event_kind()));
+        if may_be { Ok(self) } else { Err(NeverHeard { pattern: self.0.into() }) }
+    }
+
     /// Whether every kind that `other` matches is matched by this pattern too.
     #[must_use]
     pub fn covers(&self, other: &Self) -> bool {
@@ -258,6 +271,13 @@ impl fmt::Display for KindPattern {
     "{0:?} is not an event kind: use dotted words of letters, digits, '-' and '_', such as com.example.stock.received"
 )]
 pub struct NotAKind(String);
+
+/// A pattern of kinds that only the host could make, and makes none of.
+#[derive(Debug, thiserror::Error)]
+#[error("no event is ever {pattern:?}: of orders there are {}", Status::ALL.map(Status::event_kind).join(", "))]
+pub struct NeverHeard {
+    pattern: String,
+}
 
 impl FromStr for KindPattern {
     type Err = NotAKind;
@@ -308,6 +328,22 @@ mod tests {
         assert!(pattern("com.*").covers(&pattern("com.example")));
         assert!(!pattern("com.example").covers(&pattern("com.*")));
         assert!(!pattern("com.example.*").covers(&pattern("com.*")));
+    }
+
+    #[test]
+    fn of_orders_only_what_happens_to_them_can_be_heard() {
+        for text in
+            ["order.placed", "order.*", "order.c*", "*", "orders.placed", "ord*", "com.example.order.paid", "order*"]
+        {
+            assert!(pattern(text).heard().is_ok(), "{text:?}");
+        }
+        for text in ["order", "order.plcaed", "order.placed.late", "order.x*", "order.placed.*"] {
+            let told = pattern(text).heard().unwrap_err().to_string();
+            assert!(
+                told.starts_with(&format!("no event is ever {text:?}: of orders there are order.placed, ")),
+                "{told}"
+            );
+        }
     }
 
     #[test]

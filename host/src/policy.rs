@@ -197,6 +197,9 @@ pub struct Grant {
     pub secrets: BTreeMap<String, SecretSource>,
 }
 
+/// Methods of HTTP that can be granted.
+pub const METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HttpGrant {
     pub url_prefix: UrlPrefix,

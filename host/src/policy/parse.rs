@@ -81,7 +81,7 @@ impl Policy {
         let root = match DeTable::parse(text) {
             Ok(root) => root,
             Err(error) => {
-                faults.add(error.span().unwrap_or_default(), error.message().to_owned());
+                faults.add_no_toml(&error);
                 return Err(refused(faults.into_sorted()));
             }
         };
@@ -112,7 +112,7 @@ fn read(mut root: Table<'_>, faults: &mut Faults<'_>) -> Policy {
             .take("keep_state", faults, |v| value::size_or_none(v, u64::MAX))
             .unwrap_or(default.keep_state_bytes),
         subscribe: root
-            .mixed_list("subscribe", faults, NOTHING_HEARD, |v| value::pattern(v).map(Subscription::from), filtered)
+            .mixed_list("subscribe", faults, NOTHING_HEARD, |v| value::heard(v).map(Subscription::from), filtered)
             .map(Subscriptions::from_iter),
         grant: root.table("grant", faults).map(|table| grant(table, faults)).unwrap_or_default(),
         settings: root.table("settings", faults).map(|table| settings(table, faults)).unwrap_or_default(),
@@ -127,7 +127,7 @@ fn read(mut root: Table<'_>, faults: &mut Faults<'_>) -> Policy {
 
 /// `{ kind = "order.placed", filter = '{"order":{"currency":["USD"]}}' }`.
 fn filtered(mut table: Table<'_>, faults: &mut Faults<'_>) -> Option<Subscription> {
-    let kind = table.require("kind", faults, value::pattern);
+    let kind = table.require("kind", faults, value::heard);
     let filter = table.require("filter", faults, value::filter);
     table.finish(faults);
     Some(Subscription { kind: kind?, filter: Some(filter?) })
@@ -149,7 +149,7 @@ fn grant(mut table: Table<'_>, faults: &mut Faults<'_>) -> Grant {
 
 fn http(mut table: Table<'_>, faults: &mut Faults<'_>) -> Option<HttpGrant> {
     let url_prefix = table.require("url_prefix", faults, value::url_prefix);
-    let methods = table.require("methods", faults, |v| value::list(v, value::method));
+    let methods = table.require("methods", faults, value::methods);
     let private = table.take("private", faults, value::boolean).unwrap_or_default();
     table.finish(faults);
     Some(HttpGrant { url_prefix: url_prefix?, methods: methods?, private })

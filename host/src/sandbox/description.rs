@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::contract::v0_1::handler as wit;
 use crate::event::filter::Filter;
 use crate::event::{KindPattern, Subscription};
-use crate::policy::UrlPrefix;
+use crate::policy::{METHODS, UrlPrefix};
 
 /// Subscriptions and needs are matched against every event and every grant, so neither may be many.
 const SUBSCRIPTIONS_MAX: usize = 64;
@@ -128,6 +128,7 @@ impl Description {
 
 fn subscription(wit::Subscription { kind, filter }: wit::Subscription) -> Result<Subscription, Wrong> {
     let kind = KindPattern::from_str(&kind).map_err(|error| format!("subscriptions: {error}"))?;
+    let kind = kind.heard().map_err(|error| format!("subscriptions: {error}"))?;
     let filter = filter.map(|filter| Filter::parse(&filter)).transpose();
     let filter = filter.map_err(|error| format!("subscriptions: the filter of {kind}: {error}"))?;
     Ok(Subscription { kind, filter })
@@ -139,8 +140,13 @@ fn need(need: wit::Need) -> Result<Need, Wrong> {
             at_most("methods", methods.len(), METHODS_MAX)?;
             let url_prefix =
                 UrlPrefix::parse(&url_prefix).map_err(|why| format!("needs: http: {} {why}", shown(&url_prefix)))?;
-            if let Some(method) = methods.iter().find(|method| !is_method(method)) {
-                return Err(format!("needs: http: {method:?} is not a method; use GET, POST, …"));
+            // What no side file can grant would be waited for for ever.
+            if let Some(method) = methods.iter().find(|method| !METHODS.contains(&method.as_str())) {
+                let granted = METHODS.join(", ");
+                return Err(format!("needs: http: {} is not a method that can be granted: {granted}", shown(method)));
+            }
+            if methods.is_empty() {
+                return Err("needs: http: name at least one method that it calls with".to_owned());
             }
             Need::Http { url_prefix, methods }
         }
@@ -151,7 +157,8 @@ fn need(need: wit::Need) -> Result<Need, Wrong> {
         wit::Need::Publish(kind) => {
             let kind = KindPattern::from_str(&kind).map_err(|error| format!("needs: publish: {error}"))?;
             // `*` stands for every kind that is a consumer's to publish.
-            if kind.to_string().starts_with("order.") {
+            let text = kind.to_string();
+            if text == "order" || text.starts_with("order.") {
                 return Err(format!("needs: publish: {kind} is the host's own; use a kind such as com.example.{kind}"));
             }
             Need::Publish(kind)
@@ -198,13 +205,9 @@ fn named(what: &str, name: String) -> Result<String, Wrong> {
     }
 }
 
-fn is_method(method: &str) -> bool {
-    !method.is_empty() && method.len() <= NAME_BYTES_MAX && method.bytes().all(|byte| byte.is_ascii_uppercase())
-}
-
-/// A URL that may be of any length.
-fn shown(url: &str) -> String {
-    format!("{:?}", url.get(..url.floor_char_boundary(SUMMARY_BYTES_MAX)).unwrap_or_default())
+/// A text that may be of any length.
+fn shown(text: &str) -> String {
+    format!("{:?}", text.get(..text.floor_char_boundary(SUMMARY_BYTES_MAX)).unwrap_or_default())
 }
 
 fn at_most(what: &str, given: usize, max: usize) -> Result<(), Wrong> {

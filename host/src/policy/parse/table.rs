@@ -31,6 +31,17 @@ impl<'t> Faults<'t> {
         self.found.push(Fault { line, message });
     }
 
+    /// What the text is no TOML for.
+    pub(crate) fn add_no_toml(&mut self, error: &toml::de::Error) {
+        let span = error.span().unwrap_or_default();
+        let message = match (error.message(), self.text.get(span.clone())) {
+            // The reader does not say which.
+            ("duplicate key", Some(key)) => format!("{} stands twice", quoted(key)),
+            (message, _) => message.to_owned(),
+        };
+        self.add(span, message);
+    }
+
     /// The line, from 1, on which the byte `at` stands.
     fn line(&self, at: usize) -> usize {
         let before = self.text.as_bytes().get(..at).unwrap_or(self.text.as_bytes());

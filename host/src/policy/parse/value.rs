@@ -8,14 +8,13 @@ use toml::de::DeValue;
 
 use crate::event::filter::Filter;
 use crate::event::{KindPattern, NotAKind};
-use crate::policy::{Rate, SHADOW_DIR, SecretSource, Start, UrlPrefix};
+use crate::policy::{METHODS, Rate, SHADOW_DIR, SecretSource, Start, UrlPrefix};
 
 /// What is quoted of a wrong value, in characters: enough to find it.
 const QUOTED_CHARS_MAX: usize = 100;
 const NAME_BYTES_MAX: usize = 64;
 /// No machine has more for one consumer.
 const CORES_MAX: u16 = 1024;
-const METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
 
 pub(super) fn string<'v>(value: &'v DeValue<'_>) -> Result<&'v str, String> {
     value.as_str().ok_or_else(|| format!("expected text in quotes, got {}", told(value)))
@@ -97,8 +96,13 @@ pub(super) fn start(value: &DeValue<'_>) -> Result<Start, String> {
     }
 }
 
-pub(super) fn pattern(value: &DeValue<'_>) -> Result<KindPattern, String> {
+fn pattern(value: &DeValue<'_>) -> Result<KindPattern, String> {
     string(value)?.parse().map_err(|error: NotAKind| error.to_string())
+}
+
+/// A pattern over kinds of events that there may be.
+pub(super) fn heard(value: &DeValue<'_>) -> Result<KindPattern, String> {
+    pattern(value)?.heard().map_err(|error| error.to_string())
 }
 
 /// A filter policy of SNS, as JSON.
@@ -117,7 +121,14 @@ pub(super) fn published(value: &DeValue<'_>) -> Result<KindPattern, String> {
     }
 }
 
-pub(super) fn method(value: &DeValue<'_>) -> Result<String, String> {
+pub(super) fn methods(value: &DeValue<'_>) -> Result<Vec<String>, String> {
+    match list(value, method)? {
+        none if none.is_empty() => Err("name at least one method, or nothing may be called".to_owned()),
+        methods => Ok(methods),
+    }
+}
+
+fn method(value: &DeValue<'_>) -> Result<String, String> {
     let text = string(value)?;
     match METHODS.contains(&text) {
         true => Ok(text.to_owned()),
