@@ -36,6 +36,10 @@ pub enum LoadError {
     )]
     UnknownContract { exports: Vec<String> },
     #[error(
+        "its handler is called like that of a known contract and is another one: {0}; build it against wit/consumer.wit as it is"
+    )]
+    OtherContents(String),
+    #[error(
         "it asks for what the host does not offer: {0}; the host offers fanfare:consumer 0.1, WASI 0.2 and of wasi:http what calls out"
     )]
     UnlinkedImport(String),
@@ -102,6 +106,7 @@ impl LoadError {
                 exports.extend((more > 0).then(|| format!("and {more} more")));
                 Self::UnknownContract { exports }
             }
+            Self::OtherContents(other) => Self::OtherContents(text(other)),
             Self::UnlinkedImport(missing) => Self::UnlinkedImport(text(missing)),
             Self::Compile(why) => Self::Compile(text(why)),
             Self::BadDescription(wrong) => Self::BadDescription(text(wrong)),

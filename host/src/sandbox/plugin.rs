@@ -112,7 +112,8 @@ impl Sandbox {
         let Some(series) = Series::spoken(&exports) else { return Err(LoadError::UnknownContract { exports }) };
         let linked = self.0.linkers.closed.instantiate_pre(&component);
         let linked = linked.map_err(|missing| LoadError::UnlinkedImport(format!("{missing:#}")))?;
-        let contract = Contract::bind(linked, series).map_err(|_| LoadError::UnknownContract { exports })?;
+        let contract =
+            Contract::bind(linked, series).map_err(|other| LoadError::OtherContents(format!("{other:#}")))?;
         let started = Instant::now();
         let description = describe(self, &contract).await?;
         let report = LoadReport { compile: duration, from_cache, describe: started.elapsed() };

@@ -291,10 +291,13 @@ async fn a_component_of_another_contract_is_refused_with_what_it_exports() {
     let refused = refusal(other).await;
     assert!(refused.to_string().contains("acme:jobs/worker@1.0.0"), "{refused}");
     assert!(matches!(refused, LoadError::UnknownContract { .. }));
-    let future = r#"(component (instance $i) (export "fanfare:consumer/handler@0.2.0" (instance $i)))"#;
+    let future = r#"(component (instance $i) (export "fanfare:consumer/handler@0.3.0" (instance $i)))"#;
     assert!(matches!(refusal(wat::parse_str(future).unwrap()).await, LoadError::UnknownContract { .. }));
     let hollow = r#"(component (instance $i) (export "fanfare:consumer/handler@0.1.0" (instance $i)))"#;
-    assert!(matches!(refusal(wat::parse_str(hollow).unwrap()).await, LoadError::UnknownContract { .. }));
+    let told = refusal(wat::parse_str(hollow).unwrap()).await;
+    assert!(matches!(told, LoadError::OtherContents(_)), "{told}");
+    let told = told.to_string();
+    assert!(told.contains("describe") && told.contains("build it against wit/consumer.wit as it is"), "{told}");
 }
 
 #[tokio::test]

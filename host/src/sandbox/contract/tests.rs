@@ -125,6 +125,6 @@ async fn what_has_the_name_of_a_contract_and_not_its_functions_is_refused() {
         let hollow =
             format!(r#"(component (instance $i) (export "fanfare:consumer/handler@{version}" (instance $i)))"#);
         let refused = sandbox().load(wat::parse_str(hollow).unwrap().into()).await.unwrap_err();
-        assert!(matches!(refused, LoadError::UnknownContract { .. }), "{refused}");
+        assert!(matches!(refused, LoadError::OtherContents(_)), "{refused}");
     }
 }
