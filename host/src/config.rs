@@ -32,6 +32,8 @@ pub struct Config {
     pub allowed_hosts: AllowedHosts,
     pub data_dir: PathBuf,
     pub consumers_dir: PathBuf,
+    /// Where that was written, if it was.
+    pub consumers_dir_named: Option<Origin>,
     /// One of them must have signed a plugin; if there are none, nobody need have.
     pub plugin_keys: Vec<PublicKey>,
     /// What compiling a plugin may take.
@@ -44,6 +46,20 @@ pub struct Config {
     pub log: Log,
     /// Where the host is to die, for tests of what a crash leaves.
     pub fault: Option<Fault>,
+}
+
+impl Config {
+    /// A folder of consumers that is named must be there: one that is made by a slip of the keyboard has none, and what comes
+    /// meanwhile passes by those that were never seen. The one that nobody named is made.
+    ///
+    /// # Errors
+    /// [`Error`] where it is not.
+    pub fn has_consumers_dir(&self) -> Result<(), Error> {
+        let (Some(origin), false) = (&self.consumers_dir_named, self.consumers_dir.is_dir()) else { return Ok(()) };
+        let dir = self.consumers_dir.display();
+        let what = if self.consumers_dir.exists() { "is not a folder" } else { "is not there" };
+        Err(Error(vec![format!("{origin}: {dir} {what}: make it, or name the folder that has the plugins")]))
+    }
 }
 
 /// The names under which requests may ask for the host.
@@ -136,11 +152,29 @@ pub enum LogFormat {
 #[error("{}", .0.join("\n"))]
 pub struct Error(pub Vec<String>);
 
-/// Reads a variable of the environment: the only place that does.
+/// Reads a variable of the environment: the only place that does. One that is no text is absent here; where it is a setting,
+/// [`illegible`] names it.
 #[must_use]
 #[allow(clippy::disallowed_methods, reason = "settings come through here")]
 pub fn from_env(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+/// Names of the variables of settings whose values are no UTF-8: to pass over them would be to do something else than was
+/// set.
+#[must_use]
+#[allow(clippy::disallowed_methods, reason = "settings come through here")]
+pub fn illegible() -> Vec<String> {
+    let names = settings::SETTINGS.into_iter().map(settings::Setting::variable);
+    names.filter(|name| matches!(std::env::var(name), Err(std::env::VarError::NotUnicode(_)))).collect()
+}
+
+/// Variables of the environment that are called almost as a setting's, each with that one.
+#[must_use]
+#[allow(clippy::disallowed_methods, reason = "settings come through here")]
+pub fn misspelt() -> Vec<(String, String)> {
+    let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+    names.filter_map(|name| settings::nearest(&name).map(|near| (name, near))).collect()
 }
 
 #[cfg(test)]

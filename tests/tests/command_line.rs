@@ -1,10 +1,12 @@
 //! The command line: what it prints for programs, and how it ends.
 
+use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::process::Command;
 
-use fanfare_tests::guests::SHIPPED;
+use fanfare_tests::guests::{self, SHIPPED};
 use fanfare_tests::orders::{event, ndjson, order, received, referenced};
 use fanfare_tests::program::{self, Run};
 use fanfare_tests::wire::Wire;
@@ -204,6 +206,85 @@ fn a_plugin_is_checked_without_a_host() {
     assert_eq!(broken.code(), Some(1), "{broken:#?}");
     let lacking = check("bare");
     assert!(format!("{}{}", lacking.stdout, lacking.stderr).contains("change_order = true"), "{lacking:#?}");
+}
+
+#[test]
+fn a_check_of_a_plugin_says_what_its_side_file_makes_of_it() {
+    let host = TestHost::new();
+    host.consumers.add("reports-one");
+    let check = || {
+        let file = host.consumers.folder().join("reports-one.wasm");
+        let mut command = program::fanfare();
+        command.args(["--json", "plugin", "check"]).arg(file);
+        command
+    };
+    assert_eq!(program::finish(&mut check()).succeeded().json()["hears"], json!(["order.placed"]));
+
+    host.consumers.set_policy("reports-one", "subscribe = [\"com.a\"]\nshadow = \"next.wasm\"\n");
+    let told = program::finish(&mut check()).succeeded().json();
+    assert_eq!(told["hears"], json!(["com.a"]), "{told:#}");
+    let reason = told["shadow"]["reason"].as_str().expect("a reason");
+    assert!(reason.contains("shadow/next.wasm: put the plugin there"), "{reason}");
+
+    let shadows = host.consumers.folder().join("shadow");
+    fs::create_dir(&shadows).expect("a folder");
+    fs::write(shadows.join("next.wasm"), guests::wasm("reports-two")).expect("a shadow");
+    let told = program::finish(&mut check()).succeeded().json();
+    assert!(told["shadow"]["file"].is_string() && told["shadow"]["reason"].is_null(), "{told:#}");
+    fs::write(shadows.join("next.wasm"), guests::wasm("reports-relaid")).expect("a shadow");
+    let told = program::finish(&mut check()).succeeded().json();
+    assert!(told["shadow"]["reason"].as_str().is_some_and(|reason| reason.contains("layout 2")), "{told:#}");
+
+    host.consumers.set_policy("reports-one", "subscribe = [\"order.plcaed\"]\n");
+    let refused = program::finish(&mut check());
+    assert_eq!(refused.code(), Some(1), "{refused:#?}");
+    for expected in ["reports-one.toml:1", "no event is ever", "order.plcaed", "order.placed"] {
+        assert!(refused.stdout.contains(expected), "no {expected}: {refused:#?}");
+    }
+
+    let limits = program::finish(check().env("FANFARE_COMPILE_TIME", "never"));
+    assert_eq!(limits.code(), USAGE, "{limits:#?}");
+    for expected in ["FANFARE_COMPILE_TIME: ", "is not a time from 1s to 1h"] {
+        assert!(limits.stderr.contains(expected), "no {expected}: {limits:#?}");
+    }
+}
+
+#[test]
+fn a_setting_that_would_be_passed_over_is_told() {
+    let host = TestHost::new();
+    let serve = |consumers: &Path| {
+        let mut command = program::fanfare();
+        command.args(["serve", "--data-dir"]).arg(host.data()).arg("--consumers-dir").arg(consumers);
+        command
+    };
+    let typo = host.folder().join("consmers");
+    let nowhere = program::finish(&mut serve(&typo));
+    assert_eq!(nowhere.code(), USAGE, "{nowhere:#?}");
+    assert!(
+        nowhere.stderr.contains("--consumers-dir: ") && nowhere.stderr.contains("is not there: make it"),
+        "{nowhere:#?}"
+    );
+    let file = write(&host, "a-file", "");
+    let no_folder = program::finish(&mut serve(Path::new(&file)));
+    assert!(no_folder.stderr.contains("is not a folder"), "{no_folder:#?}");
+
+    let no_text = OsStr::from_bytes(b"/data/caf\xe9");
+    let illegible = program::finish(serve(host.consumers.folder()).env("FANFARE_MAIL_FOLDER", no_text));
+    assert_eq!(illegible.code(), USAGE, "{illegible:#?}");
+    assert!(illegible.stderr.contains("FANFARE_MAIL_FOLDER: what it is set to is no UTF-8 text"), "{illegible:#?}");
+    assert!(!typo.exists() && !host.data().exists(), "and touched nothing");
+}
+
+#[test]
+fn a_variable_that_is_almost_a_settings_is_told_of() {
+    let mut host = TestHost::new();
+    host.variable("FANFARE_RETENTION_EVENT", "90d");
+    host.start();
+    fanfare_tests::eventually("the log says so", || {
+        let log = host.log();
+        let said = log.contains("FANFARE_RETENTION_EVENT") && log.contains("did you mean FANFARE_RETENTION_EVENTS?");
+        if said { Ok(()) } else { Err(log) }
+    });
 }
 
 #[test]

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::Failure;
 use super::client::Client;
 use super::print::{Output, line};
-use super::serve::HostFlags;
+use super::serve::{HostFlags, usage};
 use crate::config::{Config, Transport, from_env};
 use crate::{app, telemetry};
 
@@ -54,6 +54,7 @@ impl Demo {
             self.flags.log_level = Some("warn".to_owned());
         }
         let config = self.flags.config()?;
+        config.has_consumers_dir().map_err(usage)?;
         telemetry::start_log(&config.log).map_err(|error| Failure::Failed(error.to_string()))?;
         let orders = usize::try_from(self.orders).unwrap_or(usize::MAX);
         let show = Show { plan: Plan::make(self.seed, orders), setting: Setting::of(&config), exit: self.exit };

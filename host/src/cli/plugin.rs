@@ -25,7 +25,7 @@ pub enum Plugin {
     Check {
         /// NAME.wasm; NAME.toml beside it is its side file.
         file: PathBuf,
-        /// Settings file whose `plugin_keys` say who may sign plugins [default: fanfare.toml, if it is there]
+        /// Settings file that says who may sign plugins, and what compiling one may take [default: fanfare.toml, if it is there]
         #[arg(long, env = "FANFARE_CONFIG", value_name = "FILE")]
         config: Option<PathBuf>,
     },
@@ -52,13 +52,8 @@ impl Plugin {
         match self {
             Self::Check { file, config } => {
                 let raw = serve::settings(config.as_deref());
-                let keys = raw.and_then(RawConfig::plugin_keys).map_err(|error| Failure::Usage(error.to_string()))?;
-                let report = runtime()?.block_on(check::check(
-                    &file,
-                    PLUGIN_BYTES_MAX,
-                    &keys,
-                    &sandbox(CompileLimits::default())?,
-                ));
+                let (keys, limits) = raw.and_then(RawConfig::of_plugins).map_err(serve::usage)?;
+                let report = runtime()?.block_on(check::check(&file, PLUGIN_BYTES_MAX, &keys, &sandbox(limits)?));
                 output.show(&json!(report), describe);
                 match report.ok {
                     true => Ok(()),
@@ -106,7 +101,7 @@ fn describe(report: &Value) -> String {
         ("signed by", "/signed_by"),
         ("version", "/description/version"),
         ("summary", "/description/summary"),
-        ("hears", "/description/subscriptions"),
+        ("hears", if report.pointer("/hears").is_some() { "/hears" } else { "/description/subscriptions" }),
         ("needs", "/description/needs"),
     ] {
         let value = match report.pointer(path) {
@@ -122,6 +117,10 @@ fn describe(report: &Value) -> String {
         if !reason.is_empty() {
             shown.push_str(&format!("\n {}", visible(&reason)));
         }
+    }
+    let shadow = text(report, "/shadow/reason");
+    if !shadow.is_empty() {
+        shown.push_str(&format!("\n {} handles nothing: {}", text(report, "/shadow/file"), visible(&shadow)));
     }
     shown.trim_end().to_owned()
 }

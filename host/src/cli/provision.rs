@@ -89,7 +89,7 @@ async fn hearing(
             for fault in report.faults() {
                 output.say(&format!("{name}: every event goes to its queue until a host runs it: {fault}"));
             }
-            report.hears
+            report.subscriptions
         };
         consumers.push((name, hears));
     }

@@ -58,7 +58,11 @@ pub struct HostFlags {
 impl Serve {
     pub fn run(self, output: &Output) -> Result<(), Failure> {
         let config = self.flags.config()?;
+        config.has_consumers_dir().map_err(usage)?;
         telemetry::start_log(&config.log).map_err(|error| Failure::Failed(error.to_string()))?;
+        for (variable, meant) in config::misspelt() {
+            tracing::warn!(variable, "this is no setting of a host, and passed over; did you mean {meant}?");
+        }
         // Whoever started the host reads from this line where it listens: the port may have been chosen just now.
         let announce = |address| match output.is_json() {
             true => line(&json!({ "listening": format!("http://{address}") }).to_string()),
@@ -66,6 +70,10 @@ impl Serve {
         };
         Ok(app::run(config, announce, CancellationToken::new())?)
     }
+}
+
+pub fn usage(error: config::Error) -> Failure {
+    Failure::Usage(error.to_string())
 }
 
 /// What file and environment say.
@@ -78,6 +86,11 @@ pub fn settings(file: Option<&Path>) -> Result<RawConfig, config::Error> {
         Some(file) => raw.read_file(file)?,
         None if Path::new(DEFAULT_FILE).exists() => raw.read_file(DEFAULT_FILE.as_ref())?,
         None => {}
+    }
+    let illegible = config::illegible();
+    if !illegible.is_empty() {
+        let told = illegible.into_iter().map(|name| format!("{name}: what it is set to is no UTF-8 text"));
+        return Err(config::Error(told.collect()));
     }
     raw.read_environment(from_env);
     Ok(raw)
@@ -102,7 +115,6 @@ impl HostFlags {
     /// # Errors
     /// As there.
     pub fn config_or(&self, defaults: &[(&str, &str)]) -> Result<Config, Failure> {
-        let usage = |error: config::Error| Failure::Usage(error.to_string());
         let mut raw = settings(self.config.as_deref()).map_err(usage)?;
         for setting in SETTINGS {
             if let Some(text) = self.flag(setting.key) {

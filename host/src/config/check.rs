@@ -23,11 +23,13 @@ pub(super) fn check(raw: RawConfig, variable: &dyn Fn(&str) -> Option<String>) -
     let mut check = Check::new(raw, variable);
     let insecure = check.read("insecure", boolean).unwrap_or(false);
     let listen = check.listen(insecure);
+    let consumers_dir_named = check.raw.origin("consumers_dir");
     let data_dir = check.read("data_dir", folder).unwrap_or_else(|| "data".into());
     let config = Config {
         listen,
         allowed_hosts: check.read("allowed_hosts", allowed_hosts).unwrap_or(AllowedHosts::ByAddress),
         consumers_dir: check.read("consumers_dir", folder).unwrap_or_else(|| "consumers".into()),
+        consumers_dir_named,
         plugin_keys: check.plugin_keys(),
         compile: check.compile(),
         backend: check.read("backend", backend).unwrap_or(BackendKind::Embedded),

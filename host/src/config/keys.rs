@@ -5,15 +5,17 @@ use std::io::Read as _;
 
 use super::check::Check;
 use super::{Error, RawConfig};
+use crate::policy::CompileLimits;
 use crate::signature::{KEYS_MAX, NotAKey, PublicKey};
 
 /// More than any file of a public key has.
 const FILE_BYTES_MAX: u64 = 1 << 10;
 
-pub(super) fn plugin_keys(raw: RawConfig) -> Result<Vec<PublicKey>, Error> {
+/// What is asked of plugins, and what compiling one may take.
+pub(super) fn of_plugins(raw: RawConfig) -> Result<(Vec<PublicKey>, CompileLimits), Error> {
     let mut check = Check::new(raw, &|_| None);
-    let keys = check.plugin_keys();
-    if check.faults.is_empty() { Ok(keys) } else { Err(Error(check.faults)) }
+    let (keys, limits) = (check.plugin_keys(), check.compile());
+    if check.faults.is_empty() { Ok((keys, limits)) } else { Err(Error(check.faults)) }
 }
 
 impl Check<'_> {
@@ -52,7 +54,7 @@ mod tests {
         let mut raw = RawConfig::default();
         let file = format!("plugin_keys = {keys:?}");
         raw.read_text(Path::new("fanfare.toml"), &file).map_err(|error| error.to_string())?;
-        raw.plugin_keys().map_err(|error| error.to_string())
+        raw.of_plugins().map(|(keys, _)| keys).map_err(|error| error.to_string())
     }
 
     #[test]
@@ -62,7 +64,7 @@ mod tests {
         let path = dir.path().join("release.pub");
         std::fs::write(&path, one.to_file()).unwrap();
         assert_eq!(read(&format!("file:{}, {other}", path.display())), Ok(vec![one, other]));
-        assert_eq!(RawConfig::default().plugin_keys(), Ok(Vec::new()));
+        assert_eq!(RawConfig::default().of_plugins(), Ok((Vec::new(), CompileLimits::default())));
     }
 
     #[test]

@@ -8,6 +8,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::settings::{SETTINGS, Setting};
 use super::{Config, Error, check, keys};
+use crate::policy::CompileLimits;
 use crate::policy::parse::Fault;
 use crate::policy::parse::table::{Faults, Table};
 use crate::signature::PublicKey;
@@ -78,7 +79,7 @@ impl RawConfig {
                 self.take_settings(file, "", &mut top, &mut faults);
                 top.finish(&mut faults);
             }
-            Err(error) => faults.add(error.span().unwrap_or_default(), error.message().to_owned()),
+            Err(error) => faults.add_no_toml(&error),
         }
         let told = |Fault { line, message }| format!("{}:{line}: {message}", file.display());
         let faults: Vec<_> = faults.into_sorted().into_iter().map(told).collect();
@@ -113,12 +114,16 @@ impl RawConfig {
         check::check(self, &variable)
     }
 
-    /// The keys of `plugin_keys` alone, whatever else is set.
+    /// The keys of `plugin_keys` and the limits of `[compile]` alone, whatever else is set.
     ///
     /// # Errors
-    /// [`Error`] where that setting is wrong.
-    pub fn plugin_keys(self) -> Result<Vec<PublicKey>, Error> {
-        keys::plugin_keys(self)
+    /// [`Error`] where one of those settings is wrong.
+    pub fn of_plugins(self) -> Result<(Vec<PublicKey>, CompileLimits), Error> {
+        keys::of_plugins(self)
+    }
+
+    pub(super) fn origin(&self, key: &'static str) -> Option<Origin> {
+        self.given.get(key).map(|given| given.origin.clone())
     }
 
     pub(super) fn take(&mut self, key: &'static str) -> Option<Given> {

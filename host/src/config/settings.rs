@@ -1,5 +1,11 @@
 //! The table of settings: each key once, with what it is for.
 
+const PREFIX: &str = "FANFARE_";
+/// Variables that are no settings of a host.
+const OTHERS: [&str; 3] = ["FANFARE_URL", "FANFARE_CONFIG", "FANFARE_FAULT"];
+/// Letters that are wrong, left out, too many or exchanged in a name that is meant for another one.
+const SLIPS_MAX: usize = 2;
+
 /// One setting. Its variable is `FANFARE_` and the key in capitals, its flag (where it has one) the key with dashes.
 #[derive(Clone, Copy, Debug)]
 pub struct Setting {
@@ -69,6 +75,18 @@ pub const SETTINGS: [Setting; 41] = [
     Setting { key: "log.level", help: "a level, or directives such as info,fanfare=debug [info]" },
 ];
 
+/// The variable of a setting of which `variable` is a misspelling. Those that are known for something else are none, nor are
+/// those that an orchestrator makes of the name of a service.
+#[must_use]
+pub fn nearest(variable: &str) -> Option<String> {
+    let known: Vec<String> = SETTINGS.into_iter().map(Setting::variable).collect();
+    if !variable.starts_with(PREFIX) || known.iter().any(|name| name == variable) || OTHERS.contains(&variable) {
+        return None;
+    }
+    let near = known.into_iter().map(|name| (strsim::damerau_levenshtein(variable, &name), name)).min()?;
+    Some(near).filter(|(slips, _)| *slips <= SLIPS_MAX).map(|(_, name)| name)
+}
+
 /// All settings as a text for `--help`.
 #[must_use]
 pub fn help() -> String {
@@ -77,4 +95,25 @@ pub fn help() -> String {
         text.push_str(&format!("  {:<25} {:<33} {}\n", setting.key, setting.variable(), setting.help));
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_variable_that_is_almost_a_settings_is_taken_for_a_slip() {
+        let near = |name: &str| nearest(name);
+        assert_eq!(near("FANFARE_LISTN").as_deref(), Some("FANFARE_LISTEN"));
+        assert_eq!(near("FANFARE_DATADIR").as_deref(), Some("FANFARE_DATA_DIR"));
+        assert_eq!(near("FANFARE_MIAL_HOST").as_deref(), Some("FANFARE_MAIL_HOST"));
+        for other in OTHERS {
+            assert_eq!(near(other), None);
+        }
+        for other in
+            ["FANFARE_LISTEN", "FANFARE_PORT", "FANFARE_SERVICE_HOST", "FANFARE_PORT_8080_TCP", "FANFARE", "LISTN"]
+        {
+            assert_eq!(near(other), None, "{other}");
+        }
+    }
 }

@@ -7,10 +7,10 @@ use serde::Serialize;
 
 use super::runtime::Loader;
 use super::scan::entry_at;
-use super::slot::blocking;
-use super::stage::{File, Refused};
+use super::slot::{blocking, no_shadow, same_layout};
+use super::stage::{File, Loaded, Refused};
 use crate::event::Subscriptions;
-use crate::policy::{ConsumerName, Policy};
+use crate::policy::{ConsumerName, Policy, SHADOW_DIR};
 use crate::signature::{self, PublicKey};
 
 /// What became of a file, stage by stage. Every stage stands there, up to the first that was not reached.
@@ -32,9 +32,23 @@ pub struct Report {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub description: Option<Described>,
     pub stages: Vec<Reached>,
-    /// What a host would deliver to it, where it would run it.
+    /// What a host would deliver to it, where it would run it: what the side file says, or else the plugin.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub hears: Vec<String>,
+    /// The same, to be matched.
     #[serde(skip)]
-    pub hears: Option<Subscriptions>,
+    pub subscriptions: Option<Subscriptions>,
+    /// The shadow that the side file names. A host runs the plugin whatever is wrong with that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shadow: Option<Shadow>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Shadow {
+    pub file: PathBuf,
+    /// Why it would handle nothing, if it would.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -101,11 +115,14 @@ pub async fn check<L: Loader>(path: &Path, bytes_max: u64, keys: &[PublicKey], l
         signed_by: Vec::new(),
         description: None,
         stages: Vec::new(),
-        hears: None,
+        hears: Vec::new(),
+        subscriptions: None,
+        shadow: None,
     };
     // The stages after a failure are not reached; what was found until then stays in the report.
-    report.hears = walk(&mut report, bytes_max, keys, loader).await;
-    report.ok = report.hears.is_some();
+    report.subscriptions = walk(&mut report, bytes_max, keys, loader).await;
+    report.ok = report.subscriptions.is_some();
+    report.hears = report.subscriptions.iter().flat_map(Subscriptions::iter).map(ToString::to_string).collect();
     report
 }
 
@@ -147,7 +164,22 @@ async fn walk<L: Loader>(report: &mut Report, bytes_max: u64, keys: &[PublicKey]
     let policy = report.reach(Stage::Policy, policy).map(Arc::new)?;
     let granted = report.reach(Stage::Granted, loaded.grant(loader, &policy, &side_file))?;
     let live = report.reach(Stage::Linked, granted.link(loader, &name))?;
+    if let Some(file) = &policy.shadow {
+        let file = side_file.with_file_name(SHADOW_DIR).join(file);
+        let ready = shadow(&file, bytes_max, keys, loader).await.and_then(|shadow| {
+            shadow.grant(loader, &policy, &side_file)?;
+            same_layout(loader.description(&loaded.plugin), loader.description(&shadow.plugin))
+        });
+        report.shadow = Some(Shadow { file, reason: ready.err().map(|refused| refused.to_string()) });
+    }
     Some(live.subscriptions)
+}
+
+async fn shadow<L: Loader>(path: &Path, bytes_max: u64, keys: &[PublicKey], loader: &L) -> Result<Loaded<L>, Refused> {
+    let path = path.to_owned();
+    let entry = entry_at(&path).ok_or_else(|| no_shadow(&path))?;
+    let read = blocking(move || File { path, entry }.read(bytes_max)).await?;
+    read.verify(keys)?.load(loader).await
 }
 
 impl Report {

@@ -28,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 use self::back::Returning;
 use self::canary::NotTried;
 use self::shadow::{Attending, same_ledger};
+pub use self::shadow::{no_shadow, same_layout};
 use super::archive::Archive;
 use super::board::Board;
 use super::history::{self, Came, Plan};

@@ -1,5 +1,6 @@
 //! The plugin that handles a consumer's events without effect: named by its side file, and taken through the same stages.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use super::load::load_settled;
@@ -10,6 +11,7 @@ use crate::consumer::stage::{File, Loaded, Refused};
 use crate::consumer::status::ShadowStatus;
 use crate::delivery::shadow::{Ledger, TIME_MAX, narrowed};
 use crate::policy::{Policy, SHADOW_DIR};
+use crate::sandbox::Description;
 
 /// What became of the file that the side file names.
 pub(super) struct Attending<R: Runtime> {
@@ -37,12 +39,7 @@ impl<R: Runtime> Slot<R> {
         if self.shadow.as_ref().is_some_and(same) {
             return;
         }
-        let found = entry.clone().ok_or_else(|| {
-            Refused::Faulty(format!(
-                "there is no file {}: put the plugin there, or take `shadow` out of the side file",
-                path.display()
-            ))
-        });
+        let found = entry.clone().ok_or_else(|| no_shadow(&path));
         let ready = match found {
             Ok(entry) => self.prepare_shadow(File { path: path.clone(), entry }, &policy, shared).await,
             Err(refused) => Err(refused),
@@ -126,7 +123,22 @@ fn bounded(policy: &Policy) -> Policy {
 }
 
 fn layouts<R: Runtime>(live: &Loaded<R>, shadow: &Loaded<R>, shared: &Shared<R>) -> Result<(), Refused> {
-    let [runs, wanted] = [live, shadow].map(|loaded| shared.runtime.description(&loaded.plugin).state_version);
+    let [live, shadow] = [live, shadow].map(|loaded| shared.runtime.description(&loaded.plugin));
+    same_layout(live, shadow)
+}
+
+/// The file that the side file names is not there.
+pub fn no_shadow(path: &Path) -> Refused {
+    let path = path.display();
+    Refused::Faulty(format!("there is no file {path}: put the plugin there, or take `shadow` out of the side file"))
+}
+
+/// Whether a shadow can read the state of the version that runs.
+///
+/// # Errors
+/// `Faulty` where it keeps its state otherwise.
+pub fn same_layout(live: &Description, shadow: &Description) -> Result<(), Refused> {
+    let (runs, wanted) = (live.state_version, shadow.state_version);
     if runs == wanted {
         return Ok(());
     }
