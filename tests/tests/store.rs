@@ -53,6 +53,22 @@ fn a_host_whose_data_folder_cannot_be_written_says_so_and_ends() {
 }
 
 #[test]
+fn a_data_folder_that_the_host_makes_is_its_owners_alone() {
+    let mode = |path: &std::path::Path| fs::metadata(path).expect("a folder").permissions().mode() & 0o777;
+    let mut host = TestHost::new();
+    host.keep_data_in(host.folder().join("new").join("data"));
+    host.start();
+    assert_eq!(mode(host.data()), 0o700);
+    assert_ne!(mode(&host.folder().join("new")), 0o700, "what leads there is as others are");
+
+    let mut host = TestHost::new();
+    fs::create_dir(host.data()).expect("a folder");
+    fs::set_permissions(host.data(), fs::Permissions::from_mode(0o750)).expect("permissions");
+    host.start();
+    assert_eq!(mode(host.data()), 0o750, "what is there stays as it is");
+}
+
+#[test]
 fn orders_survive_kill_nine_the_moment_after_the_201() {
     let mut host = TestHost::with(&["inventory"]);
     let mut ids = Vec::new();

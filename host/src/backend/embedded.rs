@@ -176,7 +176,7 @@ fn supervised(committer: Committer, store: Arc<Store>) -> impl FnOnce() + Send {
 /// have been killed before it did: a power cut would take it with everything that is synced in it.
 fn make(directory: &Path) -> std::io::Result<()> {
     let made = directory.ancestors().skip(1).take_while(|path| !path.exists()).count();
-    fs::create_dir_all(directory)?;
+    create_private(directory)?;
     let parents = directory.ancestors().skip(1).take(made + 1);
     for parent in parents.map(|parent| if parent.as_os_str().is_empty() { Path::new(".") } else { parent }) {
         // Some file systems cannot, and some directories may not be read.
@@ -185,6 +185,18 @@ fn make(directory: &Path) -> std::io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Orders tell who bought what: a directory that is made for them is its owner's alone. One that is there stays as it is.
+fn create_private(directory: &Path) -> std::io::Result<()> {
+    if let Some(parent) = directory.parent() {
+        fs::create_dir_all(parent)?;
+    }
+    let mut builder = fs::DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.create(directory)
 }
 
 /// The lock is the operating system's, on a file that stays: a killed host leaves none behind.

@@ -15,7 +15,7 @@ use rusqlite::backup::{Backup, StepResult};
 use tokio::sync::{oneshot, watch};
 
 use super::queue::Job;
-use super::{Embedded, FILE, Store, failed};
+use super::{Embedded, FILE, Store, create_private, failed};
 use crate::backend::{Copied, Error, Result, Snapshot};
 use crate::fault::{self, Point};
 
@@ -48,7 +48,7 @@ pub async fn backup(embedded: &Embedded, told: watch::Sender<Copied>) -> Result<
         embedded.backing_up.try_lock().map_err(|_| Error::Unavailable("another backup is being made".into()))?;
     let directory = &embedded.directory;
     // Where somebody deleted all of it, this process has the only copy.
-    fs::create_dir_all(directory).map_err(|error| Error::Failed(error.to_string().into()))?;
+    create_private(directory).map_err(|error| Error::Failed(error.to_string().into()))?;
     let snapshot = Snapshot::at(directory.join(format!("{PREFIX}{}.tmp", uuid::Uuid::now_v7())));
     let progress = Arc::new(Progress::default());
     let (done, mut finished) = oneshot::channel();

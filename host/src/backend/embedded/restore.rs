@@ -8,7 +8,7 @@ use std::time::Duration;
 use rusqlite::{Connection, OpenFlags};
 
 use super::backup::open_copy;
-use super::{FILE, OpenError, lock, schema};
+use super::{FILE, OpenError, create_private, lock, schema};
 use crate::fault::{self, Point};
 
 /// How every SQLite file begins.
@@ -73,7 +73,7 @@ fn faults(copy: &Connection) -> rusqlite::Result<Vec<String>> {
 pub fn restore(file: &Path, directory: &Path) -> Result<(), RestoreError> {
     verify(file)?;
     let unwritable = |error| RestoreError::Unwritable { path: directory.to_owned(), error };
-    fs::create_dir_all(directory).map_err(unwritable)?;
+    create_private(directory).map_err(unwritable)?;
     let _held = lock(directory)?;
     for entry in fs::read_dir(directory).map_err(unwritable)? {
         let name = entry.map_err(unwritable)?.file_name();
