@@ -10,7 +10,7 @@
 //! |---|---|---|
 //! | `api` | API Gateway, a load balancer, its URL | what a host's API does |
 //! | `consumer NAME` | the consumer's queue | handles its messages; those that are not done come back |
-//! | `worker` | a schedule | publishes what others left, delivers what is due, past or was not told of, sends messages |
+//! | `worker` | a schedule | publishes what others left, delivers what is due, past or was not told of, makes states anew, sends messages |
 //!
 //! Wiring, API, consumers and store are a host's; only who asks is another.
 //!

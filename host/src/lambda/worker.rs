@@ -1,6 +1,6 @@
 //! `fanfare lambda worker`: whatever it is invoked with, it does what has to go on while functions stand still. Invoked every
-//! minute, it makes good within about that time what a killed function left, and retries no later than that. A backfill goes on
-//! for as long as each invocation has time, and from one to the next.
+//! minute, it makes good within about that time what a killed function left, and retries no later than that. A backfill or a
+//! rebuild goes on for as long as each invocation has time, and from one to the next.
 
 use std::sync::Arc;
 

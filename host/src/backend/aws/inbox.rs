@@ -44,8 +44,8 @@ pub use self::footing::Asked;
 use self::footing::Footing;
 use self::handed::Handed;
 pub use self::handed::{Message, Until};
-use self::rebuilt::Offered;
-pub use self::rebuilt::{Again, Fate, Progress};
+pub use self::rebuilt::{Again, Fate, Progress, Tried};
+use self::rebuilt::{Offered, WeightAgain};
 use self::view::AwsView;
 pub use self::view::scan;
 use super::backfills::Fills;
@@ -93,7 +93,7 @@ pub struct AwsInbox {
     handled: Notify,
     again_turn: AtomicU8,
     tickets_again: AtomicU64,
-    weight_again: Mutex<(i64, Arc<Weight>)>,
+    weight_again: Mutex<WeightAgain>,
     changed: Notify,
     /// Rung when something may be due.
     pub(super) rung: Notify,

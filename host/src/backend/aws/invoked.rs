@@ -119,8 +119,8 @@ impl Invoked {
     }
 
     /// Does what nobody does while functions stand still: publishes what dead ones left, ends their large commits, delivers what
-    /// is due and what queues have not told of, goes on with backfills, and lets go of what is old. Returns when nothing of it is
-    /// left, or the time is over. Whoever sends messages has to send meanwhile, and say so.
+    /// is due and what queues have not told of, goes on with backfills and rebuilds, and lets go of what is old. Returns when
+    /// nothing of it is left, or the time is over. Whoever sends messages has to send meanwhile, and say so.
     pub async fn make_up(&self, until: Until, sends: bool) {
         let Shared { store, owner, orders_after, .. } = &*self.shared;
         let inboxes = store.inboxes();

@@ -128,6 +128,12 @@ impl Weight {
         weight
     }
 
+    /// What a generation weighs by the word of somebody else; `None` where nobody has weighed it.
+    pub fn told_of(generation: i64, bytes: Option<i64>) -> Self {
+        let total = bytes.map(|bytes| Total { bytes, told: 0 });
+        Self { known: Mutex::new(Weighed { generation, total, ..Weighed::default() }), ..Self::default() }
+    }
+
     /// What the table says of the consumer.
     pub fn learn(&self, known: &Known) {
         let mut own = self.known.lock();

@@ -45,7 +45,7 @@ pub struct Fill {
     /// The lowest position that was left to its lane.
     pub left: Option<u64>,
     pub events: u64,
-    delivered: u64,
+    pub delivered: u64,
     dropped: u64,
     started_at: Timestamp,
     ended_at: Option<Timestamp>,

@@ -11,13 +11,19 @@
 //! the state, under the condition that it is still this host's and stands where it stood: nothing is handled twice, whoever dies.
 //! An event that is retried, waits or is dead when the cursor comes to it, and one that is not done for long, is *put off*: an
 //! item each, looked at again until it is done, and before anything behind it in its lane. How it is handed over, see
-//! [`hand_over`].
+//! [`hand_over`]. A host that AWS Lambda invokes does it for as long as deliveries may begin, and lets go of it then: what holds
+//! from one of them to the next is in the rebuild's item.
 //!
 //! **Invariants**
 //! - Up to the cursor, everything is handled, needs no handling, or is put off.
 //! - The number of a rebuild is that of the generation which it fills, and never that of another.
+//! - Nothing that counts is in memory alone: whoever claims a rebuild goes by its item, and only what he writes under his own
+//!   name moves it on.
 
+mod claim;
 mod hand_over;
+#[cfg(test)]
+mod invoked_tests;
 pub mod look;
 mod put_off;
 #[cfg(test)]
@@ -29,6 +35,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout};
 
+use self::claim::Watched;
 use self::hand_over::Try;
 use self::look::{Found, Seen, look};
 pub use self::put_off::{position_of, put_off_items};
@@ -36,7 +43,7 @@ use super::run::Looked;
 use super::{Fill, Fills, gate, news, settled, so_far};
 use crate::backend::aws::consumers::Known;
 use crate::backend::aws::hosts;
-use crate::backend::aws::inbox::{Again, AwsInbox, Fate, Progress};
+use crate::backend::aws::inbox::{Again, AwsInbox, Fate, Progress, Tried, Until};
 use crate::backend::aws::item::{Item, Key, LaneKey, number, text};
 use crate::backend::aws::journal::{POSITION_MAX, settled_below};
 use crate::backend::aws::lane::Logged;
@@ -62,9 +69,6 @@ const AGAIN: Duration = Duration::from_millis(200);
 const PUT_OFF_EVERY: Duration = Duration::from_millis(500);
 /// Between two looks whether what was offered was handled, where nothing rang.
 const STEP: Duration = Duration::from_millis(50);
-/// How long a host has a rebuild for itself, unless it says so again, which it does this often.
-const CLAIM: Duration = Duration::from_secs(10);
-const RENEW_EVERY: Duration = Duration::from_secs(3);
 /// Gates that are made where a rebuild begins: what a transaction holds beside the rest.
 const HOSTS_MAX: usize = 90;
 /// Items of a state that is past, deleted at once.
@@ -116,11 +120,14 @@ pub struct Rebuilder {
     store: Arc<Store>,
     /// As which the host follows the journal for the consumer.
     host: String,
+    /// Until when it may do what; `None` as long as the inbox is there.
+    until: Option<Until>,
     walk: Option<Walk>,
     /// Since when this host knows of a rebuild, and of which.
     known: Option<(i64, Instant)>,
     /// As which this host had a rebuild last.
     last: String,
+    watched: Watched,
 }
 
 /// A rebuild that is this host's, as far as the table has it.
@@ -133,6 +140,10 @@ struct Walk {
     put_off: BTreeMap<u64, (LaneKey, u64)>,
     put_off_at: Option<Instant>,
     pace: Pace,
+    /// The event that failed last, and is tried again.
+    tried: Option<Tried>,
+    /// It is, when this invocation is over.
+    rests: bool,
     /// An event that is not done yet, since when.
     pending: Option<(u64, Instant)>,
     /// Since when there is nothing left but what came a moment ago.
@@ -157,13 +168,20 @@ enum Passed {
 }
 
 impl Rebuilder {
-    pub fn new(inbox: &Arc<AwsInbox>, store: &Arc<Store>, host: String) -> Self {
+    pub fn new(inbox: &Arc<AwsInbox>, store: &Arc<Store>, host: String, until: Option<Until>) -> Self {
         let last = uuid::Uuid::now_v7().to_string();
-        Self { inbox: Arc::clone(inbox), store: Arc::clone(store), host, walk: None, known: None, last }
+        let watched = Watched::nothing();
+        let (inbox, store) = (Arc::clone(inbox), Arc::clone(store));
+        Self { inbox, store, host, until, walk: None, known: None, last, watched }
     }
 
     fn name(&self) -> &ConsumerName {
         &self.inbox.name
+    }
+
+    /// Whether anything may begin. What has begun may end.
+    fn has_time(&self) -> bool {
+        self.until.is_none_or(|until| Instant::now() < until.begin)
     }
 
     /// Does the next part of the rebuild.
@@ -185,60 +203,14 @@ impl Rebuilder {
             return Ok(Looked::More);
         }
         if let Some(tried) = walk.near {
-            self.end_try(tried).await?;
+            self.end_try(tried.number).await?;
         }
-        went.map(|_| Looked::Nothing)
-    }
-
-    /// Makes the rebuild this host's, unless it is another's, and reads how it stands.
-    async fn claim(&mut self, rebuild: i64) -> Result<Option<Walk>> {
-        let (owner, now) = (uuid::Uuid::now_v7().to_string(), Timestamp::now());
-        let change = Change::of("SET own = :owner, til = :until")
-            .only_if("sta = :running AND (attribute_not_exists(own) OR own = :owner OR own = :last OR til < :now)")
-            .value(":owner", text(&owner))
-            .value(":last", text(&self.last))
-            .value(":running", text(BackfillState::Running.as_str()))
-            .value(":until", number(now.plus(CLAIM).as_millis()))
-            .value(":now", number(now.as_millis()));
-        let claimed = Instant::now();
-        let Some(item) = self.store.table.update(&Key::backfill(self.name(), rebuild), change).await? else {
-            return Ok(None);
-        };
-        self.last.clone_from(&owner);
-        let fill = Fill::read(&item)?;
-        let mut put_off = BTreeMap::new();
-        for item in put_off_items(&self.store, self.name(), rebuild, usize::MAX).await? {
-            put_off.insert(position_of(&item)?, (LaneKey::known(item.text("l")?), item.number("q")?));
-        }
-        let (cursor, pace) = (fill.position, Pace::new(fill.rate));
-        let (put_off_at, pending, edge, near) = (None, None, None, None);
-        let (fenced, tries) = (false, hand_over::Tries::default());
-        Ok(Some(Walk { fill, owner, claimed, cursor, put_off, put_off_at, pace, pending, edge, fenced, tries, near }))
-    }
-
-    /// Whether the rebuild goes on, and is still this host's: said again, from time to time.
-    async fn goes_on(&self, walk: &mut Walk) -> Result<bool> {
-        let runs = self.inbox.fills().running().is_some_and(|fill| fill.number == walk.fill.number);
-        if !runs || !self.inbox.is_open() || self.inbox.is_ending() {
-            return Ok(false);
-        }
-        if walk.claimed.elapsed() < RENEW_EVERY {
-            return Ok(true);
-        }
-        let claimed = Instant::now();
-        let change = Change::of("SET til = :until").only_if("own = :owner AND sta = :running");
-        let change = change
-            .value(":owner", text(&walk.owner))
-            .value(":running", text(BackfillState::Running.as_str()))
-            .value(":until", number(Timestamp::now().plus(CLAIM).as_millis()));
-        let is_own = self.store.table.update(&Key::backfill(self.name(), walk.fill.number), change).await?.is_some();
-        walk.claimed = claimed;
-        Ok(is_own)
+        went.map(|_| if walk.rests { Looked::Elsewhere } else { Looked::Nothing })
     }
 
     /// One step: what was put off, what comes next, or what brings it nearer to its end. `false` where it stops.
     async fn go_on(&self, walk: &mut Walk) -> Result<bool> {
-        if !self.goes_on(walk).await? {
+        if !self.has_time() || !self.goes_on(walk).await? {
             return Ok(false);
         }
         if let Some(tried) = walk.near {
@@ -338,10 +310,13 @@ impl Rebuilder {
     /// Has an event handled on the new generation: `true` once that is durable.
     async fn handle(&self, walk: &mut Walk, seen: Seen, progress: Progress) -> Result<bool> {
         while walk.near.is_none() && !walk.pace.allows(Timestamp::now()) {
-            if !self.goes_on(walk).await? {
+            if !self.has_time() || !self.goes_on(walk).await? {
                 return Ok(false);
             }
             sleep(STEP / 5).await;
+        }
+        if !self.has_time() {
+            return Ok(false);
         }
         walk.pace.started(Timestamp::now());
         let Seen { logged, copy, .. } = seen;
@@ -354,6 +329,7 @@ impl Rebuilder {
             owner: walk.owner.clone(),
             is_more: logged.position() > counted || matches!(progress, Progress::PutOff),
             has_failed: failed.is_some_and(|failure| failure.position == logged.position()),
+            tried: walk.tried.filter(|tried| tried.position == logged.position()),
             logged,
         };
         self.inbox.offer(again);
@@ -364,10 +340,15 @@ impl Rebuilder {
                     self.inbox.withdraw();
                     return Ok(true);
                 }
-                Some(Fate::Open { leased, attempts }) => {
+                Some(Fate::Open { leased, attempts, due }) => {
                     if let Some(tried) = walk.near.take_if(|_| attempts > 0) {
                         // Live deliveries do not wait for what is tried again.
-                        self.end_try(tried).await?;
+                        self.end_try(tried.number).await?;
+                    }
+                    // What runs has until the end of the invocation.
+                    walk.rests = !leased && due.since(Timestamp::now()) > self.time_left();
+                    if !leased && (walk.rests || !self.has_time()) && self.inbox.withdraw() {
+                        return Ok(false);
                     }
                     if !leased {
                         self.inbox.ring();
@@ -382,23 +363,6 @@ impl Rebuilder {
                 self.inbox.withdraw();
                 return Ok(false);
             }
-        }
-    }
-
-    /// Lets another host go on with it at once.
-    pub async fn leave(&self) {
-        self.inbox.withdraw();
-        let Some(walk) = &self.walk else { return };
-        let left = async {
-            if let Some(tried) = walk.near {
-                self.end_try(tried).await?;
-            }
-            let change = Change::of("SET til = :zero").only_if("own = :owner");
-            let change = change.value(":zero", number(0)).value(":owner", text(&walk.owner));
-            self.store.table.update(&Key::backfill(self.name(), walk.fill.number), change).await
-        };
-        if let Err(error) = left.await {
-            tracing::debug!(consumer = %self.name(), %error, "another host goes on with the rebuild when the claim runs out");
         }
     }
 

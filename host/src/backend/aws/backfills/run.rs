@@ -44,8 +44,7 @@ const SWEEP_BATCH: usize = 100;
 
 /// Goes through backfills of the consumer until its inbox ends.
 pub async fn run(inbox: Arc<AwsInbox>, store: Arc<Store>, owner: String) {
-    let rebuilder = Rebuilder::new(&inbox, &store, owner.clone());
-    let mut walk = Walk { rebuilder: Some(rebuilder), ..Walk::new(inbox, store, owner) };
+    let mut walk = Walk::new(inbox, store, owner, None);
     loop {
         let wait = match walk.look().await {
             Ok(Looked::More) => Duration::ZERO,
@@ -66,19 +65,25 @@ pub async fn run(inbox: Arc<AwsInbox>, store: Arc<Store>, owner: String) {
     walk.leave().await;
 }
 
-/// Goes through the backfill that is under way until it is done or the time is over, and lets another host go on with it at
-/// once. What could not be brought in time comes with whoever goes on.
+/// Goes through the backfill or rebuild that is under way until it is done or the time is over, and lets another host go on
+/// with it at once. What could not be brought in time comes with whoever goes on.
 pub async fn run_until(inbox: Arc<AwsInbox>, store: Arc<Store>, owner: String, until: Until) {
-    let mut walk = Walk { ends: Some(until.begin), ..Walk::new(inbox, store, owner) };
+    let mut walk = Walk::new(inbox, store, owner, Some(until));
     loop {
-        match timeout_at(until.end, walk.look()).await {
-            Ok(Ok(Looked::More)) if walk.has_time() => {}
+        let wait = match timeout_at(until.end, walk.look()).await {
+            Ok(Ok(Looked::More)) => Duration::ZERO,
+            // What was to be handled failed, or runs still: the table says what is next.
+            Ok(Ok(Looked::Nothing)) if walk.is_in_a_rebuild() => LOOK_EVERY,
             Ok(Err(error)) => {
                 tracing::warn!(consumer = %walk.inbox.name, %error, "a backfill does not go on; the next invocation tries again");
                 break;
             }
             _ => break,
+        };
+        if !walk.has_time() {
+            break;
         }
+        sleep(wait).await;
     }
     walk.leave().await;
 }
@@ -86,7 +91,7 @@ pub async fn run_until(inbox: Arc<AwsInbox>, store: Arc<Store>, owner: String, u
 pub enum Looked {
     More,
     Nothing,
-    /// Another host goes through it.
+    /// Another host goes through it, or another invocation does.
     Elsewhere,
 }
 
@@ -102,8 +107,7 @@ struct Walk {
     swept: Option<Instant>,
     /// Nothing is brought from then on; `None` as long as the inbox is there.
     ends: Option<Instant>,
-    /// `None` where rebuilds are left to others.
-    rebuilder: Option<Rebuilder>,
+    rebuilder: Rebuilder,
 }
 
 /// Events of a batch, by what is to be done.
@@ -115,12 +119,18 @@ struct Sorted {
 }
 
 impl Walk {
-    fn new(inbox: Arc<AwsInbox>, store: Arc<Store>, owner: String) -> Self {
-        Self { inbox, store, owner, pace: None, claimed: None, swept: None, ends: None, rebuilder: None }
+    fn new(inbox: Arc<AwsInbox>, store: Arc<Store>, owner: String, until: Option<Until>) -> Self {
+        let rebuilder = Rebuilder::new(&inbox, &store, owner.clone(), until);
+        let ends = until.map(|until| until.begin);
+        Self { inbox, store, owner, pace: None, claimed: None, swept: None, ends, rebuilder }
     }
 
     fn has_time(&self) -> bool {
         self.ends.is_none_or(|ends| Instant::now() < ends)
+    }
+
+    fn is_in_a_rebuild(&self) -> bool {
+        self.inbox.is_open() && self.inbox.fills().running().is_some_and(Fill::is_rebuild)
     }
 
     /// Does the next batch of the backfill that is under way.
@@ -129,17 +139,14 @@ impl Walk {
         if fills.under_way().is_none() {
             if !fills.all.is_empty() && self.swept.is_none_or(|at| at.elapsed() > SWEEP_EVERY) {
                 self.sweep().await?;
-                if let Some(rebuilder) = &mut self.rebuilder {
-                    rebuilder.clear().await?;
-                }
+                self.rebuilder.clear().await?;
             }
             return Ok(Looked::Nothing);
         }
         self.swept = None;
         let Some(fill) = fills.running().filter(|_| self.inbox.is_open()) else { return Ok(Looked::Nothing) };
         if fill.is_rebuild() {
-            let Some(rebuilder) = &mut self.rebuilder else { return Ok(Looked::Elsewhere) };
-            return rebuilder.look(fill.number).await;
+            return self.rebuilder.look(fill.number).await;
         }
         let Some(fill) = self.claim(fill.number).await? else { return Ok(Looked::Elsewhere) };
         let settled = settled_below(Timestamp::now()).saturating_sub(1);
@@ -347,9 +354,7 @@ impl Walk {
 
     /// Lets another host go on with it at once.
     async fn leave(&self) {
-        if let Some(rebuilder) = &self.rebuilder {
-            rebuilder.leave().await;
-        }
+        self.rebuilder.leave().await;
         let Some((fill, _)) = self.claimed else { return };
         let change = Change::of("SET til = :zero").only_if("own = :owner");
         let change = change.value(":zero", number(0)).value(":owner", text(&self.owner));

@@ -189,6 +189,11 @@ impl AwsInbox {
         Ok(Arc::clone(&self.footing.lock().ground))
     }
 
+    /// Whether that is the gate of this host, and something may go through it still.
+    pub fn goes_through_gate_of(&self, host: &str) -> bool {
+        self.host == host && self.footing.lock().ground.gate().is_some()
+    }
+
     /// The generation in use, as far as this host knows.
     pub(super) fn generation(&self) -> i64 {
         self.footing.lock().ground.generation

@@ -9,6 +9,8 @@ mod tests;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use serde::{Deserialize, Serialize};
+
 use super::desk::Running;
 use super::{AGAIN, AwsInbox};
 use crate::backend::aws::backfills::news;
@@ -46,6 +48,17 @@ pub struct Again {
     pub is_more: bool,
     /// Something had failed before.
     pub has_failed: bool,
+    /// It is this one, and is tried again.
+    pub tried: Option<Tried>,
+}
+
+/// How often an event failed, as the rebuild's item keeps it for whoever tries it again.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct Tried {
+    pub position: u64,
+    attempts: u32,
+    first_ms: u64,
+    due_ms: u64,
 }
 
 /// What its end says of the rebuild.
@@ -64,6 +77,8 @@ pub enum Fate {
         leased: bool,
         /// Attempts that have ended.
         attempts: u32,
+        /// When the next one may begin.
+        due: Timestamp,
     },
     Done,
     /// It fails, or somebody else goes on, or nobody knows: the table does.
@@ -77,6 +92,14 @@ pub struct Offered {
     due: Timestamp,
     ticket: Option<u64>,
     fate: Option<Fate>,
+}
+
+/// What the generation weighs that a rebuild fills, by the word of whoever had delivered so much of it.
+#[derive(Default)]
+pub struct WeightAgain {
+    rebuild: i64,
+    delivered: u64,
+    weight: Arc<Weight>,
 }
 
 impl Again {
@@ -98,8 +121,10 @@ impl Again {
 impl AwsInbox {
     /// Offers an event to be handled. Nothing else is offered.
     pub fn offer(&self, again: Again) {
-        let due = Timestamp::default();
-        let offered = Offered { again, attempts: 0, first_attempt_at: None, due, ticket: None, fate: None };
+        let (attempts, due) = again.tried.map(|tried| (tried.attempts, tried.due_ms)).unwrap_or_default();
+        let first_attempt_at = again.tried.map(|tried| Timestamp::from_millis(tried.first_ms));
+        let due = Timestamp::from_millis(due);
+        let offered = Offered { again, attempts, first_attempt_at, due, ticket: None, fate: None };
         *self.offered.lock() = Some(offered);
         self.ring();
     }
@@ -109,7 +134,7 @@ impl AwsInbox {
         let offered = self.offered.lock();
         let of = |offered: &Offered| {
             let leased = offered.ticket.is_some();
-            offered.fate.unwrap_or(Fate::Open { leased, attempts: offered.attempts })
+            offered.fate.unwrap_or(Fate::Open { leased, attempts: offered.attempts, due: offered.due })
         };
         offered.as_ref().map(of)
     }
@@ -128,11 +153,32 @@ impl AwsInbox {
 
     /// What the generation weighs that a rebuild fills.
     pub fn weight_of(&self, rebuild: i64) -> Arc<Weight> {
-        let mut weights = self.weight_again.lock();
-        if weights.0 != rebuild {
-            *weights = (rebuild, Arc::default());
+        let mut own = self.weight_again.lock();
+        if own.rebuild != rebuild {
+            *own = WeightAgain { rebuild, ..WeightAgain::default() };
         }
-        Arc::clone(&weights.1)
+        Arc::clone(&own.weight)
+    }
+
+    fn note_delivered(&self, rebuild: i64) {
+        let mut own = self.weight_again.lock();
+        own.delivered += u64::from(own.rebuild == rebuild);
+    }
+
+    /// The same, to be told to whoever goes on: when how much was delivered, and what it weighed.
+    pub fn weighs_again(&self, rebuild: i64) -> Option<(u64, i64)> {
+        let own = self.weight_again.lock();
+        let bytes = own.weight.bytes().filter(|_| own.rebuild == rebuild)?;
+        Some((own.delivered, bytes.max(0)))
+    }
+
+    /// A rebuild is this host's when so much is delivered. Where others did some of it, they `told` what the generation weighs, or
+    /// it is to be weighed.
+    pub fn take_weight(&self, rebuild: i64, delivered: u64, told: Option<i64>) {
+        let mut own = self.weight_again.lock();
+        if (own.rebuild, own.delivered) != (rebuild, delivered) {
+            *own = WeightAgain { rebuild, delivered, weight: Arc::new(Weight::told_of(rebuild, told)) };
+        }
     }
 
     pub fn weight_of_rebuild(&self, delivery: &Delivery) -> Option<Arc<Weight>> {
@@ -207,13 +253,21 @@ impl AwsInbox {
                 return Finished::Accepted;
             }
             Settlement::Done { .. } => self.commit_again(&again, reads, &settlement, dropped).await,
-            Settlement::Retry { cause, .. } => self.fail_again(&again, failure(&delivery, cause), false).await,
+            Settlement::Retry { at, cause, .. } => {
+                let tried = Tried {
+                    position: delivery.event.position.get(),
+                    attempts: delivery.attempt,
+                    first_ms: delivery.first_attempt_at.as_millis(),
+                    due_ms: at.as_millis(),
+                };
+                self.fail_again(&again, failure(&delivery, cause), Some(tried)).await
+            }
             Settlement::Dead { cause, .. } => {
                 tracing::warn!(
                     consumer = %self.name, %event, cause = cause.detail,
                     "the rebuild is paused, because this event fails; resume it, or cancel it"
                 );
-                self.fail_again(&again, failure(&delivery, cause), true).await
+                self.fail_again(&again, failure(&delivery, cause), None).await
             }
         };
         match (settled, settlement) {
@@ -230,6 +284,7 @@ impl AwsInbox {
             }
             (Ok(Settled::Written(_)), _) => {
                 fault::pass(Point::RebuildHandled);
+                self.note_delivered(again.rebuild);
                 self.end_again(ticket, |offered| offered.fate = Some(Fate::Done));
                 Finished::Accepted
             }
@@ -287,7 +342,7 @@ impl AwsInbox {
             set += ", cur = :here";
         }
         if again.has_failed {
-            set += " REMOVE fl";
+            set += " REMOVE fl, fla";
         }
         let says = |transaction: &mut Transaction<Mark>| {
             let mut change = again.change(&set, from).value(":one", number(1)).value(":dropped", number(dropped));
@@ -303,13 +358,17 @@ impl AwsInbox {
         settling.settle_rebuilt(reads, settlement, says).await
     }
 
-    /// Writes down what could not be done; for good, if it `stops` the rebuild.
-    async fn fail_again(&self, again: &Again, failure: BackfillFailure, stops: bool) -> Result<Settled> {
-        let set = if stops { "SET fl = :failure, sta = :paused" } else { "SET fl = :failure" };
-        let change = again.change(set, None).value(":failure", json(&failure)?);
+    /// Writes down what could not be done, and when it is `tried` again; where it is not, the rebuild stops, and whoever resumes
+    /// it begins anew.
+    async fn fail_again(&self, again: &Again, failure: BackfillFailure, tried: Option<Tried>) -> Result<Settled> {
+        let change = match tried {
+            Some(tried) => again.change("SET fl = :failure, fla = :tried", None).value(":tried", json(&tried)?),
+            None => again.change("SET fl = :failure, sta = :paused REMOVE fla", None),
+        };
+        let change = change.value(":failure", json(&failure)?);
         let mut transaction = Transaction::default();
         transaction.update((), Key::backfill(&self.name, again.rebuild), change);
-        if stops {
+        if tried.is_none() {
             let paused = news("REMOVE nr, nru").only_if("bfa = :rebuild").value(":rebuild", number(again.rebuild));
             transaction.update((), Key::consumer(&self.name), paused);
         }

@@ -7,15 +7,19 @@
 //! ```
 //!
 //! The try stands in the consumer's item. While it does, no gate opens (`gate`); each host shuts its own once nothing runs there,
-//! and those of hosts that are gone are shut for them. Whatever the consumer did was written before the last gate was shut, so a look
-//! at everything after that misses nothing. Generation, and the end of the try and of the rebuild are one transaction, refused where
-//! the try or the rebuild has ended.
+//! and those of hosts that are gone are shut for them, as are those of functions: one that stands still cannot say whether it is
+//! gone, and one that runs handles again what finds its gate shut. Whatever the consumer did was written before the last gate was
+//! shut, so a look at everything after that misses nothing. Generation, and the end of the try and of the rebuild are one
+//! transaction, refused where the try or the rebuild has ended.
+//!
+//! A try is of one invocation, where a function makes it: it is not begun where it could not be through, and ends with it.
 
 use std::time::Duration;
 
+use futures::future::try_join_all;
 use tokio::time::{Instant, sleep};
 
-use super::{AGAIN, CLEARED, Found, POSITION_MAX, Passed, Rebuilder, Walk};
+use super::{AGAIN, BATCH, CLEARED, Found, POSITION_MAX, Passed, Rebuilder, Walk};
 use crate::backend::aws::backfills::{gate, news};
 use crate::backend::aws::consumers::Known;
 use crate::backend::aws::item::{Item, Key, counters_partition, entries_partition, number, rebuilds_partition, text};
@@ -37,6 +41,8 @@ const HELD_BACK_TIME: Duration = Duration::from_secs(4);
 const HELD_BACK_TIME_MAX: Duration = Duration::from_secs(64);
 /// For how long they go on then.
 const BETWEEN_TRIES: Duration = Duration::from_secs(2);
+/// What a try needs of an invocation, where nothing runs: live deliveries are not held back for nothing.
+const TRY_TIME: Duration = Duration::from_secs(3);
 /// How long after its beginning somebody who did not hear of a rebuild, and is not there any more, may have begun to commit
 /// something: three times as long as anybody goes by what he knew. When that arrives does not matter ([`Rebuilder::fence`]).
 const UNHEARD_MAX: Duration = Duration::from_secs(30);
@@ -56,7 +62,7 @@ impl Default for Tries {
 /// A try to hand over.
 #[derive(Clone, Copy, Debug)]
 pub struct Try {
-    number: u64,
+    pub number: u64,
     until: Instant,
     /// When all gates were first seen shut.
     shut: Option<Instant>,
@@ -74,12 +80,16 @@ impl Rebuilder {
         let young = young.iter().filter(|logged| heard.want(&logged.event)).count();
         let is_near = young == 0 || (young <= REST_MAX && edge.elapsed() > EDGE_MAX);
         let rests = walk.tries.rest.is_some_and(|until| Instant::now() < until);
-        if rests || !is_near || !self.is_known_to_all(walk).await? {
+        if rests || !is_near || self.time_left() < TRY_TIME || !self.is_known_to_all(walk).await? {
             sleep(AGAIN).await;
             return Ok(true);
         }
         if !walk.fenced {
             if !self.fence(walk).await? {
+                return Ok(false);
+            }
+            let fenced = walk.own("SET fen = :one", "").value(":one", number(1));
+            if self.store.table.update(&Key::backfill(self.name(), walk.fill.number), fenced).await?.is_none() {
                 return Ok(false);
             }
             walk.fenced = true;
@@ -90,13 +100,18 @@ impl Rebuilder {
     /// Whether everybody who may commit something of the consumer has heard of the rebuild.
     async fn is_known_to_all(&self, walk: &Walk) -> Result<bool> {
         let gates = gate::all(&self.store, self.name(), walk.fill.number).await?;
-        let (mut lost, mut gone) = (false, self.inbox.known().by_functions);
+        // A function that goes through it is one of those.
+        let (mut lost, mut gone) = (false, self.until.is_some() || self.inbox.known().by_functions);
         for gate in gates.values().filter(|gate| !gate.joined) {
             lost |= gate.lives;
             gone |= !gate.lives;
         }
-        let is_old = || self.known.is_some_and(|(_, since)| since.elapsed() > UNHEARD_MAX);
-        Ok(!lost && (!gone || is_old()))
+        Ok(!lost && (!gone || self.under_way_for() > UNHEARD_MAX))
+    }
+
+    /// How long anything may begin.
+    pub(super) fn time_left(&self) -> Duration {
+        self.until.map_or(Duration::MAX, |until| until.begin.saturating_duration_since(Instant::now()))
     }
 
     async fn begin_try(&self, walk: &mut Walk) -> Result<bool> {
@@ -105,8 +120,9 @@ impl Rebuilder {
             // Of a host that went through the rebuild before.
             gate::end_try(&self.store, self.name(), near.number).await?;
         }
-        let until = now.plus(walk.tries.held_back);
-        let tried = Try { number: fastrand::u64(1..1 << 53), until: Instant::now() + walk.tries.held_back, shut: None };
+        let held_back = walk.tries.held_back.min(self.time_left());
+        let until = now.plus(held_back);
+        let tried = Try { number: fastrand::u64(1..1 << 53), until: Instant::now() + held_back, shut: None };
         let begun = news("SET nr = :try, nru = :until").only_if("bfa = :rebuild AND attribute_not_exists(nr)");
         let begun = begun
             .value(":try", number(tried.number))
@@ -119,8 +135,8 @@ impl Rebuilder {
         Ok(true)
     }
 
-    pub(super) async fn end_try(&self, tried: Try) -> Result<()> {
-        gate::end_try(&self.store, self.name(), tried.number).await?;
+    pub(super) async fn end_try(&self, tried: u64) -> Result<()> {
+        gate::end_try(&self.store, self.name(), tried).await?;
         self.inbox.refresh_fills().await
     }
 
@@ -131,7 +147,7 @@ impl Rebuilder {
             walk.edge = None;
             walk.tries.held_back = (walk.tries.held_back * 2).min(HELD_BACK_TIME_MAX);
             walk.tries.rest = Some(Instant::now() + BETWEEN_TRIES);
-            self.end_try(tried).await?;
+            self.end_try(tried.number).await?;
             return Ok(true);
         }
         // Whoever ended it lets live deliveries go on.
@@ -172,12 +188,22 @@ impl Rebuilder {
     /// Whether all gates are shut. Those of whoever has no slot are shut here.
     async fn are_shut(&self, walk: &Walk) -> Result<bool> {
         let (name, rebuild) = (self.name(), walk.fill.number);
+        if self.until.is_some() {
+            // Nobody else does that at once in the middle of an invocation.
+            self.inbox.look_at_gate().await?;
+        }
         let mut are_shut = true;
+        let mut left_open = Vec::new();
         for (host, gate) in gate::all(&self.store, name, rebuild).await? {
-            if gate.open && !gate.lives {
-                gate::shut(&self.store, name, rebuild, &host).await?;
+            // What runs here, on a function, ends first.
+            let is_in_use = gate.open && !gate.lives && self.inbox.goes_through_gate_of(&host);
+            if gate.open && !gate.lives && !is_in_use {
+                left_open.push(host);
             }
-            are_shut &= !gate.lives || (!gate.open && gate.joined);
+            are_shut &= !is_in_use && (!gate.lives || (!gate.open && gate.joined));
+        }
+        for hosts in left_open.chunks(BATCH) {
+            try_join_all(hosts.iter().map(|host| gate::shut(&self.store, name, rebuild, host))).await?;
         }
         Ok(are_shut)
     }
