@@ -25,6 +25,7 @@ mod events;
 mod filters;
 mod fleet;
 mod functions;
+mod functions_alone_rebuild;
 mod functions_backfill;
 mod functions_rebuild;
 mod grants;
