@@ -320,8 +320,10 @@ async fn a_state_of_many_pieces_is_kept_whole(home: Place) {
     effects.entries.extend((0..2_500).map(|number| (format!("key/{number}").into(), Some(Arc::clone(&value)))));
     effects.entries.extend(["", "a", "a\0", "a\0b", "\u{10ffff}"].map(|key| (key.into(), Some(Arc::clone(&value)))));
     effects.entries.push(("large".into(), Some(vec![1; 400_000].into())));
-    let adjusted = |number| crate::effects::Adjustment { key: format!("n/{number}").into(), by: number, floor: None };
-    effects.adjustments.extend((0..1_500).map(adjusted));
+    let adjusted = |key: String| crate::effects::Adjustment { key: key.into(), by: 7, floor: None };
+    // Pieces begin in the middle of two keys between which there is none, and one that is behind both.
+    effects.adjustments.push(adjusted("m".to_owned()));
+    effects.adjustments.extend((0..750).flat_map(|number| ["", "\0"].map(|end| adjusted(format!("n/{number}{end}")))));
     let settlement = Settlement::Done { effects, ran: ran() };
     assert!(matches!(inbox.finish(delivery, &Reads::default(), settlement).await, Finished::Accepted));
     serve_until(&backend, &inbox, 0).await;
@@ -330,7 +332,7 @@ async fn a_state_of_many_pieces_is_kept_whole(home: Place) {
     let before = backend.consumers.state(&name(CONSUMER), query()).await.unwrap();
     let LaidOut::Kept(kept) = take_over(&backend, &inbox, 2, weighs).await else { panic!("there is room") };
     assert_eq!(kept.bytes, weighs);
-    assert_eq!((home.rows("entries"), home.rows("counters")), (2 * 2_506, 2 * 1_500));
+    assert_eq!((home.rows("entries"), home.rows("counters")), (2 * 2_506, 2 * 1_501));
     set_out(&backend, 2, 1).await;
     run(&inbox, 2, Some(1));
     go(&backend, &inbox).await;

@@ -4,13 +4,16 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::super::{CONSUMER, attach, done, expected, fail, journal, listens, serve_until, state};
+use super::super::{
+    CONSUMER, attach, done, expected, fail, journal, listens, rebuild, serve_until, start, state, steer,
+};
 use super::{
     ROOM, go, gone, kept_layout, lay_out, record, relaid, run, serve_otherwise, set_out, take_over, turn, version,
 };
 use crate::backend::contract::{Place, custom, events, eventually, hears, lease, leases, name, publish, report};
 use crate::backend::{
-    BackPolicy, Backend, Forgotten, Inbox, InboxPolicy, Keep, LaidOut, Retention, SetOut, TurnOutcome, Which,
+    BackPolicy, Backend, Backfill, BackfillStep, Backfilled, Forgotten, Inbox, InboxPolicy, Keep, LaidOut, Retention,
+    SetOut, TurnOutcome, Which,
 };
 use crate::event::EventId;
 use crate::policy::Start;
@@ -114,6 +117,13 @@ async fn exceptions_of_many_pieces_are_in_neither_state_before_they_are_done(hom
     let SetOut::Yes(_) = set_out(&backend, 1, 2).await else { panic!("it is kept") };
     run(&inbox, 1, Some(2));
     assert_eq!(go(&backend, &inbox).await, 1_101);
+    lay_out(&backend, 2, ROOM).await;
+    run(&inbox, 2, None);
+    // What the state of layout 1 once lacked, it has by now, and lacks nothing.
+    let SetOut::Yes(_) = set_out(&backend, 2, 1).await else { panic!("it is kept") };
+    run(&inbox, 2, Some(1));
+    assert_eq!(go(&backend, &inbox).await, 0);
+    assert_eq!(state(&backend).await, expected(&backend, &without(&|at| at != position)).await);
 }
 
 async fn all(backend: &Backend) -> Vec<u64> {
@@ -126,11 +136,13 @@ async fn an_event_that_the_version_in_use_does_not_hear_is_handled_by_the_one_th
     let back = BackPolicy { version: version(1), subscriptions: listens().subscriptions };
     let deaf = InboxPolicy { subscriptions: hears(&["order.*"]), layout: Some(2), ..listens() };
     inbox.configure(deaf.clone());
-    for _ in 0..3 {
-        publish(&backend, "unheard").await;
-    }
+    publish(&backend, "unheard").await;
     serve_otherwise(&backend, &inbox, 0).await;
     let SetOut::Yes(_) = set_out(&backend, 2, 1).await else { panic!("it is kept") };
+    // Too few to be written down by themselves.
+    publish(&backend, "unheard").await;
+    publish(&backend, "unheard").await;
+    assert!(inbox.lease().is_none());
     inbox.configure(InboxPolicy { back: Some(back), ..deaf });
     assert_eq!(go(&backend, &inbox).await, 5);
     lay_out(&backend, 1, ROOM).await;
@@ -138,6 +150,56 @@ async fn an_event_that_the_version_in_use_does_not_hear_is_handled_by_the_one_th
     publish(&backend, "later").await;
     serve_until(&backend, &inbox, 0).await;
     assert_eq!(state(&backend).await, expected(&backend, &BTreeSet::new()).await);
+}
+
+async fn what_was_done_ahead_of_others_is_in_the_state_that_is_kept_and_nothing_else(home: Place) {
+    let backend = home.open().await;
+    let inbox = attach(&backend, Start::Beginning).await;
+    record(&backend, turn(TurnOutcome::Live, 1, 1)).await;
+    lay_out(&backend, 1, ROOM).await;
+    run(&inbox, 1, None);
+    for lane in ["slow", "quick", "slow", "quick"] {
+        publish(&backend, lane).await;
+    }
+    let [slow, quick] = leases(&inbox).await;
+    done(&inbox, quick).await;
+    let quick = lease(&inbox).await;
+    assert_eq!(&*quick.event.lane().to_string(), "quick");
+    done(&inbox, quick).await;
+    // Its version stops before the second of this lane begins.
+    inbox.configure(InboxPolicy { concurrency: 0, ..listens() });
+    done(&inbox, slow).await;
+    assert!(matches!(take_over(&backend, &inbox, 2, ROOM).await, LaidOut::Kept(_)));
+    serve_otherwise(&backend, &inbox, 0).await;
+    let SetOut::Yes(report) = set_out(&backend, 2, 1).await else { panic!("it is kept") };
+    assert_eq!(report.events, 1);
+    // Left on its way, it knows all that.
+    run(&inbox, 2, Some(1));
+    let past = lease(&inbox).await;
+    steer(&backend, BackfillStep::Cancel).await;
+    done(&inbox, past).await;
+    let SetOut::Yes(report) = set_out(&backend, 2, 1).await else { panic!("it is kept") };
+    assert_eq!(report.events, 1);
+    assert_eq!(go(&backend, &inbox).await, 1);
+    assert_eq!(state(&backend).await, expected(&backend, &BTreeSet::new()).await);
+}
+
+async fn no_state_is_kept_while_past_events_are_on_their_way_to_it(home: Place) {
+    let backend = home.open().await;
+    publish(&backend, "before").await;
+    events(&backend, 1).await;
+    let inbox = attach(&backend, Start::Now).await;
+    record(&backend, turn(TurnOutcome::Live, 1, 1)).await;
+    lay_out(&backend, 1, ROOM).await;
+    run(&inbox, 1, None);
+    start(&backend, Backfill { of: Backfilled::Missed, ..rebuild() }).await;
+    steer(&backend, BackfillStep::Pause).await;
+    let LaidOut::NotKept(why) = take_over(&backend, &inbox, 2, ROOM).await else {
+        panic!("nobody knows what is in it")
+    };
+    assert!(why.contains("past events are being delivered to it"), "{why}");
+    steer(&backend, BackfillStep::Resume).await;
+    serve_otherwise(&backend, &inbox, 0).await;
 }
 
 async fn a_state_that_lacks_an_exception_goes_when_its_event_does(home: Place) {
@@ -186,6 +248,8 @@ claims! {
     an_exception_that_was_over_before_versions_marked_it_is_handled on [embedded] because "only files are from before",
     exceptions_of_many_pieces_are_in_neither_state_before_they_are_done on [embedded] because "a copy costs each item there",
     an_event_that_the_version_in_use_does_not_hear_is_handled_by_the_one_that_is_gone_back_to on [embedded] because "a copy costs each item there",
+    what_was_done_ahead_of_others_is_in_the_state_that_is_kept_and_nothing_else on [embedded] because "a copy costs each item there",
+    no_state_is_kept_while_past_events_are_on_their_way_to_it on [embedded] because "a copy costs each item there",
     a_state_that_lacks_an_exception_goes_when_its_event_does on [embedded] because "a copy costs each item there",
     a_consumer_that_is_forgotten_leaves_no_state_that_was_kept on [embedded] because "a copy costs each item there",
 }
