@@ -24,6 +24,8 @@ mod clock;
 mod consumers;
 mod dead_letters;
 mod due;
+#[cfg(test)]
+mod fixture;
 mod fleet;
 mod gather;
 mod hosts;

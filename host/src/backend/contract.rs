@@ -146,7 +146,7 @@ async fn inbox(backend: &Backend, consumer: &str) -> Arc<dyn Inbox> {
     inbox
 }
 
-fn ran() -> Ran {
+pub(in crate::backend) fn ran() -> Ran {
     Ran { version: "1.0.0 (test)".into(), duration: Duration::from_micros(10), calls: Vec::new() }
 }
 

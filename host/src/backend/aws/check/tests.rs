@@ -8,35 +8,28 @@ use serde_json::value::RawValue;
 
 use super::{Kind, step_with};
 use crate::backend::aws::clock::slot_of;
+use crate::backend::aws::fixture::{alpha, settings};
 use crate::backend::aws::fleet::files;
 use crate::backend::aws::item::{Item, Key, LaneKey, json, number, text};
 use crate::backend::aws::journal::POSITION_MAX;
 use crate::backend::aws::seat::Seat;
-use crate::backend::aws::settings::Settings;
 use crate::backend::aws::settle::intent;
 use crate::backend::aws::store::Store;
 use crate::backend::aws::table::{Change as Write, Table, Transaction};
 use crate::backend::aws::{Clients, hosts, open, resources};
+use crate::backend::contract::{policy, ran};
 use crate::backend::{
-    Backend, Cause, CauseKind, CheckPlace, Delivery, Finding, Inbox, InboxPolicy, Placed, Placement, PluginFile, Ran,
-    Settlement, Turn, TurnOutcome, Which,
+    Backend, Cause, CauseKind, CheckPlace, Delivery, Finding, Inbox, Placed, Placement, PluginFile, Settlement, Turn,
+    TurnOutcome, Which,
 };
 use crate::clock::Timestamp;
 use crate::effects::{Adjustment, Effects, Message, Reads, Record};
-use crate::event::{Custom, KindPattern, Lane};
+use crate::event::{Custom, Lane};
 use crate::order::{Change, Content, Customer, Line, Order, OrderId};
-use crate::policy::{ConsumerName, OnDead, Start};
+use crate::policy::{ConsumerName, Start};
 use crate::version::Binary;
 
 const SOON: Duration = Duration::from_millis(50);
-
-fn alpha() -> ConsumerName {
-    "alpha".parse().unwrap()
-}
-
-fn ran() -> Ran {
-    Ran { version: "1".into(), duration: Duration::from_micros(10), calls: Vec::new() }
-}
 
 fn done(effects: Effects) -> Settlement {
     Settlement::Done { effects, ran: ran() }
@@ -106,19 +99,10 @@ struct Shop {
 
 impl Shop {
     async fn open() -> Self {
-        let prefix = format!("t-{}", uuid::Uuid::now_v7().simple()).parse().unwrap();
-        let settings = Settings { prefix, provision: true, ..Settings::default() };
+        let settings = settings();
         let backend = open(&settings).await.unwrap();
         let inbox = backend.consumers.attach(&alpha(), Start::Beginning).await.unwrap();
-        inbox.configure(InboxPolicy {
-            subscriptions: ["order.*"].iter().map(|kind| kind.parse::<KindPattern>().unwrap()).collect(),
-            concurrency: 8,
-            rate: None,
-            on_dead: OnDead::Park,
-            state_bytes_max: 1 << 30,
-            layout: None,
-            back: None,
-        });
+        inbox.configure(policy());
         let well = place(&backend, "well").await;
         let effects = Effects {
             entries: vec![("entry".into(), Some(b"value".as_slice().into()))],

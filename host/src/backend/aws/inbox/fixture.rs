@@ -5,14 +5,14 @@ use std::sync::Arc;
 use aws_sdk_sqs::types::{Message, MessageAttributeValue};
 
 use super::AwsInbox;
+use crate::backend::aws::fixture::{alpha, policy, settings};
 use crate::backend::aws::item::LaneKey;
 use crate::backend::aws::publisher::message;
 use crate::backend::aws::seat::Seat;
-use crate::backend::aws::settings::Settings;
 use crate::backend::aws::store::{SEQ_MAX, Store};
 use crate::backend::aws::{backend, store};
-use crate::backend::contract::{done, hears, name, policy};
-use crate::backend::{Backend, Delivery, Finished, Inbox, InboxPolicy};
+use crate::backend::contract::done;
+use crate::backend::{Backend, Delivery, Finished, Inbox};
 use crate::clock::Timestamp;
 use crate::effects::{Effects, Reads};
 use crate::event::Lane;
@@ -26,9 +26,7 @@ pub struct Handed {
 
 /// A store that nobody else uses, through a seat that nobody looks after.
 pub async fn shop() -> (Backend, Arc<Store>) {
-    let prefix = format!("t-{}", uuid::Uuid::now_v7().simple()).parse().unwrap();
-    let settings = Settings { prefix, provision: true, ..Settings::default() };
-    let store = Box::pin(store(&settings, async |_| Ok(Seat::lent()))).await.unwrap();
+    let store = Box::pin(store(&settings(), async |_| Ok(Seat::lent()))).await.unwrap();
     (backend(Arc::clone(&store)), store)
 }
 
@@ -43,10 +41,8 @@ impl Handed {
     }
 
     pub async fn attached(backend: Backend, store: Arc<Store>, start: Start) -> Self {
-        let alpha = name("alpha");
-        let inbox = backend.consumers.attach(&alpha, start).await.unwrap();
-        inbox.configure(InboxPolicy { subscriptions: hears(&["com.*", "order.*"]), ..policy() });
-        let inbox = store.inbox(&alpha).unwrap();
+        backend.consumers.attach(&alpha(), start).await.unwrap().configure(policy());
+        let inbox = store.inbox(&alpha()).unwrap();
         Self { backend, store, inbox }
     }
 

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::value::RawValue;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
+use crate::backend::aws::fixture::{alpha, begin, policy, settings};
 use crate::backend::aws::inbox::{AwsInbox, Until};
 use crate::backend::aws::item::{Item, Key, number};
 use crate::backend::aws::seat::Seat;
@@ -13,14 +13,14 @@ use crate::backend::aws::settings::Settings;
 use crate::backend::aws::store::Store;
 use crate::backend::aws::table::Change;
 use crate::backend::aws::{backend, store};
+use crate::backend::contract::{self, ran};
 use crate::backend::{
-    Backend, Backfill, BackfillEffects, BackfillReport, BackfillState, Backfilled, Cause, CauseKind, Delivery,
-    Finished, Inbox, InboxPolicy, Ran, Settlement, Since, Started, StateQuery,
+    Backend, BackfillReport, BackfillState, Backfilled, Cause, CauseKind, Delivery, Finished, Inbox, Settlement,
+    StateQuery,
 };
 use crate::clock::Timestamp;
 use crate::effects::{Adjustment, Effects, Reads};
-use crate::event::{Custom, KindPattern};
-use crate::policy::{ConsumerName, OnDead, Start};
+use crate::policy::Start;
 
 const PATIENCE: Duration = Duration::from_secs(120);
 /// Of an invocation, after the last moment at which something begins.
@@ -34,19 +34,6 @@ struct Worker {
     inbox: Arc<AwsInbox>,
 }
 
-fn alpha() -> ConsumerName {
-    "alpha".parse().unwrap()
-}
-
-fn settings() -> Settings {
-    let prefix = format!("t-{}", uuid::Uuid::now_v7().simple()).parse().unwrap();
-    Settings { prefix, provision: true, ..Settings::default() }
-}
-
-fn ran() -> Ran {
-    Ran { version: "1".into(), duration: Duration::from_micros(10), calls: Vec::new() }
-}
-
 fn begins_in(time: Duration) -> Until {
     let begin = Instant::now() + time;
     Until { begin, end: begin + LAST }
@@ -56,15 +43,7 @@ impl Worker {
     async fn start(settings: &Settings) -> Self {
         let store = Box::pin(store(settings, async |_| Ok(Seat::lent()))).await.unwrap();
         let backend = backend(Arc::clone(&store));
-        backend.consumers.attach(&alpha(), Start::Beginning).await.unwrap().configure(InboxPolicy {
-            subscriptions: std::iter::once("com.*".parse::<KindPattern>().unwrap()).collect(),
-            concurrency: 8,
-            rate: None,
-            on_dead: OnDead::Park,
-            state_bytes_max: 1 << 30,
-            layout: None,
-            back: None,
-        });
+        backend.consumers.attach(&alpha(), Start::Beginning).await.unwrap().configure(policy());
         let inbox = store.inbox(&alpha()).unwrap();
         Self { backend, store, inbox }
     }
@@ -72,10 +51,7 @@ impl Worker {
     /// Publishes events, each of a subject of its own.
     async fn publish(&self, subjects: &[&str]) {
         for subject in subjects {
-            let data = RawValue::from_string("{}".into()).unwrap().into();
-            let (kind, source) = ("com.example.a".into(), "/test".into());
-            let event = Custom { kind, source, origin_id: None, subject: (*subject).into(), order_id: None, data };
-            let _ = self.backend.intake.publish(vec![event]).await.unwrap();
+            contract::publish(&self.backend, subject).await;
         }
     }
 
@@ -116,15 +92,7 @@ impl Worker {
     }
 
     async fn rebuild(&self, events: u64) {
-        let asked = Backfill {
-            from: Since::Beginning,
-            filter: None,
-            rate: "1000/s".parse().unwrap(),
-            effects: BackfillEffects::StateOnly,
-            of: Backfilled::Rebuild,
-        };
-        let started = self.backend.backfills.start(&alpha(), asked).await.unwrap().into_inner();
-        assert!(matches!(&started, Started::Yes(report) if report.events == events), "{started:?}");
+        assert_eq!(begin(&self.backend, Backfilled::Rebuild).await.events, events);
     }
 
     async fn report(&self) -> BackfillReport {

@@ -3,25 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::value::RawValue;
-
+use crate::backend::aws::fixture::{alpha, begin, policy, settings};
 use crate::backend::aws::item::{Item, Key, counters_partition, entries_partition, rebuilds_partition};
-use crate::backend::aws::settings::Settings;
 use crate::backend::aws::table::{Span, Table};
 use crate::backend::aws::{Clients, open, resources};
-use crate::backend::{
-    Backend, Backfill, BackfillEffects, BackfillState, Backfilled, Inbox, InboxPolicy, Ran, Settlement, Since, Started,
-    StateQuery,
-};
+use crate::backend::contract::{done, publish};
+use crate::backend::{Backend, BackfillState, Backfilled, Inbox, StateQuery};
 use crate::effects::{Adjustment, Effects, Reads};
-use crate::event::{Custom, KindPattern};
-use crate::policy::{ConsumerName, OnDead, Start};
+use crate::policy::Start;
 
 const PATIENCE: Duration = Duration::from_secs(120);
-
-fn alpha() -> ConsumerName {
-    "alpha".parse().unwrap()
-}
 
 async fn done_all(inbox: &Arc<dyn Inbox>) {
     while let Some(delivery) = inbox.lease() {
@@ -30,8 +21,7 @@ async fn done_all(inbox: &Arc<dyn Inbox>) {
             adjustments: vec![Adjustment { key: "count".into(), by: 1, floor: None }],
             ..Effects::default()
         };
-        let ran = Ran { version: "1".into(), duration: Duration::from_micros(10), calls: Vec::new() };
-        drop(inbox.finish(delivery, &Reads::default(), Settlement::Done { effects, ran }).await);
+        drop(inbox.finish(delivery, &Reads::default(), done(effects)).await);
     }
 }
 
@@ -58,24 +48,12 @@ async fn items(table: &Table, partition: String) -> Vec<Item> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_state_that_is_past_goes_with_what_its_rebuild_left() {
-    let prefix = format!("t-{}", uuid::Uuid::now_v7().simple()).parse().unwrap();
-    let settings = Settings { prefix, provision: true, ..Settings::default() };
+    let settings = settings();
     let backend = open(&settings).await.unwrap();
     let inbox = backend.consumers.attach(&alpha(), Start::Now).await.unwrap();
-    inbox.configure(InboxPolicy {
-        subscriptions: std::iter::once("com.*".parse::<KindPattern>().unwrap()).collect(),
-        concurrency: 8,
-        rate: None,
-        on_dead: OnDead::Park,
-        state_bytes_max: 1 << 30,
-        layout: None,
-        back: None,
-    });
+    inbox.configure(policy());
     for subject in ["tea", "salt"] {
-        let data = RawValue::from_string("{}".into()).unwrap().into();
-        let (kind, source) = ("com.example.a".into(), "/test".into());
-        let event = Custom { kind, source, origin_id: None, subject: subject.into(), order_id: None, data };
-        let _ = backend.intake.publish(vec![event]).await.unwrap();
+        publish(&backend, subject).await;
     }
     until(&inbox, "both are done", async || count(&backend).await == 2).await;
     let clients = Clients::connect(&settings).await.unwrap();
@@ -83,15 +61,7 @@ async fn a_state_that_is_past_goes_with_what_its_rebuild_left() {
     let table = Table::new(clients.dynamodb.clone(), shared.table.clone());
     assert_eq!(items(&table, entries_partition(&alpha(), 0)).await.len(), 1);
 
-    let asked = Backfill {
-        from: Since::Beginning,
-        filter: None,
-        rate: "1000/s".parse().unwrap(),
-        effects: BackfillEffects::StateOnly,
-        of: Backfilled::Rebuild,
-    };
-    let started = backend.backfills.start(&alpha(), asked).await.unwrap().into_inner();
-    assert!(matches!(started, Started::Yes(report) if report.events == 2));
+    assert_eq!(begin(&backend, Backfilled::Rebuild).await.events, 2);
     assert_eq!(items(&table, rebuilds_partition(&alpha())).await.len(), 1, "a gate for the host");
     let is_done = async || backend.backfills.latest(&alpha()).await.unwrap().unwrap().state == BackfillState::Done;
     until(&inbox, "it is handed over", is_done).await;

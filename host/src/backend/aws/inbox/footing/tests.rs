@@ -2,13 +2,11 @@
 
 use super::*;
 use crate::backend::aws::backfills::news;
+use crate::backend::aws::fixture::{alpha, begin, policy};
+use crate::backend::aws::inbox::fixture::shop;
 use crate::backend::aws::item::number;
-use crate::backend::aws::seat::Seat;
-use crate::backend::aws::settings::Settings;
-use crate::backend::aws::{backend, store};
-use crate::backend::{Backend, Backfill, BackfillEffects, Backfilled, InboxPolicy, Since, Started};
-use crate::event::KindPattern;
-use crate::policy::{ConsumerName, OnDead, Start};
+use crate::backend::{Backend, Backfilled};
+use crate::policy::Start;
 
 fn gated() -> Stands {
     Stands::Gated { rebuild: 7, gate: Key { pk: "w#alpha".into(), sk: "7".into() } }
@@ -45,31 +43,11 @@ fn what_was_asked_for_before_the_machine_slept_is_old() {
 
 /// A function of a consumer whose state is made anew from some moment of an invocation on.
 async fn function() -> (Backend, Arc<AwsInbox>) {
-    let prefix = format!("t-{}", uuid::Uuid::now_v7().simple()).parse().unwrap();
-    let settings = Settings { prefix, provision: true, ..Settings::default() };
-    let store = Box::pin(store(&settings, async |_| Ok(Seat::lent()))).await.unwrap();
-    let backend = backend(Arc::clone(&store));
-    let name: ConsumerName = "alpha".parse().unwrap();
-    backend.consumers.attach(&name, Start::Now).await.unwrap().configure(InboxPolicy {
-        subscriptions: std::iter::once("com.*".parse::<KindPattern>().unwrap()).collect(),
-        concurrency: 8,
-        rate: None,
-        on_dead: OnDead::Park,
-        state_bytes_max: 1 << 30,
-        layout: None,
-        back: None,
-    });
-    let inbox = store.inbox(&name).unwrap();
+    let (backend, store) = shop().await;
+    backend.consumers.attach(&alpha(), Start::Now).await.unwrap().configure(policy());
+    let inbox = store.inbox(&alpha()).unwrap();
     assert!(inbox.ground().await.unwrap().is_free());
-    let asked = Backfill {
-        from: Since::Beginning,
-        filter: None,
-        rate: "1000/s".parse().unwrap(),
-        effects: BackfillEffects::StateOnly,
-        of: Backfilled::Rebuild,
-    };
-    let started = backend.backfills.start(&name, asked).await.unwrap().into_inner();
-    assert!(matches!(started, Started::Yes(_)));
+    begin(&backend, Backfilled::Rebuild).await;
     inbox.footing.lock().asked.time = Timestamp::now().minus(KNOWN_MAX);
     (backend, inbox)
 }

@@ -3,30 +3,21 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::value::RawValue;
-
+use crate::backend::aws::fixture::{alpha, begin, policy, settings};
 use crate::backend::aws::inbox::{AwsInbox, Running};
-use crate::backend::aws::settings::Settings;
 use crate::backend::aws::settle::{Settled, Settling};
 use crate::backend::aws::{backend, host};
+use crate::backend::contract::{publish, ran};
 use crate::backend::{
-    AttemptBy, Backend, Backfill, BackfillEffects, BackfillState, Backfilled, Cause, CauseKind, Delivery, Inbox,
-    InboxPolicy, Ran, Settlement, Since, Started, StateQuery, Which,
+    AttemptBy, Backend, BackfillState, Backfilled, Cause, CauseKind, Delivery, Inbox, InboxPolicy, Settlement,
+    StateQuery, Which,
 };
 use crate::effects::{Adjustment, Effects, Reads};
-use crate::event::{Body, Custom, KindPattern};
-use crate::policy::{ConsumerName, OnDead, Start};
+use crate::event::Body;
+use crate::policy::{OnDead, Start};
 
 const PATIENCE: Duration = Duration::from_secs(180);
 const AGAIN: Duration = Duration::from_millis(20);
-
-fn alpha() -> ConsumerName {
-    "alpha".parse().unwrap()
-}
-
-fn ran() -> Ran {
-    Ran { version: "1".into(), duration: Duration::from_micros(10), calls: Vec::new() }
-}
 
 fn counted() -> Settlement {
     let adjustments = vec![Adjustment { key: "count".into(), by: 1, floor: None }];
@@ -87,25 +78,18 @@ async fn count(backend: &Backend) -> i64 {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_commit_that_was_begun_before_a_rebuild_and_comes_when_that_is_over_is_refused() {
-    let prefix = format!("t-{}", uuid::Uuid::now_v7().simple()).parse().unwrap();
-    let settings = Settings { prefix, provision: true, ..Settings::default() };
+    let settings = settings();
     let store = host(&settings).await.unwrap();
     let backend = backend(Arc::clone(&store));
-    backend.consumers.attach(&alpha(), Start::Now).await.unwrap().configure(InboxPolicy {
-        subscriptions: std::iter::once("com.*".parse::<KindPattern>().unwrap()).collect(),
-        concurrency: 8,
-        rate: None,
-        on_dead: OnDead::Skip,
-        state_bytes_max: 1 << 30,
-        layout: None,
-        back: None,
-    });
+    backend
+        .consumers
+        .attach(&alpha(), Start::Now)
+        .await
+        .unwrap()
+        .configure(InboxPolicy { on_dead: OnDead::Skip, ..policy() });
     let inbox = store.inbox(&alpha()).unwrap();
     for subject in ["done", "begun", "dead"] {
-        let data = RawValue::from_string("{}".into()).unwrap().into();
-        let (kind, source) = ("com.example.a".into(), "/test".into());
-        let event = Custom { kind, source, origin_id: None, subject: subject.into(), order_id: None, data };
-        let _ = backend.intake.publish(vec![event]).await.unwrap();
+        publish(&backend, subject).await;
     }
     settle(&inbox, of(&inbox, "done").await, counted()).await;
     let cause = Cause::new(CauseKind::Reject, "no");
@@ -114,15 +98,7 @@ async fn a_commit_that_was_begun_before_a_rebuild_and_comes_when_that_is_over_is
     let _ = backend.dead_letters.retry(&alpha(), Which::All.first(1)).await.unwrap().into_inner();
     let late = [begun(&inbox, "begun").await, begun(&inbox, "dead").await];
 
-    let asked = Backfill {
-        from: Since::Beginning,
-        filter: None,
-        rate: "1000/s".parse().unwrap(),
-        effects: BackfillEffects::StateOnly,
-        of: Backfilled::Rebuild,
-    };
-    let started = backend.backfills.start(&alpha(), asked).await.unwrap().into_inner();
-    assert!(matches!(started, Started::Yes(report) if report.events == 1));
+    assert_eq!(begin(&backend, Backfilled::Rebuild).await.events, 1);
     let handed_over = async {
         while backend.backfills.latest(&alpha()).await.unwrap().unwrap().state != BackfillState::Done {
             for delivery in leased(&inbox) {

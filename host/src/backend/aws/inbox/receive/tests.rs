@@ -4,8 +4,9 @@ use aws_sdk_sqs::types::Message;
 
 use super::super::fixture::{Handed, lane, shop};
 use super::{AGAIN, AGAIN_MAX, Key, Silence};
+use crate::backend::Backfilled;
+use crate::backend::aws::fixture::begin;
 use crate::backend::contract::{custom, publish};
-use crate::backend::{Backfill, BackfillEffects, Backfilled, Since, Started};
 use crate::policy::Start;
 
 /// Every order in which the messages of a lane's events can come.
@@ -56,15 +57,7 @@ async fn a_message_that_comes_once_more_has_nothing_wait_for_the_history_of_its_
     inbox.take_in(vec![live.clone()]).await;
     assert_eq!(handed.rest().await, [2]);
 
-    let asked = Backfill {
-        from: Since::Beginning,
-        filter: None,
-        rate: "1/s".parse().unwrap(),
-        effects: BackfillEffects::All,
-        of: Backfilled::Missed,
-    };
-    let started = backend.backfills.start(&inbox.name, asked).await.unwrap().into_inner();
-    assert!(matches!(started, Started::Yes(report) if report.events == 1));
+    assert_eq!(begin(backend, Backfilled::Missed).await.events, 1);
     inbox.refresh_fills().await.unwrap();
     inbox.take_in(vec![live]).await;
     let stands = store.table.get(&Key::due(&inbox.name, &lane(subject))).await.unwrap();
