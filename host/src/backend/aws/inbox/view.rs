@@ -21,7 +21,7 @@ use crate::order::{Order, OrderId};
 use crate::policy::ConsumerName;
 
 /// Of an event that is older, the order may well have gone on.
-const TOLD_FOR: Duration = Duration::from_secs(10);
+const TOLD_FOR: Duration = Duration::from_secs(60);
 
 pub struct AwsView {
     pub store: Arc<Store>,
