@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::Aws;
 use super::item::{Item, Key, MESSAGES, json, number, text};
 use super::store::Store;
-use super::table::{Change, Indexed};
+use super::table::{Change, Indexed, PUTS_MAX};
 use crate::backend::{MessageReport, MessageState, Outgoing, Parcel, ParcelId, Result, Sending};
 use crate::clock::Timestamp;
 use crate::effects::Message;
@@ -28,9 +28,12 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const CLAIM: Duration = Duration::from_secs(60);
 /// Messages that wait in memory for this host's sender.
 const HANDED_MAX: usize = 4_096;
-/// Messages whose fate is written down at once.
+/// What comes within this time is sent together, and written down together.
+const GATHER: Duration = Duration::from_millis(100);
+/// Messages whose fate is written down at once, each by itself.
 const SETTLED_AT_ONCE: usize = 16;
 
+/// A message, whatever becomes of it.
 pub fn item(
     key: &Key,
     name: &ConsumerName,
@@ -38,7 +41,6 @@ pub fn item(
     id: &str,
     message: &Message,
     now: Timestamp,
-    due: Timestamp,
 ) -> Result<Item> {
     Ok(Item::at(key)
         .with("id", text(id))
@@ -46,11 +48,18 @@ pub fn item(
         .with("e", text(event.id.to_string()))
         .with_some("o", event.order_id().map(|id| text(id.to_string())))
         .with("m", json(message)?)
-        .with("t", number(now.as_millis()))
-        .with("ms", text("pending"))
-        .with("att", number(0))
-        .with("lp", text(DUE))
-        .with("ls", number(due.as_millis())))
+        .with("t", number(now.as_millis())))
+}
+
+/// One that is to be sent.
+pub fn pending(item: Item, due: Timestamp) -> Item {
+    let item = item.with("ms", text("pending")).with("att", number(0));
+    item.with("lp", text(DUE)).with("ls", number(due.as_millis()))
+}
+
+/// One that was sent at the first try.
+fn sent(item: Item, expires: Option<u64>) -> Item {
+    item.with("ms", text("sent")).with("att", number(1)).with_some("ttl", expires.map(number))
 }
 
 /// Messages that this host took up, for its sender. Its own are written as taken up already, so that nobody has to look for them.
@@ -65,56 +74,76 @@ pub struct Handed {
 struct HandedState {
     /// When the table was last looked at for others; never, where nobody sends on this host.
     looked: Option<Instant>,
-    /// Each with when it was taken up.
-    parcels: VecDeque<(Parcel, Timestamp)>,
+    /// Those that nobody sends yet.
+    waiting: VecDeque<Taken>,
     /// Those that this host's sender has, and of which it has not said what became of them.
-    sending: HashMap<ParcelId, Timestamp>,
+    sending: HashMap<ParcelId, (Timestamp, Option<Item>)>,
+}
+
+/// A message that this host took up.
+#[derive(Debug)]
+struct Taken {
+    at: Timestamp,
+    parcel: Parcel,
+    /// What [`item`] made, where this host wrote it: nobody else has changed it since.
+    item: Option<Item>,
+}
+
+/// A message that was written a moment ago.
+#[derive(Debug)]
+pub struct Staged {
+    pub parcel: Parcel,
+    /// When it is due to every host.
+    pub due: Timestamp,
+    /// What [`item`] made.
+    pub item: Item,
 }
 
 impl Handed {
     /// When a message that is written now is due to everybody else.
     pub fn due_at(&self, now: Timestamp) -> Timestamp {
         let state = self.state.lock();
-        if state.looked.is_some() && state.parcels.len() < HANDED_MAX { now.plus(CLAIM) } else { now }
+        if state.looked.is_some() && state.waiting.len() < HANDED_MAX { now.plus(CLAIM) } else { now }
     }
 
     /// They are in the table. Those that are due to everybody are found there.
-    pub fn hand(&self, parcels: Vec<(Parcel, Timestamp)>) {
-        let taken = parcels.into_iter().filter(|(parcel, due)| *due > parcel.time);
-        self.state.lock().parcels.extend(taken.map(|(parcel, _)| {
-            let time = parcel.time;
-            (parcel, time)
-        }));
-        self.bell.notify_one();
+    pub fn hand(&self, staged: Vec<Staged>) {
+        let taken = staged.into_iter().filter(|one| one.due > one.parcel.time);
+        self.take_up(taken.map(|Staged { parcel, item, .. }| Taken { at: parcel.time, parcel, item: Some(item) }));
     }
 
-    fn found(&self, parcels: Vec<(Parcel, Timestamp)>) {
-        if !parcels.is_empty() {
-            self.state.lock().parcels.extend(parcels);
-            self.bell.notify_one();
-        }
+    fn take_up(&self, taken: impl IntoIterator<Item = Taken>) {
+        self.state.lock().waiting.extend(taken);
+        self.bell.notify_one();
     }
 
     /// Whether the table is to be looked at now.
     fn is_look_due(&self, limit: usize) -> bool {
         let mut state = self.state.lock();
-        let due = state.looked.is_none_or(|at| at.elapsed() >= LOOK_EVERY) && state.parcels.len() < limit;
+        let due = state.looked.is_none_or(|at| at.elapsed() >= LOOK_EVERY) && state.waiting.len() < limit;
         if due {
             state.looked = Some(Instant::now());
         }
         due
     }
 
+    /// Whether more may come that are written down in the same request.
+    fn gathers(&self) -> bool {
+        (1..PUTS_MAX).contains(&self.state.lock().waiting.len())
+    }
+
     /// What is there, as far as nobody else may have taken it up meanwhile.
     fn take(&self, limit: usize) -> Vec<Parcel> {
         let now = Timestamp::now();
-        let state = &mut *self.state.lock();
-        let count = limit.min(state.parcels.len());
-        let parcels = state.parcels.drain(..count).filter(|(_, taken)| now.since(*taken) < CLAIM / 2);
-        let parcels: Vec<(Parcel, Timestamp)> = parcels.collect();
-        state.sending.retain(|_, taken| now.since(*taken) < CLAIM);
-        state.sending.extend(parcels.iter().map(|(parcel, taken)| (parcel.id.clone(), *taken)));
-        parcels.into_iter().map(|(parcel, _)| parcel).collect()
+        let HandedState { waiting, sending, .. } = &mut *self.state.lock();
+        sending.retain(|_, (at, _)| now.since(*at) < CLAIM);
+        let count = limit.min(waiting.len());
+        let taken = waiting.drain(..count).filter(|taken| now.since(taken.at) < CLAIM / 2);
+        let parcels = taken.map(|Taken { at, parcel, item }| {
+            sending.insert(parcel.id.clone(), (at, item));
+            parcel
+        });
+        parcels.collect()
     }
 
     /// What nobody here gets to.
@@ -124,6 +153,14 @@ impl Handed {
         left
     }
 
+    /// As it was written here, as long as nobody else may have taken it up.
+    fn written(&self, id: &ParcelId) -> Option<Item> {
+        let now = Timestamp::now();
+        let state = self.state.lock();
+        let (at, item) = state.sending.get(id)?;
+        item.clone().filter(|_| now.since(*at) < CLAIM / 2)
+    }
+
     fn settled(&self, id: &ParcelId) {
         self.state.lock().sending.remove(id);
     }
@@ -131,8 +168,12 @@ impl Handed {
     /// Whether this host's sender has nothing to do.
     pub fn is_idle(&self) -> bool {
         let state = self.state.lock();
-        state.parcels.is_empty() && state.sending.is_empty()
+        state.waiting.is_empty() && state.sending.is_empty()
     }
+}
+
+fn key_of(id: &ParcelId) -> Key {
+    Key { pk: MESSAGES.into(), sk: id.to_string() }
 }
 
 pub fn state(item: &Item) -> Result<MessageState> {
@@ -171,6 +212,9 @@ impl Outgoing for Aws {
                 let look = self.store.in_flight.track_future(look(Arc::clone(&self.store), limit));
                 self.store.tasks.spawn(look);
             }
+            if self.store.outgoing.gathers() {
+                tokio::time::sleep(GATHER).await;
+            }
             let parcels = self.store.outgoing.take(limit);
             if !parcels.is_empty() {
                 return Ok(parcels);
@@ -183,16 +227,37 @@ impl Outgoing for Aws {
     }
 
     async fn settle(&self, sent: Vec<(ParcelId, Sending)>) -> Result<()> {
+        let sent = self.note_sent(sent).await?;
         let written = futures::stream::iter(sent).map(|(id, sending)| self.note(id, sending));
         written.buffer_unordered(SETTLED_AT_ONCE).try_collect().await
     }
 }
 
 impl Aws {
+    /// Those that were written here and sent, in as few requests as it takes. The rest comes back.
+    async fn note_sent(&self, tried: Vec<(ParcelId, Sending)>) -> Result<Vec<(ParcelId, Sending)>> {
+        let _in_flight = self.store.in_flight.token();
+        let expires = self.message_expires();
+        let (mut rest, mut ids, mut puts) = (Vec::new(), Vec::new(), Vec::new());
+        for (id, sending) in tried {
+            let written = matches!(sending, Sending::Sent).then(|| self.store.outgoing.written(&id)).flatten();
+            match written {
+                Some(item) => {
+                    puts.push(sent(item, expires));
+                    ids.push(id);
+                }
+                None => rest.push((id, sending)),
+            }
+        }
+        self.store.table.put_all(puts).await?;
+        ids.iter().for_each(|id| self.store.outgoing.settled(id));
+        Ok(rest)
+    }
+
     /// What became of one try.
     async fn note(&self, id: ParcelId, sending: Sending) -> Result<()> {
         let _in_flight = self.store.in_flight.token();
-        let key = Key { pk: MESSAGES.into(), sk: id.to_string() };
+        let key = key_of(&id);
         let (state, due, error) = match sending {
             Sending::Sent => ("sent", None, None),
             Sending::Again { at, error } => ("pending", Some(at), Some(error)),
@@ -237,7 +302,7 @@ impl Aws {
 /// What this host's sender did not get to is due to everybody.
 pub async fn give_back(store: &Store) {
     for Parcel { id, .. } in store.outgoing.give_up() {
-        let key = Key { pk: MESSAGES.into(), sk: id.to_string() };
+        let key = key_of(&id);
         let change = Change::of("SET ls = :now").only_if("attribute_exists(ls)");
         let change = change.value(":now", number(Timestamp::now().as_millis()));
         if let Err(error) = store.table.update(&key, change).await {
@@ -269,12 +334,14 @@ async fn look(store: Arc<Store>, limit: usize) {
                 attempts: item.number("att")?,
                 time: item.time("t")?,
             };
-            taken.push((parcel, now));
+            taken.push(Taken { at: now, parcel, item: None });
         }
         Ok::<_, crate::backend::Error>(())
     };
     if let Err(error) = done.await {
         tracing::warn!(%error, "messages cannot be looked for; they are looked for again");
     }
-    store.outgoing.found(taken);
+    if !taken.is_empty() {
+        store.outgoing.take_up(taken);
+    }
 }

@@ -20,6 +20,7 @@ use self::intent::Done;
 use super::inbox::Running;
 use super::item::{Item, Key, LaneKey, bytes, json, number, text};
 use super::lane::{Logged, Tail};
+use super::outgoing::{self, Staged};
 use super::place::{Attempt, Handled, Head, HeadState, Made, Place, with_backfill};
 use super::store::Store;
 use super::table::{Change as Write, Transaction, WRITES_MAX};
@@ -99,15 +100,15 @@ impl Settling<'_> {
             };
             self.forget_surplus(&mut draft).await?;
             let place = self.end(&mut draft, settlement, by)?;
-            let parcels = std::mem::take(&mut draft.parcels);
+            let staged = std::mem::take(&mut draft.staged);
             let done = match draft.is_large() {
                 true => intent::commit(self.store, draft).await?,
                 false => self.committer.commit(draft).await?.map(|()| Done::Whole),
             };
             let refused = match done {
                 Ok(Done::Whole) => {
-                    if !parcels.is_empty() {
-                        self.store.outgoing.hand(parcels);
+                    if !staged.is_empty() {
+                        self.store.outgoing.hand(staged);
                     }
                     return Ok(Settled::Written(place));
                 }
@@ -201,10 +202,11 @@ impl Settling<'_> {
             let id = format!("{}.{}.{}", event.id, index + 1, self.name);
             let key = Key::message(position, index + 1, self.name);
             let due = self.store.outgoing.due_at(now);
-            draft.writes.put(Mark::Plain, super::outgoing::item(&key, self.name, event, &id, message, now, due)?);
+            let item = outgoing::item(&key, self.name, event, &id, message, now)?;
+            draft.writes.put(Mark::Plain, outgoing::pending(item.clone(), due));
             let id_of = key.sk.as_str().into();
             let parcel = Parcel { id: id_of, message_id: id, message: message.clone(), attempts: 0, time: now };
-            draft.parcels.push((parcel, due));
+            draft.staged.push(Staged { parcel, due, item });
         }
         for item in super::records::items(self.name, event, &effects.records, now, self.keep(|it| it.records))? {
             draft.writes.put(Mark::Plain, item);
@@ -402,8 +404,8 @@ pub struct Draft {
     counters: Vec<(Key, Counter)>,
     gate: Option<Key>,
     events: Vec<Logged>,
-    /// Messages, and when they are due to every host.
-    parcels: Vec<(Parcel, Timestamp)>,
+    /// Messages, for this host's sender.
+    staged: Vec<Staged>,
 }
 
 impl Draft {

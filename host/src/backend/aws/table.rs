@@ -11,9 +11,9 @@ mod transaction;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_dynamodb::error::{BuildError, ProvideErrorMetadata, SdkError};
 use aws_sdk_dynamodb::operation::transact_write_items::TransactWriteItemsError;
-use aws_sdk_dynamodb::types::{ConsumedCapacity, DeleteRequest, ReturnConsumedCapacity, WriteRequest};
+use aws_sdk_dynamodb::types::{ConsumedCapacity, DeleteRequest, PutRequest, ReturnConsumedCapacity, WriteRequest};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 use uuid::Uuid;
@@ -30,7 +30,7 @@ use crate::telemetry::meters;
 /// What DynamoDB takes in one transaction.
 pub const WRITES_MAX: usize = 100;
 /// Items in one `BatchWriteItem`.
-const DELETES_MAX: usize = 25;
+pub const PUTS_MAX: usize = 25;
 /// How long a transaction is sent again before somebody is told that it may be done or not. Its token is good for 10 minutes.
 const TRANSACT_MAX: Duration = Duration::from_secs(30);
 /// Between two tries, as the first and the longest wait.
@@ -90,13 +90,23 @@ impl Table {
 
     /// Those that are there go.
     pub async fn delete_all(&self, keys: Vec<Key>) -> Result<()> {
-        for chunk in keys.chunks(DELETES_MAX) {
-            let delete = |key: &Key| {
-                let request = DeleteRequest::builder().set_key(Some(key.attributes())).build();
-                let request = request.map_err(|error| Error::Failed(error.to_string().into()))?;
-                Ok(WriteRequest::builder().delete_request(request).build())
-            };
-            let mut open: Vec<WriteRequest> = chunk.iter().map(delete).collect::<Result<_>>()?;
+        let delete = |key: Key| DeleteRequest::builder().set_key(Some(key.attributes())).build();
+        let requests = keys.into_iter().map(|key| Ok(WriteRequest::builder().delete_request(delete(key)?).build()));
+        self.write_each(requests.collect()).await
+    }
+
+    /// Writes items whole, whatever stands there. They may be written twice where an answer is lost, and late.
+    pub async fn put_all(&self, items: Vec<Item>) -> Result<()> {
+        let put = |item: Item| PutRequest::builder().set_item(Some(item.0)).build();
+        let requests = items.into_iter().map(|item| Ok(WriteRequest::builder().put_request(put(item)?).build()));
+        self.write_each(requests.collect()).await
+    }
+
+    /// Writes of which none is in another's way, in as few requests as it takes.
+    async fn write_each(&self, writes: std::result::Result<Vec<WriteRequest>, BuildError>) -> Result<()> {
+        let writes = writes.map_err(|error| Error::Failed(error.to_string().into()))?;
+        for chunk in writes.chunks(PUTS_MAX) {
+            let mut open = chunk.to_vec();
             let mut wait = AGAIN_FIRST;
             while !open.is_empty() {
                 let answer = self.client.batch_write_item().request_items(&self.name, open).send().await;
@@ -259,6 +269,10 @@ pub fn failed<E>(operation: &str, error: &SdkError<E>) -> Error
 where
     E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
 {
+    if error.code() == Some("ResourceNotFoundException") {
+        let why = "the table of this store is not there, or not whole; `fanfare provision` says what is missing";
+        return Error::Unavailable(format!("{why} ({operation} of AWS: {})", said(error)).into());
+    }
     let text = format!("{operation} of AWS did not succeed: {}", said(error));
     let transient = match error {
         SdkError::ServiceError(_) => passes(error.code()) || is_of_another(error),

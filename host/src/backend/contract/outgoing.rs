@@ -78,6 +78,27 @@ async fn a_message_is_due_until_it_is_settled_and_tells_what_became_of_it(home: 
     assert_eq!(due(&backend, 1).await[0].message_id, format!("{later}.1.alpha"));
 }
 
+async fn messages_that_are_sent_together_are_told_of_together(home: Place) {
+    let backend = home.open().await;
+    let numbers: Vec<String> = (100..160).map(|n| format!("+{n}")).collect();
+    let event = send(&backend, &numbers.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    let parcels = due(&backend, 60).await;
+    let again = Timestamp::now().plus(Duration::from_secs(1_500));
+    let ending = |n: usize| match n {
+        30 => Sending::Again { at: again, error: "busy".into() },
+        _ => Sending::Sent,
+    };
+    let settled = parcels.into_iter().enumerate().map(|(n, parcel)| (parcel.id, ending(n))).collect();
+    backend.outgoing.settle(settled).await.unwrap();
+    let told: Vec<(MessageState, u32)> =
+        told(&backend).await.into_iter().map(|(_, state, attempts, _)| (state, attempts)).collect();
+    let sent = (MessageState::Sent, 1);
+    assert_eq!(told.iter().filter(|one| **one == sent).count(), 59);
+    assert_eq!(told.iter().filter(|one| **one == (MessageState::Pending, 1)).count(), 1);
+    let later = send(&backend, &["+5"]).await;
+    assert_eq!(due(&backend, 1).await[0].message_id, format!("{later}.1.alpha"), "none of {event} is due");
+}
+
 async fn a_message_that_is_tried_again_is_due_in_time_under_the_same_id(home: Place) {
     let backend = home.open().await;
     let event = send(&backend, &["+1"]).await;
@@ -103,6 +124,7 @@ async fn a_try_that_a_clock_put_off_before_it_was_set_back_is_due(home: Place) {
 
 claims! {
     a_message_is_due_until_it_is_settled_and_tells_what_became_of_it on [embedded, aws],
+    messages_that_are_sent_together_are_told_of_together on [embedded, aws],
     a_message_that_is_tried_again_is_due_in_time_under_the_same_id on [embedded, aws],
     a_try_that_a_clock_put_off_before_it_was_set_back_is_due on [embedded] because "hosts have a clock each",
 }
