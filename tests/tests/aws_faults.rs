@@ -1,5 +1,6 @@
 //! What goes wrong at AWS, or on the way there: it costs time, and no order, and no effect comes twice.
 
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -8,7 +9,8 @@ use std::time::{Duration, Instant};
 use fanfare_tests::aws::{self, Fault, Way};
 use fanfare_tests::crash::fleet::prefix;
 use fanfare_tests::orders::order;
-use fanfare_tests::{Client, TestHost, Value, eventually, json, program, within};
+use fanfare_tests::program::{self, finish};
+use fanfare_tests::{Client, TestHost, Value, eventually, json, within};
 
 /// Longer than SQS and the host hide what was not deleted, and than any wait between two tries.
 const RECOVERED_WITHIN: Duration = Duration::from_secs(120);
@@ -43,6 +45,13 @@ impl Cloud {
 
     fn client(&self) -> Client {
         self.host.client()
+    }
+
+    /// `fanfare`, on the same store.
+    fn tool(&self) -> Command {
+        let mut command = program::fanfare();
+        command.current_dir(self.host.folder()).env("FANFARE_AWS_PREFIX", &self.prefix);
+        command
     }
 
     fn sqs(&self, operation: &str, body: &Value) -> Value {
@@ -254,6 +263,30 @@ fn what_sns_took_and_sqs_does_not_show_yet_is_pending_until_it_does() {
     });
     cloud.way.tell(&Fault::Pass);
     cloud.each_was_handled_once(&ids);
+}
+
+#[test]
+fn a_queue_that_is_deleted_is_told_of_and_once_it_is_made_anew_its_events_come_from_the_journal() {
+    let cloud = Cloud::start();
+    let client = cloud.client();
+    let mut ids = place(&client, 3);
+    cloud.each_was_handled_once(&ids);
+    cloud.sqs("DeleteQueue", &json!({"QueueUrl": cloud.queue("")}));
+    let reason = || client.consumer("reports").and_then(|reports| reports["reason"].as_str().map(str::to_owned));
+    eventually("it is told of", || match reason() {
+        Some(reason)
+            if reason.starts_with("its events do not reach this host: ")
+                && reason.contains("is gone; `fanfare provision` makes the queue anew") =>
+        {
+            Ok(())
+        }
+        other => Err(format!("{other:?}")),
+    });
+    ids.extend(place(&client, 3));
+    let provision = finish(cloud.tool().arg("provision").arg("reports"));
+    assert_eq!(provision.code(), Some(0), "{provision:#?}");
+    cloud.each_was_handled_once(&ids);
+    eventually("it is told of no more", || reason().map_or(Ok(()), Err));
 }
 
 #[test]

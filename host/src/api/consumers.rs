@@ -173,7 +173,7 @@ fn join(
     for status in statuses {
         shown.insert(status.name.clone(), ConsumerShown::new(status));
     }
-    for ConsumerReport { name, pending, dead, done, state_bytes, paused, held, backfill } in known {
+    for ConsumerReport { name, pending, dead, done, state_bytes, paused, held, backfill, cut_off } in known {
         let entry = shown.entry(name.clone()).or_insert_with(|| {
             let (state, reason) = absent;
             ConsumerShown::new(ConsumerStatus::bare(name, state, Some(reason.to_owned())))
@@ -181,6 +181,9 @@ fn join(
         (entry.pending, entry.dead, entry.done, entry.state_bytes) = (pending, dead, done, state_bytes);
         (entry.holds_back, entry.backfill) = (held, backfill);
         entry.pause(paused);
+        if entry.status.state == ConsumerState::Running && cut_off.is_some() {
+            entry.status.reason = cut_off;
+        }
     }
     shown.into_values().collect()
 }
@@ -301,6 +304,7 @@ mod tests {
                 paused: paused.clone(),
                 held,
                 backfill: None,
+                cut_off: None,
             },
             ConsumerReport {
                 name: name("loyalty"),
@@ -311,6 +315,7 @@ mod tests {
                 paused: None,
                 held: None,
                 backfill: None,
+                cut_off: Some("its queue is gone".to_owned()),
             },
             ConsumerReport {
                 name: name("shipment"),
@@ -321,6 +326,7 @@ mod tests {
                 paused,
                 held: None,
                 backfill: None,
+                cut_off: None,
             },
         ];
         let absent = (ConsumerState::Removed, "its plugin file is not there; put it back and nothing was missed");

@@ -54,6 +54,8 @@ pub struct ConsumerReport {
     pub held: Option<Held>,
     /// The backfill that is under way.
     pub backfill: Option<BackfillReport>,
+    /// Why none of its events reaches this host, where they should.
+    pub cut_off: Option<String>,
 }
 
 /// That a person stopped a consumer, and why.

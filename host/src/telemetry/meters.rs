@@ -340,8 +340,9 @@ mod tests {
         drop(first);
         drop((second, meters.begin()));
 
-        let (paused, held, backfill) = (None, None, None);
-        let report = ConsumerReport { name, pending: 4, dead: 1, done: 9, state_bytes: 0, paused, held, backfill };
+        let (paused, held, backfill, cut_off) = (None, None, None, None);
+        let report =
+            ConsumerReport { name, pending: 4, dead: 1, done: 9, state_bytes: 0, paused, held, backfill, cut_off };
         let text = render(&[report]);
 
         for line in [

@@ -325,6 +325,7 @@ impl Aws {
             paused: known.paused.clone(),
             held: held.filter(|held| held.by == known.name).cloned(),
             backfill: self.store.backfill(known).await?,
+            cut_off: self.store.inbox(&known.name).and_then(|inbox| inbox.silent()),
         })
     }
 

@@ -24,6 +24,7 @@ mod handed;
 mod history;
 mod rebuilt;
 mod receive;
+mod silence;
 mod view;
 
 use std::collections::HashMap;
@@ -110,6 +111,8 @@ pub struct AwsInbox {
     polls: AtomicUsize,
     /// Rung when another message may be taken.
     room: Notify,
+    /// Why the queue does not answer, while it does not.
+    silent: Mutex<Option<String>>,
     /// Messages to be deleted.
     acknowledged: Mutex<Vec<Receipt>>,
     to_delete: Notify,
@@ -152,6 +155,7 @@ impl AwsInbox {
             turns: Mutex::default(),
             polls: AtomicUsize::new(0),
             room: Notify::new(),
+            silent: Mutex::new(None),
             acknowledged: Mutex::default(),
             to_delete: Notify::new(),
             handed: invoked.then(Handed::default),
@@ -237,6 +241,11 @@ impl AwsInbox {
 
     pub fn ring(&self) {
         self.changed.notify_one();
+    }
+
+    /// Why its queue does not answer, while it does not.
+    pub fn silent(&self) -> Option<String> {
+        self.silent.lock().clone()
     }
 
     pub fn known(&self) -> Known {

@@ -90,7 +90,17 @@ impl Embedded {
             };
             let held = held.clone().filter(|held| held.by == name);
             let backfill = backfills.remove(&name);
-            reports.push(ConsumerReport { name, pending, dead, done, state_bytes, paused, held, backfill });
+            reports.push(ConsumerReport {
+                name,
+                pending,
+                dead,
+                done,
+                state_bytes,
+                paused,
+                held,
+                backfill,
+                cut_off: None,
+            });
         }
         Ok(reports)
     }

@@ -16,6 +16,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::AwsInbox;
 use super::desk::{Added, LaneIn, Receipt, Work};
+use super::silence::{AGAIN, Silence};
 use crate::backend::aws::due;
 use crate::backend::aws::gather::pace;
 use crate::backend::aws::item::{Key, LaneKey};
@@ -43,36 +44,10 @@ const POLLS_MAX: usize = 8;
 /// get theirs.
 const HELD_PER_RUNNING: usize = 4;
 const HELD_MIN: usize = 32;
-/// Between two questions where nothing may be taken; where SQS does not answer, the first such time and the longest.
-const AGAIN: Duration = Duration::from_millis(500);
-const AGAIN_MAX: Duration = Duration::from_secs(5);
 /// A step of [`pace`] between the beginnings of two questions while messages come, so that they come many at once.
 const PACE: Duration = Duration::from_millis(25);
 /// As such a step, how long messages to be deleted wait for others. The next event of their lane waits with them.
 const GATHER: Duration = Duration::from_millis(40);
-
-/// For how long the queue has not answered, and what was said of it: why, once.
-#[derive(Default)]
-struct Silence {
-    times: u32,
-    told: Option<String>,
-}
-
-impl Silence {
-    /// One more question without an answer: how long to wait before the next one, and whether the reason is another.
-    fn go_on(&mut self, why: &str) -> (Duration, bool) {
-        let wait = AGAIN.saturating_mul(2_u32.saturating_pow(self.times)).min(AGAIN_MAX);
-        self.times += 1;
-        let is_news = self.told.as_deref() != Some(why);
-        self.told = Some(why.to_owned());
-        (wait, is_news)
-    }
-
-    /// Whether something was said that is over.
-    fn end(&mut self) -> bool {
-        std::mem::take(self).told.is_some()
-    }
-}
 
 pub fn start(inbox: &Arc<AwsInbox>) {
     inbox.tasks.spawn(Arc::clone(inbox).poll(true));
@@ -107,11 +82,12 @@ impl AwsInbox {
             }
             let began = Instant::now();
             let received = tokio::select! {
-                received = self.receive() => received,
+                received = self.receive(if silence.is_over() { POLL_SECONDS } else { 0 }) => received,
                 () = ending.cancelled() => break,
             };
             let count = match received {
                 Ok(messages) => {
+                    *self.silent.lock() = None;
                     if silence.end() {
                         tracing::info!(consumer = %self.name, "the queue answers again");
                     }
@@ -123,7 +99,12 @@ impl AwsInbox {
                     count
                 }
                 Err(error) => {
-                    let (wait, is_news) = silence.go_on(&error.to_string());
+                    let why = match &error {
+                        Error::Unavailable(why) | Error::Failed(why) => Arc::clone(why),
+                        other => other.to_string().into(),
+                    };
+                    let (wait, is_news) = silence.go_on(&why);
+                    *self.silent.lock() = Some(format!("its events do not reach this host: {why}"));
                     if is_news {
                         tracing::warn!(consumer = %self.name, %error, "the queue does not answer; it is asked again");
                     }
@@ -155,11 +136,12 @@ impl AwsInbox {
         self.polls.fetch_update(Relaxed, Relaxed, |polls| (polls + 1 < POLLS_MAX).then_some(polls + 1)).is_ok()
     }
 
-    async fn receive(&self) -> Result<Vec<Message>> {
+    /// Messages, as soon as there is one, or none after so many `seconds`.
+    async fn receive(&self, seconds: i32) -> Result<Vec<Message>> {
         let request = self.store.clients.polling.receive_message().queue_url(&self.queue.url);
         let request = request
             .max_number_of_messages(BATCH_MAX)
-            .wait_time_seconds(POLL_SECONDS)
+            .wait_time_seconds(seconds)
             .visibility_timeout(VISIBILITY_SECONDS)
             .message_attribute_names(ENVELOPE_ATTRIBUTE)
             .message_system_attribute_names(MessageSystemAttributeName::ApproximateReceiveCount);

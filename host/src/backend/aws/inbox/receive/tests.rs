@@ -3,7 +3,7 @@
 use aws_sdk_sqs::types::Message;
 
 use super::super::fixture::{Handed, lane, shop};
-use super::{AGAIN, AGAIN_MAX, Key, Silence};
+use super::Key;
 use crate::backend::Backfilled;
 use crate::backend::aws::fixture::begin;
 use crate::backend::contract::{custom, publish};
@@ -68,19 +68,4 @@ async fn a_message_that_comes_once_more_has_nothing_wait_for_the_history_of_its_
     let stands = store.table.get(&Key::due(&inbox.name, &lane(subject))).await.unwrap();
     assert!(stands.is_some_and(|item| item.number::<u64>("q").unwrap() == 3), "the new one waits");
     backend.lifecycle.close().await;
-}
-
-#[test]
-fn a_queue_that_does_not_answer_is_asked_less_often_and_told_of_once() {
-    let mut silence = Silence::default();
-    assert!(!silence.end());
-    assert_eq!(silence.go_on("it is gone"), (AGAIN, true));
-    assert_eq!(silence.go_on("it is gone"), (AGAIN * 2, false));
-    assert_eq!(silence.go_on("it refuses"), (AGAIN * 4, true));
-    for _ in 0..100 {
-        assert!(!silence.go_on("it refuses").1);
-    }
-    assert_eq!(silence.go_on("it refuses").0, AGAIN_MAX);
-    assert!(silence.end() && !silence.end());
-    assert_eq!(silence.go_on("it refuses"), (AGAIN, true));
 }
