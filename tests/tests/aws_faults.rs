@@ -60,6 +60,20 @@ impl Cloud {
         answer
     }
 
+    fn sns(&self, form: &[(&str, &str)]) -> String {
+        aws::ask_sns(&aws::endpoint("SNS"), form)
+    }
+
+    /// The topic's one subscription, if there is one.
+    fn subscription(&self) -> Option<String> {
+        let topics = self.sns(&[("Action", "ListTopics")]);
+        let arns = topics.split("<TopicArn>").skip(1).filter_map(|rest| rest.split_once('<')).map(|(arn, _)| arn);
+        let topic = arns.into_iter().find(|arn| arn.ends_with(&format!(":{}.fifo", self.prefix))).expect("a topic");
+        let listed = self.sns(&[("Action", "ListSubscriptionsByTopic"), ("TopicArn", topic)]);
+        let (_, rest) = listed.split_once("<SubscriptionArn>")?;
+        rest.split_once('<').map(|(arn, _)| arn.to_owned())
+    }
+
     /// Where SQS has the queue of `reports`: `""`, or the one for dead letters: `-dead`.
     fn queue(&self, which: &str) -> Value {
         let name = format!("{}-reports{which}.fifo", self.prefix);
@@ -92,6 +106,11 @@ impl Cloud {
             assert_eq!((&delivery["state"], &delivery["attempts"]), (&json!("done"), &json!(1)), "{delivery:#}");
         }
     }
+}
+
+/// What is said of `reports` beside its state.
+fn cut_off(client: &Client) -> Option<String> {
+    client.consumer("reports").and_then(|reports| reports["reason"].as_str().map(str::to_owned))
 }
 
 /// Places so many orders from several shops at once, each sent again until it is answered; their ids.
@@ -267,26 +286,44 @@ fn what_sns_took_and_sqs_does_not_show_yet_is_pending_until_it_does() {
 
 #[test]
 fn a_queue_that_is_deleted_is_told_of_and_once_it_is_made_anew_its_events_come_from_the_journal() {
-    let cloud = Cloud::start();
+    let mut cloud = Cloud::start();
+    cloud.host.ask_to_end();
+    assert!(cloud.host.ended().success());
+    cloud.host.variable("FANFARE_AWS_PROVISION", "false");
+    cloud.host.start();
     let client = cloud.client();
     let mut ids = place(&client, 3);
     cloud.each_was_handled_once(&ids);
     cloud.sqs("DeleteQueue", &json!({"QueueUrl": cloud.queue("")}));
-    let reason = || client.consumer("reports").and_then(|reports| reports["reason"].as_str().map(str::to_owned));
-    eventually("it is told of", || match reason() {
-        Some(reason)
-            if reason.starts_with("its events do not reach this host: ")
-                && reason.contains("is gone; `fanfare provision` makes the queue anew") =>
-        {
-            Ok(())
-        }
+    eventually("it is told of", || match cut_off(&client) {
+        Some(reason) if reason.contains("is gone") || reason.contains("create queue") => Ok(()),
         other => Err(format!("{other:?}")),
     });
     ids.extend(place(&client, 3));
     let provision = finish(cloud.tool().arg("provision").arg("reports"));
     assert_eq!(provision.code(), Some(0), "{provision:#?}");
     cloud.each_was_handled_once(&ids);
-    eventually("it is told of no more", || reason().map_or(Ok(()), Err));
+    within(RECOVERED_WITHIN, "it is told of no more", || cut_off(&client).map_or(Ok(()), Err));
+}
+
+#[test]
+fn a_host_that_provisions_mends_a_subscription_that_was_deleted_and_what_was_missed_comes_from_the_journal() {
+    let cloud = Cloud::start();
+    let client = cloud.client();
+    let mut ids = place(&client, 3);
+    cloud.each_was_handled_once(&ids);
+    let subscription = cloud.subscription().expect("a subscription");
+    cloud.sns(&[("Action", "Unsubscribe"), ("SubscriptionArn", &subscription)]);
+    assert_eq!(cloud.subscription(), None);
+    // A consumer that is new follows the journal for a while, and what is younger than a minute is left to the queue.
+    within(2 * RECOVERED_WITHIN, "it is subscribed again", || {
+        ids.extend(place(&client, 1));
+        thread::sleep(Duration::from_secs(5));
+        cloud.subscription().map(drop).ok_or_else(|| "there is no subscription".to_owned())
+    });
+    ids.extend(place(&client, 3));
+    cloud.each_was_handled_once(&ids);
+    assert_eq!(cut_off(&client), None);
 }
 
 #[test]

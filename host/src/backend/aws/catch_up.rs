@@ -46,6 +46,7 @@ pub async fn run(inbox: Arc<AwsInbox>, store: Arc<Store>, owner: String) {
             () = tokio::time::sleep(LOOK_EVERY) => {}
             () = inbox.ended() => return,
         }
+        inbox.look_at_wrong_way();
         let eager = inbox.known().catch_up.is_eager();
         let to = audited_to(Timestamp::now());
         if !inbox.is_open() || (!eager && audited == Some(to)) {
@@ -99,6 +100,7 @@ pub async fn step(inbox: &Arc<AwsInbox>, store: &Store, owner: &str, audited: u6
         lanes.retain(|lane, _| through.contains_key(lane));
         if !at.is_eager() {
             tracing::warn!(consumer = %inbox.name, lanes = lanes.len(), "the queue has not told of events, or they wait for long; they are read from the table");
+            inbox.look_at_way();
         }
         inbox.sort_in(lanes).await?;
         inbox.ring();

@@ -49,7 +49,8 @@ pub async fn hear(store: &Store, inbox: &AwsInbox, epochs: Vec<Epoch>) {
         tracing::warn!(consumer = %inbox.name, %error, "what the consumer hears is not written down; other hosts do not know it yet");
     }
     let Some(Epoch { heard: Some(heard), .. }) = epochs.last() else { return };
-    if let Err(error) = resources::narrow(&store.clients, &store.settings, &inbox.name, &inbox.queue, heard).await {
+    let subscription = inbox.subscription_arn();
+    if let Err(error) = resources::narrow(&store.clients, &store.settings, &inbox.name, &subscription, heard).await {
         tracing::warn!(consumer = %inbox.name, %error, "SNS sends the consumer what it sent before; the host filters all the same");
     }
 }
@@ -325,7 +326,7 @@ impl Aws {
             paused: known.paused.clone(),
             held: held.filter(|held| held.by == known.name).cloned(),
             backfill: self.store.backfill(known).await?,
-            cut_off: self.store.inbox(&known.name).and_then(|inbox| inbox.silent()),
+            cut_off: self.store.inbox(&known.name).and_then(|inbox| inbox.cut_off()),
         })
     }
 

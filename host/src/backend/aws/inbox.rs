@@ -26,6 +26,7 @@ mod rebuilt;
 mod receive;
 mod silence;
 mod view;
+mod way;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -49,6 +50,7 @@ pub use self::rebuilt::{Again, Fate, Progress, Tried};
 use self::rebuilt::{Offered, WeightAgain};
 use self::view::AwsView;
 pub use self::view::scan;
+use self::way::Way;
 use super::backfills::Fills;
 use super::consumers::{CatchUp, Known};
 use super::due;
@@ -111,8 +113,7 @@ pub struct AwsInbox {
     polls: AtomicUsize,
     /// Rung when another message may be taken.
     room: Notify,
-    /// Why the queue does not answer, while it does not.
-    silent: Mutex<Option<String>>,
+    way: Mutex<Way>,
     /// Messages to be deleted.
     acknowledged: Mutex<Vec<Receipt>>,
     to_delete: Notify,
@@ -155,7 +156,7 @@ impl AwsInbox {
             turns: Mutex::default(),
             polls: AtomicUsize::new(0),
             room: Notify::new(),
-            silent: Mutex::new(None),
+            way: Mutex::default(),
             acknowledged: Mutex::default(),
             to_delete: Notify::new(),
             handed: invoked.then(Handed::default),
@@ -241,11 +242,6 @@ impl AwsInbox {
 
     pub fn ring(&self) {
         self.changed.notify_one();
-    }
-
-    /// Why its queue does not answer, while it does not.
-    pub fn silent(&self) -> Option<String> {
-        self.silent.lock().clone()
     }
 
     pub fn known(&self) -> Known {

@@ -122,19 +122,19 @@ pub async fn narrow(
     clients: &Clients,
     settings: &Settings,
     name: &ConsumerName,
-    queue: &Queue,
+    subscription_arn: &str,
     hears: &Subscriptions,
 ) -> Result<(), Error> {
     let on = consumer::subscription(settings, name);
-    let found = subscription::look_at(clients, &queue.subscription_arn).await?;
+    let found = subscription::look_at(clients, subscription_arn).await?;
     let plan = Plan { steps: subscription::compare(&on, &Some(hears).into(), found.as_ref()) };
-    // Where the subscription is gone, the way to another is that of a consumer that begins.
+    // Where the subscription is gone, `ensure_consumer` makes another.
     if !settings.provision || found.is_none() {
         return if plan.is_needed() { Err(missing(clients, plan)) } else { Ok(()) };
     }
     for step in &plan.steps {
         if let Change::Set { setting, .. } = &step.change {
-            subscription::set(clients, &queue.subscription_arn, setting).await?;
+            subscription::set(clients, subscription_arn, setting).await?;
             tracing::info!(%step, "provisioned");
         }
     }

@@ -87,7 +87,7 @@ impl AwsInbox {
             };
             let count = match received {
                 Ok(messages) => {
-                    *self.silent.lock() = None;
+                    self.hear_of_queue(None);
                     if silence.end() {
                         tracing::info!(consumer = %self.name, "the queue answers again");
                     }
@@ -104,7 +104,7 @@ impl AwsInbox {
                         other => other.to_string().into(),
                     };
                     let (wait, is_news) = silence.go_on(&why);
-                    *self.silent.lock() = Some(format!("its events do not reach this host: {why}"));
+                    self.hear_of_queue(Some(&why));
                     if is_news {
                         tracing::warn!(consumer = %self.name, %error, "the queue does not answer; it is asked again");
                     }
@@ -137,7 +137,7 @@ impl AwsInbox {
     }
 
     /// Messages, as soon as there is one, or none after so many `seconds`.
-    async fn receive(&self, seconds: i32) -> Result<Vec<Message>> {
+    async fn receive(self: &Arc<Self>, seconds: i32) -> Result<Vec<Message>> {
         let request = self.store.clients.polling.receive_message().queue_url(&self.queue.url);
         let request = request
             .max_number_of_messages(BATCH_MAX)
@@ -147,6 +147,7 @@ impl AwsInbox {
             .message_system_attribute_names(MessageSystemAttributeName::ApproximateReceiveCount);
         let answer = request.send().await.map_err(|error| {
             if error.as_service_error().is_some_and(ReceiveMessageError::is_queue_does_not_exist) {
+                self.look_at_way();
                 let url = &self.queue.url;
                 return Error::Failed(format!("{url} is gone; `fanfare provision` makes the queue anew").into());
             }

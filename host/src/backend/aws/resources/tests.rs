@@ -231,15 +231,15 @@ async fn a_filter_that_keeps_something_back_is_wrong_and_a_wider_one_is_not() {
     let queue = shop.ensure_consumer(&shared, "inventory", &["order.placed"]).await;
     let (name, looking) = (consumer("inventory"), shop.looking());
     let both = hears(&["order.placed", "order.cancelled"]);
-    let refused = narrow(&shop.clients, &looking, &name, &queue, &both).await;
+    let refused = narrow(&shop.clients, &looking, &name, &queue.subscription_arn, &both).await;
     assert!(matches!(&refused, Err(Error::Missing { plan, .. }) if plan.steps.len() == 1), "{refused:?}");
-    narrow(&shop.clients, &shop.settings, &name, &queue, &both).await.unwrap();
+    narrow(&shop.clients, &shop.settings, &name, &queue.subscription_arn, &both).await.unwrap();
     assert_eq!(shop.missing("inventory", &["order.placed", "order.cancelled"]).await, "");
     assert_eq!(shop.missing("inventory", &["order.placed"]).await, "", "wider is as good");
 
-    narrow(&shop.clients, &shop.settings, &name, &queue, &hears(&["*"])).await.unwrap();
+    narrow(&shop.clients, &shop.settings, &name, &queue.subscription_arn, &hears(&["*"])).await.unwrap();
     assert_eq!(shop.missing("inventory", &["*"]).await, "", "no filter is wanted and none is left");
-    narrow(&shop.clients, &shop.settings, &name, &queue, &hears(&["order.placed"])).await.unwrap();
+    narrow(&shop.clients, &shop.settings, &name, &queue.subscription_arn, &hears(&["order.placed"])).await.unwrap();
     let found = subscription::look_at(&shop.clients, &queue.subscription_arn).await.unwrap();
     let on = consumer::subscription(&shop.settings, &name);
     assert_eq!(subscription::compare(&on, &Some(&hears(&["order.placed"])).into(), found.as_ref()), []);
