@@ -12,6 +12,8 @@ use crate::backend::aws::resources::{self, Queue};
 /// Between two looks.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
 
+const NOT_LOOKED_AT: &str = "the way of its events cannot be looked at";
+
 #[derive(Debug, Default)]
 pub struct Way {
     /// Where it is another than at the start.
@@ -65,21 +67,26 @@ impl AwsInbox {
         }
         let inbox = Arc::clone(self);
         self.tasks.spawn(async move {
-            let known = inbox.known();
-            let store = &inbox.store;
-            let look = resources::ensure_consumer(
-                &store.clients,
-                &store.settings,
-                &store.shared,
-                &inbox.name,
-                known.last_heard(),
-            );
             tokio::select! {
                 biased;
                 () = inbox.ending.cancelled() => {}
-                found = look => inbox.looked_at_way(found),
+                () = inbox.mend_way() => {}
             }
         });
+    }
+
+    async fn mend_way(&self) {
+        let AwsInbox { store, name, .. } = self;
+        match store.known_as(name).await {
+            Ok(Some(known)) => {
+                let (clients, settings, shared) = (&store.clients, &store.settings, &store.shared);
+                let hears = known.last_heard();
+                self.looked_at_way(resources::ensure_consumer(clients, settings, shared, name, hears).await);
+            }
+            // It was forgotten: its queue is to be gone.
+            Ok(None) => {}
+            Err(error) => tracing::debug!(consumer = %name, %error, "{NOT_LOOKED_AT}"),
+        }
     }
 
     fn looked_at_way(&self, found: Result<Queue, resources::Error>) {
