@@ -22,8 +22,9 @@ mod tests;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{HOST, HeaderName, HeaderValue, USER_AGENT};
+use http::header::{CONTENT_LENGTH, HOST, HeaderName, HeaderValue, USER_AGENT};
 use http::{HeaderMap, Method};
+use hyper::body::Body as _;
 use hyper_util::client::legacy;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use sha2::{Digest as _, Sha256};
@@ -151,6 +152,14 @@ impl Http {
                  to grant.http in {name}.toml"
             )));
         };
+        // A server would take what comes next on the connection for the body: a request that was held against no grant could follow.
+        let announced =
+            headers.get(CONTENT_LENGTH).is_some_and(|length| length.as_bytes().iter().any(|it| *it != b'0'));
+        if announced && body.is_end_stream() {
+            return Err(Stop::bad_argument(format!(
+                "{method} {url} has no body, and a content-length that says otherwise"
+            )));
+        }
         let private = first.private || covering.any(|grant| grant.private);
         let key = format!("{name}/{event}/{n}");
         let key = self.complete(&mut headers, &method, event, &key)?;

@@ -243,6 +243,21 @@ async fn what_is_not_granted_is_refused_before_anybody_is_asked() {
 }
 
 #[tokio::test]
+async fn a_body_that_is_announced_and_never_comes_is_refused() {
+    let server = Answering::with(OK).await;
+    let world = World::new(GRANT, server.address, &[&[PUBLIC]]);
+    let announcing = |length: &str| {
+        let mut wanted = request("POST", "http://carrier.example/v1/");
+        wanted.headers.insert("content-length", length.parse().unwrap());
+        wanted
+    };
+    let (kind, message) = overstep(world.handling().call(announcing("050")).map(drop));
+    assert_eq!(kind, "bad-argument", "{message}");
+    assert!(world.dialled().is_empty());
+    assert_eq!(send(&world.handling(), announcing("0")).await.unwrap().0, 200);
+}
+
+#[tokio::test]
 async fn a_name_that_changes_between_check_and_connect_is_connected_where_it_was_checked() {
     let server = Answering::with(OK).await;
     let world = World::new(GRANT, server.address, &[&[PUBLIC], &["127.0.0.1"]]);
