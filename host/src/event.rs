@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use serde::ser::SerializeMap;
 use serde::{Deserialize, Serialize, Serializer};
+use serde_json::Value;
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
@@ -291,6 +292,15 @@ impl FromStr for KindPattern {
         }
         Ok(Self(text.into()))
     }
+}
+
+/// Checks that `data`, which is JSON, can be read by whoever reads it later: each text in it is Unicode (`"\ud800"` is none), each
+/// number has one of 64 bits near it (`1e999` has none), and nothing nests deeper than readers stand.
+///
+/// # Errors
+/// What cannot be read, and where.
+pub fn check_data(data: &str) -> serde_json::Result<()> {
+    serde_json::from_str::<Value>(data).map(drop)
 }
 
 /// Checks that `kind` is dotted words, at most 200 bytes.

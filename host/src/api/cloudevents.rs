@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 
 use super::limits::{DATA_DEPTH_MAX, EVENT_DATA_BYTES_MAX};
 use crate::clock::Timestamp;
-use crate::event::{Custom, check_kind};
+use crate::event::{Custom, check_data, check_kind};
 use crate::order::OrderId;
 use crate::order::draft::{Faults, FieldError};
 
@@ -121,6 +121,8 @@ impl Faults {
             self.add(field, format!("is {} bytes long; at most {EVENT_DATA_BYTES_MAX} are taken", data.get().len()));
         } else if nesting(data.get()) > DATA_DEPTH_MAX {
             self.add(field, format!("nests deeper than {DATA_DEPTH_MAX} arrays and objects"));
+        } else if let Err(error) = check_data(data.get()) {
+            self.add(field, format!("holds what no consumer could read: {error}"));
         }
         data
     }
@@ -217,6 +219,25 @@ mod tests {
         assert_eq!(check(&with("datacontenttype", json!("text/xml"))).unwrap_err(), ["data"]);
         assert_eq!(check(&with("data_base64", json!("AA=="))).unwrap_err(), ["data"]);
         assert!(check(&with("source", json!("/fanfares"))).is_ok());
+    }
+
+    #[test]
+    fn data_that_no_consumer_could_read_is_refused() {
+        for data in [r#"{"n":1e999}"#, r#"["\ud800"]"#, r#"{"\udc00":1}"#] {
+            let sent = Sent {
+                data: Some(serde_json::from_str(data).unwrap()),
+                ..serde_json::from_str(&good().to_string()).unwrap()
+            };
+            let faults = sent.check("").unwrap_err();
+            assert_eq!(faults.len(), 1, "{data}: {faults:?}");
+            assert!(faults[0].field == "data" && faults[0].detail.contains("no consumer could read"), "{faults:?}");
+        }
+        let long = r#"{"n":123456789012345678901234567890,"s":"\ud83d\ude00"}"#;
+        let sent = Sent {
+            data: Some(serde_json::from_str(long).unwrap()),
+            ..serde_json::from_str(&good().to_string()).unwrap()
+        };
+        assert_eq!(sent.check("").unwrap().data.get(), long, "it stays as it was written");
     }
 
     #[test]

@@ -2,13 +2,12 @@
 
 use std::sync::Arc;
 
-use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::limits::{self, settable, within};
 use super::{Handling, Stop};
 use crate::effects::Message;
-use crate::event::{Custom, DEPTH_MAX, check_kind};
+use crate::event::{Custom, DEPTH_MAX, check_data, check_kind};
 
 /// A custom event as a guest wants it published.
 #[derive(Debug)]
@@ -100,10 +99,9 @@ impl Handling {
     }
 }
 
-/// Checked by a full parse, which refuses what nests too deep for every later reader as well.
 fn json(kind: &str, data: String) -> Result<Arc<RawValue>, Stop> {
-    serde_json::from_str::<Value>(&data)
-        .and_then(|_| RawValue::from_string(data))
+    check_data(&data)
+        .and_then(|()| RawValue::from_string(data))
         .map(Arc::from)
         .map_err(|error| Stop::bad_argument(format!("publish: the data of {kind} is not JSON: {error}")))
 }

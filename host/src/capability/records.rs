@@ -111,10 +111,11 @@ impl<'de> Visitor<'de> for Plain<'_> {
 /// Whether a JSON value, as it is written, is one of the column's beyond doubt.
 fn is_plainly(column: &Column, value: &str) -> bool {
     match column.of {
-        ColumnType::Text => value.starts_with('"'),
+        // An escape of half a character (`\ud800`) is no text, and only a full parse tells.
+        ColumnType::Text => value.starts_with('"') && !value.contains("\\u"),
         ColumnType::Boolean => matches!(value, "true" | "false"),
         ColumnType::Int64 => value != "-0" && value.parse::<i64>().is_ok(),
-        ColumnType::Float64 => value.starts_with(|first: char| first == '-' || first.is_ascii_digit()),
+        ColumnType::Float64 => value.parse().is_ok_and(f64::is_finite),
         ColumnType::Timestamp | ColumnType::Date => value
             .strip_prefix('"')
             .and_then(|value| value.strip_suffix('"'))
@@ -188,6 +189,8 @@ mod tests {
             (r#"{"n":1}"#, "id: is missing, and the column is not nullable"),
             (r#"{"id":"a","colour":"red"}"#, "colour: orders has no such column"),
             (r#"{"id":1}"#, "id: 1 is not text"),
+            (r#"{"id":"\ud800"}"#, "the row is not a JSON object: unexpected end of hex escape"),
+            (r#"{"id":"a","x":1e999}"#, "the row is not a JSON object: number out of range"),
             (r#"{"id":"a","n":1.5}"#, "n: 1.5 is not a whole number of 64 bits"),
             (r#"{"id":"a","n":9223372036854775808}"#, "n: 9223372036854775808 is not a whole number"),
             (r#"{"id":"a","x":"1"}"#, r#"x: "1" is not a number"#),
@@ -236,8 +239,11 @@ mod tests {
             "-3",
             "1.5",
             "1e3",
+            "1e999",
             "9223372036854775808",
             "\"a\"",
+            "\"\\ud800\"",
+            "\"\\ud83d\\ude00\"",
             "\"2026-11-22\"",
             "\"2026-11-22T10:00:00Z\"",
             "\"2026-11-22T10:00:00Z[UTC]\"",

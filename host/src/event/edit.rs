@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
-use super::{Body, Custom, Event};
+use super::{Body, Custom, Event, check_data};
 use crate::clock::Timestamp;
 use crate::order::Order;
 use crate::order::draft::{CheckedOrder, Draft, FieldError, Mode};
@@ -32,7 +32,11 @@ struct OrderData {
 /// Each member of `data` that is wrong, or that is not a person's to change.
 pub fn edited(event: &Event, data: Box<RawValue>) -> Result<Body, Vec<FieldError>> {
     let (order, change) = match &event.body {
-        Body::Custom(custom) => return Ok(Body::Custom(Custom { data: data.into(), ..custom.clone() })),
+        Body::Custom(custom) => {
+            check_data(data.get())
+                .map_err(|error| fault("data", format!("holds what no consumer could read: {error}")))?;
+            return Ok(Body::Custom(Custom { data: data.into(), ..custom.clone() }));
+        }
         Body::OrderChanged { order, change } => (order, change),
     };
     let OrderData { order: mut edited, change: told } =
@@ -160,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn the_data_of_a_custom_event_may_be_anything() {
+    fn the_data_of_a_custom_event_may_be_anything_that_can_be_read() {
         let custom = Custom {
             kind: "com.example.a".into(),
             source: "/shop".into(),
@@ -172,5 +176,7 @@ mod tests {
         let event = event(Body::Custom(custom));
         let Body::Custom(copy) = edited(&event, data(&json!([2]))).unwrap() else { panic!() };
         assert_eq!((copy.data.get(), &*copy.subject), ("[2]", "s"));
+        let half = RawValue::from_string(r#"["\ud800"]"#.to_owned()).unwrap();
+        assert_eq!(edited(&event, half).unwrap_err()[0].field, "data");
     }
 }
