@@ -24,6 +24,7 @@ mod object;
 pub(crate) use faults::Faults;
 pub use faults::{FAULTS_MAX, FieldError};
 pub(crate) use object::Object;
+use object::Pairs;
 
 /// Bounds one transaction and one event: every consumer gets all lines in one call.
 pub const LINES_MAX: usize = 500;
@@ -59,7 +60,7 @@ pub struct Draft {
     lines: Option<Vec<Object<DraftLine>>>,
     total_amount: Option<MinorUnits>,
     shipping_address: Option<Object<DraftAddress>>,
-    metadata: Option<BTreeMap<String, String>>,
+    metadata: Option<Pairs>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -126,7 +127,8 @@ impl Draft {
         let customer = faults.customer(self.customer);
         let (lines, sum) = faults.lines(self.lines);
         let shipping_address = self.shipping_address.map(|Object(address)| faults.address(address));
-        let metadata = faults.metadata(self.metadata.unwrap_or_default());
+        let Pairs(metadata) = self.metadata.unwrap_or_default();
+        let metadata = faults.metadata(metadata);
         let total_amount = faults.total(self.total_amount, sum);
         faults.none()?;
 

@@ -3,9 +3,11 @@
 //! What serde derives for a struct takes an array of its fields too, in the order in which they are declared. A body
 //! like that would mean something else after every change of a struct here, so it is refused.
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fmt;
 
-use serde::de::{MapAccess, Visitor};
+use serde::de::{Error as _, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, forward_to_deserialize_any};
 
 /// A `T`, which derives [`Deserialize`] as a struct, read from an object.
@@ -15,6 +17,38 @@ pub(crate) struct Object<T>(pub T);
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         T::deserialize(ObjectOnly(deserializer)).map(Self)
+    }
+}
+
+/// Pairs of texts, read from an object whose names all differ: of two values of one name, no reader could say which one counts.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Pairs(pub BTreeMap<String, String>);
+
+impl<'de> Deserialize<'de> for Pairs {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(Self::default())
+    }
+}
+
+impl<'de> Visitor<'de> for Pairs {
+    type Value = Self;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<Self, A::Error> {
+        while let Some((name, value)) = map.next_entry()? {
+            match self.0.entry(name) {
+                Entry::Vacant(entry) => {
+                    entry.insert(value);
+                }
+                Entry::Occupied(entry) => {
+                    return Err(A::Error::custom(format_args!("duplicate field `{}`", entry.key())));
+                }
+            }
+        }
+        Ok(self)
     }
 }
 

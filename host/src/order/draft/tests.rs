@@ -142,6 +142,14 @@ fn a_fingerprint_is_of_what_is_said_and_not_of_how() {
     assert_ne!(dated("1996-07-05T00:00:00Z"), dated("1996-07-04T00:00:00Z"));
 }
 
+#[test]
+fn two_values_under_one_name_are_refused() {
+    for twice in [r#"{"metadata":{"a":"1","b":"2","a":"3"}}"#, r#"{"currency":"EUR","currency":"USD"}"#] {
+        let error = serde_json::from_str::<Draft>(twice).unwrap_err();
+        assert!(error.to_string().starts_with("duplicate field `"), "{error}");
+    }
+}
+
 proptest! {
     #[test]
     fn a_sum_is_exact_or_refused(
