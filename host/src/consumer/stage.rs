@@ -132,7 +132,7 @@ impl File {
     /// The content, and whose it was.
     fn bytes(&self, stamp: &Stamp) -> Result<(Vec<u8>, Option<u32>), Refused> {
         let read = || -> io::Result<Option<(Vec<u8>, Option<u32>)>> {
-            let file = fs::File::open(&self.path)?;
+            let file = open(&self.path)?;
             let mut bytes = Vec::with_capacity(usize::try_from(stamp.bytes).unwrap_or_default());
             // One more than it should have, so that a file that grows is not read for ever.
             (&file).take(stamp.bytes.saturating_add(1)).read_to_end(&mut bytes)?;
@@ -222,6 +222,17 @@ impl<L: Loader> Granted<L> {
     }
 }
 
+/// Whatever is there by now: a pipe is not waited for until somebody writes to it.
+#[cfg(unix)]
+fn open(path: &Path) -> io::Result<fs::File> {
+    std::os::unix::fs::OpenOptionsExt::custom_flags(fs::File::options().read(true), libc::O_NONBLOCK).open(path)
+}
+
+#[cfg(not(unix))]
+fn open(path: &Path) -> io::Result<fs::File> {
+    fs::File::open(path)
+}
+
 #[cfg(unix)]
 fn owner(metadata: &fs::Metadata) -> Option<u32> {
     Some(std::os::unix::fs::MetadataExt::uid(metadata))
@@ -240,5 +251,25 @@ fn subscriptions(description: &Description, policy: &Policy) -> Subscriptions {
 impl<L: Loader> Clone for Loaded<L> {
     fn clone(&self) -> Self {
         Self { plugin: Arc::clone(&self.plugin), hash: self.hash }
+    }
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+    use crate::consumer::scan;
+
+    #[test]
+    fn a_pipe_that_took_the_place_of_a_file_is_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.wasm");
+        fs::write(&path, b"").unwrap();
+        let file = File { entry: scan::entry_at(&path).unwrap(), path };
+        fs::remove_file(&file.path).unwrap();
+        assert!(std::process::Command::new("mkfifo").arg(&file.path).status().unwrap().success());
+        let (tell, told) = std::sync::mpsc::channel();
+        std::thread::spawn(move || tell.send(file.read(1_000).map(drop)));
+        let read = told.recv_timeout(std::time::Duration::from_secs(30)).expect("an answer");
+        assert_eq!(read.unwrap_err(), Refused::Changed);
     }
 }
