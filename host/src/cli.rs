@@ -107,8 +107,17 @@ enum Command {
 /// Runs the command that the process was started with.
 #[must_use]
 pub fn main() -> ExitCode {
-    // Prints help, and wrong usage with exit code 2, by itself.
-    let Cli { target, command } = Cli::parse_from(lambda::arguments());
+    let arguments = lambda::arguments();
+    let Cli { target, command } = match Cli::try_parse_from(&arguments) {
+        Ok(cli) => cli,
+        Err(wrong) if wrong.use_stderr() && arguments.iter().any(|argument| argument == "--json") => {
+            let failure = Failure::Usage(wrong.to_string().trim_end().to_owned());
+            Output::new(true).failure(&failure);
+            return failure.exit_code();
+        }
+        // Prints help, and wrong usage with exit code 2, by itself.
+        Err(wrong) => wrong.exit(),
+    };
     let output = Output::new(target.json);
     match run(&target, command, &output).and_then(|()| output.check()) {
         Ok(()) => ExitCode::SUCCESS,

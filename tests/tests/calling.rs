@@ -5,7 +5,7 @@ use std::path::Path;
 
 use fanfare_tests::carrier::{Carrier, Reply};
 use fanfare_tests::orders::event;
-use fanfare_tests::{Client, TestHost, Value, json};
+use fanfare_tests::{Client, TestHost, Value, json, program};
 
 const SECRET: &str = "sec-91b2e6d40f";
 
@@ -240,4 +240,33 @@ fn a_secret_that_was_not_granted_is_not_sent() {
 fn files(folder: &Path) -> Vec<std::path::PathBuf> {
     let entries = fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path());
     entries.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
+}
+
+#[test]
+fn what_a_guest_says_steers_no_terminal_whatever_shows_it() {
+    const STEERING: &str = "\u{1b}[2J\u{9b}31m\u{7f}\u{202e}\r";
+    let carrier = Carrier::start();
+    let says = || Reply::Answer(200, None, STEERING.to_owned());
+    carrier.tell([says(), says()]);
+    let host = host(&all_of(&carrier), "");
+    let client = host.client();
+    tell(&client, 1, get(&carrier.url()));
+    client.wait_until_idle();
+    tell(&client, 2, json!({"reject": true, "calls": [{"method": "GET", "url": carrier.url()}]}));
+    let letter = letter(&client);
+    let event = letter["event_id"].as_str().expect("an event");
+    let (heard, said) = (&client.entries("calls-out", "heard")[0]["value"], STEERING);
+    assert!(heard.as_str().is_some_and(|heard| heard.contains(said)) && cause(&letter).contains(said), "{letter:#}");
+    for command in [
+        &["consumers", "state", "calls-out"][..],
+        &["dead-letters", "list", "calls-out"],
+        &["dead-letters", "show", "calls-out", event],
+    ] {
+        for format in [&[][..], &["--json"]] {
+            let run = program::run([command, format, &["--url", client.base()]].concat()).succeeded();
+            let obeyed = |letter: char| letter.is_control() && letter != '\n' || letter == '\u{202e}';
+            assert!(!run.stdout.contains(obeyed), "{command:?} {format:?}: {:?}", run.stdout);
+        }
+    }
+    assert!(!host.log().contains(|letter: char| letter.is_control() && letter != '\n'), "nor does the log");
 }

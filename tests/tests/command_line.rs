@@ -170,7 +170,8 @@ fn records_are_exported_as_json_lines() {
     assert_eq!(skus, ["TEA", "CUP"]);
 
     let file = host.folder().join("changes.jsonl");
-    let _ = fanfare(&host, &["records", "export", "changes", "--output", &file.display().to_string()]).succeeded();
+    let made = fanfare(&host, &["records", "export", "changes", "--output", &file.display().to_string()]).succeeded();
+    assert_eq!((&made.json()["rows"], &made.json()["dataset"]), (&json!(1), &json!("changes")));
     assert_eq!(fs::read_to_string(file).expect("rows").lines().count(), 1);
 
     // What cannot be written leaves nothing behind, and what is no file is not replaced by one.
@@ -250,6 +251,27 @@ fn a_check_of_a_plugin_says_what_its_side_file_makes_of_it() {
 }
 
 #[test]
+fn a_file_name_that_is_no_text_is_a_file_name() {
+    let host = TestHost::with(&[]);
+    let at = |name: &[u8]| host.folder().join(OsStr::from_bytes(name));
+    let (plugin, key, backup) = (at(b"caf\xe9.wasm"), at(b"caf\xe9"), at(b"caf\xe9.db"));
+    fs::write(&plugin, guests::wasm("reports-one")).expect("a plugin");
+    let run = |command: &[&str], file: &Path, more: &[&OsStr]| {
+        let mut run = program::fanfare();
+        program::finish(run.args(["--json", "--url", host.client().base()]).args(command).arg(file).args(more))
+    };
+    let made = run(&["plugin", "keygen"], &key, &[]).succeeded().json();
+    assert!(made["secret_key"].as_str().is_some_and(|file| file.ends_with("caf\u{fffd}.key")), "{made:#}");
+    let secret = at(b"caf\xe9.key");
+    let _ = run(&["plugin", "sign"], &plugin, &["--key".as_ref(), secret.as_ref()]).succeeded().json();
+    let refused = run(&["plugin", "check"], &plugin, &[]);
+    assert_eq!(refused.code(), Some(1), "no consumer is called so: {refused:#?}");
+    assert_eq!(refused.json()["stages"][0]["ok"], false);
+    let _ = run(&["backup"], &backup, &[]).succeeded().json();
+    assert!(backup.is_file());
+}
+
+#[test]
 fn a_setting_that_would_be_passed_over_is_told() {
     let host = TestHost::new();
     let serve = |consumers: &Path| {
@@ -315,6 +337,11 @@ fn exit_codes_tell_what_a_script_must_know() {
     assert_eq!(program::run(["orders", "fly"]).code(), USAGE);
     assert_eq!(program::run(["orders", "submit", "/no/such/file"]).code(), USAGE);
     assert_eq!(program::run(["orders", "list", "--url", "nonsense"]).code(), USAGE);
+    for wrong in [&["--json", "orders", "fly"][..], &["orders", "list", "--url", "nonsense", "--json"]] {
+        let run = program::run(wrong);
+        let told: Value = serde_json::from_str(&run.stderr).unwrap_or_else(|error| panic!("{error}: {run:#?}"));
+        assert!(run.code() == USAGE && told["error"].is_string(), "programs are told in JSON: {run:#?}");
+    }
     let help = program::run(["--help"]).succeeded();
     assert!(help.stdout.contains("Exit codes:"), "{help:#?}");
 }

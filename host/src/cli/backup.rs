@@ -48,7 +48,7 @@ impl Backup {
         };
         embedded::verify(half.path())?;
         let bytes = half.complete(&self.file).map_err(|error| Failure::Failed(told(&self.file, &error)))?;
-        let shown = json!({ "file": self.file, "bytes": bytes, "copied": copied });
+        let shown = json!({ "file": self.file.display().to_string(), "bytes": bytes, "copied": copied });
         output.show(&shown, summary);
         Ok(())
     }

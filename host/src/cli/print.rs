@@ -1,12 +1,13 @@
 //! What commands print: tables for people, JSON for programs.
 //!
-//! Texts of orders and of guests are shown with control characters escaped: a terminal obeys them.
+//! Texts of orders and of guests are shown with control characters escaped, in whatever is printed: a terminal obeys them.
 
 use std::io::{self, IsTerminal as _, Write as _};
 use std::sync::OnceLock;
 
 use comfy_table::{Cell, CellAlignment, Table, presets};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde::Serialize;
 use serde_json::Value;
 
 use super::failure::Failure;
@@ -50,13 +51,13 @@ impl Output {
 
     /// Prints `value` as it is for programs, and as `text` shows it for people.
     pub fn show(&self, value: &Value, text: impl FnOnce(&Value) -> String) {
-        if self.json { self.print(&value.to_string()) } else { self.print(&text(value)) }
+        if self.json { self.print(&json(value)) } else { self.print(&visible(&text(value))) }
     }
 
     /// A line for people only.
     pub fn say(&self, text: &str) {
         if !self.json {
-            self.print(text);
+            self.print(&visible(text));
         }
     }
 
@@ -82,8 +83,8 @@ impl Output {
 
     pub fn failure(&self, failure: &Failure) {
         let text = match (self.json, failure) {
-            (true, Failure::Refused(problem)) => serde_json::to_string(problem).unwrap_or_default(),
-            (true, other) => serde_json::json!({ "error": other.to_string() }).to_string(),
+            (true, Failure::Refused(problem)) => json(problem),
+            (true, other) => json(&serde_json::json!({ "error": other.to_string() })),
             (false, other) => format!("error: {}", visible(&other.to_string())),
         };
         // Nobody is left to tell if standard error is gone.
@@ -93,7 +94,7 @@ impl Output {
 
 /// Prints a line that nothing depends on.
 pub fn line(text: &str) {
-    let _ = writeln!(io::stdout(), "{text}");
+    let _ = writeln!(io::stdout(), "{}", visible(text));
 }
 
 /// A table of rows, with columns of numbers to the right. Long texts are cut.
@@ -201,6 +202,21 @@ pub fn visible(text: &str) -> String {
     shown
 }
 
+/// `value` as JSON in which nothing steers a terminal either. What would is in texts alone, where it can be written as `\u009b`.
+fn json(value: &impl Serialize) -> String {
+    // Values and problems are texts, numbers and lists of them: writing them into memory cannot fail.
+    let json = serde_json::to_string(value).unwrap_or_default();
+    let mut shown = String::with_capacity(json.len());
+    for letter in json.chars() {
+        if letter.is_control() || turns_direction(letter) {
+            shown.push_str(&format!("\\u{:04x}", u32::from(letter)));
+        } else {
+            shown.push(letter);
+        }
+    }
+    shown
+}
+
 /// An amount of minor units with its currency: `168.99 USD`, `500 JPY`.
 #[must_use]
 pub fn money(minor: i64, currency: &str) -> String {
@@ -257,6 +273,14 @@ mod tests {
         let shown = table(["sku", "quantity"], rows);
         assert!(!shown.contains('\u{1b}') && shown.contains("\\u{1b}[2J"), "{shown}");
         assert_eq!(visible("C\u{202e}1\n"), "C\\u{202e}1\n");
+    }
+
+    #[test]
+    fn json_steers_no_terminal_and_says_the_same() {
+        let value = serde_json::json!({ "a\u{9b}2J": ["\u{7f}\u{202e}\u{1b}", "Grüße 🙂"] });
+        let shown = json(&value);
+        assert!(!shown.contains(|letter: char| letter.is_control() || turns_direction(letter)), "{shown:?}");
+        assert_eq!(serde_json::from_str::<Value>(&shown).unwrap(), value);
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::io::{self, BufWriter, Write};
 use std::path::PathBuf;
 
 use clap::Subcommand;
+use serde_json::json;
 
 use super::Failure;
 use super::client::{Client, escaped};
@@ -52,7 +53,8 @@ impl Records {
                 count
             }
         };
-        output.say(&format!("{count} rows of {dataset} in {}", file.display()));
+        let made = json!({ "dataset": dataset, "rows": count, "file": file.display().to_string() });
+        output.show(&made, |_| format!("{count} rows of {dataset} in {}", file.display()));
         Ok(())
     }
 }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use super::runtime::Loader;
 use super::scan::entry_at;
@@ -16,6 +16,7 @@ use crate::signature::{self, PublicKey};
 /// What became of a file, stage by stage. Every stage stands there, up to the first that was not reached.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
+    #[serde(serialize_with = "shown")]
     pub file: PathBuf,
     /// Whether the directory would run it.
     pub ok: bool,
@@ -26,7 +27,7 @@ pub struct Report {
     pub hash: Option<String>,
     /// The side file beside it.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub side_file: Option<PathBuf>,
+    pub side_file: Option<String>,
     /// By which keys it says that it is signed as it is.
     pub signed_by: Vec<SignedBy>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -45,7 +46,7 @@ pub struct Report {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Shadow {
-    pub file: PathBuf,
+    pub file: String,
     /// Why it would handle nothing, if it would.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
@@ -155,7 +156,7 @@ async fn walk<L: Loader>(report: &mut Report, bytes_max: u64, keys: &[PublicKey]
     let side_file = report.file.with_extension("toml");
     let policy = match entry_at(&side_file) {
         Some(entry) => {
-            report.side_file = Some(side_file.clone());
+            report.side_file = Some(side_file.display().to_string());
             let file = File { path: side_file.clone(), entry };
             blocking(move || file.read_policy()).await
         }
@@ -170,7 +171,8 @@ async fn walk<L: Loader>(report: &mut Report, bytes_max: u64, keys: &[PublicKey]
             shadow.grant(loader, &policy, &side_file)?;
             same_layout(loader.description(&loaded.plugin), loader.description(&shadow.plugin))
         });
-        report.shadow = Some(Shadow { file, reason: ready.err().map(|refused| refused.to_string()) });
+        report.shadow =
+            Some(Shadow { file: file.display().to_string(), reason: ready.err().map(|refused| refused.to_string()) });
     }
     Some(live.subscriptions)
 }
@@ -191,6 +193,11 @@ impl Report {
         self.stages.push(Reached { stage, ok: reached.is_some(), reason });
         reached
     }
+}
+
+/// A path need be no text.
+fn shown<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&path.display())
 }
 
 fn signed_by(file: &[u8], keys: &[PublicKey]) -> Vec<SignedBy> {

@@ -21,8 +21,8 @@ pub fn generate(name: &Path, output: &Output) -> Result<()> {
     create(&secret, 0o600, &signature::key_pair_file(&seed, key.public()))?;
     create(&public, 0o644, &key.public().to_file())?;
     let made = json!({
-        "secret_key": secret,
-        "public_key": public,
+        "secret_key": secret.display().to_string(),
+        "public_key": public.display().to_string(),
         "key": key.public().to_string(),
         "key_id": key.public().id().to_string(),
     });
@@ -50,7 +50,7 @@ pub fn sign(file: &Path, key: &Path, to: Option<&Path>, output: &Output) -> Resu
         .and_then(|()| fs::set_permissions(&draft, fs::metadata(file)?.permissions()))
         .and_then(|()| fs::rename(&draft, to))
         .with_context(|| format!("cannot write {}", to.display()))?;
-    let made = json!({ "file": to, "key": pair.public().to_string() });
+    let made = json!({ "file": to.display().to_string(), "key": pair.public().to_string() });
     output.show(&made, |made| format!("{} is signed by {}", text(made, "/file"), text(made, "/key")));
     Ok(())
 }

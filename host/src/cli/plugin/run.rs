@@ -178,7 +178,7 @@ impl Run {
             scan::entry_at(&path).ok_or_else(|| Failure::Failed(format!("there is no file {}", path.display())))?;
         let file = File { path: path.clone(), entry }.read(PLUGIN_BYTES_MAX).map_err(told)?;
         let mut candidate = setting.cast(file).await.map_err(told)?;
-        set(&mut candidate.told, "file", json!(path));
+        set(&mut candidate.told, "file", json!(path.display().to_string()));
         let Some(hash) = self.hash(setting)? else { return Ok((candidate, None)) };
         let binary = setting.kept(&hash)?;
         let live = setting.cast(Settled { binary, owner: None }).await;
