@@ -2,10 +2,13 @@
 
 use std::sync::Arc;
 
-use super::{Place, accept, done, inbox, lease, leases, name, nothing_comes, place, report_when, settled};
-use crate::backend::{Backend, Delivery, Finished, Inbox, StatePage, StateQuery};
+use super::{
+    Place, accept, content, done, inbox, lease, leases, name, nothing_comes, place, placement, report_when, settled,
+};
+use crate::backend::{Backend, Delivery, Finished, Inbox, OrderQuery, Placement, StatePage, StateQuery};
+use crate::clock::Timestamp;
 use crate::effects::{Adjustment, Effects, Message, Reads, Record, Value};
-use crate::order::{Change, Status};
+use crate::order::{Change, Content, Order, Status};
 
 /// Keys: one, what one transaction of DynamoDB holds beside the rest and what it does not, and what it never will.
 const SIZES: [usize; 4] = [1, 99, 101, 500];
@@ -128,7 +131,68 @@ async fn who_sees_a_part_of_much_is_a_conflict(home: Place) {
     report_when(&backend, "alpha", |it| (it.pending, it.done) == (0, 24)).await;
 }
 
+/// How many are on each page, from the first to the last.
+async fn pages(page: impl AsyncFn(Option<String>) -> (usize, Option<String>)) -> Vec<usize> {
+    let (mut pages, mut after) = (Vec::new(), None);
+    loop {
+        let (items, next) = page(after).await;
+        pages.push(items);
+        if next.is_none() {
+            return pages;
+        }
+        after = next;
+    }
+}
+
+async fn pages_of_large_rows_are_small_and_lead_through_all_of_them(home: Place) {
+    /// Of a mebibyte each.
+    const LARGE: usize = 20;
+    const LIMIT: usize = 1_000;
+    let backend = home.open().await;
+    let deliveries = inbox(&backend, "alpha").await;
+    let text = "x".repeat(1 << 20);
+    place(&backend).await;
+    let effects = Effects {
+        messages: vec![Message::Sms { to: "+1".into(), text: text.clone() }; LARGE],
+        records: vec![Record { dataset: "rows".into(), row: format!("\"{text}\"") }; LARGE],
+        ..staged(LARGE, &text)
+    };
+    accept(&deliveries, lease(&deliveries).await, done(effects)).await;
+    settled(&backend, "alpha").await;
+    for _ in 1..LARGE {
+        let metadata = [("note".to_owned(), text.clone())].into();
+        let order = Order::place(Arc::new(Content { metadata, ..content(None, 1) }), Timestamp::now());
+        backend.intake.place(Placement { order, ..placement(None, None, 1) }).await.unwrap().into_inner();
+    }
+
+    let journal = &backend.journal;
+    let orders = pages(async |after| {
+        let page = journal.orders(OrderQuery { after, limit: LIMIT, ..OrderQuery::default() }).await.unwrap();
+        (page.items.len(), page.next)
+    });
+    let messages = pages(async |after| {
+        let page = journal.messages(after, LIMIT).await.unwrap();
+        (page.items.len(), page.next)
+    });
+    let records = pages(async |after| {
+        let page = journal.records("rows", after, LIMIT).await.unwrap();
+        (page.items.len(), page.next)
+    });
+    let entries = pages(async |after| {
+        let query = StateQuery { after, limit: LIMIT, ..StateQuery::default() };
+        let page = backend.consumers.state(&name("alpha"), query).await.unwrap();
+        (page.entries.len(), page.next)
+    });
+    for (what, pages) in
+        [("orders", orders.await), ("messages", messages.await), ("records", records.await), ("entries", entries.await)]
+    {
+        assert_eq!(pages.iter().sum::<usize>(), LARGE, "{what}: {pages:?}");
+        assert!(pages.iter().all(|page| (1..=3).contains(page)), "{what}: {pages:?}");
+    }
+}
+
 claims! {
+    pages_of_large_rows_are_small_and_lead_through_all_of_them on [embedded] because "a table's pages are counted, not weighed",
     effects_of_any_size_are_all_there_once on [embedded, aws],
     of_effects_of_any_size_nothing_is_there_where_one_thing_does_not_hold on [embedded, aws],
     who_sees_a_part_of_much_is_a_conflict on [embedded, aws],

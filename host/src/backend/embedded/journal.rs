@@ -96,15 +96,16 @@ fn orders(disk: &Connection, query: &OrderQuery, after: Option<i64>) -> rusqlite
     };
     let mut statement = disk.prepare_cached(&sql)?;
     let mut found = statement.query(params![before, query.customer])?;
-    let (mut items, mut looked_at) = (Vec::new(), 0);
+    let (mut items, mut looked_at, mut bytes) = (Vec::new(), 0, 0);
     while let Some(row) = found.next()? {
-        if items.len() >= query.limit || looked_at >= ROWS_LOOKED_AT_MAX {
+        if items.len() >= query.limit || looked_at >= ROWS_LOOKED_AT_MAX || bytes >= rows::PAGE_BYTES_MAX {
             return Ok(Page { items, next: Some(before.to_string()) });
         }
         before = row.get(0)?;
         looked_at += 1;
         let status = row.get_ref(2)?.as_str()?;
         if query.status.is_none_or(|wanted| wanted.as_str() == status) {
+            bytes += row.get_ref(5)?.as_str()?.len();
             items.push(rows::order(row)?.1);
         }
     }
@@ -211,10 +212,11 @@ fn messages(disk: &Connection, after: Option<i64>, limit: usize) -> rusqlite::Re
             time: rows::timestamp(row, 7)?,
             message: rows::from_json(row.get_ref(8)?.as_str()?)?,
         };
-        Ok((row.get::<_, i64>(0)?, report))
+        Ok((row.get::<_, i64>(0)?, row.get_ref(8)?.as_str()?.len(), report))
     })?;
-    let page = rows::page(found.collect::<rusqlite::Result<Vec<_>>>()?, limit, |(number, _)| number.to_string());
-    Ok(Page { items: page.items.into_iter().map(|(_, report)| report).collect(), next: page.next })
+    let (found, limit) = rows::within(found, limit, |(_, bytes, _)| *bytes)?;
+    let page = rows::page(found, limit, |(number, ..)| number.to_string());
+    Ok(Page { items: page.items.into_iter().map(|(.., report)| report).collect(), next: page.next })
 }
 
 fn records(disk: &Connection, dataset: &str, after: Option<i64>, limit: usize) -> rusqlite::Result<Page<String>> {
@@ -223,7 +225,9 @@ fn records(disk: &Connection, dataset: &str, after: Option<i64>, limit: usize) -
         "SELECT number, row FROM records WHERE dataset = ?1 AND number > ?2 ORDER BY number LIMIT ?3",
     )?;
     let fetch = i64::try_from(limit.saturating_add(1)).unwrap_or(i64::MAX);
-    let found = statement.query_map(params![dataset, after, fetch], |row| Ok((row.get::<_, i64>(0)?, row.get(1)?)))?;
-    let page = rows::page(found.collect::<rusqlite::Result<Vec<_>>>()?, limit, |(number, _)| number.to_string());
+    let found = statement
+        .query_map(params![dataset, after, fetch], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, String>(1)?)))?;
+    let (found, limit) = rows::within(found, limit, |(_, row)| row.len())?;
+    let page = rows::page(found, limit, |(number, _)| number.to_string());
     Ok(Page { items: page.items.into_iter().map(|(_, row)| row).collect(), next: page.next })
 }

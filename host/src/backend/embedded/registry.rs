@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use rusqlite::types::FromSql;
 use rusqlite::{Connection, OptionalExtension, params};
 use tokio::sync::oneshot;
 
@@ -191,21 +192,26 @@ fn state(disk: &Connection, name: &ConsumerName, query: &StateQuery) -> rusqlite
         .query_row([name.as_str()], |row| row.get(0))
         .optional()?;
     let Some(number) = number else { return Ok(StatePage::default()) };
+    let (entries, limit) = keys(disk, "entries", number, query, query.limit, Vec::<u8>::len)?;
+    let (counters, limit) = keys(disk, "counters", number, query, limit, size_of_val::<i64>)?;
+    Ok(StatePage::cut(entries, counters, limit))
+}
+
+/// Keys that the query asks for and what they hold, in their order: as many as a page holds, at most `limit`, and one more.
+fn keys<T: FromSql>(
+    disk: &Connection,
+    table: &str,
+    state: StateNumber,
+    query: &StateQuery,
+    limit: usize,
+    bytes: impl Fn(&T) -> usize,
+) -> rusqlite::Result<(Vec<(String, T)>, usize)> {
     let from = query.after.as_deref().unwrap_or("").max(&query.prefix);
-    let limit = i64::try_from(query.limit).unwrap_or(i64::MAX);
-    // One key more than asked for says whether there is a next page.
-    let mut entries = disk.prepare_cached(
-        "SELECT key, value FROM entries WHERE state = ?1 AND key >= ?2 AND substr(key, 1, length(?3)) = ?3
-         AND (?4 IS NULL OR key > ?4) ORDER BY key LIMIT ?5",
-    )?;
-    let select = params![number, from, query.prefix, query.after, limit.saturating_add(1)];
-    let entries =
-        entries.query_map(select, |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<rusqlite::Result<Vec<_>>>()?;
-    let mut counters = disk.prepare_cached(
-        "SELECT key, value FROM counters WHERE state = ?1 AND key >= ?2 AND substr(key, 1, length(?3)) = ?3
-         AND (?4 IS NULL OR key > ?4) ORDER BY key LIMIT ?5",
-    )?;
-    let counters =
-        counters.query_map(select, |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<rusqlite::Result<Vec<_>>>()?;
-    Ok(StatePage::cut(entries, counters, query.limit))
+    let mut found = disk.prepare_cached(&format!(
+        "SELECT key, value FROM {table} WHERE state = ?1 AND key >= ?2 AND (?3 IS NULL OR key > ?3) ORDER BY key"
+    ))?;
+    let select = params![state, from, query.after];
+    let found = found.query_map(select, |row| Ok((row.get::<_, String>(0)?, row.get(1)?)))?;
+    let found = found.take_while(|row| row.as_ref().map_or(true, |(key, _)| key.starts_with(&query.prefix)));
+    rows::within(found, limit, |(key, value)| key.len() + bytes(value))
 }

@@ -26,6 +26,9 @@ pub const EVENT_COLUMNS: usize = 13;
 /// Columns of [`order`].
 pub const ORDER: &str = "number, id, status, revision, placed_at, content";
 
+/// Bytes of rows on one page, if it is more than one: an answer is made in one go, and is in memory as rows, values and JSON.
+pub const PAGE_BYTES_MAX: usize = 2 << 20;
+
 pub fn id(id: &impl Display) -> String {
     id.to_string()
 }
@@ -178,6 +181,26 @@ pub fn event(row: &Row<'_>, connection: &Connection, contents: &Contents) -> rus
         depth: row.get(4)?,
         body,
     }))
+}
+
+/// What of `found` stands on a page of at most `limit` and [`PAGE_BYTES_MAX`], and one item more where there is more; how many of
+/// them the page holds at most, which is always one.
+pub fn within<T>(
+    found: impl Iterator<Item = rusqlite::Result<T>>,
+    limit: usize,
+    bytes: impl Fn(&T) -> usize,
+) -> rusqlite::Result<(Vec<T>, usize)> {
+    let (mut items, mut taken) = (Vec::new(), 0);
+    for item in found {
+        let item = item?;
+        taken += bytes(&item);
+        let holds = items.len();
+        items.push(item);
+        if holds >= limit || holds > 0 && taken > PAGE_BYTES_MAX {
+            return Ok((items, holds));
+        }
+    }
+    Ok((items, limit))
 }
 
 /// A page of at most `limit`, from one item more than that where there is more.
