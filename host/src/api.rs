@@ -42,6 +42,7 @@ mod place;
 mod probes;
 pub mod problem;
 mod request;
+mod room;
 mod serve;
 mod stream;
 mod timeline;
@@ -95,6 +96,7 @@ struct Shared {
     keys: place::KeysInUse,
     imports: Arc<Semaphore>,
     backups: Arc<Semaphore>,
+    exports: Arc<Semaphore>,
     checks: Arc<Semaphore>,
     streams: Arc<Semaphore>,
 }
@@ -106,27 +108,29 @@ pub fn router(api: Api) -> Router {
         keys: place::KeysInUse::default(),
         imports: Arc::new(Semaphore::new(limits::IMPORTS_MAX)),
         backups: Arc::new(Semaphore::new(limits::BACKUPS_MAX)),
+        exports: Arc::new(Semaphore::new(limits::EXPORTS_MAX)),
         checks: Arc::new(Semaphore::new(limits::CHECKS_MAX)),
         streams: Arc::new(Semaphore::new(limits::STREAMS_MAX)),
     });
-    Router::new()
-        .route("/v1/orders", post(place::place).get(orders::list))
+    let pages = Router::new()
+        .route("/v1/orders/{id}/timeline", get(timeline::show))
+        .route("/v1/consumers/{name}/state", get(consumers::state))
+        .route("/v1/consumers/{name}/dead-letters", get(dead_letters::list))
+        .route("/v1/consumers/{name}/versions", get(versions::history))
+        .route("/v1/messages", get(exports::messages))
+        .route_layer(middleware::from_fn(room::for_answer));
+    let others = Router::new()
         .route("/v1/orders:import", post(import::import))
         .route("/v1/orders/{id}", get(orders::show))
-        .route("/v1/orders/{id}/timeline", get(timeline::show))
         .route("/v1/orders/{id}/cancel", post(orders::cancel))
         .route("/v1/orders/{id}/deliver", post(orders::deliver))
-        .route("/v1/events", post(custom::publish).get(stream::stream))
         .route("/v1/consumers", get(consumers::list))
         .route("/v1/consumers/{name}/pause", post(pause::pause))
         .route("/v1/consumers/{name}/resume", post(pause::resume))
         .route("/v1/consumers/{name}", get(consumers::show).delete(consumers::forget))
-        .route("/v1/consumers/{name}/state", get(consumers::state))
-        .route("/v1/consumers/{name}/dead-letters", get(dead_letters::list))
         .route("/v1/consumers/{name}/dead-letters/{event_id}", get(dead_letters::show))
         .route("/v1/consumers/{name}/dead-letters/retry", post(dead_letters::retry))
         .route("/v1/consumers/{name}/dead-letters/discard", post(dead_letters::discard))
-        .route("/v1/consumers/{name}/versions", get(versions::history))
         .route("/v1/consumers/{name}/shadow", get(versions::shadow))
         .route("/v1/consumers/{name}/rollback", post(versions::roll_back))
         .route("/v1/consumers/{name}/promote", post(versions::promote))
@@ -134,14 +138,20 @@ pub fn router(api: Api) -> Router {
         .route("/v1/consumers/{name}/backfill/pause", post(backfill::pause))
         .route("/v1/consumers/{name}/backfill/resume", post(backfill::resume))
         .route("/v1/consumers/{name}/backfill/cancel", post(backfill::cancel))
-        .route("/v1/messages", get(exports::messages))
         .route("/v1/records/{dataset}", get(exports::records))
         .route("/v1/backup", post(backup::backup))
-        .route("/v1/check", get(check::check))
         .route("/healthz", get(probes::health))
         .route("/readyz", get(probes::ready))
         .route("/metrics", get(probes::metrics))
         .route("/", get(probes::index))
+        .route_layer(middleware::from_fn(request::without_params));
+    let list = get(orders::list).route_layer(middleware::from_fn(room::for_answer));
+    Router::new()
+        .route("/v1/orders", post(place::place).merge(list))
+        .route("/v1/events", post(custom::publish).get(stream::stream))
+        .route("/v1/check", get(check::check))
+        .merge(pages)
+        .merge(others)
         .route_layer(middleware::from_fn(measure))
         .fallback(request::not_found)
         .method_not_allowed_fallback(request::method_not_allowed)

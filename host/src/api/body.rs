@@ -11,6 +11,7 @@ use tokio::time::timeout;
 
 use super::limits::{BODY_TIME_MAX, DISCARD_BYTES_MAX, DISCARD_TIME_MAX};
 use super::problem::{Error, Result};
+use super::room;
 use crate::order::draft::{FieldError, Object};
 
 /// Requires `Content-Type: application/json`. A page of another site cannot send that without being asked for
@@ -51,12 +52,13 @@ async fn read_within(time_max: Duration, headers: &HeaderMap, mut body: Body, ma
         }
         return Err(Error::BodyTooLarge { max });
     }
+    let turn = room::for_body(&body).await?;
     match timeout(time_max, collect(&mut body, max)).await {
         Ok(Err(err @ Error::BodyTooLarge { .. })) => {
             discard(body).await;
             Err(err)
         }
-        Ok(read) => read,
+        Ok(read) => read.map(|bytes| room::kept(bytes, turn)),
         Err(_elapsed) => Err(Error::BodyTooSlow),
     }
 }

@@ -16,7 +16,7 @@ use serde::Serialize;
 use super::cloudevents::Sent;
 use super::limits::{BATCH_BYTES_MAX, BATCH_EVENTS_MAX, EVENT_BYTES_MAX, EVENT_DATA_BYTES_MAX};
 use super::problem::{Error, Result};
-use super::request::committing;
+use super::request::{NoParams, Params, committing, percent_decoded};
 use super::{Shared, body, page};
 use crate::backend::Published;
 use crate::event::Custom;
@@ -29,7 +29,7 @@ struct Accepted<'a> {
 }
 
 /// Records custom events; 202, since consumers hear of them later.
-pub async fn publish(State(shared): State<Arc<Shared>>, request: Request) -> Result<Response> {
+pub async fn publish(State(shared): State<Arc<Shared>>, _: Params<NoParams>, request: Request) -> Result<Response> {
     let (parts, body) = request.into_parts();
     let headers = &parts.headers;
     let mode = Mode::of(headers)?;
@@ -96,12 +96,14 @@ fn check(sent: Vec<Sent>, mode: Mode) -> Result<Vec<Custom>> {
 
 /// The attributes of binary mode.
 fn from_headers(headers: &HeaderMap) -> Result<Sent> {
-    let attribute = |name: &'static str| match headers.get(name) {
-        None => Ok(None),
-        Some(value) => percent_decoded(value.as_bytes()).map(Some).ok_or_else(|| Error::InvalidParameter {
-            field: name.into(),
-            detail: "is not percent-encoded UTF-8".to_owned(),
-        }),
+    let attribute = |name: &'static str| {
+        let mut values = headers.get_all(name).iter();
+        let Some(value) = values.next() else { return Ok(None) };
+        let refused = |detail: &str| Error::InvalidParameter { field: name.into(), detail: detail.to_owned() };
+        if values.next().is_some() {
+            return Err(refused("stands more than once"));
+        }
+        percent_decoded(value.as_bytes()).map(Some).ok_or_else(|| refused("is not percent-encoded UTF-8"))
     };
     Ok(Sent {
         specversion: attribute("ce-specversion")?,
@@ -113,35 +115,4 @@ fn from_headers(headers: &HeaderMap) -> Result<Sent> {
         orderid: attribute("ce-orderid")?,
         ..Sent::default()
     })
-}
-
-/// Undoes the encoding of attributes in headers (CloudEvents HTTP binding, 3.1.3.2). A `%` that starts no encoding
-/// stands for itself.
-fn percent_decoded(value: &[u8]) -> Option<String> {
-    let hex = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
-    let mut decoded = Vec::with_capacity(value.len());
-    let mut rest = value;
-    while let [first, after @ ..] = rest {
-        rest = after;
-        if let (b'%', [high, low, after @ ..]) = (first, rest)
-            && let (Some(high), Some(low)) = (hex(*high), hex(*low))
-        {
-            decoded.push(high << 4 | low);
-            rest = after;
-        } else {
-            decoded.push(*first);
-        }
-    }
-    String::from_utf8(decoded).ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::percent_decoded;
-
-    #[test]
-    fn attributes_in_headers_are_decoded() {
-        assert_eq!(percent_decoded(b"Euro %E2%82%AC %zz 100%").as_deref(), Some("Euro € %zz 100%"));
-        assert_eq!(percent_decoded(b"%ff"), None);
-    }
 }

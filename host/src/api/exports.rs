@@ -9,8 +9,9 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures::{StreamExt as _, stream};
 use serde::{Deserialize, Serialize};
+use tokio::sync::OwnedSemaphorePermit;
 
-use super::limits::EXPORT_BATCH;
+use super::limits::{EXPORT_BATCH, EXPORTS_MAX};
 use super::problem::{Error, Result};
 use super::request::{Named, Params, Segment, bounded, reading};
 use super::{Shared, page};
@@ -59,7 +60,11 @@ impl Named for DatasetName {
 /// `GET /v1/records/{dataset}`: every row, oldest first, one JSON object a line. A data set without rows is empty.
 /// A failure on the way breaks the answer off, so that nobody takes a part for the whole.
 pub async fn records(State(shared): State<Arc<Shared>>, Segment(dataset): Segment<DatasetName>) -> Result<Response> {
-    let mut rows = Rows { journal: Arc::clone(&shared.api.journal), dataset: dataset.0, left: Left::All };
+    let permit = Arc::clone(&shared.exports)
+        .try_acquire_owned()
+        .map_err(|_none| Error::TooMany { what: "exports", max: EXPORTS_MAX })?;
+    let journal = Arc::clone(&shared.api.journal);
+    let mut rows = Rows { journal, dataset: dataset.0, left: Left::All, _permit: permit };
     // The first page is read before the answer begins, so that a store that fails is still a problem.
     let first = rows.next().await.transpose()?;
     let pieces =
@@ -72,6 +77,7 @@ struct Rows {
     journal: Arc<dyn Journal>,
     dataset: String,
     left: Left,
+    _permit: OwnedSemaphorePermit,
 }
 
 enum Left {

@@ -23,6 +23,18 @@ pub const BATCH_BYTES_MAX: usize = 4 << 20;
 /// How deep the arrays and objects of an event's data may nest: half of what JSON readers commonly stand.
 pub const DATA_DEPTH_MAX: usize = 64;
 
+/// Bodies and answers of more than this are large. As many smaller ones as there may be connections are 256 MiB.
+pub const SMALL_BYTES_MAX: u64 = 64 << 10;
+
+/// Large bodies at once, over all connections: 256 MiB of the largest, and what they are read into.
+pub const LARGE_BODIES_MAX: usize = 64;
+
+/// Large answers at once, over all connections, made or on their way to clients that take their time.
+pub const LARGE_ANSWERS_MAX: usize = 64;
+
+/// How long a large body or answer waits for its turn.
+pub const TURN_TIME_MAX: Duration = Duration::from_secs(5);
+
 /// Time to send a whole body (not of an import): a client that takes longer holds a connection for nothing.
 pub const BODY_TIME_MAX: Duration = Duration::from_secs(10);
 
@@ -52,6 +64,9 @@ pub const IMPORTS_MAX: usize = 8;
 /// Backups at once, per host: each brings another copy of the store onto its disk.
 pub const BACKUPS_MAX: usize = 1;
 
+/// Exports of records at once, per host: each holds a page of rows that its client has not taken yet.
+pub const EXPORTS_MAX: usize = 16;
+
 /// Checks at once, per host: each reads the whole store.
 pub const CHECKS_MAX: usize = 1;
 
@@ -66,6 +81,9 @@ pub const STREAM_SILENCE_MAX: Duration = Duration::from_secs(15);
 
 /// Events read from the journal at once for a stream.
 pub const STREAM_BATCH: usize = 256;
+
+/// A stream sends what it has once it is more than this: so much is in memory while its client does not take it.
+pub const STREAM_PIECE_BYTES: usize = 1 << 20;
 
 /// Rows read from the store at once for an export.
 pub const EXPORT_BATCH: usize = 1000;
@@ -95,6 +113,9 @@ pub const QUERY_TEXT_BYTES_MAX: usize = 1024;
 
 /// RFC draft-ietf-httpapi-idempotency-key-header leaves the length to the server.
 pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 255;
+
+/// The head of a request: several times what browsers and proxies send. It is held for every connection that is slow to send it.
+pub const HEAD_BYTES_MAX: usize = 64 << 10;
 
 /// Time to send the head of a request; also how long a kept-alive connection may be idle.
 pub const HEADER_TIME_MAX: Duration = Duration::from_secs(30);

@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 
 use super::limits::ORDER_BYTES_MAX;
 use super::problem::{Error, Result};
+use super::request::{NoParams, Params};
 use super::{Shared, body, request};
 use crate::backend::{Durable, Placed, Placement};
 use crate::clock::Timestamp;
@@ -20,7 +21,7 @@ use crate::telemetry::meters;
 
 /// Places an order. A repeat of an idempotency key gets the answer that the first one got: the order as it was
 /// placed, byte for byte, with status 201.
-pub async fn place(State(shared): State<Arc<Shared>>, request: Request) -> Result<Response> {
+pub async fn place(State(shared): State<Arc<Shared>>, _: Params<NoParams>, request: Request) -> Result<Response> {
     let (parts, body) = request.into_parts();
     body::require_json(&parts.headers)?;
     let key = request::idempotency_key(&parts.headers)?;

@@ -5,9 +5,12 @@ use std::fmt::Display;
 use std::future::Future;
 use std::str::FromStr;
 
-use axum::extract::{FromRequestParts, Path, Query};
+use axum::extract::{FromRequestParts, Path, Query, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, Uri};
+use axum::middleware::Next;
+use axum::response::Response;
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
@@ -69,6 +72,12 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Params<T> {
     type Rejection = Error;
 
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self> {
+        if parts.uri.query().is_some_and(|query| percent_decoded(query.as_bytes()).is_none()) {
+            return Err(Error::InvalidParameter {
+                field: "query".into(),
+                detail: "is not percent-encoded UTF-8".into(),
+            });
+        }
         match Query::<T>::try_from_uri(&parts.uri) {
             Ok(Query(params)) => Ok(Self(params)),
             Err(err) => {
@@ -79,12 +88,27 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Params<T> {
     }
 }
 
+/// A call that has no parameters, wrapped around those: whoever narrows it by one would take all for the part.
+pub async fn without_params(_: Params<NoParams>, request: Request, next: Next) -> Response {
+    next.run(request).await
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NoParams {}
+
 /// What serde says of a query string, as `limit: invalid digit found in string`, in words for whoever wrote it.
 fn refused_parameter(text: &str) -> Error {
     let named = text.split_once(": ").filter(|(name, _)| !name.contains(' '));
     let (field, detail) = named.unwrap_or(("query", text));
-    let detail = match detail.strip_prefix(&format!("unknown field `{field}`, expected ")) {
-        Some(known) => format!("is not known here; there is {}", known.trim_start_matches("one of ")),
+    let detail = match detail.strip_prefix(&format!("unknown field `{field}`, ")) {
+        Some("there are no fields") => "is not known here; there are no parameters".to_owned(),
+        Some(known) => {
+            format!(
+                "is not known here; there is {}",
+                known.trim_start_matches("expected ").trim_start_matches("one of ")
+            )
+        }
         None if detail.contains("digit") || detail.contains("integer") || detail.contains("number") => {
             format!("must be a whole number: {detail}")
         }
@@ -150,11 +174,42 @@ pub async fn method_not_allowed(method: Method, uri: Uri) -> Result<Infallible> 
     Err(Error::MethodNotAllowed { method: clip(method.as_str()), path: clip(uri.path()) })
 }
 
+/// Undoes the encoding of a query, or of attributes in headers (CloudEvents HTTP binding, 3.1.3.2). A `%` that starts no encoding
+/// stands for itself; `None` where it is not UTF-8.
+pub fn percent_decoded(value: &[u8]) -> Option<String> {
+    let hex = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+    let mut decoded = Vec::with_capacity(value.len());
+    let mut rest = value;
+    while let [first, after @ ..] = rest {
+        rest = after;
+        if let (b'%', [high, low, after @ ..]) = (first, rest)
+            && let (Some(high), Some(low)) = (hex(*high), hex(*low))
+        {
+            decoded.push(high << 4 | low);
+            rest = after;
+        } else {
+            decoded.push(*first);
+        }
+    }
+    String::from_utf8(decoded).ok()
+}
+
 /// Quotes what a client sent at bounded length.
 pub fn clip(text: &str) -> String {
     const CHARS_MAX: usize = 200;
     match text.char_indices().nth(CHARS_MAX) {
         Some((end, _)) => format!("{}…", text.get(..end).unwrap_or_default()),
         None => text.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::percent_decoded;
+
+    #[test]
+    fn attributes_in_headers_are_decoded() {
+        assert_eq!(percent_decoded(b"Euro %E2%82%AC %zz 100%").as_deref(), Some("Euro € %zz 100%"));
+        assert_eq!(percent_decoded(b"%ff"), None);
     }
 }

@@ -26,7 +26,9 @@ use tokio::task::JoinSet;
 use tokio::time::{Sleep, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::limits::{CONNECTIONS_MAX, CONNECTIONS_SHARE, DRAIN_TIME_MAX, HEADER_TIME_MAX, WRITE_STALL_MAX};
+use super::limits::{
+    CONNECTIONS_MAX, CONNECTIONS_SHARE, DRAIN_TIME_MAX, HEAD_BYTES_MAX, HEADER_TIME_MAX, WRITE_STALL_MAX,
+};
 use super::problem::{Error, Result};
 use super::request::clip;
 use super::{Api, Hosts, router};
@@ -131,6 +133,7 @@ async fn converse(
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIME_MAX)
+        .max_buf_size(HEAD_BYTES_MAX)
         .serve_connection(TokioIo::new(Unstalled::new(stream, WRITE_STALL_MAX)), service);
     let mut connection = pin!(connection);
     let ended = tokio::select! {
@@ -289,6 +292,18 @@ mod tests {
         let (address, _stopping, _serving) = served(Hosts::loopback()).await;
         ask(address, "GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n", "200 OK").await;
         ask(address, "GET /healthz HTTP/1.1\r\nHost: evil.example\r\n\r\n", "/problems/wrong-host").await;
+    }
+
+    #[tokio::test]
+    async fn a_head_that_does_not_end_is_not_waited_for() {
+        let (address, _stopping, _serving) = served(Hosts::Any).await;
+        let mut connection = TcpStream::connect(address).await.unwrap();
+        let head = format!("GET /healthz HTTP/1.1\r\nHost: a\r\nX: {}", "x".repeat(HEAD_BYTES_MAX + 1));
+        connection.write_all(head.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        // What was sent and not read may make the end a reset.
+        let _ended = timeout(HEADER_TIME_MAX / 3, connection.read_to_end(&mut answer)).await.expect("an end");
+        assert!(!String::from_utf8_lossy(&answer).contains("200 OK"));
     }
 
     #[tokio::test]

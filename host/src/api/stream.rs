@@ -21,7 +21,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::Shared;
-use super::limits::{STREAM_BATCH, STREAM_POLL, STREAM_SILENCE_MAX, STREAMS_MAX};
+use super::limits::{STREAM_BATCH, STREAM_PIECE_BYTES, STREAM_POLL, STREAM_SILENCE_MAX, STREAMS_MAX};
 use super::page::one_line;
 use super::problem::{Error, Result};
 use super::request::{Params, parsed, reading};
@@ -100,14 +100,19 @@ impl Follower {
                     return None;
                 }
             };
-            let wanted =
-                events.iter().filter(|event| self.kinds.as_ref().is_none_or(|kinds| kinds.matches(event.kind())));
             let gap = gap(self.after, &events).filter(|_| self.journal.is_contiguous());
-            let text: String = gap.into_iter().chain(wanted.filter_map(|event| frame(event))).collect();
-            let caught_up = events.is_empty();
-            if let Some(last) = events.last() {
-                self.after = Some(last.position);
+            let mut text = gap.unwrap_or_default();
+            for event in &events {
+                // What is left out is read again: from memory, as a rule.
+                if text.len() > STREAM_PIECE_BYTES {
+                    break;
+                }
+                self.after = Some(event.position);
+                if self.kinds.as_ref().is_none_or(|kinds| kinds.matches(event.kind())) {
+                    text.extend(frame(event));
+                }
             }
+            let caught_up = events.is_empty();
             if !text.is_empty() {
                 self.spoke_at = Instant::now();
                 return Some(text.into());

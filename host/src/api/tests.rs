@@ -390,8 +390,20 @@ async fn parameters_are_checked() {
         "/v1/orders?limit=x",
         "/v1/orders?status=open",
         "/v1/orders?custmer=a",
+        "/v1/orders?customer=%ff",
         "/v1/events?type=a..b",
         "/v1/check?rate=fast",
+        "/v1/consumers?name=a",
+        "/v1/consumers/a?limit=1",
+        "/v1/consumers/a/shadow?x",
+        "/v1/consumers/a/backfill?x=1",
+        "/v1/consumers/a/dead-letters/b?x=1",
+        "/v1/records/a?limit=1",
+        "/v1/orders/0190b5a0-0000-7000-8000-000000000000?x=1",
+        "/metrics?name[]=a",
+        "/healthz?x=1",
+        "/readyz?x=1",
+        "/?x=1",
     ] {
         assert_eq!(problem_kind(get(path)).await, is(400, "invalid-parameter"), "{path}");
     }
@@ -401,12 +413,19 @@ async fn parameters_are_checked() {
         ("/v1/events?after=99999999999999999999", "after", "must be a whole number"),
         ("/v1/orders?custmer=a", "custmer", "is not known here; there is `customer`, `status`"),
         ("/v1/check?rte=1", "rte", "is not known here; there is `rate`"),
+        ("/v1/consumers?name=a", "name", "is not known here; there are no parameters"),
     ] {
         let (_, _, body) = problem(get(path)).await;
         assert_eq!(body["errors"][0]["field"], field, "{body}");
         assert!(body["errors"][0]["detail"].as_str().unwrap().contains(detail), "{body}");
     }
-    assert_eq!(send(get("/v1/orders?status=placed&limit=1000")).await.0, StatusCode::OK);
+    for path in ["/v1/orders", "/v1/events", "/v1/consumers/a/dead-letters/retry", "/v1/backup"] {
+        let refused = problem_kind(post(&format!("{path}?dry_run=true"), JSON, ORDER)).await;
+        assert_eq!(refused, is(400, "invalid-parameter"), "{path}");
+    }
+    for path in ["/v1/orders?status=placed&limit=1000", "/v1/consumers?", "/healthz"] {
+        assert_eq!(send(get(path)).await.0, StatusCode::OK, "{path}");
+    }
 }
 
 #[tokio::test]
@@ -432,6 +451,12 @@ async fn a_bad_event_names_its_attributes_in_every_mode() {
     }
     let (_, _, body) = problem(binary).await;
     insta::assert_json_snapshot!(body);
+    let mut twice = post("/v1/events", JSON, "{}");
+    for (name, value) in [("ce-specversion", "1.0"), ("ce-id", "1"), ("ce-id", "2")] {
+        twice.headers_mut().append(name, value.parse().unwrap());
+    }
+    let (_, _, body) = problem(twice).await;
+    assert_eq!(body["detail"], "ce-id stands more than once");
 }
 
 #[tokio::test]
