@@ -140,11 +140,13 @@ pub fn router(api: Api) -> Router {
         .route("/v1/consumers/{name}/backfill/cancel", post(backfill::cancel))
         .route("/v1/records/{dataset}", get(exports::records))
         .route("/v1/backup", post(backup::backup))
+        .route_layer(middleware::from_fn(request::without_params));
+    // Load balancers and scrapers may add parameters of their own, and narrow nothing by them.
+    let probes = Router::new()
         .route("/healthz", get(probes::health))
         .route("/readyz", get(probes::ready))
         .route("/metrics", get(probes::metrics))
-        .route("/", get(probes::index))
-        .route_layer(middleware::from_fn(request::without_params));
+        .route("/", get(probes::index));
     let list = get(orders::list).route_layer(middleware::from_fn(room::for_answer));
     Router::new()
         .route("/v1/orders", post(place::place).merge(list))
@@ -152,6 +154,7 @@ pub fn router(api: Api) -> Router {
         .route("/v1/check", get(check::check))
         .merge(pages)
         .merge(others)
+        .merge(probes)
         .route_layer(middleware::from_fn(measure))
         .fallback(request::not_found)
         .method_not_allowed_fallback(request::method_not_allowed)
