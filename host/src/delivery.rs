@@ -10,6 +10,7 @@
 //! **Invariants**
 //! - A delivery that was leased is finished, released, or its worker's runtime is gone.
 //! - A version that was swapped out finishes the deliveries that it began, and begins no other.
+//! - What is leased because one version hears it is handled by that one: subscriptions and version change together.
 //! - An instance is used again only after its commit was accepted.
 //! - A lane is one delivery at a time, whichever version handles it: the events of an order never run on two at once.
 
@@ -17,12 +18,14 @@ mod canary;
 pub mod retry;
 pub mod rollout;
 pub mod shadow;
+#[cfg(test)]
+mod tests;
 pub mod trial;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use parking_lot::RwLock;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
@@ -139,7 +142,7 @@ impl Engine {
         inbox.configure(inbox_policy(&live));
         live.keep_warm();
         let shared =
-            Arc::new(Shared { meters: ConsumerMeters::of(&name), name, inbox, live: ArcSwap::from_pointee(live) });
+            Arc::new(Shared { meters: ConsumerMeters::of(&name), name, inbox, live: RwLock::new(Arc::new(live)) });
         let (stop, stopped) = watch::channel(false);
         let task = self.runtime.spawn(deliver(Arc::clone(&shared), stopped));
         Worker { shared, stop, task }
@@ -157,11 +160,14 @@ pub struct Worker {
 impl Worker {
     /// Deliveries leased from now on go to `live`; those that run finish where they are.
     pub fn swap(&self, live: Live) {
-        self.shared.inbox.configure(inbox_policy(&live));
         live.keep_warm();
         let live = Arc::new(live);
-        fault::pass(Point::VersionSwapping);
-        let old = self.shared.live.swap(Arc::clone(&live));
+        let old = {
+            let mut leased_for = self.shared.live.write();
+            self.shared.inbox.configure(inbox_policy(&live));
+            fault::pass(Point::VersionSwapping);
+            std::mem::replace(&mut *leased_for, Arc::clone(&live))
+        };
         fault::pass(Point::VersionSwapped);
         let stays = |version: &Arc<Version>| live.versions().any(|new| Arc::ptr_eq(new, version));
         old.versions().filter(|version| !stays(version)).for_each(|version| version.clear());
@@ -174,7 +180,7 @@ impl Worker {
         if let Err(error) = task.await {
             tracing::error!(consumer = %shared.name, %error, "the consumer's worker ended out of order");
         }
-        let live = shared.live.load();
+        let live = Arc::clone(&shared.live.read());
         shared.inbox.configure(InboxPolicy { concurrency: 0, ..inbox_policy(&live) });
     }
 }
@@ -182,8 +188,22 @@ impl Worker {
 struct Shared {
     name: ConsumerName,
     inbox: Arc<dyn Inbox>,
-    live: ArcSwap<Live>,
+    /// Held while a delivery is leased: what its inbox hears is what this handles.
+    live: RwLock<Arc<Live>>,
     meters: ConsumerMeters,
+}
+
+/// A delivery, and what handles it.
+struct Leased {
+    live: Arc<Live>,
+    delivery: Delivery,
+}
+
+impl Shared {
+    fn lease(&self) -> Option<Leased> {
+        let live = self.live.read();
+        self.inbox.lease().map(|delivery| Leased { live: Arc::clone(&live), delivery })
+    }
 }
 
 fn inbox_policy(live: &Live) -> InboxPolicy {
@@ -205,8 +225,9 @@ fn inbox_policy(live: &Live) -> InboxPolicy {
 async fn deliver(shared: Arc<Shared>, mut stopped: watch::Receiver<bool>) {
     let mut runners = JoinSet::new();
     while !*stopped.borrow() {
-        while let Some(delivery) = shared.inbox.lease() {
-            runners.spawn(run(Arc::clone(&shared), delivery, stopped.clone()));
+        while let Some(leased) = shared.lease() {
+            // Boxed here, it is moved into its task as a pointer.
+            runners.spawn(Box::pin(run(Arc::clone(&shared), leased, stopped.clone())));
         }
         tokio::select! {
             () = shared.inbox.changed() => {}
@@ -228,23 +249,22 @@ fn report(shared: &Shared, ended: Result<(), tokio::task::JoinError>) {
     }
 }
 
-async fn run(shared: Arc<Shared>, delivery: Delivery, stopped: watch::Receiver<bool>) {
-    let (mut next, mut since_yield) = (Some(delivery), 0);
-    while let Some(delivery) = next {
-        handle(&shared, delivery).await;
+async fn run(shared: Arc<Shared>, leased: Leased, stopped: watch::Receiver<bool>) {
+    let (mut next, mut since_yield) = (Some(leased), 0);
+    while let Some(leased) = next {
+        handle(&shared, leased).await;
         since_yield += 1;
         if since_yield == DELIVERIES_BEFORE_YIELD {
             since_yield = 0;
             tokio::task::yield_now().await;
         }
-        next = if *stopped.borrow() { None } else { shared.inbox.lease() };
+        next = if *stopped.borrow() { None } else { shared.lease() };
     }
 }
 
 /// Handles one delivery until it is settled.
-async fn handle(shared: &Shared, delivery: Delivery) {
+async fn handle(shared: &Shared, Leased { live, delivery }: Leased) {
     fault::pass(Point::DeliveryLeased);
-    let live = shared.live.load_full();
     let on_trial = live.on_trial(&delivery);
     let failed = match live.candidate_for(&delivery) {
         Some(candidate) => canary::handle(shared, &live, candidate, delivery).await,

@@ -29,7 +29,7 @@ mod engine;
 mod error;
 mod event;
 #[cfg(test)]
-mod fixture;
+pub(crate) mod fixture;
 #[cfg(test)]
 mod hostile;
 mod http;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::backend::{Cause, CauseKind, Delivery, Evidence, LogLine, Ran, Settlement};
 use crate::clock::Timestamp;
 use crate::effects::Effects;
+use crate::event::EventId;
 use crate::policy::Retry;
 use crate::sandbox::Outcome;
 
@@ -27,7 +28,7 @@ pub fn settle(
     }
     let now = Timestamp::now();
     let tried = Tried { attempts: delivery.attempt, first_at: delivery.first_attempt_at };
-    match next_try(policy, tried, after, now, jitter(delivery)) {
+    match next_try(policy, tried, after, now, jitter(delivery.event.id, delivery.attempt)) {
         Some(at) => Settlement::Retry { at, cause, ran },
         None => Settlement::Dead { cause, ran },
     }
@@ -77,8 +78,8 @@ fn backoff(policy: &Retry, attempt: u32, jitter: f64) -> Duration {
 }
 
 /// Differs from delivery to delivery and from attempt to attempt.
-fn jitter(delivery: &Delivery) -> f64 {
-    let hash = std::hash::RandomState::new().hash_one((delivery.event.id, delivery.attempt));
+fn jitter(event: EventId, attempt: u32) -> f64 {
+    let hash = std::hash::RandomState::new().hash_one((event, attempt));
     #[allow(clippy::cast_precision_loss, reason = "only spread is wanted")]
     let jitter = hash as f64 / u64::MAX as f64;
     jitter
@@ -102,6 +103,15 @@ mod tests {
         let whole: Vec<u64> = (1..=6).map(|attempt| backoff(&policy, attempt, 1.0).as_secs()).collect();
         assert_eq!(whole, [1, 2, 4, 8, 10, 10]);
         assert_eq!(backoff(&policy, 1, 0.0), Duration::from_millis(500));
+    }
+
+    #[test]
+    fn what_failed_together_does_not_come_back_together() {
+        let event = EventId::generate();
+        let spread =
+            (1..=200).map(|attempt| jitter(event, attempt)).chain((0..200).map(|_| jitter(EventId::generate(), 1)));
+        let (low, high) = spread.fold((1.0_f64, 0.0_f64), |(low, high), it| (low.min(it), high.max(it)));
+        assert!(0.0 <= low && low < 0.2 && 0.8 < high && high <= 1.0, "{low} {high}");
     }
 
     proptest! {

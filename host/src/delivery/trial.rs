@@ -107,3 +107,34 @@ fn add(counts: &mut Counts, took: Duration) {
     counts.done += 1;
     counts.took = counts.took.saturating_add(took);
 }
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU32;
+
+    use super::*;
+
+    #[test]
+    fn what_ends_after_the_verdict_changes_nothing() {
+        let rule = Rollout {
+            share_permille: 100,
+            min_events: NonZeroU32::new(2).unwrap(),
+            max_failure_rate: 0.0,
+            max_slowdown: None,
+        };
+        let trial = Trial::new(&Hash::of(b"candidate"), rule, Arc::default());
+        trial.done(Duration::from_micros(10));
+        assert_eq!(trial.verdict(), None);
+        trial.failed();
+        let verdict = trial.verdict();
+        assert!(matches!(verdict, Some(Verdict::RollBack(_))) && !trial.is_open(), "{verdict:?}");
+        for _ in 0..3 {
+            trial.done(Duration::from_micros(10));
+            trial.failed();
+            trial.both_failed();
+        }
+        assert_eq!(trial.verdict(), verdict);
+        let Progress { events, failed, both_failed, .. } = trial.progress();
+        assert_eq!((events, failed, both_failed), (2, 1, 0));
+    }
+}

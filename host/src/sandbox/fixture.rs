@@ -52,6 +52,13 @@ pub fn guest(handle: &str) -> Binary {
     Guest { handle, ..Guest::default() }.build()
 }
 
+/// Done for the first event of an instance, rejecting every later one.
+pub fn remembering() -> Binary {
+    guest(&format!(
+        "(if (result i32) (global.get $handled) (then {REJECT}) (else (global.set $handled (i32.const 1)) {DONE}))"
+    ))
+}
+
 /// A guest with imports of the contract.
 pub fn importing(imports: &str, handle: &str) -> Binary {
     Guest { imports, handle, ..Guest::default() }.build()

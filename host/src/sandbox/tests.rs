@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::fixture::{self, DONE, Guest, REJECT, RETRY, SPIN, TRAP, guest, importing, version};
+use super::fixture::{self, DONE, Guest, REJECT, RETRY, SPIN, TRAP, guest, importing, remembering, version};
 use super::{DescribeFailed, Handled, LoadError, NotAComponent, Outcome, Settings, Version};
 use crate::backend::{self, Generation, Origin};
 use crate::capability::fixture::{Memory, everything, order, placed};
@@ -193,13 +193,6 @@ async fn a_store_that_cannot_answer_is_no_outcome_of_the_guest() {
     let bytes = importing(GET, &format!("{GET_KEY} {DONE}"));
     let handled = handle_with(bytes, &Policy::default(), Memory { broken, ..Memory::default() }).await;
     assert!(matches!(handled.outcome, Outcome::Store(_)), "{:?}", handled.outcome);
-}
-
-/// Done for the first event of an instance, rejecting every later one.
-fn remembering() -> Binary {
-    guest(&format!(
-        "(if (result i32) (global.get $handled) (then {REJECT}) (else (global.set $handled (i32.const 1)) {DONE}))"
-    ))
 }
 
 #[tokio::test]
