@@ -12,12 +12,14 @@ pub struct Recent<K, V> {
     old: HashMap<K, V, RandomState>,
     /// Of one generation.
     max: usize,
+    /// With so many, the young generation is full.
+    full: usize,
 }
 
 impl<K: Hash + Eq, V> Recent<K, V> {
-    /// Keeps at most twice `max`, besides what must be kept.
+    /// Keeps at most twice `max`, or a few times what must be kept.
     pub fn new(max: usize) -> Self {
-        Self { young: HashMap::default(), old: HashMap::default(), max }
+        Self { young: HashMap::default(), old: HashMap::default(), max, full: max }
     }
 
     pub fn get<Q: Hash + Eq + ?Sized>(&mut self, key: &Q) -> Option<&V>
@@ -33,10 +35,12 @@ impl<K: Hash + Eq, V> Recent<K, V> {
 
     /// Values for which `keep` holds are never forgotten.
     pub fn insert(&mut self, key: K, value: V, keep: impl Fn(&V) -> bool) {
-        if self.young.len() >= self.max {
+        if self.young.len() >= self.full {
             std::mem::swap(&mut self.young, &mut self.old);
             // In the memory that it has: to let go of megabytes and ask for them again, bit by bit, leaves holes.
             self.young.retain(|_, value| keep(value));
+            // Whatever must be kept is looked at in each turn: the more it is, the later comes the next.
+            self.full = self.max.max(2 * self.young.len());
         }
         self.old.remove(&key);
         self.young.insert(key, value);
@@ -84,6 +88,18 @@ mod tests {
             recent.insert(key, key, |_| false);
         }
         assert!((0..100).all(|key| recent.get(&key).is_none()));
+    }
+
+    #[test]
+    fn much_that_must_be_kept_is_not_looked_at_all_the_time() {
+        let (mut recent, looks) = (Recent::new(8), std::cell::Cell::new(0));
+        for key in 0..10_000 {
+            recent.insert(key, key, |_| {
+                looks.set(looks.get() + 1);
+                true
+            });
+        }
+        assert!(looks.get() < 50_000, "{} looks", looks.get());
     }
 
     #[test]
