@@ -111,15 +111,20 @@ impl Delivery {
     }
 }
 
-/// Names one of a consumer's states: the one in use, or one that a rebuild fills. Never given to another.
+/// Names one of a consumer's states: the one in use, or one that a rebuild fills. Never given to another, nor to the same once
+/// what a delivery left there was undone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Generation(pub(in crate::backend) i64);
+pub struct Generation {
+    pub(in crate::backend) state: i64,
+    /// Raised whenever what was not durable is undone.
+    pub(in crate::backend) epoch: u64,
+}
 
 #[cfg(test)]
 impl Generation {
     /// For tests of what is kept apart by one.
     pub(crate) fn of(number: i64) -> Self {
-        Self(number)
+        Self { state: number, epoch: 0 }
     }
 }
 

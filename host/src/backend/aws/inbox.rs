@@ -312,7 +312,7 @@ impl AwsInbox {
             return Finished::Accepted;
         }
         let on_dead = self.desk.lock().on_dead();
-        let generation = delivery.generation.0;
+        let generation = delivery.generation.state;
         let (store, name, committer) = (&self.store, &self.name, &self.committer);
         self.desk.lock().settling(ticket, true);
         self.ring();

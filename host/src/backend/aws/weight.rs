@@ -267,7 +267,7 @@ pub async fn settle(inbox: &AwsInbox, delivery: Delivery, reads: &Reads, settlem
     let of_rebuild = inbox.weight_of_rebuild(&delivery);
     let weight = of_rebuild.as_deref().unwrap_or(&inbox.weight);
     let room = match &settlement {
-        Settlement::Done { effects, .. } => inbox.room(weight, delivery.generation.0, reads, effects).await,
+        Settlement::Done { effects, .. } => inbox.room(weight, delivery.generation.state, reads, effects).await,
         _ => Ok(None),
     };
     match (room, settlement) {

@@ -242,7 +242,7 @@ impl EmbeddedInbox {
             attempt: item.attempts + 1,
             origin: origin(&item),
             first_attempt_at: item.first_attempt_at.unwrap_or(now),
-            generation: Generation(desk.generation),
+            generation: Generation { state: desk.generation, epoch: desk.epoch },
             by: AttemptBy::Live,
             lease: Lease { epoch: desk.epoch, stored: item.stored, edited, backfill: item.backfill, rebuild: None },
         }))

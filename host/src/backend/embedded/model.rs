@@ -431,4 +431,5 @@ async fn what_was_undone_is_not_durable() {
     assert!(view.get("all").await.unwrap().is_none());
     let fresh = world.inbox.lease().unwrap();
     again(fresh.lease()).await.unwrap();
+    assert_ne!(fresh.generation, second.generation, "a guest may remember what was undone");
 }

@@ -134,7 +134,7 @@ impl AwsInbox {
             attempt: running.head.map_or(0, |head| head.attempts) + 1,
             origin: running.origin(),
             first_attempt_at: running.first_at(),
-            generation: Generation(self.generation()),
+            generation: Generation { state: self.generation(), epoch: 0 },
             by: AttemptBy::default(),
             lease: Lease {
                 epoch: running.ticket,

@@ -209,7 +209,7 @@ impl AwsInbox {
             attempt: offered.attempts + 1,
             origin: Origin::Backfill,
             first_attempt_at: *offered.first_attempt_at.get_or_insert(now),
-            generation: Generation(rebuild),
+            generation: Generation { state: rebuild, epoch: 0 },
             by: AttemptBy::Live,
             lease,
         })

@@ -44,7 +44,7 @@ impl AwsView {
             Body::OrderChanged { order, .. } if is_new(delivery) && !store.has_gone_on(order.id) => Some(order.clone()),
             _ => None,
         };
-        Self { told, ..Self::new(store, name, delivery.generation.0) }
+        Self { told, ..Self::new(store, name, delivery.generation.state) }
     }
 
     /// An item that no large commit is under way with.

@@ -93,8 +93,8 @@ impl EmbeddedInbox {
         let by = if rebuild.way.is_some() { AttemptBy::Returning } else { AttemptBy::Live };
         let lease =
             Lease { epoch: *epoch, stored: false, edited: copy.is_some(), backfill: None, rebuild: Some(backfill) };
+        let (origin, generation) = (Origin::Backfill, Generation { state, epoch: *epoch });
         desk.started(now);
-        let (origin, generation) = (Origin::Backfill, Generation(state));
         let event = copy.unwrap_or(event);
         Ok(Some(Delivery { event, attempt, origin, first_attempt_at, generation, by, lease }))
     }
