@@ -86,7 +86,7 @@ fn content(reference: Option<&str>, quantity: u32) -> Content {
     }
 }
 
-fn placement(reference: Option<&str>, key: Option<&str>, quantity: u32) -> Placement {
+pub(in crate::backend) fn placement(reference: Option<&str>, key: Option<&str>, quantity: u32) -> Placement {
     let order = Order::place(Arc::new(content(reference, quantity)), Timestamp::now());
     let mut fingerprint = [0; 32];
     fingerprint[0] = u8::try_from(quantity).unwrap();

@@ -110,11 +110,7 @@ impl Store {
         fault::pass(Point::BackfillSteered);
         if let (Some((number, _)), Some(inbox)) = (&*steered, inbox) {
             let number = *number;
-            at_the_desk(move || {
-                inbox.steer_fill(number, step);
-                Ok(())
-            })
-            .await?;
+            at_the_desk(move || inbox.steer_fill(number, step)).await?;
         }
         Ok(steered.map(|steered| steered.map_or(Steered::None, |(_, report)| Steered::Yes(report))))
     }

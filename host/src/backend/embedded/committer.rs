@@ -111,7 +111,11 @@ impl Committer {
     }
 
     fn write(&self, jobs: Vec<Job>, answers: &mut Vec<Answer>) -> rusqlite::Result<()> {
-        self.connection.execute_batch("BEGIN IMMEDIATE")?;
+        if let Err(error) = self.connection.execute_batch("BEGIN IMMEDIATE") {
+            let refusal = unavailable(&error);
+            jobs.into_iter().for_each(|job| job.refuse(&refusal));
+            return Err(error);
+        }
         fault::pass(Point::BatchBegun);
         let mut memory = self.memory.lock();
         let mut writer = Writer::new(&self.connection, &mut memory, Timestamp::now());
@@ -143,17 +147,27 @@ impl Committer {
         fault::pass(Point::BatchRefused);
         self.store.queue.refuse(&format!("writing to the data directory failed: {error}"));
         loop {
+            let refused = self.store.queue.refused();
             match self.reload() {
-                Ok(()) => break,
-                Err(error) => tracing::debug!(%error, "still cannot write"),
+                Ok(()) => {
+                    fault::pass(Point::BatchReloaded);
+                    if self.store.queue.open(refused) {
+                        break;
+                    }
+                }
+                Err(error) if is_fatal(&error) => {
+                    self.store.fail(&format!("a write failed in a way that leaves open what is on disk: {error}"));
+                    return false;
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "still cannot write");
+                    std::thread::sleep(PROBE_EVERY);
+                }
             }
             if self.store.queue.is_closed() {
                 return false;
             }
-            std::thread::sleep(PROBE_EVERY);
         }
-        fault::pass(Point::BatchReloaded);
-        self.store.queue.open();
         tracing::info!("writes succeed again; accepting");
         true
     }
@@ -194,7 +208,7 @@ fn perform(writer: &mut Writer<'_>, job: Job, answers: &mut Vec<Answer>) -> rusq
             Point::BatchHandled
         }
         Job::Task(task) => {
-            answers.push(task(writer)?);
+            answers.push(task(Ok(writer))?);
             Point::BatchTasked
         }
     };

@@ -1,7 +1,7 @@
 //! Dead letters: found by what they died of, and redriven a few at a time.
 //!
-//! A redrive changes rows in the writer's transaction, and the lanes once that is durable. A lane that went back to what
-//! is durable in between has the change already.
+//! A redrive changes rows in the writer's transaction, and the lanes once that is durable, in a task of its own: a caller who
+//! goes away leaves nothing half done. A lane that went back to what is durable in between has the change already.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -10,13 +10,14 @@ use async_trait::async_trait;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde_json::value::RawValue;
 
+use super::backfills::to_its_end;
 use super::commit::ConsumerNumber;
 use super::inbox::Desk;
 use super::lanes::Item;
 use super::readers::Disk;
 use super::tail::stored_after;
 use super::writer::Writer;
-use super::{Embedded, backfills, rows};
+use super::{Embedded, Store, backfills, rows};
 use crate::backend::{
     AttemptReport, CauseCount, CauseKey, DeadLetter, DeadLetters, Durable, EditedCopy, FromBackfill, LetterQuery,
     LetterShown, Page, Redriven, Result, Selection, Which, cause,
@@ -83,6 +84,13 @@ enum Then {
 
 impl Embedded {
     async fn redrive(&self, name: &ConsumerName, selection: Selection, how: Redrive) -> Result<Durable<Redriven>> {
+        let (store, name) = (Arc::clone(&self.store), name.clone());
+        to_its_end(async move { store.redrive(&name, selection, how).await }).await
+    }
+}
+
+impl Store {
+    async fn redrive(&self, name: &ConsumerName, selection: Selection, how: Redrive) -> Result<Durable<Redriven>> {
         let then = match how {
             Redrive::Retry => Then::Again,
             Redrive::Edited(_) => Then::Edited,
@@ -100,8 +108,7 @@ impl Embedded {
             .await?;
         fault::pass(Point::LettersRedriven);
         // The lanes follow only what is durable; until then they stay parked, which hurts nothing.
-        let inbox = self.store.inboxes.lock().get(name).cloned();
-        if let Some(inbox) = inbox {
+        if let Some(inbox) = self.inbox(name) {
             inbox.with_desk(|desk| durable.iter().for_each(|letter| letter.apply(desk, then)));
         }
         Ok(durable.map(|letters| Redriven {

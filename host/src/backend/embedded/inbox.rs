@@ -7,6 +7,8 @@ mod history;
 mod rebuild;
 mod room;
 mod settle;
+#[cfg(test)]
+pub(super) mod tests;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

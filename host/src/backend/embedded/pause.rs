@@ -1,7 +1,10 @@
-//! Consumers that a person paused. The row is the truth; the desk follows it.
+//! Consumers that a person paused. The row is the truth; the desk follows it, though whoever asked goes away.
+
+use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
+use super::backfills::to_its_end;
 use super::commit::ConsumerNumber;
 use super::{Embedded, rows};
 use crate::backend::{Durable, Pause, Result};
@@ -9,14 +12,17 @@ use crate::fault::{self, Point};
 use crate::policy::ConsumerName;
 
 pub async fn set(embedded: &Embedded, name: &ConsumerName, pause: Option<Pause>) -> Result<Durable<bool>> {
-    let owned = name.clone();
-    let found = embedded.task(move |writer| write(writer.connection, &owned, pause.as_ref())).await?;
-    fault::pass(Point::PauseDurable);
-    let inbox = embedded.store.inboxes.lock().get(name).cloned();
-    if let Some(inbox) = inbox {
-        inbox.look_at_pause()?;
-    }
-    Ok(found)
+    let (store, name) = (Arc::clone(&embedded.store), name.clone());
+    to_its_end(async move {
+        let owned = name.clone();
+        let found = store.task(move |writer| write(writer.connection, &owned, pause.as_ref())).await?;
+        fault::pass(Point::PauseDurable);
+        if let Some(inbox) = store.inbox(&name) {
+            inbox.look_at_pause()?;
+        }
+        Ok(found)
+    })
+    .await
 }
 
 fn write(disk: &Connection, name: &ConsumerName, pause: Option<&Pause>) -> rusqlite::Result<bool> {

@@ -26,8 +26,9 @@ const BATCH_MAX: usize = 4_096;
 
 pub type Reply<T> = oneshot::Sender<Result<Durable<T>>>;
 
-/// Changes nothing else needs a name for; what it returns runs when the batch is durable, or has failed.
-pub type Task = Box<dyn FnOnce(&mut Writer<'_>) -> rusqlite::Result<Answer> + Send>;
+/// Changes nothing else needs a name for; what it returns runs when the batch is durable, or has failed. Without a writer, it is
+/// refused.
+pub type Task = Box<dyn FnOnce(Result<&mut Writer<'_>>) -> rusqlite::Result<Answer> + Send>;
 pub type Answer = Box<dyn FnOnce(Result<()>) + Send>;
 
 pub enum Job {
@@ -43,7 +44,21 @@ impl Job {
         task: impl FnOnce(&mut Writer<'_>) -> rusqlite::Result<T> + Send + 'static,
         reply: Reply<T>,
     ) -> Self {
-        Self::Task(Box::new(move |writer| settle(task(writer), reply)))
+        Self::Task(Box::new(move |writer| match writer {
+            Ok(writer) => settle(task(writer), reply),
+            Err(error) => {
+                drop(reply.send(Err(error)));
+                Ok(Box::new(drop))
+            }
+        }))
+    }
+
+    /// A task of somebody who goes back to what is durable where it is refused.
+    pub fn untold(task: impl FnOnce(&mut Writer<'_>) -> rusqlite::Result<Answer> + Send + 'static) -> Self {
+        Self::Task(Box::new(|writer| match writer {
+            Ok(writer) => task(writer),
+            Err(_) => Ok(Box::new(drop)),
+        }))
     }
 
     /// Tells whoever waits that nothing was kept.
@@ -56,8 +71,8 @@ impl Job {
                     drop(reply.send(Err(error.clone())));
                 }
             }
-            // Its reply is dropped with it, which says the same.
-            Self::Task(_) => {}
+            // Whoever hears of no refusal would take the store for closed.
+            Self::Task(task) => drop(task(Err(error.clone()))),
         }
     }
 }
@@ -90,6 +105,8 @@ struct State {
     jobs: Vec<Job>,
     /// Number of the last job pushed.
     pushed: u64,
+    /// Ends of deliveries that were refused: whoever handed them in holds them for done.
+    refused: u64,
     mode: Mode,
     /// Why nothing new begins, though what has begun is written.
     held: Option<Arc<str>>,
@@ -105,7 +122,7 @@ pub struct Queue {
 impl Queue {
     pub fn new() -> Self {
         Self {
-            state: Mutex::new(State { jobs: Vec::new(), pushed: 0, mode: Mode::Open, held: None }),
+            state: Mutex::new(State { jobs: Vec::new(), pushed: 0, refused: 0, mode: Mode::Open, held: None }),
             work: Condvar::new(),
             pushed: AtomicU64::new(0),
             durable: AtomicU64::new(0),
@@ -125,6 +142,7 @@ impl Queue {
             Mode::Refusing(why) | Mode::Closed(why) => Some(Arc::clone(why)),
         };
         if let Some(why) = refusal {
+            state.refused += u64::from(!bounded);
             return Err(Error::Unavailable(why));
         }
         state.jobs.push(job);
@@ -168,7 +186,7 @@ impl Queue {
         self.pushed.load(Ordering::Acquire).saturating_sub(self.durable())
     }
 
-    /// Takes no more jobs until [`Queue::open`], and refuses those that wait.
+    /// Takes no more jobs until [`Queue::open`] says so, and refuses those that wait.
     pub fn refuse(&self, why: &str) {
         let (jobs, number) = {
             let mut state = self.state.lock();
@@ -184,11 +202,24 @@ impl Queue {
         self.settled(number);
     }
 
-    pub fn open(&self) {
+    /// Ends of deliveries that were refused.
+    pub fn refused(&self) -> u64 {
+        self.state.lock().refused
+    }
+
+    /// Takes jobs again, if no end of a delivery was refused since there were `refused`: the one who handed it in may have gone
+    /// back to what is durable before, and must do so once more. Returns whether that is not so.
+    #[must_use]
+    pub fn open(&self, refused: u64) -> bool {
         let mut state = self.state.lock();
-        if matches!(state.mode, Mode::Refusing(_)) {
-            state.mode = Mode::Open;
+        if !matches!(state.mode, Mode::Refusing(_)) {
+            return true;
         }
+        if state.refused != refused {
+            return false;
+        }
+        state.mode = Mode::Open;
+        true
     }
 
     /// Takes no orders and events from outside as long as there is a reason; [`Queue::refusing`] tells it to those who begin

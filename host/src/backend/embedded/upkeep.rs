@@ -249,6 +249,9 @@ fn count(rows: usize) -> i64 {
 }
 
 #[cfg(test)]
+mod rounds;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -277,14 +277,16 @@ impl Desk {
         }
     }
 
-    /// When a delivery that may not run now may run.
+    /// When a delivery that may not run now may run. Where something else must come first, no time is waited for: one that is
+    /// past would keep whoever waits awake.
     pub fn next_due(&self, now: Timestamp) -> Option<Timestamp> {
         if let Some(paced) = self.pace.as_ref().and_then(|pace| pace.next_due(now)) {
             return Some(paced);
         }
         let history = self.fill.as_ref().and_then(|fill| fill.next_due(now));
         let rebuild = self.rebuild.as_ref().and_then(|rebuild| rebuild.next_due(now));
-        self.lanes.next_due().into_iter().chain(history).chain(rebuild).min()
+        let retry = self.lanes.next_due().filter(|_| self.may_start(now));
+        retry.into_iter().chain(history).chain(rebuild).min()
     }
 
     /// The backfill that is under way, if there is one.
@@ -292,7 +294,8 @@ impl Desk {
         self.fill.as_mut()
     }
 
-    /// Takes up a backfill. Live deliveries that wait in lanes with history (as `behind` knows it) are held.
+    /// Takes up a backfill. Live deliveries that wait in lanes with history (as `behind` knows it) are held. Where that cannot be
+    /// told, all is as before.
     pub fn begin(
         &mut self,
         fill: Fill,
@@ -302,13 +305,19 @@ impl Desk {
             return Ok(());
         }
         self.fill = Some(fill);
-        for (lane, item) in self.lanes.withdraw(|_| true) {
-            match behind(self, &lane)? {
+        let waiting = self.lanes.withdraw(|_| true);
+        let told: rusqlite::Result<Vec<_>> = waiting.iter().map(|(lane, _)| behind(self, lane)).collect();
+        if told.is_err() {
+            self.fill = None;
+        }
+        let history = told.as_deref().unwrap_or_default().iter().copied().chain(std::iter::repeat(None));
+        for ((lane, item), behind) in waiting.into_iter().zip(history) {
+            match behind {
                 Some(behind) if behind < item.position => self.hold(lane, item, behind),
                 _ => drop(self.lanes.offer(lane, item)),
             }
         }
-        Ok(())
+        told.map(drop)
     }
 
     pub fn steer(&mut self, number: BackfillNumber, step: BackfillStep) {

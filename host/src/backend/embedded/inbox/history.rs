@@ -5,9 +5,9 @@ use rusqlite::{Connection, params};
 use super::desk::Desk;
 use super::fill::Fill;
 use super::{CHUNK, EmbeddedInbox};
-use crate::backend::BackfillStep;
 use crate::backend::embedded::commit::BackfillNumber;
-use crate::backend::embedded::rows;
+use crate::backend::embedded::{backfills, rows};
+use crate::backend::{BackfillStep, Backfilled};
 use crate::clock::Timestamp;
 use crate::event::{Body, Event, Lane};
 use crate::order::Change;
@@ -24,15 +24,23 @@ impl EmbeddedInbox {
         Ok(())
     }
 
-    pub fn steer_fill(&self, number: BackfillNumber, step: BackfillStep) {
+    /// Follows what is durable. Of two that pause and resume it at once, the one that looks last sees what both left.
+    pub fn steer_fill(&self, number: BackfillNumber, step: BackfillStep) -> rusqlite::Result<()> {
         if self.steer_rebuild(number, step) {
-            return;
+            return Ok(());
         }
         let mut desk = self.desk.lock();
+        let disk = self.store.readers.disk();
+        let step = match (step, backfills::under_way(disk.connection()?, self.number, Backfilled::Missed)?) {
+            (BackfillStep::Pause | BackfillStep::Resume, Some(it)) if it.paused => BackfillStep::Pause,
+            (BackfillStep::Pause | BackfillStep::Resume, Some(_)) => BackfillStep::Resume,
+            (step, _) => step,
+        };
         desk.steer(number, step);
         self.write_passed(&mut desk);
         drop(desk);
         self.ring();
+        Ok(())
     }
 
     /// Whether deliveries of a backfill may still be on their way.

@@ -61,15 +61,15 @@ impl Room {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, mpsc};
+    use std::sync::Arc;
     use std::time::Duration;
 
     use serde_json::value::RawValue;
 
     use super::*;
+    use crate::backend::embedded::inbox::tests::hold;
     use crate::backend::embedded::inbox::{EmbeddedInbox, settle};
-    use crate::backend::embedded::queue::{Answer, Job};
-    use crate::backend::embedded::{Settings, Store, backup, start};
+    use crate::backend::embedded::{Settings, backup, start};
     use crate::backend::{
         Consumers as _, Finished, Inbox as _, InboxPolicy, Intake as _, Lifecycle as _, Ran, Settlement,
     };
@@ -138,26 +138,6 @@ mod tests {
         let rooms = busy(5, 64, 5, None);
         let small = rooms.into_iter().map(|room| Room { others: 3, ..room }).collect();
         assert!(busy(5, 64, 3, Some(small)).iter().all(|room| room.max() == MAX));
-    }
-
-    /// Holds the committer until what it returns is dropped.
-    fn hold(store: &Store) -> mpsc::Sender<()> {
-        let ((go, wait), (holding, held)) = (mpsc::channel::<()>(), mpsc::channel());
-        push(store, move || {
-            holding.send(()).unwrap();
-            // Ends when the other side is dropped.
-            let _ = wait.recv();
-        });
-        held.recv().unwrap();
-        go
-    }
-
-    fn push(store: &Store, job: impl FnOnce() + Send + 'static) {
-        let task = Job::Task(Box::new(|_| {
-            job();
-            Ok(Box::new(drop) as Answer)
-        }));
-        store.queue.push(task).unwrap();
     }
 
     /// Leases and finishes a delivery, if one may start.

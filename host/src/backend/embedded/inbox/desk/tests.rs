@@ -392,7 +392,9 @@ proptest! {
                 Standing::Retrying(due) => Some(due),
                 _ => None,
             }).min();
-            prop_assert!(next.is_some() || retry.is_none(), "a retry that nobody waits for");
+            let may_start = desk.may_start(model.at());
+            prop_assert!(next.is_some() || retry.is_none() || !may_start, "a retry that nobody waits for");
+            prop_assert!(may_start || next.is_none_or(|due| due > model.at()), "a time that is past is waited for");
         }
     }
 }

@@ -142,10 +142,10 @@ impl EmbeddedInbox {
     }
 
     pub fn push_step(&self, filling: Filling, step: Step) -> Result<u64> {
-        self.store.queue.push(Job::Task(Box::new(move |writer| {
+        self.store.queue.push(Job::untold(move |writer| {
             writer.rebuild(filling, step)?;
             Ok(Box::new(|_| ()) as Answer)
-        })))
+        }))
     }
 
     /// No live delivery runs, and none starts until there is an answer: whatever the consumer did is ahead in the queue.
@@ -156,7 +156,7 @@ impl EmbeddedInbox {
         }
         let Some(rebuild) = &mut desk.rebuild else { return };
         let (store, name, filling) = (Arc::clone(&self.store), self.name.clone(), rebuild.filling);
-        let pushed = self.store.queue.push(Job::Task(Box::new(move |writer| {
+        let pushed = self.store.queue.push(Job::untold(move |writer| {
             let is_new = writer.hand_over(filling)?;
             let told = move |durable: Result<()>| {
                 // Otherwise everything goes back to what is durable.
@@ -167,7 +167,7 @@ impl EmbeddedInbox {
                 }
             };
             Ok(Box::new(told) as Answer)
-        })));
+        }));
         if pushed.is_err() {
             rebuild.not_yet();
         }

@@ -1,0 +1,178 @@
+//! Rounds beside a committer that is held, and beside what must stay.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+use crate::backend::contract::{custom, hears, name, placement, policy, ran};
+use crate::backend::embedded::inbox::EmbeddedInbox;
+use crate::backend::embedded::inbox::tests::{hold, push};
+use crate::backend::embedded::{Embedded, FILE, Settings, backup, rows_of, start};
+use crate::backend::{
+    Cause, CauseKind, Consumers as _, DeadLetters as _, Finished, Inbox as _, InboxPolicy, Intake as _, Journal as _,
+    Keep, Lifecycle as _, Placed, Retention, Settlement, Upkeep as _, Which,
+};
+use crate::effects::{Effects, Reads, Record};
+use crate::event::Custom;
+use crate::order::{Change, Order};
+use crate::policy::Start;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+const SOON: Keep = Keep::For(Duration::from_millis(1));
+const NOTHING: Retention = Retention {
+    events: Keep::Forever,
+    orders: Keep::Forever,
+    open_orders: Keep::Forever,
+    attempts: Keep::Forever,
+    messages: Keep::Forever,
+    records: Keep::Forever,
+    idempotency: Keep::Forever,
+};
+
+struct World {
+    directory: TempDir,
+    embedded: Arc<Embedded>,
+}
+
+impl World {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let embedded = start(&Settings { data_dir: directory.path().to_owned() }).unwrap();
+        Self { directory, embedded }
+    }
+
+    async fn wait_for_rows(&self, table: &str, rows: u64) {
+        let file = self.directory.path().join(FILE);
+        let deadline = Instant::now() + PATIENCE;
+        while rows_of(&file, table) != rows {
+            assert!(Instant::now() < deadline, "{} rows of {table}", rows_of(&file, table));
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    async fn wait_for_jobs(&self, jobs: u64) {
+        let (queue, deadline) = (&self.embedded.store.queue, Instant::now() + PATIENCE);
+        while queue.depth() < jobs {
+            assert!(Instant::now() < deadline, "{} jobs", queue.depth());
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    async fn place(&self, key: Option<&str>) -> Placed {
+        self.embedded.place(placement(None, key, 1)).await.unwrap().into_inner()
+    }
+
+    /// An order that was cancelled, whose events have left the journal.
+    async fn idle(&self, key: Option<&str>) -> Order {
+        let Placed::New(order) = self.place(key).await else { panic!("placed before") };
+        let change = Change::Cancelled { reason: "test".into() };
+        drop(self.embedded.change(order.id, change).await.unwrap());
+        drop(self.embedded.publish(vec![custom("newest")]).await.unwrap());
+        self.embedded.retain(Retention { events: SOON, ..NOTHING });
+        self.wait_for_rows("events", 1).await;
+        // The newest order always stays.
+        drop(self.place(None).await);
+        order
+    }
+
+    async fn inbox(&self) -> Arc<EmbeddedInbox> {
+        self.embedded.attach(&name("alpha"), Start::Now).await.unwrap();
+        let inbox = self.embedded.store.inbox(&name("alpha")).unwrap();
+        inbox.configure(InboxPolicy { subscriptions: hears(&["*"]), ..policy() });
+        inbox
+    }
+
+    /// An event comes, and its delivery ends like this.
+    async fn handle(&self, inbox: &EmbeddedInbox, subject: &str, settlement: Settlement) {
+        drop(self.embedded.publish(vec![custom(subject)]).await.unwrap());
+        let deadline = Instant::now() + PATIENCE;
+        let delivery = loop {
+            match inbox.lease() {
+                Some(delivery) => break delivery,
+                None => inbox.changed().await,
+            }
+            assert!(Instant::now() < deadline, "nothing to lease");
+        };
+        let finished = inbox.finish(delivery, &Reads::default(), settlement).await;
+        assert!(matches!(finished, Finished::Accepted));
+        backup::tick(&self.embedded.store).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_order_stays_that_an_event_comes_about_while_it_goes() {
+    let world = World::new();
+    let order = world.idle(None).await;
+    let store = &world.embedded.store;
+    let held = hold(store);
+    let about = Custom { order_id: Some(order.id), ..custom("late") };
+    let published = {
+        let embedded = Arc::clone(&world.embedded);
+        tokio::spawn(async move { embedded.publish(vec![about]).await.map(drop) })
+    };
+    world.wait_for_jobs(2).await;
+    world.embedded.retain(Retention { orders: SOON, idempotency: SOON, ..NOTHING });
+    // It is told to go, and goes behind the event.
+    world.wait_for_jobs(3).await;
+    drop(held);
+    published.await.unwrap().unwrap();
+    world.wait_for_rows("idle_orders", 0).await;
+    assert!(world.embedded.order(order.id).await.unwrap().is_some());
+    assert_eq!(world.embedded.events_of(order.id).await.unwrap().len(), 1);
+    world.embedded.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_order_stays_as_long_as_the_key_that_stands_for_it() {
+    for idempotency in [Keep::Forever, Keep::For(Duration::from_secs(3_600))] {
+        let world = World::new();
+        let order = world.idle(Some("key")).await;
+        let inbox = world.inbox().await;
+        let records = (0..2).map(|_| Record { dataset: "rows".into(), row: "{}".into() }).collect();
+        let effects = Effects { records, ..Effects::default() };
+        world.handle(&inbox, "a", Settlement::Done { effects, ran: ran() }).await;
+        world.embedded.retain(Retention { orders: SOON, records: SOON, idempotency, ..NOTHING });
+        // They go after orders, in the same round.
+        world.wait_for_rows("records", 1).await;
+        let Placed::Repeated(again) = world.place(Some("key")).await else { panic!("another order") };
+        assert_eq!(again.id, order.id);
+        world.embedded.close().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_dead_letter_died_of_stays_with_it_however_old_it_is() {
+    let world = World::new();
+    let inbox = world.inbox().await;
+    let cause = |detail: &str| Cause::new(CauseKind::Reject, detail);
+    for subject in ["stays", "goes", "newest"] {
+        world.handle(&inbox, subject, Settlement::Dead { cause: cause(subject), ran: ran() }).await;
+    }
+    let letters = async || {
+        let query = crate::backend::LetterQuery { limit: 10, ..crate::backend::LetterQuery::default() };
+        world.embedded.list(&name("alpha"), query).await.unwrap().items
+    };
+    let goes = letters().await.remove(1);
+    drop(world.embedded.discard(&name("alpha"), Which::Event(goes.event_id).first(1)).await.unwrap());
+    world.embedded.retain(Retention { attempts: SOON, ..NOTHING });
+    world.wait_for_rows("attempts", 2).await;
+    let left: Vec<_> = letters().await.into_iter().map(|letter| letter.cause).collect();
+    assert_eq!(left, ["stays", "newest"]);
+    world.embedded.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_old_goes_once_writes_succeed_again() {
+    let world = World::new();
+    for subject in ["a", "b", "c"] {
+        drop(world.embedded.publish(vec![custom(subject)]).await.unwrap());
+    }
+    let held = hold(&world.embedded.store);
+    push(&world.embedded.store, |_| Err(rusqlite::Error::InvalidQuery));
+    world.embedded.retain(Retention { events: SOON, ..NOTHING });
+    world.wait_for_jobs(3).await;
+    drop(held);
+    world.wait_for_rows("events", 1).await;
+    world.embedded.close().await;
+}
