@@ -203,7 +203,10 @@ impl Lanes {
             && let Some(queue) = self.queues.get_mut(&lane)
         {
             queue.head = Head::Ready;
-            if let Some(item) = queue.items.front() {
+            if let Some(item) = queue.items.front_mut() {
+                if item.attempts == 0 {
+                    item.first_attempt_at = None;
+                }
                 self.ready.push_front(lane, item);
             }
         }

@@ -3,6 +3,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::{Head, Item, Lanes};
+use crate::backend::{BackfillEffects, FromBackfill};
 use crate::clock::Timestamp;
 use crate::event::Lane;
 
@@ -90,6 +91,41 @@ fn a_restored_lane_stands_as_it_stood() {
     assert_eq!(lanes.next_due(), Some(at(50)));
     assert_eq!(lanes.lease(at(50)).unwrap().attempts, 3);
     assert_eq!((lanes.total(), lanes.dead(), lanes.unstored()), (3, 1, 0));
+}
+
+#[test]
+fn a_backfill_comes_on_beside_live_events_that_never_end() {
+    let mut lanes = Lanes::default();
+    let from = FromBackfill { number: 1, effects: BackfillEffects::All };
+    let mut position = 0;
+    for name in 0..4 {
+        position += 1;
+        lanes.offer(lane(name), Item { backfill: Some(from), ..item(position) });
+    }
+    let mut leased = 0;
+    for name in 4..40 {
+        position += 1;
+        lanes.offer(lane(name), item(position));
+        let next = lanes.lease(at(0)).unwrap();
+        leased += usize::from(next.backfill.is_some());
+        lanes.done(next.position);
+    }
+    assert_eq!(leased, 4);
+}
+
+#[test]
+fn what_was_given_back_was_not_attempted() {
+    let mut lanes = Lanes::default();
+    lanes.offer(lane(1), item(1));
+    lanes.lease(at(10)).unwrap();
+    lanes.release(1);
+    let first = lanes.lease(at(20)).unwrap();
+    assert_eq!((first.attempts, first.first_attempt_at), (0, Some(at(20))));
+    lanes.retry(1, at(30));
+    lanes.lease(at(30)).unwrap();
+    lanes.release(1);
+    let again = lanes.lease(at(40)).unwrap();
+    assert_eq!((again.attempts, again.first_attempt_at), (1, Some(at(20))));
 }
 
 #[derive(Clone, Debug)]
