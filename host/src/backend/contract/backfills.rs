@@ -165,6 +165,48 @@ async fn what_was_delivered_before_a_cancel_is_not_delivered_again(home: Place) 
     assert_eq!((report.events, report.delivered), (2, 2));
 }
 
+async fn a_backfill_is_over_once_all_of_it_is_done_and_not_when_the_last_of_it_is(home: Place) {
+    let backend = home.open().await;
+    for _ in 0..3 {
+        place(&backend).await;
+    }
+    let inbox = attach(&backend).await;
+    start(&backend, everything()).await;
+    let [first, second, last] = leases(&inbox).await;
+    let open = first.event.id;
+    accept(&inbox, last, done(Effects::default())).await;
+    accept(&inbox, second, done(Effects::default())).await;
+    let report = stands(&backend, |report| report.delivered == 2).await;
+    assert_eq!(report.state, BackfillState::Running);
+    drop((first, inbox));
+
+    let backend = home.reopen(backend).await;
+    let inbox = attach(&backend).await;
+    let delivery = lease(&inbox).await;
+    assert_eq!(what(&delivery), (open, Origin::Backfill));
+    accept(&inbox, delivery, done(Effects::default())).await;
+    assert_eq!(stands(&backend, |report| report.state == BackfillState::Done).await.delivered, 3);
+    nothing_comes(&home, &backend, &inbox, "each came once").await;
+}
+
+async fn a_backfill_ends_though_nothing_of_it_is_heard_any_more(home: Place) {
+    let backend = home.open().await;
+    for _ in 0..3 {
+        place(&backend).await;
+    }
+    let inbox = attach(&backend).await;
+    inbox.configure(InboxPolicy { concurrency: 1, ..listens() });
+    start(&backend, everything()).await;
+    let first = lease(&inbox).await;
+    inbox.configure(InboxPolicy { subscriptions: super::hears(&["com.example.other"]), ..policy() });
+    accept(&inbox, first, done(Effects::default())).await;
+    assert!(inbox.lease().is_none());
+    assert_eq!(stands(&backend, |report| report.state == BackfillState::Done).await.delivered, 1);
+    inbox.configure(listens());
+    let never = Backfill { from: Since::At(Timestamp::MAX), ..everything() };
+    assert_eq!(start(&backend, never).await.state, BackfillState::Done, "none is under way");
+}
+
 async fn state_only_commits_state_and_records_and_counts_what_it_drops(home: Place) {
     let backend = home.open().await;
     let order = place(&backend).await;
@@ -323,6 +365,8 @@ claims! {
     live_events_of_an_order_wait_for_its_history_and_others_do_not on [embedded, aws],
     what_a_consumer_missed_concerns_it_only_once_a_backfill_brings_it on [embedded, aws],
     what_was_delivered_before_a_cancel_is_not_delivered_again on [embedded, aws],
+    a_backfill_is_over_once_all_of_it_is_done_and_not_when_the_last_of_it_is on [embedded, aws],
+    a_backfill_ends_though_nothing_of_it_is_heard_any_more on [embedded] because "there, what was looked at is known by its lane",
     state_only_commits_state_and_records_and_counts_what_it_drops on [embedded, aws],
     a_backfill_is_held_to_its_rate_and_a_time_to_begin_at on [embedded, aws],
     a_filter_takes_its_part_and_leaves_the_rest_to_the_next on [embedded, aws],

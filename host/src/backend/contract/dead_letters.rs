@@ -97,6 +97,21 @@ async fn dead_letters_are_grouped_by_cause_over_all_of_them(home: Place) {
     assert_eq!(causes(&backend).await, groups[1..]);
 }
 
+async fn a_cause_of_several_outcomes_is_redriven_a_few_at_a_time_too(home: Place) {
+    let backend = home.open().await;
+    let deliveries = inbox(&backend, "alpha").await;
+    for kind in [CauseKind::Reject, CauseKind::Trap, CauseKind::Reject] {
+        die(&backend, &deliveries, dead(kind, "no")).await;
+    }
+    wait_for_dead(&backend, 3).await;
+    let all = listed(&backend, None).await;
+    let cause = CauseKey { outcome: None, text: "no".into() };
+    let Redriven { count, next } = retry(&backend, Which::Cause(cause).first(2)).await;
+    assert!(count == 2 && next.is_some());
+    report_when(&backend, "alpha", |it| it.dead == 1).await;
+    assert_eq!(listed(&backend, None).await, all[2..], "in the order of the journal");
+}
+
 async fn a_redrive_goes_through_the_letters_a_few_at_a_time(home: Place) {
     let backend = home.open().await;
     let deliveries = inbox(&backend, "alpha").await;
@@ -282,6 +297,7 @@ async fn letters_are_counted_as_they_are_listed_at_once(home: Place) {
 
 claims! {
     dead_letters_are_grouped_by_cause_over_all_of_them on [embedded, aws],
+    a_cause_of_several_outcomes_is_redriven_a_few_at_a_time_too on [embedded, aws],
     a_redrive_goes_through_the_letters_a_few_at_a_time on [embedded, aws],
     a_letter_shows_what_every_attempt_staged_and_logged on [embedded, aws],
     of_many_attempts_the_first_and_the_last_are_kept on [embedded, aws],

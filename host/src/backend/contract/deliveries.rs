@@ -4,12 +4,12 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use super::{
-    Place, accept, confirm, done, hears, inbox, lease, leases, name, nothing_comes, place, policy, ran, report_when,
-    settled,
+    Place, accept, confirm, done, events, hears, inbox, lease, leases, name, nothing_comes, place, policy, ran,
+    report_when, settled,
 };
 use crate::backend::{
-    Cause, CauseKey, CauseKind, DeliveryState, Finished, InboxPolicy, LetterQuery, MessageState, Redriven, Settlement,
-    StateQuery, Which,
+    Cause, CauseKey, CauseKind, DeliveryState, Finished, InboxPolicy, LetterQuery, MessageState, Origin, Redriven,
+    Settlement, StateQuery, Which,
 };
 use crate::clock::Timestamp;
 use crate::effects::{Adjustment, Effects, Message, Reads, Record};
@@ -140,9 +140,14 @@ async fn an_order_that_moved_meanwhile_is_a_conflict(home: Place) {
     backend.intake.change(order.id, Change::Cancelled { reason: "late".into() }).await.unwrap().into_inner();
     let reads = Reads { orders: vec![(order.id, Some(1))], ..Reads::default() };
     let effects = Effects { order_changes: vec![(order.id, Change::Confirmed {})], ..Effects::default() };
-    let Finished::Conflict(delivery) = deliveries.finish(delivery, &reads, done(effects)).await else {
-        panic!("accepted")
-    };
+    let mut again = delivery;
+    for settlement in [done(effects), done(Effects::default()), rejected()] {
+        let Finished::Conflict(delivery) = deliveries.finish(again, &reads, settlement).await else {
+            panic!("accepted")
+        };
+        again = delivery;
+    }
+    let delivery = again;
     assert_eq!(deliveries.view().order(order.id).await.unwrap().unwrap().status, Status::Cancelled);
     accept(&deliveries, delivery, done(Effects::default())).await;
 }
@@ -264,6 +269,40 @@ pub async fn a_dead_letter_parks_its_lane_until_it_is_retried(home: Place) {
     report_when(&backend, "alpha", |it| (it.pending, it.dead) == (0, 0)).await;
 }
 
+async fn a_delivery_is_as_old_as_its_first_attempt_until_a_person_retries_it(home: Place) {
+    let backend = home.open().await;
+    let deliveries = inbox(&backend, "alpha").await;
+    place(&backend).await;
+    let first = lease(&deliveries).await;
+    let began = first.first_attempt_at;
+    accept(&deliveries, first, retried(Timestamp::now())).await;
+    let second = lease(&deliveries).await;
+    assert_eq!((second.attempt, second.first_attempt_at), (2, began));
+    accept(&deliveries, second, retried(Timestamp::now())).await;
+    report_when(&backend, "alpha", |it| it.pending == 1).await;
+    drop(deliveries);
+
+    let backend = home.reopen(backend).await;
+    let deliveries = inbox(&backend, "alpha").await;
+    let third = lease(&deliveries).await;
+    assert_eq!((third.attempt, third.first_attempt_at), (3, began), "a restart makes it no younger");
+    accept(&deliveries, third, rejected()).await;
+    report_when(&backend, "alpha", |it| it.dead == 1).await;
+    let retried_at = Timestamp::now();
+    assert_eq!(retry(&backend, Which::All).await, 1);
+    let again = lease(&deliveries).await;
+    assert!(again.first_attempt_at >= retried_at && again.first_attempt_at > began);
+    drop((again, deliveries));
+
+    let backend = home.reopen(backend).await;
+    let deliveries = inbox(&backend, "alpha").await;
+    let again = lease(&deliveries).await;
+    assert_eq!((again.attempt, again.origin), (1, Origin::Replay));
+    assert!(again.first_attempt_at >= retried_at);
+    accept(&deliveries, again, done(Effects::default())).await;
+    report_when(&backend, "alpha", |it| (it.pending, it.dead) == (0, 0)).await;
+}
+
 async fn a_consumer_that_skips_goes_on_and_keeps_its_dead_letters(home: Place) {
     let backend = home.open().await;
     let deliveries = inbox(&backend, "alpha").await;
@@ -325,6 +364,12 @@ async fn a_new_consumer_starts_where_it_was_told(home: Place) {
     let heard = leases(&all).await.map(|delivery| delivery.event.order_id());
     assert_eq!(heard, [Some(old.id), Some(new.id)]);
     nothing_comes(&home, &backend, &now, "it began after the first").await;
+    let events = events(&backend, 2).await;
+    let then = backend.consumers.attach(&name("then"), Start::At(events[1].time)).await.unwrap();
+    then.configure(policy());
+    // At that very moment, too: both may be of one.
+    let first = events.iter().find(|event| event.time >= events[1].time).unwrap();
+    assert_eq!(lease(&then).await.event.id, first.id);
 }
 
 async fn events_wait_for_a_consumer_that_was_introduced(home: Place) {
@@ -390,6 +435,7 @@ claims! {
     a_retry_keeps_its_lane_waiting_and_no_other_through_a_restart on [embedded, aws, standard],
     a_retry_comes_when_it_is_due_and_before_its_lane_goes_on on [embedded, aws, standard],
     a_dead_letter_parks_its_lane_until_it_is_retried on [embedded, aws, standard],
+    a_delivery_is_as_old_as_its_first_attempt_until_a_person_retries_it on [embedded, aws],
     a_consumer_that_skips_goes_on_and_keeps_its_dead_letters on [embedded, aws, standard],
     acknowledgements_out_of_order_survive_a_restart on [embedded, aws, standard],
     events_wait_for_a_consumer_that_was_introduced on [embedded, aws, standard],

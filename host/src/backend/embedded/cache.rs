@@ -157,3 +157,24 @@ impl Cache {
         state::scan_counts(disk.connection()?, Scan { state: self.state, prefix, after, limit }, dirty)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{SLOTS_MAX, Slots};
+
+    #[test]
+    fn what_is_not_durable_is_never_forgotten_and_what_is_can_be() {
+        let mut slots = Slots::new();
+        let all = 3 * SLOTS_MAX;
+        for n in 0..all {
+            slots.set(n.to_string().into(), n, 7, 6);
+        }
+        let lost = || Err(rusqlite::Error::InvalidQuery);
+        assert!((0..all).all(|n| slots.get_or_read(&n.to_string(), lost).is_ok_and(|value| value == n)));
+        assert_eq!(slots.dirty("", None, 6).len(), all);
+        for n in all..2 * all {
+            slots.set(n.to_string().into(), n, 8, 7);
+        }
+        assert!(slots.get_or_read("0", lost).is_err());
+    }
+}

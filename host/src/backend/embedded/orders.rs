@@ -92,12 +92,10 @@ mod tests {
 
     use super::{ORDERS_MAX, Orders};
     use crate::clock::Timestamp;
-    use crate::order::{Content, Customer, Order};
+    use crate::order::{Change, Content, Customer, Order};
 
-    #[test]
-    fn orders_that_nobody_changes_do_not_gather() {
-        const BATCH: usize = 1_000;
-        let content = Arc::new(Content {
+    fn content() -> Arc<Content> {
+        Arc::new(Content {
             reference: None,
             currency: "EUR".into(),
             customer: Customer { id: "c".into(), name: None, email: None, phone: None },
@@ -105,7 +103,35 @@ mod tests {
             total_amount: 0,
             shipping_address: None,
             metadata: std::collections::BTreeMap::new(),
-        });
+        })
+    }
+
+    #[test]
+    fn changes_that_are_not_durable_are_never_forgotten() {
+        let (content, mut orders) = (content(), Orders::default());
+        let changed: Vec<_> =
+            (0..3 * ORDERS_MAX).map(|_| Order::place(Arc::clone(&content), Timestamp::now())).collect();
+        for order in &changed {
+            orders.set(1, order.clone(), 7, 6);
+        }
+        assert!(changed.iter().all(|order| orders.is_changing(order.id, 6)));
+    }
+
+    /// It is on disk a moment before it is told here, and whoever lists orders may change it then.
+    #[test]
+    fn an_order_that_was_changed_before_it_is_told_of_stays_changed() {
+        let mut orders = Orders::default();
+        let order = Order::place(content(), Timestamp::now());
+        let changed = order.after(&Change::Confirmed {}).unwrap();
+        orders.set(1, changed.clone(), 7, 6);
+        orders.placed(vec![(1, order)], 6);
+        assert_eq!(orders.slots.get(&changed.id).unwrap().order.revision, changed.revision);
+    }
+
+    #[test]
+    fn orders_that_nobody_changes_do_not_gather() {
+        const BATCH: usize = 1_000;
+        let content = content();
         let mut orders = Orders::default();
         for _ in 0..5 * ORDERS_MAX / BATCH {
             let placed = (0..BATCH).map(|_| (1, Order::place(Arc::clone(&content), Timestamp::now())));
