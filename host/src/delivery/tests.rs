@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use serde_json::value::RawValue;
 use tempfile::TempDir;
 use tokio::runtime::Handle;
+use tokio::sync::Notify;
 use tokio::task::block_in_place;
 use tokio::time::Instant;
 
@@ -38,6 +39,8 @@ enum First {
     Conflict,
     Superseded,
     HoldsNoMore,
+    /// Nothing, until the gate is open.
+    Waits,
 }
 
 /// An inbox that is never in the worker's favour.
@@ -45,6 +48,7 @@ struct Watched {
     inbox: Arc<dyn Inbox>,
     backend: Backend,
     first: Mutex<First>,
+    gate: Notify,
     views: AtomicUsize,
     /// Kinds that were done, and by which version.
     done: Mutex<Vec<(String, Arc<str>)>>,
@@ -127,6 +131,9 @@ impl Inbox for Watched {
     }
 
     async fn finish(&self, delivery: Delivery, reads: &Reads, settlement: Settlement) -> Finished {
+        if self.take(First::Waits) {
+            self.gate.notified().await;
+        }
         if self.take(First::Conflict) {
             return Finished::Conflict(delivery);
         }
@@ -180,8 +187,8 @@ async fn watched() -> (TempDir, Arc<Watched>) {
     let directory = tempfile::tempdir().unwrap();
     let backend = embedded::open(&Settings { data_dir: directory.path().to_owned() }).unwrap();
     let inbox = backend.consumers.attach(&name(), Start::Beginning).await.unwrap();
-    let (first, views, done) = (Mutex::new(First::AsItIs), AtomicUsize::new(0), Mutex::default());
-    (directory, Arc::new(Watched { inbox, backend, first, views, done }))
+    let (first, gate, views) = (Mutex::new(First::AsItIs), Notify::new(), AtomicUsize::new(0));
+    (directory, Arc::new(Watched { inbox, backend, first, gate, views, done: Mutex::default() }))
 }
 
 fn start(inbox: &Arc<Watched>, live: Live) -> Worker {
@@ -210,6 +217,26 @@ async fn a_worker_that_stopped_leaves_no_delivery_to_be_leased() {
     worker.stop().await;
     inbox.publish(OLD, "b").await;
     assert!(inbox.lease().is_none());
+    inbox.backend.lifecycle.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_that_is_stopped_ends_what_runs_and_begins_nothing() {
+    let (_directory, inbox) = watched().await;
+    *inbox.first.lock() = First::Waits;
+    let worker = start(&inbox, live(&linked(guest(DONE)).await, OLD));
+    inbox.publish(OLD, "a").await;
+    inbox.publish(OLD, "b").await;
+    let deadline = Instant::now() + PATIENCE;
+    while *inbox.first.lock() == First::Waits {
+        assert!(Instant::now() < deadline, "nothing was handled");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let mut stopping = Box::pin(worker.stop());
+    assert!(tokio::time::timeout(Duration::from_millis(1), &mut stopping).await.is_err(), "something runs");
+    inbox.gate.notify_one();
+    stopping.await;
+    assert_eq!((inbox.ended(1).await, inbox.views.load(Ordering::Relaxed)), ((1, 0), 1));
     inbox.backend.lifecycle.close().await;
 }
 

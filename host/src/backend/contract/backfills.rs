@@ -119,6 +119,29 @@ async fn live_events_of_an_order_wait_for_its_history_and_others_do_not(home: Pl
     assert_eq!(backend.backfills.count(&name(CONSUMER), &everything()).await.unwrap(), Some(0));
 }
 
+async fn live_events_that_stand_in_their_lane_when_a_backfill_starts_wait_for_its_history_too(home: Place) {
+    let backend = home.open().await;
+    let order = place(&backend).await;
+    let inbox = attach(&backend).await;
+    confirm(&backend, order.id).await;
+    let cancelled = Change::Cancelled { reason: "late".into() };
+    drop(backend.intake.change(order.id, cancelled).await.unwrap());
+    let journal = events(&backend, 3).await;
+    let running = lease(&inbox).await;
+    assert_eq!(what(&running), (journal[1].id, Origin::Live));
+    start(&backend, everything()).await;
+    steer(&backend, BackfillStep::Pause).await;
+    accept(&inbox, running, done(Effects::default())).await;
+    nothing_comes(&home, &backend, &inbox, "what has undelivered history waits").await;
+    steer(&backend, BackfillStep::Resume).await;
+    for (event, origin) in [(0, Origin::Backfill), (2, Origin::Live)] {
+        let delivery = lease(&inbox).await;
+        assert_eq!(what(&delivery), (journal[event].id, origin));
+        accept(&inbox, delivery, done(Effects::default())).await;
+    }
+    stands(&backend, |report| report.state == BackfillState::Done).await;
+}
+
 async fn what_a_consumer_missed_concerns_it_only_once_a_backfill_brings_it(home: Place) {
     let backend = home.open().await;
     let order = place(&backend).await;
@@ -363,6 +386,7 @@ async fn a_lane_that_skips_its_dead_letters_goes_on_under_a_backfill(home: Place
 
 claims! {
     live_events_of_an_order_wait_for_its_history_and_others_do_not on [embedded, aws],
+    live_events_that_stand_in_their_lane_when_a_backfill_starts_wait_for_its_history_too on [embedded, aws],
     what_a_consumer_missed_concerns_it_only_once_a_backfill_brings_it on [embedded, aws],
     what_was_delivered_before_a_cancel_is_not_delivered_again on [embedded, aws],
     a_backfill_is_over_once_all_of_it_is_done_and_not_when_the_last_of_it_is on [embedded, aws],

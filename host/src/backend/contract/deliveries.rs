@@ -127,6 +127,20 @@ pub async fn what_was_read_must_still_hold_whatever_the_outcome(home: Place) {
     let seen = Reads { entries: vec![("k".into(), Some(b"new".as_slice().into()))], ..Reads::default() };
     assert!(matches!(deliveries.finish(slow, &seen, done(set(b"newer"))).await, Finished::Accepted));
     settled(&backend, "alpha").await;
+
+    place(&backend).await;
+    place(&backend).await;
+    let [mut slow, quick] = leases(&deliveries).await;
+    accept(&deliveries, quick, done(adjust("n", 1, None))).await;
+    let counted = |n| Reads { counters: vec![("n".into(), n)], ..Reads::default() };
+    for settlement in [done(Effects::default()), retried(Timestamp::now()), done(set(b"newest"))] {
+        let Finished::Conflict(again) = deliveries.finish(slow, &counted(0), settlement).await else {
+            panic!("accepted")
+        };
+        slow = again;
+    }
+    assert!(matches!(deliveries.finish(slow, &counted(1), done(Effects::default())).await, Finished::Accepted));
+    settled(&backend, "alpha").await;
     let page =
         backend.consumers.state(&name("alpha"), StateQuery { limit: 10, ..StateQuery::default() }).await.unwrap();
     assert_eq!(page.entries, [("k".to_owned(), b"newer".to_vec())]);

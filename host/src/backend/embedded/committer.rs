@@ -223,3 +223,21 @@ pub fn is_fatal(error: &rusqlite::Error) -> bool {
         || failure.extended_code == rusqlite::ffi::SQLITE_IOERR_DIR_FSYNC
         || matches!(failure.code, ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase)
 }
+
+#[cfg(test)]
+mod tests {
+    use rusqlite::{Error, ffi};
+
+    use super::is_fatal;
+
+    #[test]
+    fn what_leaves_open_what_is_on_disk_is_fatal_and_a_full_disk_is_not() {
+        let failure = |code| Error::SqliteFailure(ffi::Error::new(code), None);
+        for code in [ffi::SQLITE_IOERR_FSYNC, ffi::SQLITE_IOERR_DIR_FSYNC, ffi::SQLITE_CORRUPT, ffi::SQLITE_NOTADB] {
+            assert!(is_fatal(&failure(code)), "{code}");
+        }
+        for code in [ffi::SQLITE_FULL, ffi::SQLITE_IOERR_WRITE, ffi::SQLITE_BUSY] {
+            assert!(!is_fatal(&failure(code)), "{code}");
+        }
+    }
+}
