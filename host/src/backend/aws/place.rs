@@ -181,7 +181,11 @@ impl Place {
             None => set += " REMOVE hq, hs, att, rp, fa, due, bk, be",
         }
         // A lane that goes on after it went by age needs its place again.
-        set += if self.head.is_some() { " REMOVE #ttl" } else { ", #ttl" };
+        set += match &self.head {
+            Some(Head { first_at: Some(_), .. }) => " REMOVE #ttl",
+            Some(Head { first_at: None, .. }) => " REMOVE #ttl, fa",
+            None => ", #ttl",
+        };
         let change = change.update(set).name("#ttl", "ttl");
         Ok(if self.ver == 1 {
             let now = number(Timestamp::now().as_millis() / 1_000);

@@ -390,7 +390,7 @@ claims! {
     what_a_consumer_missed_concerns_it_only_once_a_backfill_brings_it on [embedded, aws],
     what_was_delivered_before_a_cancel_is_not_delivered_again on [embedded, aws],
     a_backfill_is_over_once_all_of_it_is_done_and_not_when_the_last_of_it_is on [embedded, aws],
-    a_backfill_ends_though_nothing_of_it_is_heard_any_more on [embedded] because "there, what was looked at is known by its lane",
+    a_backfill_ends_though_nothing_of_it_is_heard_any_more on [embedded] because "there it is not shown yet",
     state_only_commits_state_and_records_and_counts_what_it_drops on [embedded, aws],
     a_backfill_is_held_to_its_rate_and_a_time_to_begin_at on [embedded, aws],
     a_filter_takes_its_part_and_leaves_the_rest_to_the_next on [embedded, aws],

@@ -378,10 +378,16 @@ async fn a_new_consumer_starts_where_it_was_told(home: Place) {
     let heard = leases(&all).await.map(|delivery| delivery.event.order_id());
     assert_eq!(heard, [Some(old.id), Some(new.id)]);
     nothing_comes(&home, &backend, &now, "it began after the first").await;
+}
+
+async fn a_new_consumer_starts_at_the_very_moment_that_it_was_told(home: Place) {
+    let backend = home.open().await;
+    place(&backend).await;
+    place(&backend).await;
     let events = events(&backend, 2).await;
     let then = backend.consumers.attach(&name("then"), Start::At(events[1].time)).await.unwrap();
     then.configure(policy());
-    // At that very moment, too: both may be of one.
+    // Both may be of one.
     let first = events.iter().find(|event| event.time >= events[1].time).unwrap();
     assert_eq!(lease(&then).await.event.id, first.id);
 }
@@ -454,5 +460,6 @@ claims! {
     acknowledgements_out_of_order_survive_a_restart on [embedded, aws, standard],
     events_wait_for_a_consumer_that_was_introduced on [embedded, aws, standard],
     a_new_consumer_starts_where_it_was_told on [embedded, aws, standard],
+    a_new_consumer_starts_at_the_very_moment_that_it_was_told on [embedded] because "there, moments are told by positions",
     concurrency_and_subscriptions_are_kept on [embedded, aws, standard],
 }
