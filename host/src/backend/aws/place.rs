@@ -155,6 +155,7 @@ impl Place {
         match &self.head {
             Some(Head { seq, state, attempts, first_at, replayed, from }) => {
                 set += ", hq = :hq, hs = :hs, att = :att, rp = :rp";
+                let mut gone = vec!["#ttl"];
                 let (state, due) = match state {
                     HeadState::Retrying(due) => ("retrying", Some(due)),
                     HeadState::Waiting => ("waiting", None),
@@ -165,27 +166,33 @@ impl Place {
                     .value(":hs", text(state))
                     .value(":att", number(attempts))
                     .value(":rp", aws_sdk_dynamodb::types::AttributeValue::Bool(*replayed));
-                if let Some(first_at) = first_at {
-                    set += ", fa = :fa";
-                    change = change.value(":fa", number(first_at.as_millis()));
+                // What the head before this one had is none of its own.
+                match first_at {
+                    Some(first_at) => {
+                        set += ", fa = :fa";
+                        change = change.value(":fa", number(first_at.as_millis()));
+                    }
+                    None => gone.push("fa"),
                 }
-                if let Some(due) = due {
-                    set += ", due = :due";
-                    change = change.value(":due", number(due.as_millis()));
+                match due {
+                    Some(due) => {
+                        set += ", due = :due";
+                        change = change.value(":due", number(due.as_millis()));
+                    }
+                    None => gone.push("due"),
                 }
-                if let Some(from) = from {
-                    set += ", bk = :bk, be = :be";
-                    change = change.value(":bk", number(from.number)).value(":be", text(from.effects.as_str()));
+                match from {
+                    Some(from) => {
+                        set += ", bk = :bk, be = :be";
+                        change = change.value(":bk", number(from.number)).value(":be", text(from.effects.as_str()));
+                    }
+                    None => gone.extend(["bk", "be"]),
                 }
+                set += &format!(" REMOVE {}", gone.join(", "));
             }
-            None => set += " REMOVE hq, hs, att, rp, fa, due, bk, be",
+            None => set += " REMOVE #ttl, hq, hs, att, rp, fa, due, bk, be",
         }
-        // A lane that goes on after it went by age needs its place again.
-        set += match &self.head {
-            Some(Head { first_at: Some(_), .. }) => " REMOVE #ttl",
-            Some(Head { first_at: None, .. }) => " REMOVE #ttl, fa",
-            None => ", #ttl",
-        };
+        // A lane that goes on after it went by age needs its place again: hence no time to live.
         let change = change.update(set).name("#ttl", "ttl");
         Ok(if self.ver == 1 {
             let now = number(Timestamp::now().as_millis() / 1_000);

@@ -295,6 +295,25 @@ async fn letters_are_counted_as_they_are_listed_at_once(home: Place) {
     settled(&backend, "alpha").await;
 }
 
+async fn a_letter_that_is_retried_has_all_its_time_again(home: Place) {
+    let backend = home.open().await;
+    let deliveries = inbox(&backend, "alpha").await;
+    place(&backend).await;
+    let delivery = lease(&deliveries).await;
+    let first = delivery.first_attempt_at;
+    accept(&deliveries, delivery, later(Duration::ZERO, "not yet")).await;
+    accept(&deliveries, lease(&deliveries).await, dead(CauseKind::Reject, "no")).await;
+    wait_for_dead(&backend, 1).await;
+    eventually("the clock goes on", async || (Timestamp::now() > first).then_some(())).await;
+    let decided = Timestamp::now();
+    assert_eq!(retry(&backend, Which::All.first(1)).await.count, 1);
+    let again = lease(&deliveries).await;
+    let begun = again.first_attempt_at;
+    assert!(begun >= decided, "what it was tried for before would make it too old at once");
+    accept(&deliveries, again, later(Duration::ZERO, "not yet")).await;
+    assert_eq!(lease(&deliveries).await.first_attempt_at, begun);
+}
+
 claims! {
     dead_letters_are_grouped_by_cause_over_all_of_them on [embedded, aws],
     a_cause_of_several_outcomes_is_redriven_a_few_at_a_time_too on [embedded, aws],
@@ -304,5 +323,6 @@ claims! {
     an_edited_copy_is_delivered_to_its_consumer_alone_and_the_event_stays on [embedded, aws],
     the_data_of_a_custom_event_can_be_edited on [embedded, aws],
     what_was_given_up_is_not_shown_as_done on [embedded, aws],
+    a_letter_that_is_retried_has_all_its_time_again on [embedded, aws],
     letters_are_counted_as_they_are_listed_at_once on [embedded, aws],
 }
