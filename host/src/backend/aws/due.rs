@@ -84,13 +84,20 @@ pub fn again(at: Timestamp, attempts: u32, first_at: Timestamp, ver: u64) -> Cha
         .value(":ver", number(ver))
 }
 
-/// Takes up what is due, at most `limit`.
+/// Takes up what is due, at most `limit`. What was taken up before something failed is not lost over it.
 pub async fn take(store: &Store, name: &ConsumerName, limit: usize) -> Result<Vec<Due>> {
     let now = Timestamp::now().as_millis();
     let found = Indexed { partition: partition(name.as_str()), from: 0, to: now, newest_first: false, limit };
     let mut taken = Vec::new();
     for (key, _) in store.table.indexed(found).await? {
-        taken.extend(claim(store, &key).await?);
+        match claim(store, &key).await {
+            Ok(due) => taken.extend(due),
+            Err(error) if taken.is_empty() => return Err(error),
+            Err(error) => {
+                tracing::warn!(consumer = %name, %error, "not all that is due can be taken up; the rest is looked for again");
+                break;
+            }
+        }
     }
     Ok(taken)
 }

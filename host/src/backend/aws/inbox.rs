@@ -25,6 +25,8 @@ mod history;
 mod rebuilt;
 mod receive;
 mod silence;
+#[cfg(test)]
+mod tests;
 mod view;
 mod way;
 
@@ -42,6 +44,8 @@ use tokio_util::task::TaskTracker;
 
 use self::desk::{Desk, Ended, Receipt};
 pub use self::desk::{Running, Work};
+#[cfg(test)]
+pub use self::fixture::{Handed as Inboxed, shop};
 pub use self::footing::Asked;
 use self::footing::Footing;
 use self::handed::Handed;

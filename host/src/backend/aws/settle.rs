@@ -98,8 +98,8 @@ impl Settling<'_> {
                 looked = true;
                 continue;
             };
-            self.forget_surplus(&mut draft).await?;
-            let place = self.end(&mut draft, settlement, by)?;
+            let ended = self.finish(&mut draft, settlement, by).await;
+            let place = ended.inspect_err(|_| self.store.publisher.abandon(&draft.events))?;
             let staged = std::mem::take(&mut draft.staged);
             let done = match draft.is_large() {
                 true => intent::commit(self.store, draft).await?,
@@ -147,21 +147,35 @@ impl Settling<'_> {
         settlement: &Settlement,
         tails: &mut HashMap<LaneKey, Tail>,
     ) -> Result<Option<Draft>> {
+        let mut draft = Draft { gate: self.gate.cloned(), ..Draft::default() };
+        let holds = self.fill(&mut draft, reads, settlement, tails).await;
+        if !matches!(holds, Ok(true)) {
+            self.store.publisher.abandon(&draft.events);
+        }
+        Ok(holds?.then_some(draft))
+    }
+
+    /// `false` where something does not hold any more.
+    async fn fill(
+        &self,
+        draft: &mut Draft,
+        reads: &Reads,
+        settlement: &Settlement,
+        tails: &mut HashMap<LaneKey, Tail>,
+    ) -> Result<bool> {
         let nothing = Effects::default();
         let effects = match settlement {
             Settlement::Done { effects, .. } => effects,
             _ => &nothing,
         };
-        let mut draft = Draft { gate: self.gate.cloned(), ..Draft::default() };
-        self.state(&mut draft, reads, effects);
+        self.state(draft, reads, effects);
         let mut orders: BTreeMap<OrderId, Option<u64>> = BTreeMap::new();
         for (id, seen) in &reads.orders {
             let lane = LaneKey::of(&Lane::Order(*id));
             let tail = tail(self.store, tails, &lane).await?;
             if tail.standing.map(|standing| standing.revision) != *seen {
                 self.store.goes_on(*id);
-                self.store.publisher.abandon(&draft.events);
-                return Ok(None);
+                return Ok(false);
             }
             orders.insert(*id, *seen);
         }
@@ -174,18 +188,15 @@ impl Settling<'_> {
                 _ => self.store.content(*id).await?,
             };
             let order = tail.standing.zip(content).map(|(standing, content)| standing.order(*id, content));
-            let Some(Ok(order)) = order.map(|order| order.after(change)) else {
-                self.store.publisher.abandon(&draft.events);
-                return Ok(None);
-            };
+            let Some(Ok(order)) = order.map(|order| order.after(change)) else { return Ok(false) };
             let body = Body::OrderChanged { order, change: change.clone() };
-            self.add(&mut draft, tails, lane, body)?;
+            self.add(draft, tails, lane, body)?;
             orders.remove(id);
         }
         for custom in &effects.events {
             let lane = LaneKey::of(&custom.lane());
             tail(self.store, tails, &lane).await?;
-            self.add(&mut draft, tails, lane, Body::Custom(custom.clone()))?;
+            self.add(draft, tails, lane, Body::Custom(custom.clone()))?;
         }
         // What was read and is not written must stand still, too.
         for id in orders.into_keys() {
@@ -211,7 +222,7 @@ impl Settling<'_> {
         for item in super::records::items(self.name, event, &effects.records, now, self.keep(|it| it.records))? {
             draft.writes.put(Mark::Plain, item);
         }
-        Ok(Some(draft))
+        Ok(true)
     }
 
     fn add(&self, draft: &mut Draft, tails: &mut HashMap<LaneKey, Tail>, lane: LaneKey, body: Body) -> Result<()> {
@@ -261,6 +272,11 @@ impl Settling<'_> {
         }
         let counters = counters.into_iter();
         draft.counters = counters.map(|(key, it)| (Key::counter(self.name, self.generation, key), it)).collect();
+    }
+
+    async fn finish(&self, draft: &mut Draft, settlement: &Settlement, by: &AttemptBy) -> Result<Place> {
+        self.forget_surplus(draft).await?;
+        self.end(draft, settlement, by)
     }
 
     /// Of many attempts, the first and the last are kept: one between goes for each that comes.

@@ -63,6 +63,12 @@ impl Handed {
         logged.iter().map(of).collect()
     }
 
+    /// Brings the messages of all events of a subject in.
+    pub async fn take_in(&self, subject: &str) {
+        let messages = self.messages(&lane(subject)).await;
+        self.inbox.take_in(messages).await;
+    }
+
     /// Which event of its lane the delivery is of.
     pub fn seq(&self, delivery: &Delivery) -> u64 {
         self.inbox.desk.lock().running_of(delivery.lease.epoch).unwrap().logged.seq
