@@ -58,10 +58,11 @@ impl Positions {
 }
 
 impl Positions {
-    /// No position that this host draws from now on is at or below this one.
+    /// No position that this host draws from now on is at or below this one, even where its clock is set back.
     pub fn newest(&self, now: Timestamp) -> u64 {
-        let last = self.last.load(Ordering::Relaxed);
-        position(last.max(ticks(now).saturating_sub(1)), self.slot())
+        let before = ticks(now).saturating_sub(1);
+        let last = self.last.fetch_max(before, Ordering::Relaxed);
+        position(last.max(before), self.slot())
     }
 }
 
@@ -134,6 +135,14 @@ mod tests {
         behind.move_to(5, last);
         let next = behind.next(now, 0).get();
         assert!(next > last && slot_of(next) == 5, "its clock is 7 ms behind");
+    }
+
+    #[test]
+    fn nothing_is_drawn_below_what_was_called_the_newest_though_the_clock_is_set_back() {
+        let (positions, now) = (Positions::new(5), Timestamp::from_millis(1_800_000_000_123));
+        let newest = positions.newest(now);
+        let next = positions.next(now.minus(std::time::Duration::from_secs(3_600)), 0).get();
+        assert!(next > newest, "others look for what this host wrote from there on");
     }
 
     #[test]
