@@ -1,5 +1,8 @@
 //! Messages on their way out.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,8 +27,11 @@ use crate::policy::ConsumerName;
 pub const DUE: &str = "due#mail#";
 /// Between two looks when nothing rang: another host may have written one, and retries become due without a bell.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// How long the host that took a message up has it for itself.
+/// How long the host that took a message up has it for itself, unless it says so again, and how often it does.
 const CLAIM: Duration = Duration::from_secs(60);
+const KEEP_EVERY: Duration = Duration::from_secs(15);
+/// A sender that has said nothing of a message for so long has lost it.
+const KEPT_MAX: Duration = Duration::from_secs(3_600);
 /// Messages that wait in memory for this host's sender.
 const HANDED_MAX: usize = 4_096;
 /// What comes within this time is sent together, and written down together.
@@ -77,7 +83,20 @@ struct HandedState {
     /// Those that nobody sends yet.
     waiting: VecDeque<Taken>,
     /// Those that this host's sender has, and of which it has not said what became of them.
-    sending: HashMap<ParcelId, (Timestamp, Option<Item>)>,
+    sending: HashMap<ParcelId, InHand>,
+    /// Somebody says that they are not for others.
+    keeps: bool,
+}
+
+/// A message that this host's sender has.
+#[derive(Clone, Debug)]
+struct InHand {
+    taken_at: Timestamp,
+    /// When that was last said.
+    said_at: Timestamp,
+    /// Tries before this one.
+    attempts: u32,
+    item: Option<Item>,
 }
 
 /// A message that this host took up.
@@ -136,11 +155,12 @@ impl Handed {
     fn take(&self, limit: usize) -> Vec<Parcel> {
         let now = Timestamp::now();
         let HandedState { waiting, sending, .. } = &mut *self.state.lock();
-        sending.retain(|_, (at, _)| now.since(*at) < CLAIM);
+        sending.retain(|_, sent| now.since(sent.said_at) < CLAIM);
         let count = limit.min(waiting.len());
         let taken = waiting.drain(..count).filter(|taken| now.since(taken.at) < CLAIM / 2);
         let parcels = taken.map(|Taken { at, parcel, item }| {
-            sending.insert(parcel.id.clone(), (at, item));
+            let sent = InHand { taken_at: at, said_at: at, attempts: parcel.attempts, item };
+            sending.insert(parcel.id.clone(), sent);
             parcel
         });
         parcels.collect()
@@ -157,8 +177,39 @@ impl Handed {
     fn written(&self, id: &ParcelId) -> Option<Item> {
         let now = Timestamp::now();
         let state = self.state.lock();
-        let (at, item) = state.sending.get(id)?;
-        item.clone().filter(|_| now.since(*at) < CLAIM / 2)
+        let InHand { said_at, item, .. } = state.sending.get(id)?;
+        item.clone().filter(|_| now.since(*said_at) < CLAIM / 2)
+    }
+
+    /// Tries of it that were noted, where this host's sender has it.
+    fn attempts(&self, id: &ParcelId) -> Option<u32> {
+        self.state.lock().sending.get(id).map(|sent| sent.attempts)
+    }
+
+    /// Whether somebody is to begin with [`keep`].
+    fn begins_to_keep(&self) -> bool {
+        !std::mem::replace(&mut self.state.lock().keeps, true)
+    }
+
+    /// Whether there is anything to keep still.
+    fn goes_on_keeping(&self) -> bool {
+        let mut state = self.state.lock();
+        state.keeps = !state.sending.is_empty();
+        state.keeps
+    }
+
+    /// Messages of which it is to be said again that they are not for others, and when that was last said.
+    fn to_be_kept(&self, now: Timestamp) -> Vec<(ParcelId, Timestamp)> {
+        let mut state = self.state.lock();
+        state.sending.retain(|_, sent| now.since(sent.taken_at) < KEPT_MAX);
+        let old = state.sending.iter().filter(|(_, sent)| now.since(sent.said_at) >= KEEP_EVERY);
+        old.map(|(id, sent)| (id.clone(), sent.said_at)).collect()
+    }
+
+    fn kept(&self, id: &ParcelId, now: Timestamp) {
+        if let Some(sent) = self.state.lock().sending.get_mut(id) {
+            sent.said_at = now;
+        }
     }
 
     fn settled(&self, id: &ParcelId) {
@@ -217,6 +268,9 @@ impl Outgoing for Aws {
             }
             let parcels = self.store.outgoing.take(limit);
             if !parcels.is_empty() {
+                if self.store.outgoing.begins_to_keep() {
+                    self.store.tasks.spawn(keep(Arc::clone(&self.store)));
+                }
                 return Ok(parcels);
             }
             tokio::select! {
@@ -264,8 +318,12 @@ impl Aws {
             Sending::Failed { error } => ("failed", None, Some(error)),
             Sending::Unknown { error } => ("unknown", None, Some(error)),
         };
-        let mut set = "SET ms = :ms, att = att + :one".to_owned();
-        let mut change = Change::default().value(":ms", text(state)).value(":one", number(1));
+        // Noted again after a lost answer, it is one try still.
+        let (mut set, by) = match self.store.outgoing.attempts(&id) {
+            Some(before) => ("SET ms = :ms, att = :att".to_owned(), before + 1),
+            None => ("SET ms = :ms, att = att + :att".to_owned(), 1),
+        };
+        let mut change = Change::default().value(":ms", text(state)).value(":att", number(by));
         if let Some(due) = due {
             set += ", ls = :due";
             change = change.value(":due", number(due.as_millis()));
@@ -297,6 +355,34 @@ impl Aws {
             crate::backend::Keep::Forever => None,
         }
     }
+}
+
+/// Says over and over that messages which this host's sender has are not for others: it may be slow, or have many.
+async fn keep(store: Arc<Store>) {
+    while store.outgoing.goes_on_keeping() {
+        tokio::select! {
+            () = tokio::time::sleep(KEEP_EVERY) => {}
+            () = store.stopping.cancelled() => return,
+        }
+        let _in_flight = store.in_flight.token();
+        keep_once(&store, Timestamp::now()).await;
+    }
+}
+
+async fn keep_once(store: &Store, now: Timestamp) {
+    let say = |(id, said_at): (ParcelId, Timestamp)| async move {
+        // Unless another host has taken it up since, or it is noted what became of it.
+        let change = Change::of("SET ls = :until").only_if("ls = :before OR ls = :until");
+        let change = change.value(":until", number(now.plus(CLAIM).as_millis()));
+        let change = change.value(":before", number(said_at.plus(CLAIM).as_millis()));
+        match store.table.update(&key_of(&id), change).await {
+            Ok(Some(_)) => store.outgoing.kept(&id, now),
+            Ok(None) => {}
+            Err(error) => tracing::debug!(%error, "another host may send a message that is being sent here"),
+        }
+    };
+    let kept = futures::stream::iter(store.outgoing.to_be_kept(now)).map(say);
+    kept.buffer_unordered(SETTLED_AT_ONCE).collect::<Vec<()>>().await;
 }
 
 /// What this host's sender did not get to is due to everybody.
