@@ -4,9 +4,14 @@
 //!
 //! Mostly it follows a minute behind, reads that all is done, and is the net below the queue: for messages that were lost, a
 //! queue that was deleted, or one that stood for longer than SQS keeps messages. Where a consumer begins in the past, or
-//! hears of a kind anew until SNS knows, it follows close behind, and is the way that these events come.
+//! hears of a kind anew until SNS knows, it looks close behind, and is the way that these events come. But what is that young
+//! may get events still at positions that were looked at: their transaction takes long, or their host's clock is behind. So
+//! only what is a minute old is done with, and the rest is looked at once more then.
 //!
 //! **Invariant**: at and below `after`, everything is done, or its lane stands at an exception or waits for its history.
+
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -40,7 +45,7 @@ pub type Window = tokio::sync::Mutex<Option<(u64, u64, Arc<[Logged]>)>>;
 
 /// Follows the journal until the inbox ends.
 pub async fn run(inbox: Arc<AwsInbox>, store: Arc<Store>, owner: String) {
-    let mut audited = None;
+    let (mut audited, mut ahead) = (None, 0);
     loop {
         tokio::select! {
             () = tokio::time::sleep(LOOK_EVERY) => {}
@@ -52,7 +57,7 @@ pub async fn run(inbox: Arc<AwsInbox>, store: Arc<Store>, owner: String) {
         if !inbox.is_open() || (!eager && audited == Some(to)) {
             continue;
         }
-        match step(&inbox, &store, &owner, to).await {
+        match step(&inbox, &store, &owner, to, &mut ahead).await {
             // There may be more.
             Ok(true) => audited = None,
             Ok(false) => audited = Some(to),
@@ -69,8 +74,9 @@ pub fn audited_to(now: Timestamp) -> u64 {
     first_at(now.minus(since + AUDIT_LAG))
 }
 
-/// Looks at the next events, those up to `audited` as the net, and notes how far it came. Whether there may be more at once.
-pub async fn step(inbox: &Arc<AwsInbox>, store: &Store, owner: &str, audited: u64) -> Result<bool> {
+/// Looks at the next events: those up to `audited`, and notes how far it came; then, where the queue alone does not tell of
+/// all, at younger ones, from behind `ahead` on, which moves with it. Whether there may be more at once.
+pub async fn step(inbox: &Arc<AwsInbox>, store: &Store, owner: &str, audited: u64, ahead: &mut u64) -> Result<bool> {
     let now = Timestamp::now();
     let key = Key::consumer(&inbox.name);
     let claim = Change::of("SET cuo = :owner, cut = :until")
@@ -81,11 +87,15 @@ pub async fn step(inbox: &Arc<AwsInbox>, store: &Store, owner: &str, audited: u6
     let Some(item) = store.table.update(&key, claim).await? else { return Ok(false) };
     let at = super::consumers::catch_up(&item)?;
     let settled = super::journal::settled_below(now).saturating_sub(1);
-    let to = if at.is_eager() { settled } else { audited };
+    let looks_ahead = at.after >= audited;
+    if looks_ahead && !at.is_eager() {
+        return Ok(false);
+    }
+    let (after, to) = if looks_ahead { (at.after.max(*ahead), settled) } else { (at.after, audited) };
     let events = match at.is_eager() {
         // Each goes its own way.
-        true => store.between(at.after, to, BATCH).await?.into(),
-        false => window(store, at.after, to).await?,
+        true => store.between(after, to, BATCH).await?.into(),
+        false => window(store, after, to).await?,
     };
     let more = events.len() == BATCH;
     let last = if more { events.last().map_or(to, Logged::position) } else { to };
@@ -108,6 +118,10 @@ pub async fn step(inbox: &Arc<AwsInbox>, store: &Store, owner: &str, audited: u6
         // Done, retried, or taken by somebody else: the next look tells.
         return Ok(true);
     }
+    if looks_ahead {
+        *ahead = last.max(after);
+        return Ok(more);
+    }
     if last > at.after {
         let change = Change::of("SET cua = :last").only_if("cuo = :owner AND cua = :after");
         let change = change.value(":last", number(last)).value(":owner", text(owner)).value(":after", number(at.after));
@@ -115,7 +129,7 @@ pub async fn step(inbox: &Arc<AwsInbox>, store: &Store, owner: &str, audited: u6
             inbox.learn_catch_up(super::consumers::catch_up(&item)?);
         }
     }
-    Ok(more)
+    Ok(more || at.is_eager())
 }
 
 /// The first [`BATCH`] events behind a position, up to and with another.

@@ -206,12 +206,13 @@ impl AwsInbox {
 
     /// While a backfill `fills`, there may be more at any moment.
     async fn look_around(self: &Arc<Self>, owner: &str, until: Until, fills: &AtomicBool) {
-        let mut behind = true;
+        let (mut behind, mut ahead) = (true, 0);
         while Instant::now() < until.begin {
             let more_may_come = fills.load(Ordering::Acquire);
             let audited = catch_up::audited_to(Timestamp::now());
             if behind {
-                behind = match timeout_at(until.begin, catch_up::step(self, &self.store, owner, audited)).await {
+                let step = catch_up::step(self, &self.store, owner, audited, &mut ahead);
+                behind = match timeout_at(until.begin, step).await {
                     Ok(Ok(more)) => more,
                     Ok(Err(error)) => {
                         tracing::warn!(consumer = %self.name, %error, "the journal cannot be followed; the next invocation tries again");

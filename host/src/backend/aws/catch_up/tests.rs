@@ -1,0 +1,58 @@
+//! Against emulators: events that come to stand where the journal was followed before.
+
+use super::*;
+use crate::backend::aws::inbox::Inboxed;
+use crate::backend::aws::journal::settled_below;
+use crate::backend::aws::lane::Tail;
+use crate::backend::aws::table::Transaction;
+use crate::backend::contract::custom;
+use crate::event::Body;
+
+const PATIENCE: Duration = Duration::from_secs(120);
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// Follows the journal until nothing is left to look at, while what comes is handled: the numbers of the events.
+async fn followed(handed: &Inboxed, audited: u64) -> Vec<u64> {
+    let Inboxed { inbox, store, .. } = handed;
+    let (mut handled, mut ahead) = (Vec::new(), 0);
+    let follow = async { while step(inbox, store, "test", audited, &mut ahead).await.unwrap() {} };
+    let handle = async {
+        loop {
+            handled.extend(handed.rest().await);
+            tokio::time::sleep(PAUSE).await;
+        }
+    };
+    tokio::select! {
+        () = follow => {}
+        () = handle => {}
+        () = tokio::time::sleep(PATIENCE) => panic!("there is always more"),
+    }
+    handled
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_event_whose_write_took_long_comes_though_the_journal_was_followed_past_its_position() {
+    let handed = Inboxed::open().await;
+    let Inboxed { store, inbox, .. } = &handed;
+    let logged = |subject| store.next(&Tail::default(), Body::Custom(custom(subject)), None);
+    let write = async |logged: Logged| {
+        let mut transaction = Transaction::default();
+        transaction.create((), logged.item().unwrap());
+        assert!(store.append(transaction, vec![logged]).await.unwrap().is_ok());
+    };
+    let (quick, slow) = (logged("quick"), logged("slow"));
+    let (before, position) = (quick.position() - 1, slow.position());
+    write(quick).await;
+    while settled_below(Timestamp::now()) <= position {
+        tokio::time::sleep(PAUSE).await;
+    }
+    assert!(inbox.known().catch_up.is_eager());
+    assert_eq!(followed(&handed, before).await, [1], "what is young comes at once");
+    assert!(inbox.known().catch_up.after <= before);
+    write(slow).await;
+    // A minute later, where SNS has not told of it.
+    assert_eq!(followed(&handed, position).await, [1]);
+    assert!(inbox.known().catch_up.after >= position);
+    assert!(followed(&handed, position).await.is_empty());
+    handed.backend.lifecycle.close().await;
+}
