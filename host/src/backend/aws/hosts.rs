@@ -25,6 +25,8 @@ use crate::clock::Timestamp;
 
 pub const BEAT_EVERY: Duration = Duration::from_secs(2);
 const DEAD_AFTER: Duration = Duration::from_secs(15);
+/// Who could not look for so long, or not speak, has no word on the others: it may be AWS that nobody reaches.
+const BLIND_AFTER: Duration = Duration::from_secs(6);
 /// Before its watermark: what a host wrote under a clock that was set back since.
 const MARGIN: Duration = Duration::from_secs(5);
 /// The owner of a slot that nobody has. Its item stays, with the last position that was drawn there.
@@ -133,7 +135,7 @@ pub async fn run(store: Arc<Store>) {
     let Some(slot) = store.seat.kept() else { return };
     let mut ticks = interval(BEAT_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut watch = Watch::default();
+    let (mut watch, mut looked_at) = (Watch::default(), Instant::now());
     let mut beat = 0;
     loop {
         tokio::select! {
@@ -141,13 +143,18 @@ pub async fn run(store: Arc<Store>) {
             () = store.stopping.cancelled() => break,
         }
         beat += 1;
-        match say(&store, slot, beat).await {
+        let said = say(&store, slot, beat).await;
+        if said.is_err() || looked_at.elapsed() > BLIND_AFTER {
+            watch.forget();
+        }
+        match said {
             Ok(true) => {}
             Ok(false) => return store.fail("another host took this one for dead and follows it"),
             Err(error) => tracing::warn!(%error, "this host cannot say that it lives; others may take it for dead"),
         }
         match follow(&store, &slot.owner, &mut watch).await {
             Ok(Followed { dead, .. }) => {
+                looked_at = Instant::now();
                 for one in dead {
                     // Where SNS is slow this takes long, and this host must go on to say that it lives.
                     let of = Arc::clone(&store);
@@ -200,6 +207,11 @@ pub struct Watch {
 }
 
 impl Watch {
+    /// What it has seen says nothing any more: every host has all its time again.
+    pub fn forget(&mut self) {
+        self.seen.clear();
+    }
+
     fn judge(&mut self, slot: u64, owner: &str, beat: u64, now: Instant) -> Life {
         let known = self.seen.get(&slot).filter(|(known, ..)| known == owner);
         match known {
@@ -320,6 +332,11 @@ async fn sweep(store: &Store, slot: u64, published: u64) -> Result<(usize, u64)>
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::aws::clock::Positions;
+    use crate::backend::aws::inbox::shop;
+    use crate::backend::aws::lane::Tail;
+    use crate::backend::contract::custom;
+    use crate::event::{Body, Position};
 
     #[test]
     fn a_host_is_dead_once_its_beat_has_stood_still_for_long() {
@@ -330,5 +347,56 @@ mod tests {
         assert_eq!(watch.judge(3, "a", 7, at(15)), Life::Dead);
         assert_eq!(watch.judge(3, "a", 8, at(16)), Life::Alive);
         assert_eq!(watch.judge(3, "b", 8, at(40)), Life::Unknown, "another one took the slot");
+        watch.forget();
+        assert_eq!(watch.judge(3, "b", 8, at(60)), Life::Unknown, "nobody could look meanwhile");
+        assert_eq!(watch.judge(3, "b", 8, at(75)), Life::Dead);
+    }
+
+    /// Who has a slot, and the highest position that was drawn there.
+    async fn stands(store: &Store, slot: u64) -> (String, u64) {
+        let host = store.table.get(&Key::host(slot)).await.unwrap().unwrap();
+        (host.text("own").unwrap().to_owned(), host.number_or_none("drawn").unwrap().unwrap_or_default())
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn what_a_dead_host_wrote_is_published_before_its_slot_is_free_and_it_says_nothing_more_there() {
+        let (backend, store) = shop().await;
+        let slot = claim(&store.table, Stay::Kept).await.unwrap();
+        assert!(say(&store, &slot, 7).await.unwrap());
+        // Written under a clock that was set back a little since it was last said what is published.
+        let now = Timestamp::now().minus(MARGIN / 2);
+        let position = Positions::new(slot.number).next(now, 0);
+        let logged = store.next(&Tail::default(), Body::Custom(custom("tea")), None);
+        store.publisher.abandon([&logged]);
+        let event = crate::event::Event { position, ..(*logged.event).clone() };
+        let logged = super::super::lane::Logged { event: Arc::new(event), ..logged };
+        let mut transaction = Transaction::default();
+        transaction.create((), logged.item().unwrap());
+        assert!(store.table.transact(transaction).await.unwrap().is_ok());
+
+        let mut watch = Watch::default();
+        assert!(follow(&store, "other", &mut watch).await.unwrap().unknown.contains(&slot.owner));
+        watch.seen.values_mut().for_each(|(.., since)| *since -= DEAD_AFTER);
+        let held = store.publisher.open(|| Position::FIRST);
+        let mut dead = follow(&store, "other", &mut watch).await.unwrap().dead;
+        let [one] = &dead[..] else { panic!("{}", dead.len()) };
+        assert_eq!((one.slot.number, one.through), (slot.number, position.get()));
+        let owner = one.slot.owner.clone();
+        assert_eq!(stands(&store, slot.number).await.0, owner);
+        assert!(!say(&store, &slot, 8).await.unwrap(), "it is another's");
+        give_back(&store.table, &slot, 1).await.unwrap();
+        let buried = dead.remove(0).bury(&store);
+        tokio::pin!(buried);
+        assert!(timeout(Duration::from_millis(300), &mut buried).await.is_err(), "something older is not out");
+        assert_eq!(stands(&store, slot.number).await, (owner, 0));
+        let held = super::super::lane::Logged {
+            event: Arc::new(crate::event::Event { position: held, ..(*logged.event).clone() }),
+            ..logged
+        };
+        store.publisher.abandon([&held]);
+        buried.await;
+        let (owner, drawn) = stands(&store, slot.number).await;
+        assert!(owner == NOBODY && drawn >= position.get(), "{owner} {drawn}");
+        backend.lifecycle.close().await;
     }
 }

@@ -160,7 +160,10 @@ impl Invoked {
                         return;
                     }
                 }
-                Err(error) => tracing::warn!(%error, "the other hosts cannot be watched"),
+                Err(error) => {
+                    watch.forget();
+                    tracing::warn!(%error, "the other hosts cannot be watched");
+                }
             }
             sleep(BEAT_EVERY).await;
         }
