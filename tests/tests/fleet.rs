@@ -42,38 +42,41 @@ fn an_order_walks_through_all_consumers_and_the_store_outlives_its_host() {
 
 /// Longer than a host stands still that others take for dead.
 const CUT_OFF_FOR: Duration = Duration::from_secs(20);
-/// Looks at the other hosts: one follows each time that a host says that it lives.
-const LOOKS: usize = 3;
+
+/// Lets everything pass, and waits until each of these hosts has said so often that it lives. Each time it looks at the others.
+fn wait_for_beats(ways: &[&Way], beats: usize) {
+    let said: Vec<_> = ways.iter().map(|_| Arc::new(AtomicUsize::new(0))).collect();
+    for (way, said) in ways.iter().zip(&said) {
+        let said = Arc::clone(said);
+        way.tell(&Fault::Pass);
+        way.dynamodb.choose(move |call| {
+            let says = call.operation == "UpdateItem" && call.body.contains("beat = :beat");
+            said.fetch_add(usize::from(says), Ordering::Relaxed);
+            Fault::Pass
+        });
+    }
+    within(Duration::from_secs(120), "hosts say that they live", || {
+        let said: Vec<usize> = said.iter().map(|said| said.load(Ordering::Relaxed)).collect();
+        if said.iter().all(|said| *said >= beats) { Ok(()) } else { Err(format!("{said:?}")) }
+    });
+}
 
 #[test]
-fn hosts_that_cannot_reach_aws_for_a_while_do_not_take_each_other_for_dead() {
+fn a_host_that_reaches_aws_again_before_others_do_does_not_take_them_for_dead() {
     let prefix = prefix();
     let mut hosts = [(); 2].map(|()| host(&prefix));
-    let ways = hosts.each_mut().map(Way::of);
+    let [first, second] = hosts.each_mut().map(Way::of);
     for host in &mut hosts {
         host.start();
     }
-    let all_look = |what: &str| {
-        let beats = ways.each_ref().map(|way| {
-            let beats = Arc::new(AtomicUsize::new(0));
-            let said = Arc::clone(&beats);
-            way.dynamodb.choose(move |call| {
-                let says = call.operation == "UpdateItem" && call.body.contains("beat = :beat");
-                said.fetch_add(usize::from(says), Ordering::Relaxed);
-                Fault::Pass
-            });
-            beats
-        });
-        within(Duration::from_secs(120), what, || {
-            let beats = beats.each_ref().map(|beats| beats.load(Ordering::Relaxed));
-            if beats.iter().all(|beats| *beats > LOOKS) { Ok(()) } else { Err(format!("{beats:?}")) }
-        });
-    };
-    all_look("they have seen each other");
-    ways.iter().for_each(|way| way.tell(&Fault::Throttle));
+    wait_for_beats(&[&first, &second], 4);
+    second.tell(&Fault::Throttle);
+    // It sees that the other one is silent.
+    wait_for_beats(&[&first], 2);
+    first.tell(&Fault::Throttle);
     thread::sleep(CUT_OFF_FOR);
-    ways.iter().for_each(|way| way.tell(&Fault::Pass));
-    all_look("they see each other again");
+    wait_for_beats(&[&first], 2);
+    wait_for_beats(&[&first, &second], 3);
     for host in &mut hosts {
         assert!(host.ended_by_now().is_none(), "{}", host.log());
         assert!(!host.log().contains("a host has died"), "{}", host.log());

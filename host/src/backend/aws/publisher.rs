@@ -359,8 +359,11 @@ impl State {
 mod tests {
     use serde_json::value::RawValue;
 
+    use super::super::inbox::shop;
     use super::super::lane::Tail;
+    use super::super::table::Transaction;
     use super::*;
+    use crate::backend::contract::custom;
     use crate::clock::Timestamp;
     use crate::event::{Body, Custom, Event, EventId};
 
@@ -427,5 +430,45 @@ mod tests {
         assert_eq!(state.open.first(), Some(&5));
         state.sent(first);
         assert_eq!(state.open.first(), None);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn what_was_written_without_an_answer_is_published_if_it_is_there() {
+        let (backend, store) = shop().await;
+        let next = |subject| store.next(&Tail::default(), Body::Custom(custom(subject)), None);
+        let [there, nowhere, late, instead] = ["there", "nowhere", "late", "late"].map(next);
+        for logged in [&there, &instead] {
+            let mut transaction = Transaction::default();
+            transaction.create((), logged.item().unwrap());
+            assert!(store.table.transact(transaction).await.unwrap().is_ok());
+        }
+        // One that sends nothing by itself.
+        let publisher = Publisher::new(store.clients.sns.clone(), &store.shared);
+        for logged in [&there, &nowhere, &late] {
+            publisher.open(|| logged.event.position);
+        }
+        publisher.look_for(vec![there.clone(), nowhere, late]);
+        publisher.look(&store).await;
+        assert_eq!(publisher.state.lock().unsure.len(), 3, "their requests may still arrive");
+        publisher.state.lock().unsure.iter_mut().for_each(|(due, _)| *due = Instant::now());
+        publisher.look(&store).await;
+        let sent = publisher.state.lock().take(Instant::now()).unwrap();
+        assert_eq!(shown(&sent), [("s#there".to_owned(), 1)], "at the place of one that came late, there is another");
+        assert_eq!(publisher.published_below(u64::MAX - 1), there.position());
+        backend.lifecycle.close().await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn what_is_refused_leaves_no_position_open() {
+        let (backend, store) = shop().await;
+        let next = || store.next(&Tail::default(), Body::Custom(custom("tea")), None);
+        for (logged, is_first) in [(next(), true), (next(), false)] {
+            let mut transaction = Transaction::default();
+            transaction.create((), logged.item().unwrap());
+            assert_eq!(store.append(transaction, vec![logged]).await.unwrap().is_ok(), is_first);
+        }
+        store.publisher.drained().await;
+        assert!(store.publisher.is_clear());
+        backend.lifecycle.close().await;
     }
 }

@@ -182,6 +182,21 @@ async fn a_repeat_after_its_key_went_is_a_new_order(home: Place) {
     assert_ne!(first.id, second.id);
 }
 
+async fn a_repeat_of_an_event_after_its_id_went_is_a_new_event(home: Place) {
+    let backend = home.open().await;
+    let publish = async || {
+        let event = Custom { origin_id: Some("1".into()), ..custom("tea") };
+        backend.intake.publish(vec![event]).await.unwrap().into_inner().remove(0)
+    };
+    let first = publish().await;
+    let again = publish().await;
+    assert_eq!((again.id, again.repeated), (first.id, true));
+    backend.upkeep.retain(SHORT);
+    let second =
+        eventually("the id went", async || Some(publish().await).filter(|published| !published.repeated)).await;
+    assert_ne!(second.id, first.id);
+}
+
 async fn a_consumer_of_a_name_that_was_forgotten_begins_with_nothing(home: Place) {
     let backend = home.open().await;
     let inbox = super::inbox(&backend, "again").await;
@@ -450,6 +465,7 @@ claims! {
     who_is_paused_or_gone_gets_what_it_missed_however_old_it_is on [embedded, aws],
     what_a_large_commit_adds_to_a_lane_that_goes_comes_once_and_in_order on [embedded, aws],
     a_repeat_after_its_key_went_is_a_new_order on [embedded, aws],
+    a_repeat_of_an_event_after_its_id_went_is_a_new_event on [embedded, aws],
     a_consumer_of_a_name_that_was_forgotten_begins_with_nothing on [embedded, aws],
     a_backfill_that_is_under_way_holds_its_history_back on [embedded, aws],
     what_a_backfill_left_to_a_lane_stays_as_long_as_the_lane_stands on [aws] because "in a file, it waits for the lane",

@@ -11,6 +11,9 @@
 //!
 //! **Invariant**: an intent locks nothing more once it is decided or given up, and is deleted after its last lock.
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 use std::time::Duration;
 
