@@ -419,7 +419,9 @@ async fn parameters_are_checked() {
         let refused = problem_kind(post(&format!("{path}?dry_run=true"), JSON, ORDER)).await;
         assert_eq!(refused, is(400, "invalid-parameter"), "{path}");
     }
-    for path in ["/v1/orders?status=placed&limit=1000", "/v1/consumers?", "/healthz?from=lb", "/metrics?name[]=a", "/?x"] {
+    for path in
+        ["/v1/orders?status=placed&limit=1000", "/v1/consumers?", "/healthz?from=lb", "/metrics?name[]=a", "/?x"]
+    {
         assert_eq!(send(get(path)).await.0, StatusCode::OK, "{path}");
     }
 }
