@@ -111,7 +111,7 @@ mod tests {
         let spread =
             (1..=200).map(|attempt| jitter(event, attempt)).chain((0..200).map(|_| jitter(EventId::generate(), 1)));
         let (low, high) = spread.fold((1.0_f64, 0.0_f64), |(low, high), it| (low.min(it), high.max(it)));
-        assert!(0.0 <= low && low < 0.2 && 0.8 < high && high <= 1.0, "{low} {high}");
+        assert!((0.0..0.2).contains(&low) && (0.8..=1.0).contains(&high), "{low} {high}");
     }
 
     proptest! {
