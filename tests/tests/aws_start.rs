@@ -85,6 +85,8 @@ fn something_else_that_answers_for_a_while_is_told_in_a_line_and_passes() {
     way.dynamodb.tell(Fault::Refuse(400, "ResourceNotFoundException"));
     let detail = client.get("/readyz").json()["detail"].as_str().expect("a detail").to_owned();
     assert!(detail.ends_with("ResourceNotFoundException: the fault proxy was told to"), "{detail}");
+    assert!(detail.contains("the table of this store is not there"), "{detail}");
+    assert_eq!(client.place(&order(&[("TEA", 1)])).status, 503);
     way.dynamodb.tell(Fault::Pass);
     client.placed(&order(&[("TEA", 1)]));
     client.wait_until_idle();

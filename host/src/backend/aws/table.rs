@@ -271,7 +271,7 @@ where
 {
     if error.code() == Some("ResourceNotFoundException") {
         let why = "the table of this store is not there, or not whole; `fanfare provision` says what is missing";
-        return Error::Unavailable(format!("{why} ({operation} of AWS: {})", said(error)).into());
+        return Error::Unavailable(format!("{why}: {operation} of AWS: {}", said(error)).into());
     }
     let text = format!("{operation} of AWS did not succeed: {}", said(error));
     let transient = match error {
