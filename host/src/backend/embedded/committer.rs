@@ -199,12 +199,8 @@ fn perform(writer: &mut Writer<'_>, job: Job, answers: &mut Vec<Answer>) -> rusq
             answers.push(settle(writer.publish(events), reply)?);
             Point::BatchPublished
         }
-        Job::Commit { commit, reply } => {
-            let outcome = writer.commit(*commit);
-            match reply {
-                Some(reply) => answers.push(settle(outcome, reply)?),
-                None => outcome?,
-            }
+        Job::Commit(commit) => {
+            writer.commit(*commit)?;
             Point::BatchHandled
         }
         Job::Task(task) => {

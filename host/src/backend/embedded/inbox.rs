@@ -181,7 +181,7 @@ impl EmbeddedInbox {
         }
         let commit = Box::new(Commit { consumer: Some(consumer), events: Vec::new() });
         // A store that refuses goes back to what is durable, and looks at these events again.
-        if self.store.queue.push(Job::Commit { commit, reply: None }).is_err() {
+        if self.store.queue.push(Job::Commit(commit)).is_err() {
             tracing::debug!("the store refuses; the events are looked at again");
         }
     }

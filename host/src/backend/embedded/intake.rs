@@ -3,8 +3,9 @@
 use async_trait::async_trait;
 use tokio::sync::oneshot;
 
-use super::commit::{Commit, NewBody, NewEvent};
+use super::commit::{NewBody, NewEvent};
 use super::queue::{Job, Reply};
+use super::writer::Writer;
 use super::{Embedded, failed};
 use crate::backend::{Changed, Durable, Error, Intake, Placed, Placement, Published, Result};
 use crate::clock::Timestamp;
@@ -23,14 +24,8 @@ impl Intake for Embedded {
 
     async fn change(&self, id: OrderId, change: Change) -> Result<Durable<Changed>> {
         let (reply, answer) = oneshot::channel();
-        let order = match self.decide(id, change, reply)? {
-            Changed::Done(order) => order,
-            // Nothing was written, and what it was decided on was durable or decided in the same order.
-            refused => return Ok(Durable::assert(refused)),
-        };
-        let durable = answer.await.map_err(|_| gone())??;
-        let () = durable.into_inner();
-        Ok(Durable::assert(Changed::Done(order)))
+        self.decide(id, change, reply)?;
+        answer.await.map_err(|_| gone())?
     }
 
     async fn publish(&self, events: Vec<Custom>) -> Result<Durable<Vec<Published>>> {
@@ -45,14 +40,15 @@ impl Embedded {
         answer.await.map_err(|_| gone())?
     }
 
-    /// Decides on the order as it stands and sends the change off, under the lock of the orders.
-    fn decide(&self, id: OrderId, change: Change, reply: Reply<()>) -> Result<Changed> {
+    /// Decides on the order as it stands and sends the change off, under the lock of the orders. A refusal goes the same way:
+    /// what it was decided on may be on its way to the disk, and may be undone.
+    fn decide(&self, id: OrderId, change: Change, reply: Reply<Changed>) -> Result<()> {
         let mut orders = self.store.orders.lock();
         let found = orders.get(&self.store.readers.disk(), id).map_err(|error| failed(&error))?;
-        let Some((number, order)) = found else { return Ok(Changed::UnknownOrder) };
+        let Some((number, order)) = found else { return self.refuse(Changed::UnknownOrder, reply) };
         let order = match order.after(&change) {
             Ok(order) => order,
-            Err(illegal) => return Ok(Changed::Illegal(illegal)),
+            Err(illegal) => return self.refuse(Changed::Illegal(illegal), reply),
         };
         let event = NewEvent {
             id: EventId::generate(),
@@ -62,10 +58,15 @@ impl Embedded {
             depth: 0,
             body: NewBody::OrderChanged { number, order: order.clone(), change },
         };
-        let commit = Box::new(Commit { consumer: None, events: vec![event] });
-        let job = self.store.queue.push(Job::Commit { commit, reply: Some(reply) })?;
-        orders.set(number, order.clone(), job, self.store.queue.durable());
-        Ok(Changed::Done(order))
+        let changed = order.clone();
+        let write = move |writer: &mut Writer<'_>| writer.event(event).map(|_| Changed::Done(changed));
+        let job = self.store.queue.push(Job::task(write, reply))?;
+        orders.set(number, order, job, self.store.queue.durable());
+        Ok(())
+    }
+
+    fn refuse(&self, refusal: Changed, reply: Reply<Changed>) -> Result<()> {
+        self.store.queue.push(Job::task(|_| Ok(refusal), reply)).map(drop)
     }
 }
 

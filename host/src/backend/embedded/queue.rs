@@ -32,9 +32,17 @@ pub type Task = Box<dyn FnOnce(Result<&mut Writer<'_>>) -> rusqlite::Result<Answ
 pub type Answer = Box<dyn FnOnce(Result<()>) + Send>;
 
 pub enum Job {
-    Place { placement: Box<Placement>, content: String, reply: Reply<Placed> },
-    Publish { events: Vec<Custom>, reply: Reply<Vec<Published>> },
-    Commit { commit: Box<Commit>, reply: Option<Reply<()>> },
+    Place {
+        placement: Box<Placement>,
+        content: String,
+        reply: Reply<Placed>,
+    },
+    Publish {
+        events: Vec<Custom>,
+        reply: Reply<Vec<Published>>,
+    },
+    /// The end of a delivery. Nobody waits for it.
+    Commit(Box<Commit>),
     Task(Task),
 }
 
@@ -66,11 +74,7 @@ impl Job {
         match self {
             Self::Place { reply, .. } => drop(reply.send(Err(error.clone()))),
             Self::Publish { reply, .. } => drop(reply.send(Err(error.clone()))),
-            Self::Commit { reply, .. } => {
-                if let Some(reply) = reply {
-                    drop(reply.send(Err(error.clone())));
-                }
-            }
+            Self::Commit(_) => {}
             // Whoever hears of no refusal would take the store for closed.
             Self::Task(task) => drop(task(Err(error.clone()))),
         }
@@ -133,7 +137,7 @@ impl Queue {
     /// of its own, and what it staged must not be lost.
     pub fn push(&self, job: Job) -> Result<u64> {
         let mut state = self.state.lock();
-        let bounded = !matches!(&job, Job::Commit { reply: None, .. });
+        let bounded = !matches!(&job, Job::Commit(_));
         let new = matches!(&job, Job::Place { .. } | Job::Publish { .. });
         let refusal = match &state.mode {
             Mode::Open if new && state.held.is_some() => state.held.clone(),

@@ -279,7 +279,7 @@ fn commit(
     let bytes = decided.bytes.unwrap_or(cache.bytes());
     consumer.bytes = (bytes != cache.bytes()).then_some(bytes);
     let commit = Box::new(Commit { consumer: Some(consumer), events: decided.events });
-    let Ok(job) = inbox.store.queue.push(Job::Commit { commit, reply: None }) else {
+    let Ok(job) = inbox.store.queue.push(Job::Commit(commit)) else {
         // The store goes back to what is durable, and this desk with it.
         return Finished::Superseded;
     };

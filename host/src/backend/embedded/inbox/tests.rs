@@ -5,6 +5,7 @@ use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
+use tokio::sync::oneshot;
 
 use super::fill::Fill;
 use super::{Desk, EmbeddedInbox, settle};
@@ -14,8 +15,8 @@ use crate::backend::embedded::writer::Writer;
 use crate::backend::embedded::{Embedded, Settings, Store, backup, start};
 use crate::backend::{
     Backfill, BackfillEffects, BackfillStep, Backfilled, Backfills, Cause, CauseKind, Changed, Consumers as _,
-    DeadLetters as _, Delivery, Finished, Inbox as _, InboxPolicy, Intake as _, Lifecycle as _, Pause, Placed,
-    Settlement, Since, Which,
+    DeadLetters as _, Delivery, Durable, Error, Finished, Inbox as _, InboxPolicy, Intake as _, Lifecycle as _, Pause,
+    Placed, Settlement, Since, Which,
 };
 use crate::clock::Timestamp;
 use crate::effects::{Effects, Reads};
@@ -47,6 +48,19 @@ fn wait_for(what: &str, mut is_so: impl FnMut() -> bool) {
     while !is_so() {
         assert!(Instant::now() < deadline, "waited in vain: {what}");
         std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Ends when the store takes what is pushed, and keeps it: one that fails refuses nothing for a moment.
+async fn accepts(store: &Store) {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let (reply, answer) = oneshot::channel();
+        if store.queue.push(Job::task(|_| Ok(()), reply)).is_ok() && matches!(answer.await, Ok(Ok(_))) {
+            return;
+        }
+        assert!(Instant::now() < deadline, "the store goes on refusing");
+        tokio::time::sleep(Duration::from_millis(1)).await;
     }
 }
 
@@ -219,7 +233,7 @@ async fn what_is_not_durable_is_neither_told_nor_delivered() {
     });
     drop(held);
     assert!(asked.await.unwrap().is_err());
-    wait_for("the store accepts", || store.queue.refusing().is_none());
+    accepts(&store).await;
     assert_eq!(store.tail.head(), 0);
     assert!(inbox.lease().is_none());
     drop(embedded.publish(vec![custom("kept")]).await.unwrap());
@@ -234,18 +248,23 @@ async fn a_step_is_decided_on_those_that_are_on_their_way_and_on_none_that_was_u
     let store = Arc::clone(&embedded.store);
     let order = placed(&embedded).await;
     let held = hold(&store);
-    let confirmed = {
-        let embedded = Arc::clone(&embedded);
-        tokio::spawn(async move { embedded.change(order, Change::Confirmed {}).await.map(drop) })
-    };
-    wait_for("it is asked", || store.queue.depth() == 2);
-    let again = embedded.change(order, Change::Confirmed {}).await.unwrap().into_inner();
-    assert!(matches!(again, Changed::Illegal(_)), "{again:?}");
+    let asked = [2, 3].map(|depth| {
+        let confirm = Arc::clone(&embedded);
+        let asked =
+            tokio::spawn(async move { confirm.change(order, Change::Confirmed {}).await.map(Durable::into_inner) });
+        wait_for("it is asked", || store.queue.depth() == depth);
+        asked
+    });
     push(&store, |_| Err(rusqlite::Error::InvalidQuery));
     drop(held);
-    assert!(confirmed.await.unwrap().is_err());
-    wait_for("the store accepts", || store.queue.refusing().is_none());
+    // The second is refused for what the first one did, which is undone.
+    for asked in asked {
+        assert!(matches!(asked.await.unwrap(), Err(Error::Unavailable(_))));
+    }
+    accepts(&store).await;
     let now = embedded.change(order, Change::Confirmed {}).await.unwrap().into_inner();
     assert!(matches!(now, Changed::Done(_)), "{now:?}");
+    let again = embedded.change(order, Change::Confirmed {}).await.unwrap().into_inner();
+    assert!(matches!(again, Changed::Illegal(_)), "{again:?}");
     embedded.close().await;
 }
