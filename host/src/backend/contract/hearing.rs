@@ -9,7 +9,9 @@ use super::{
     Place, accept, confirm, content, done, hears, inbox, lease, leases, name, nothing_comes, place, policy, ran,
     report, report_when, settled,
 };
-use crate::backend::{Backend, Cause, CauseKind, Evidence, InboxPolicy, Placed, Placement, Settlement, Which};
+use crate::backend::{
+    Backend, Cause, CauseKind, Evidence, InboxPolicy, LetterQuery, Placed, Placement, Settlement, Which,
+};
 use crate::clock::Timestamp;
 use crate::effects::Effects;
 use crate::event::filter::Filter;
@@ -157,6 +159,53 @@ pub async fn lanes_that_stood_behind_dead_letters_go_on_once_the_policy_skips(ho
     report_when(&backend, "alpha", |it| (it.pending, it.dead) == (0, 0)).await;
 }
 
+/// What was left behind stays so when the policy parks again, beside another letter of its lane, over a restart.
+async fn a_letter_that_its_lane_left_behind_is_not_in_its_way_again(home: Place) {
+    let backend = home.open().await;
+    let deliveries = inbox(&backend, "alpha").await;
+    let orders = [place(&backend).await.id, place(&backend).await.id];
+    for delivery in leases::<2>(&deliveries).await {
+        accept(&deliveries, delivery, rejected()).await;
+    }
+    for order in orders {
+        confirm(&backend, order).await;
+    }
+    deliveries.configure(InboxPolicy { on_dead: OnDead::Skip, ..policy() });
+    let behind = leases::<2>(&deliveries).await;
+    deliveries.configure(policy());
+    for delivery in behind {
+        let ends = if delivery.event.order_id() == Some(orders[0]) { rejected() } else { done(Effects::default()) };
+        accept(&deliveries, delivery, ends).await;
+    }
+    report_when(&backend, "alpha", |it| (it.done, it.dead) == (1, 3)).await;
+    drop(deliveries);
+
+    let backend = home.reopen(backend).await;
+    let deliveries = inbox(&backend, "alpha").await;
+    let cancel = async |order| {
+        let cancelled = Change::Cancelled { reason: "test".into() };
+        backend.intake.change(order, cancelled).await.unwrap().into_inner()
+    };
+    cancel(orders[0]).await;
+    nothing_comes(&home, &backend, &deliveries, "the second letter parks its lane").await;
+    for (order, frees) in [(orders[1], false), (orders[0], true)] {
+        if frees {
+            let query = LetterQuery { limit: 10, ..LetterQuery::default() };
+            let letters = backend.dead_letters.list(&name("alpha"), query).await.unwrap().items;
+            let second = letters.iter().find(|letter| letter.kind == "order.confirmed").unwrap();
+            let it = Which::Event(second.event_id).first(1);
+            assert_eq!(backend.dead_letters.discard(&name("alpha"), it).await.unwrap().into_inner().count, 1);
+        } else {
+            cancel(order).await;
+        }
+        let next = lease(&deliveries).await;
+        assert_eq!((next.event.kind(), next.event.order_id()), ("order.cancelled", Some(order)));
+        accept(&deliveries, next, done(Effects::default())).await;
+    }
+    report_when(&backend, "alpha", |it| it.dead == 2).await;
+    nothing_comes(&home, &backend, &deliveries, "nobody retried the letters").await;
+}
+
 async fn concurrency_and_rate_count_from_the_next_lease_on(home: Place) {
     let backend = home.open().await;
     let deliveries = inbox(&backend, "alpha").await;
@@ -217,6 +266,7 @@ claims! {
     subscriptions_that_narrow_count_for_what_waits_and_those_that_widen_for_what_comes on [embedded, aws, standard],
     what_was_tried_already_is_delivered_still on [embedded, aws, standard],
     lanes_that_stood_behind_dead_letters_go_on_once_the_policy_skips on [embedded, aws, standard],
+    a_letter_that_its_lane_left_behind_is_not_in_its_way_again on [embedded, aws, standard],
     concurrency_and_rate_count_from_the_next_lease_on on [embedded, aws, standard],
     what_is_heard_of_a_share_of_the_lanes_is_delivered_of_those_alone on [embedded, aws, standard],
 }

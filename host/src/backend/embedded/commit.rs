@@ -111,6 +111,10 @@ pub enum Exception {
         /// The last position of its lane's history that it waits for.
         behind: Option<u64>,
     },
+    /// Its lane goes on without this dead letter.
+    LeaveBehind {
+        position: u64,
+    },
     Remove {
         position: u64,
     },

@@ -81,6 +81,12 @@ impl Writer<'_> {
                         behind.map(rows::signed),
                     ])?
             }
+            Exception::LeaveBehind { position } => self
+                .connection
+                .prepare_cached(
+                    "UPDATE deliveries SET state = 'skipped' WHERE consumer = ?1 AND position = ?2 AND state = 'dead'",
+                )?
+                .execute(params![consumer, rows::signed(*position)])?,
             Exception::Remove { position } => {
                 self.no_exception(consumer, *position)?;
                 self.connection

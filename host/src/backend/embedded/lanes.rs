@@ -275,12 +275,13 @@ impl Lanes {
         unwanted
     }
 
-    /// Lets every lane that a dead letter parks go on behind it.
-    pub fn leave_dead_behind(&mut self) {
-        let parked = self.queues.iter().filter(|(_, queue)| queue.head == Head::Dead).map(|(lane, _)| lane.clone());
-        for lane in parked.collect::<Vec<_>>() {
-            self.pop(lane);
-        }
+    /// Lets every lane that a dead letter parks go on behind it. Returns the positions of these letters.
+    pub fn leave_dead_behind(&mut self) -> Vec<u64> {
+        let parked = self.queues.iter().filter(|(_, queue)| queue.head == Head::Dead);
+        let parked = parked.filter_map(|(lane, queue)| Some((lane.clone(), queue.items.front()?.position)));
+        let (lanes, letters): (Vec<_>, Vec<_>) = parked.unzip();
+        lanes.into_iter().for_each(|lane| self.pop(lane));
+        letters
     }
 
     /// Whether the delivery stands in its lane.

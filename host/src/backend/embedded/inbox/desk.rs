@@ -84,10 +84,9 @@ impl Desk {
         let policy = self.policy.take();
         let on_dead = policy.as_ref().map_or(OnDead::Park, |policy| policy.on_dead);
         let paused = pause::is_paused(disk, consumer)?;
-        let (counts, cursor, epoch) = (self.counts.again(), loaded.base(), self.epoch + 1);
+        let (counts, cursor, epoch, generation) = (self.counts.again(), loaded.base(), self.epoch + 1, self.generation);
         let pace = policy.as_ref().and_then(|policy| policy.rate).map(Pace::new);
         let (fill, rebuild) = (Fill::load(disk, consumer)?, Rebuild::load(disk, consumer)?);
-        let generation = self.generation;
         let durable =
             Self { cursor, epoch, paused, generation, layout, loaded, counts, fill, rebuild, ..Self::default() };
         *self = Self { policy, pace, ..durable };
@@ -107,7 +106,10 @@ impl Desk {
                     let (due, tried) = (rows::optional_timestamp(row, 5)?, rows::optional_timestamp(row, 10)?);
                     Head::Retrying(due_by(now, due.unwrap_or_default(), tried))
                 }
-                "dead" if on_dead == OnDead::Skip => continue,
+                "dead" if on_dead == OnDead::Skip => {
+                    self.exceptions.push(Exception::LeaveBehind { position: rows::unsigned(row.get(0)?) });
+                    continue;
+                }
                 "dead" => Head::Dead,
                 _ => Head::Ready,
             };
@@ -149,7 +151,8 @@ impl Desk {
         }
         // As if it had been so from the start: the letters stay, their lanes go on.
         if policy.on_dead == OnDead::Skip {
-            self.lanes.leave_dead_behind();
+            let left = self.lanes.leave_dead_behind().into_iter();
+            self.exceptions.extend(left.map(|position| Exception::LeaveBehind { position }));
         }
     }
 
