@@ -32,9 +32,9 @@ pub fn faults(client: &Client, ledger: &Ledger) -> Vec<String> {
 /// Waits until every consumer has done all its deliveries and every message has gone.
 ///
 /// # Errors
-/// What is still to be done when `patience` is over, or cannot be done.
+/// What is still to be done when nothing has moved for as long as `patience`, or cannot be done.
 pub fn settled(client: &Client, patience: Duration) -> Result<(), String> {
-    let begin = Instant::now();
+    let mut moved = Instant::now();
     let mut before = None;
     loop {
         let consumers = client.consumers();
@@ -47,8 +47,11 @@ pub fn settled(client: &Client, patience: Duration) -> Result<(), String> {
         if idle && steady && client.messages().iter().all(|message| message["state"] == "sent") {
             return Ok(());
         }
-        if begin.elapsed() > patience {
-            return Err(format!("not done after {patience:?}: {consumers:#?}"));
+        if !steady {
+            moved = Instant::now();
+        }
+        if moved.elapsed() > patience {
+            return Err(format!("not done, and nothing moves for {patience:?}: {consumers:#?}"));
         }
         std::thread::sleep(LOOK_EVERY);
     }

@@ -246,16 +246,22 @@ pub fn rebuild(client: &Client, consumer: &str) {
     post(client, &format!("{consumer}/backfill"), &asked);
 }
 
-/// Waits until no rebuild is under way.
+/// Waits until no rebuild is under way, for as long as they go on.
 ///
 /// # Panics
-/// If one does not end.
+/// If one stands still.
 pub fn retelling_ends(client: &Client) {
-    within(SETTLED_WITHIN, "every rebuild has ended", || {
-        let under_way: Vec<_> =
-            client.consumers().into_iter().filter(|consumer| consumer.get("backfill").is_some()).collect();
-        if under_way.is_empty() { Ok(()) } else { Err(format!("{under_way:#?}")) }
-    });
+    let under_way = || {
+        let rebuilds = client.consumers().into_iter().filter_map(|consumer| consumer.get("backfill").cloned());
+        rebuilds.collect::<Vec<_>>()
+    };
+    let mut left = under_way();
+    while !left.is_empty() {
+        left = within(SETTLED_WITHIN, "a rebuild goes on, or has ended", || {
+            let now = under_way();
+            if now == left { Err(format!("{left:#?}")) } else { Ok(now) }
+        });
+    }
 }
 
 /// The name under which a consumer rejects everything, until it is replaced.
