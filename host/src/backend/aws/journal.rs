@@ -15,7 +15,7 @@ use super::store::Store;
 use super::table::{Indexed, Span};
 use crate::backend::{DeliveryReport, DeliveryState, Error, Journal, MessageReport, OrderQuery, Page, Result};
 use crate::clock::Timestamp;
-use crate::event::{Event, EventId, Lane, Position};
+use crate::event::{Event, Lane, Position};
 use crate::order::{Order, OrderId};
 
 /// Events younger than this may be missing from the index, or come to stand in front of younger ones there. A reader that
@@ -107,13 +107,12 @@ impl Journal for Aws {
 
     async fn messages(&self, after: Option<String>, limit: usize) -> Result<Page<MessageReport>> {
         let to = match after {
-            Some(after) if is_message(&after) => below(&after),
-            Some(other) => return Err(Error::NotACursor(other.into())),
+            Some(after) => below(&sort_of(&after).ok_or_else(|| Error::NotACursor(after.as_str().into()))?),
             None => "9".to_owned(),
         };
         let span = Span { partition: MESSAGES.into(), from: "0".into(), to, newest_first: true, limit: limit + 1 };
         let items = self.store.table.query(span).await?;
-        let next = more(&items, limit).map(|item| item.text("sk").map(str::to_owned)).transpose()?;
+        let next = more(&items, limit).map(|item| item.text("sk").map(cursor_of)).transpose()?;
         let items = items.iter().take(limit).map(super::outgoing::report).collect::<Result<_>>()?;
         Ok(Page { items, next })
     }
@@ -133,9 +132,17 @@ fn more<T>(items: &[T], limit: usize) -> Option<&T> {
     if items.len() > limit { items.get(limit.checked_sub(1)?) } else { None }
 }
 
-/// Whether it may be the id of a message: an event's, and what follows it.
-fn is_message(text: &str) -> bool {
-    text.split_once('.').is_some_and(|(event, rest)| event.parse::<EventId>().is_ok() && !rest.is_empty())
+/// The cursor behind the message of a sort key. It goes into a URL as it is.
+fn cursor_of(sort: &str) -> String {
+    sort.replace('#', ".")
+}
+
+/// The sort key of the message that a page ended with.
+fn sort_of(cursor: &str) -> Option<String> {
+    let mut parts = cursor.splitn(3, '.');
+    let (position, number) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
+    let Key { sk, .. } = Key::message(position, number, &parts.next()?.parse().ok()?);
+    (cursor_of(&sk) == cursor).then_some(sk)
 }
 
 /// A text that sorts right before `text`, which ends with a letter or a digit.

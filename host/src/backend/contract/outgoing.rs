@@ -41,6 +41,28 @@ async fn told(backend: &Backend) -> Vec<(String, MessageState, u32, Option<Strin
     messages.into_iter().map(|it| (it.id, it.state, it.attempts, it.last_error)).collect()
 }
 
+async fn messages_are_read_page_by_page_newest_first(home: Place) {
+    let backend = home.open().await;
+    for _ in 0..2 {
+        send(&backend, &["+1", "+2", "+3"]).await;
+    }
+    let all: Vec<_> = backend.journal.messages(None, 100).await.unwrap().items.into_iter().map(|it| it.id).collect();
+    assert_eq!(all.len(), 6);
+    for limit in 1..=7 {
+        let (mut seen, mut after) = (Vec::new(), None);
+        loop {
+            let page = backend.journal.messages(after, limit).await.unwrap();
+            assert!(page.items.len() == limit || page.next.is_none(), "{}", page.items.len());
+            seen.extend(page.items.into_iter().map(|it| it.id));
+            let Some(next) = page.next else { break };
+            let goes_into_a_url = |it: char| it.is_ascii_alphanumeric() || "-._~".contains(it);
+            assert!(next.chars().all(goes_into_a_url), "{next}");
+            after = Some(next);
+        }
+        assert_eq!(seen, all, "{limit} at a time");
+    }
+}
+
 async fn a_message_is_due_until_it_is_settled_and_tells_what_became_of_it(home: Place) {
     let backend = home.open().await;
     let event = send(&backend, &["+1", "+2", "+3", "+4"]).await;
@@ -123,6 +145,7 @@ async fn a_try_that_a_clock_put_off_before_it_was_set_back_is_due(home: Place) {
 }
 
 claims! {
+    messages_are_read_page_by_page_newest_first on [embedded, aws],
     a_message_is_due_until_it_is_settled_and_tells_what_became_of_it on [embedded, aws],
     messages_that_are_sent_together_are_told_of_together on [embedded, aws],
     a_message_that_is_tried_again_is_due_in_time_under_the_same_id on [embedded, aws],
