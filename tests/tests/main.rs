@@ -37,6 +37,7 @@ mod layouts;
 mod lifecycle;
 mod limits;
 mod live;
+mod pages;
 mod pause;
 mod placing;
 mod plugin_run;
