@@ -14,15 +14,17 @@ use crate::policy::ConsumerName;
 
 /// Lets events go that are old enough and that nobody needs, and notes who needs the others.
 pub fn trim(worker: &mut Worker) -> Step<()> {
-    let Some(cutoff) = worker.retention.events.cutoff(worker.now) else { return Ok(()) };
+    let now = worker.now;
+    let Some(cutoff) = worker.retention.events.cutoff(now) else { return Ok(()) };
+    let age = Age { cutoff, now };
     // A consumer that only passes by what it does not want need not hold that back.
     worker.store.inboxes().iter().for_each(|inbox| inbox.flush());
     loop {
         let limit = worker.rows;
         // Reads what the task will touch, so that the committer need not wait for the disk.
-        let old = worker.read(|disk| Ok(oldest(disk, limits(disk)?.last, cutoff, limit)?.len()))?;
+        let old = worker.read(|disk| Ok(oldest(disk, limits(disk)?.last, age, limit)?.len()))?;
         if old > 0 {
-            let last = worker.commit(move |writer| trim_some(writer.connection, cutoff, limit))?;
+            let last = worker.commit(move |writer| trim_some(writer.connection, age, limit))?;
             fault::pass(Point::RetentionLetGo);
             worker.store.tail.let_go(last.unwrap_or(0));
         }
@@ -108,29 +110,62 @@ fn limits(disk: &Connection) -> rusqlite::Result<Limits> {
     Ok(limits)
 }
 
+/// What is old.
+#[derive(Clone, Copy)]
+struct Age {
+    /// Whatever is from before.
+    cutoff: Timestamp,
+    now: Timestamp,
+}
+
 struct Old {
     position: u64,
     time: Timestamp,
     order: Option<OrderNumber>,
 }
 
-/// The oldest events up to `last` that are from before `cutoff`.
-fn oldest(disk: &Connection, last: u64, cutoff: Timestamp, limit: usize) -> rusqlite::Result<Vec<Old>> {
+/// The oldest events up to `last` that are old. One from a time that has not come yet was recorded while the clock was wrong,
+/// and is older than what was recorded behind it.
+fn oldest(disk: &Connection, last: u64, age: Age, limit: usize) -> rusqlite::Result<Vec<Old>> {
     let mut statement = disk.prepare_cached(
         "SELECT position, time, order_number FROM events WHERE position <= ?1 ORDER BY position LIMIT ?2",
     )?;
     let found = statement.query_map(params![rows::signed(last), count(limit)], |row| {
         Ok(Old { position: rows::unsigned(row.get(0)?), time: rows::timestamp(row, 1)?, order: row.get(2)? })
     })?;
-    let mut old = Vec::new();
+    let (mut old, mut behind) = (Vec::new(), None);
     for event in found {
-        let event = event?;
-        if event.time >= cutoff {
+        let mut event = event?;
+        if event.time > age.now {
+            if behind.is_none_or(|(position, _)| position <= event.position) {
+                behind = old_behind(disk, event.position, last, age.cutoff)?;
+            }
+            let Some((_, time)) = behind else { break };
+            event.time = time;
+        }
+        if event.time >= age.cutoff {
             break;
         }
         old.push(event);
     }
     Ok(old)
+}
+
+/// An event somewhere behind `position` that is from before `cutoff`, as far as a few looks find one.
+fn old_behind(
+    disk: &Connection,
+    position: u64,
+    last: u64,
+    cutoff: Timestamp,
+) -> rusqlite::Result<Option<(u64, Timestamp)>> {
+    let further =
+        std::iter::successors(Some(1_u64), |step| step.checked_mul(2)).map(|step| position.saturating_add(step));
+    for position in further.take_while(|position| *position <= last) {
+        if let Some(time) = time_of(disk, position)?.filter(|time| *time < cutoff) {
+            return Ok(Some((position, time)));
+        }
+    }
+    Ok(None)
 }
 
 /// What a consumer (?1) made of events up to a position (?2). A run goes as a whole, but for the last, which may be open.
@@ -142,8 +177,8 @@ const HANDLED: [&str; 3] = [
                  WHERE later.consumer = r.consumer AND later.origin = r.origin AND later.first > r.first)",
 ];
 
-fn trim_some(disk: &Connection, cutoff: Timestamp, limit: usize) -> rusqlite::Result<Option<u64>> {
-    let old = oldest(disk, limits(disk)?.last, cutoff, limit)?;
+fn trim_some(disk: &Connection, age: Age, limit: usize) -> rusqlite::Result<Option<u64>> {
+    let old = oldest(disk, limits(disk)?.last, age, limit)?;
     let Some(through) = old.last().map(|event| event.position) else { return Ok(None) };
     let last = rows::signed(through);
     disk.prepare_cached("DELETE FROM events WHERE position <= ?1")?.execute([last])?;

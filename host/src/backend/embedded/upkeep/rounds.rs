@@ -101,6 +101,24 @@ impl World {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn events_of_a_clock_that_was_ahead_go_with_what_came_behind_them_and_no_earlier() {
+    let world = World::new();
+    drop(world.embedded.publish((0..9).map(|number| custom(&number.to_string())).collect()).await.unwrap());
+    let ahead = crate::clock::Timestamp::now().plus(Duration::from_secs(365 * 86_400)).as_millis();
+    push(&world.embedded.store, move |writer| {
+        let sql = "UPDATE events SET time = ?1 WHERE position IN (2, 3, 4, 7, 8)";
+        writer.connection.execute(sql, [i64::try_from(ahead).unwrap()])?;
+        Ok(Box::new(drop))
+    });
+    world.embedded.retain(Retention { events: SOON, ..NOTHING });
+    // The newest one always stays, and behind the two before it nothing may go.
+    world.wait_for_rows("events", 3).await;
+    drop(world.embedded.publish(vec![custom("a"), custom("b")]).await.unwrap());
+    world.wait_for_rows("events", 1).await;
+    world.embedded.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_order_stays_that_an_event_comes_about_while_it_goes() {
     let world = World::new();
     let order = world.idle(None).await;
