@@ -23,7 +23,8 @@ pub trait Fleet: Send + Sync {
     /// Whether [`Fleet::file`] has this file. `true` also where no other host could ask for it.
     async fn has_file(&self, hash: &Hash) -> Result<bool>;
 
-    /// Keeps a plugin file for every host, until no consumer keeps its version. One that is there already stays as it is.
+    /// Keeps a plugin file for every host, until no consumer keeps its version. One that is there already stays as it is. Before
+    /// the history says that its version is kept, others may let go of it: whoever needs it to stay asks once more then.
     async fn keep_file(&self, file: &Binary) -> Result<()>;
 
     /// The file that some host kept, whole and with this hash, or nothing.

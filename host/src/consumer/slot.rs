@@ -300,11 +300,14 @@ impl<R: Runtime> Slot<R> {
         turn: Option<Turn>,
         shared: &Arc<Shared<R>>,
     ) -> Result<(), Refused> {
+        let versions = || std::iter::once(&loaded).chain(candidate.iter().map(|tried| &tried.loaded));
         if turn.is_some() || self.running.is_none() {
-            self.share(std::iter::once(&loaded).chain(candidate.iter().map(|tried| &tried.loaded)), shared).await;
+            self.share(versions(), shared).await;
         }
         if let Some(turn) = turn {
             self.record(turn, &live.policy, shared).await?;
+            // Others may have let go of a file until then.
+            self.share(versions(), shared).await;
             // Whatever is recorded ends a way back.
             self.back = None;
         }

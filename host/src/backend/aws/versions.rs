@@ -6,7 +6,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use super::Aws;
-use super::fleet;
+use super::fleet::{self, files};
 use super::item::{Item, Key, json, number};
 use super::store::Store;
 use super::table::{Change, Span, Table, Transaction};
@@ -95,11 +95,22 @@ impl Versions for Aws {
 pub async fn sweep_files(store: Arc<Store>) {
     let swept = async {
         let kept = all_kept(&store.table).await?.into_iter().map(|kept| kept.hash).collect();
-        fleet::files::sweep(&store.table, &kept).await
+        remove(&store.table, &files::left(&store.table, &kept).await?).await
     };
     if let Err(error) = swept.await {
         tracing::warn!(%error, "files of versions that a crash may have left stay in the table");
     }
+}
+
+/// Lets go of files that nobody keeps.
+async fn remove(table: &Table, files: &[Hash]) -> Result<()> {
+    for hash in files {
+        let Some(going) = files::let_go(table, hash).await? else { continue };
+        // Whoever keeps it since then finds that it goes.
+        let is_kept = all_kept(table).await?.iter().any(|kept| kept.hash == *hash);
+        if is_kept { going.spare(table).await? } else { going.end(table).await? }
+    }
+    Ok(())
 }
 
 fn row_key(name: &ConsumerName, row: u64) -> Key {
@@ -136,7 +147,7 @@ impl Aws {
 
     /// What stays is found by the next start.
     async fn let_files_go(&self, gone: &[Hash]) {
-        if let Err(error) = fleet::files::remove(&self.store.table, gone).await {
+        if let Err(error) = remove(&self.store.table, gone).await {
             tracing::warn!(%error, "files of versions that nobody keeps stay in the table for now");
         }
     }

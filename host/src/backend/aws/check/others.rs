@@ -132,8 +132,8 @@ fn message(look: &Look<'_>, position: u64, item: &Item) -> Result<Option<String>
 
 async fn file(look: &Look<'_>, hash: &str, item: &Item) -> Result<Option<String>> {
     let Ok(hash) = hash.parse() else { return Ok(Some(format!("its name is no SHA-256: {DELETE}"))) };
-    if !item.flag("whole") {
-        // It is being written, or hosts delete it at their start.
+    if !files::is_whole(item) {
+        // It is being written or deleted, or hosts delete it at their start.
         return Ok(None);
     }
     look.count(1);

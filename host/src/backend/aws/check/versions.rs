@@ -94,7 +94,7 @@ impl History {
         };
         Ok(if self.rows.is_empty() {
             Some(format!("its consumer has no history: {DELETE}"))
-        } else if look.found(&files::file_key(&hash)).is_none_or(|file| !file.flag("whole")) {
+        } else if look.found(&files::file_key(&hash)).is_none_or(|file| !files::is_whole(file)) {
             Some(format!("its file is not in the table, so no host can run it: {RESTORE}"))
         } else if self.newest().is_some_and(|(_, turn)| turn.live == Some(hash)) || self.is_old() {
             None

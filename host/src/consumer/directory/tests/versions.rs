@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::world::World;
+use super::world::{World, keeps_again};
 use crate::consumer::status::{CandidateState, State};
 use crate::consumer::steer::Refusal;
 
@@ -180,4 +180,9 @@ async fn a_version_that_was_rolled_back_to_and_whose_file_is_lost_does_not_start
     world.promote("a").await.unwrap();
     assert!(world.running("a", "2.0.0"));
     world.close().await;
+}
+
+#[tokio::test]
+async fn a_file_that_others_let_go_of_before_its_version_was_written_down_is_kept_again() {
+    assert!(keeps_again(("a.wasm", ONE)).await);
 }

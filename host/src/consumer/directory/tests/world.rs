@@ -7,14 +7,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use async_trait::async_trait;
 use futures::FutureExt as _;
 use parking_lot::Mutex;
 use tempfile::TempDir;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::backend::{self, Backend, Turn, embedded};
+use crate::backend::{self, Backend, Fleet, HostRuns, Standings, Turn, embedded};
 use crate::consumer::directory::{Directory, Settings};
 use crate::consumer::runtime::{Candidate, Live, LoadError, Loader, Runtime};
 use crate::consumer::scan::{Entry, look};
@@ -273,18 +274,74 @@ async fn directory(data: &TempDir, settings: Settings, fake: &Arc<Fake>) -> (Bac
 
 /// Whether a directory asks for another look when all that is in it was taken up.
 pub async fn looks_on(files: &[(&str, &str)]) -> bool {
-    let (dir, data) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let store = embedded::open(&embedded::Settings { data_dir: folders[1].path().to_owned() }).unwrap();
+    let fleet = Arc::clone(&store.fleet);
+    let directory = taken_up(&store, &folders, files, fleet).await;
+    let looks_on = directory.hint.notified().now_or_never().is_some();
+    end(store, directory).await;
+    looks_on
+}
+
+/// Whether a file is kept for others once its version is written down, where these let go of it just before that.
+pub async fn keeps_again(file: (&str, &str)) -> bool {
+    let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let store = embedded::open(&embedded::Settings { data_dir: folders[1].path().to_owned() }).unwrap();
+    let fleet = Arc::new(Forgetful::default());
+    let directory = taken_up(&store, &folders, &[file], Arc::<Forgetful>::clone(&fleet)).await;
+    end(store, directory).await;
+    fleet.has_file(&Hash::of(file.1.as_bytes())).await.unwrap()
+}
+
+/// A directory with these files, when all that is in it was taken up.
+async fn taken_up(
+    store: &Backend,
+    [dir, data]: &[TempDir; 2],
+    files: &[(&str, &str)],
+    fleet: Arc<dyn Fleet>,
+) -> Directory<Handle> {
     for (file, content) in files {
         std::fs::write(dir.path().join(file), content).unwrap();
     }
-    let fake = Arc::default();
-    let (store, directory) = directory(&data, settings(&dir, &data), &fake).await;
-    let looks_on = directory.hint.notified().now_or_never().is_some();
+    let (versions, layouts) = (Arc::clone(&store.versions), Arc::clone(&store.layouts));
+    Directory::open(settings(dir, data), Handle(Arc::default()), versions, layouts, fleet).await.unwrap()
+}
+
+async fn end(store: Backend, directory: Directory<Handle>) {
     let over = CancellationToken::new();
     over.cancel();
     directory.run(over).await;
     store.lifecycle.close().await;
-    looks_on
+}
+
+/// A fleet whose hosts let go of each file that is kept, the first time.
+#[derive(Default)]
+struct Forgetful(Mutex<BTreeMap<Hash, u32>>);
+
+#[async_trait]
+impl Fleet for Forgetful {
+    async fn has_file(&self, hash: &Hash) -> backend::Result<bool> {
+        Ok(self.0.lock().get(hash).is_some_and(|times| *times > 1))
+    }
+
+    async fn keep_file(&self, file: &Binary) -> backend::Result<()> {
+        *self.0.lock().entry(*file.hash()).or_default() += 1;
+        Ok(())
+    }
+
+    async fn file(&self, _hash: &Hash) -> backend::Result<Option<Binary>> {
+        Ok(None)
+    }
+
+    fn standings(&self) -> Option<watch::Receiver<Standings>> {
+        None
+    }
+
+    fn tell_running(&self, _running: backend::Running) {}
+
+    fn hosts(&self) -> Vec<HostRuns> {
+        Vec::new()
+    }
 }
 
 fn settings(dir: &TempDir, data: &TempDir) -> Settings {
