@@ -71,7 +71,7 @@ pub enum Forgotten {
     Done,
     /// Nobody of this name is known.
     Unknown,
-    /// It runs, or has not ended yet.
+    /// It runs, on whatever host, or has not ended yet.
     InUse,
 }
 

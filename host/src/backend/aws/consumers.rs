@@ -234,6 +234,10 @@ impl Consumers for Aws {
         if inbox.as_ref().is_some_and(|inbox| inbox.is_in_use()) {
             return Ok(Durable::assert(Forgotten::InUse));
         }
+        self.store.hear_others().await?;
+        if self.store.fleet.runs_elsewhere(name) {
+            return Ok(Durable::assert(Forgotten::InUse));
+        }
         if self.store.known_as(name).await?.is_none() {
             // One that never ran may have a history all the same.
             self.forget_versions(name).await?;

@@ -55,6 +55,11 @@ impl Known {
             own: Mutex::default(),
         }
     }
+
+    /// Whether another host runs a version of the consumer, as of when that was last heard.
+    pub fn runs_elsewhere(&self, name: &ConsumerName) -> bool {
+        self.others.lock().values().any(|host| host.running.contains_key(name))
+    }
 }
 
 impl Key {

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::versions::{hash, turn};
-use super::{Place, name};
-use crate::backend::{Backend, HostRuns, Running, RunningVersion, TurnOutcome};
+use super::{Place, inbox, name, policy};
+use crate::backend::{Backend, Forgotten, HostRuns, InboxPolicy, Running, RunningVersion, TurnOutcome};
 use crate::version::Binary;
 
 /// More than fits into one item of a table.
@@ -57,6 +57,11 @@ async fn a_host_hears_what_others_decide_and_run_and_when_they_leave(home: Place
     assert_eq!((standing.outcome, standing.live), (TurnOutcome::RolledBack, Some(hash("1"))));
     assert_eq!(backend.versions.standing(&name("alpha")).await.unwrap().as_ref(), Some(standing));
 
+    let on = turn(TurnOutcome::Promoted, "2", Some("2"));
+    backend.versions.record(&name("alpha"), on, 5).await.unwrap().into_inner();
+    let follows = standings.wait_for(|standings| standings[&name("alpha")].live == Some(hash("2")));
+    tokio::time::timeout(PATIENCE, follows).await.unwrap().unwrap();
+
     let runs = |file: &str| {
         let version = RunningVersion { version: file.to_owned(), hash: hash(file) };
         Running::from([(name("alpha"), version)])
@@ -71,6 +76,27 @@ async fn a_host_hears_what_others_decide_and_run_and_when_they_leave(home: Place
     backend.lifecycle.close().await;
     seen(&other, &[runs("2")]).await;
     other.lifecycle.close().await;
+}
+
+async fn a_consumer_that_another_host_runs_is_not_forgotten(home: Place) {
+    let (backend, other) = (home.open().await, home.open().await);
+    let alpha = name("alpha");
+    let inbox = inbox(&backend, "alpha").await;
+    let version = RunningVersion { version: "1".to_owned(), hash: hash("1") };
+    let runs = Running::from([(alpha.clone(), version)]);
+    backend.fleet.tell_running(runs.clone());
+    seen(&other, &[Running::new(), runs]).await;
+    let forget = async || other.consumers.forget(&alpha).await.unwrap().into_inner();
+    assert_eq!(forget().await, Forgotten::InUse);
+    assert!(other.consumers.known().await.unwrap().iter().any(|report| report.name == alpha));
+    // Its file is taken away there.
+    inbox.configure(InboxPolicy { concurrency: 0, ..policy() });
+    drop(inbox);
+    backend.fleet.tell_running(Running::new());
+    seen(&other, &[Running::new(), Running::new()]).await;
+    assert_eq!(forget().await, Forgotten::Done);
+    other.lifecycle.close().await;
+    backend.lifecycle.close().await;
 }
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -97,4 +123,5 @@ claims! {
         because "a store on one machine has one host, which keeps the files in its data directory",
     a_host_hears_what_others_decide_and_run_and_when_they_leave on [aws]
         because "a store on one machine has one host",
+    a_consumer_that_another_host_runs_is_not_forgotten on [aws] because "a store on one machine has one host",
 }
