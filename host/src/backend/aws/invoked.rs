@@ -7,6 +7,9 @@
 //! The process may stand still as soon as an invocation is answered, for hours or for good. So before the answer, all that was
 //! written is published, or its slot is left to whoever follows dead hosts (`hosts`), and nothing is in memory that counts.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;

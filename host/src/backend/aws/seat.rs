@@ -7,6 +7,9 @@
 //!
 //! **Invariant**: no event is written without a slot, and a slot is given back only when all that was written is published.
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 
 use tokio::time::{Instant, sleep, timeout_at};

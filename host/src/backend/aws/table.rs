@@ -59,6 +59,11 @@ impl Table {
         self.hurries.send_replace(hurries);
     }
 
+    #[cfg(test)]
+    pub fn hurries(&self) -> bool {
+        *self.hurries.borrow()
+    }
+
     /// Deletes every item whose partition begins with `prefix`, by going through the whole table.
     pub async fn clear(&self, prefix: &str) -> Result<()> {
         let mut start = None;

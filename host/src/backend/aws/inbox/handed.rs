@@ -7,6 +7,9 @@
 //! - Between two invocations nothing is in memory, and no delivery begins: the process may stand still for hours.
 //! - A message is done only when the table says all that it says.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -294,23 +297,5 @@ impl Message {
             .body(&self.body)
             .set_message_attributes(Some(self.attributes.iter().filter_map(attribute).collect()))
             .build()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_message_has_the_fate_that_it_had_first() {
-        let handed = Handed::default();
-        handed.begin(["a", "b", "c"].map(str::to_owned).into_iter());
-        handed.done(vec!["a".to_owned(), "of an invocation before".to_owned()]);
-        handed.not_done(vec!["a".to_owned(), "b".to_owned()]);
-        handed.done(vec!["b".to_owned()]);
-        assert_eq!(handed.are_open(), ["c"]);
-        assert_eq!(handed.take(), HashSet::from(["a".to_owned()]));
-        handed.done(vec!["c".to_owned()]);
-        assert!(handed.take().is_empty(), "nobody asks any more");
     }
 }
