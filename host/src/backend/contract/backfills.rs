@@ -384,6 +384,59 @@ async fn a_lane_that_skips_its_dead_letters_goes_on_under_a_backfill(home: Place
     report_when(&backend, CONSUMER, |it| it.dead == 1).await;
 }
 
+async fn history_that_is_discarded_does_not_come_again_and_what_is_behind_it_does(home: Place) {
+    let backend = home.open().await;
+    for _ in 0..2 {
+        publish(&backend, "tea").await;
+    }
+    let inbox = attach(&backend).await;
+    start(&backend, everything()).await;
+    let cause = Cause::new(CauseKind::Reject, "no");
+    accept(&inbox, lease(&inbox).await, Settlement::Dead { cause, ran: ran() }).await;
+    publish(&backend, "tea").await;
+    report_when(&backend, CONSUMER, |it| it.dead == 1).await;
+    backend.dead_letters.discard(&name(CONSUMER), Which::All.first(10)).await.unwrap().into_inner();
+    let journal = events(&backend, 3).await;
+    for (event, origin) in journal[1..].iter().zip([Origin::Backfill, Origin::Live]) {
+        let delivery = lease(&inbox).await;
+        assert_eq!(what(&delivery), (event.id, origin));
+        accept(&inbox, delivery, done(Effects::default())).await;
+    }
+    nothing_comes(&home, &backend, &inbox, "all was done or discarded").await;
+}
+
+async fn a_letter_of_history_that_its_lane_went_on_without_stays_state_only(home: Place) {
+    let backend = home.open().await;
+    let order = place(&backend).await;
+    let inbox = attach(&backend).await;
+    start(&backend, Backfill { effects: BackfillEffects::StateOnly, ..everything() }).await;
+    let cause = || Cause::new(CauseKind::Reject, "no");
+    accept(&inbox, lease(&inbox).await, Settlement::Dead { cause: cause(), ran: ran() }).await;
+    confirm(&backend, order.id).await;
+    report_when(&backend, CONSUMER, |it| it.dead == 1).await;
+    // What parked its lane does so no more.
+    inbox.configure(InboxPolicy { on_dead: OnDead::Skip, ..listens() });
+    let behind = lease(&inbox).await;
+    assert_eq!((behind.event.kind(), behind.origin), ("order.confirmed", Origin::Live));
+    accept(&inbox, behind, done(Effects::default())).await;
+    for end in [Some(cause()), None] {
+        report_when(&backend, CONSUMER, |it| it.dead == 1).await;
+        backend.dead_letters.retry(&name(CONSUMER), Which::All.first(10)).await.unwrap().into_inner();
+        let again = lease(&inbox).await;
+        assert_eq!((again.event.kind(), again.origin), ("order.placed", Origin::Replay));
+        let messages = vec![Message::Sms { to: "+1".into(), text: "t".into() }];
+        let settlement = match end {
+            Some(cause) => Settlement::Dead { cause, ran: ran() },
+            None => done(Effects { messages, ..Effects::default() }),
+        };
+        accept(&inbox, again, settlement).await;
+    }
+    let report = stands(&backend, |report| report.delivered == 1).await;
+    assert_eq!(report.dropped, 1);
+    assert!(backend.journal.messages(None, 10).await.unwrap().items.is_empty());
+    nothing_comes(&home, &backend, &inbox, "all was done").await;
+}
+
 claims! {
     live_events_of_an_order_wait_for_its_history_and_others_do_not on [embedded, aws],
     live_events_that_stand_in_their_lane_when_a_backfill_starts_wait_for_its_history_too on [embedded, aws],
@@ -397,4 +450,6 @@ claims! {
     what_a_backfill_went_by_behind_a_dead_letter_comes_with_its_lane on [embedded, aws],
     history_and_live_events_of_a_lane_come_in_order_and_once_whatever_happens on [embedded, aws],
     a_lane_that_skips_its_dead_letters_goes_on_under_a_backfill on [embedded, aws],
+    history_that_is_discarded_does_not_come_again_and_what_is_behind_it_does on [embedded, aws],
+    a_letter_of_history_that_its_lane_went_on_without_stays_state_only on [embedded, aws],
 }

@@ -6,8 +6,8 @@ use std::time::Duration;
 use serde_json::value::RawValue;
 
 use super::{
-    Place, accept, confirm, custom, done, eventually, hears, inbox, lease, name, place, policy, ran, report,
-    report_when, settled,
+    Place, accept, confirm, custom, done, eventually, hears, inbox, lease, name, nothing_comes, place, policy, ran,
+    report, report_when, settled,
 };
 use crate::backend::{
     AttemptReport, Backend, Cause, CauseCount, CauseKey, CauseKind, Delivery, DeliveryState, Evidence, Inbox,
@@ -17,6 +17,7 @@ use crate::clock::Timestamp;
 use crate::effects::Effects;
 use crate::event::{Body, Custom, EventId};
 use crate::order::{Change, Order};
+use crate::policy::OnDead;
 
 fn dead(kind: CauseKind, detail: impl Into<String>) -> Settlement {
     Settlement::Dead { cause: Cause::new(kind, detail), ran: ran() }
@@ -314,6 +315,70 @@ async fn a_letter_that_is_retried_has_all_its_time_again(home: Place) {
     assert_eq!(lease(&deliveries).await.first_attempt_at, begun);
 }
 
+async fn a_letter_that_its_lane_went_on_without_is_edited_retried_and_discarded_as_any_other(home: Place) {
+    let backend = home.open().await;
+    let deliveries = inbox(&backend, "alpha").await;
+    deliveries.configure(InboxPolicy { on_dead: OnDead::Skip, subscriptions: hears(&["*"]), ..policy() });
+    let data = |json: &str| -> Arc<RawValue> { RawValue::from_string(json.to_owned()).unwrap().into() };
+    let edited = Custom { data: data(r#"{"n":1}"#), ..custom("tea") };
+    backend.intake.publish(vec![custom("tea")]).await.unwrap().into_inner();
+    accept(&deliveries, lease(&deliveries).await, dead(CauseKind::Reject, "not a number")).await;
+    let order = die(&backend, &deliveries, dead(CauseKind::Reject, "no")).await;
+    confirm(&backend, order.id).await;
+    accept(&deliveries, lease(&deliveries).await, done(Effects::default())).await;
+    wait_for_dead(&backend, 2).await;
+    let [tea, placed] = listed(&backend, None).await[..] else { panic!("two letters") };
+
+    let copy = Body::Custom(edited);
+    assert!(backend.dead_letters.retry_edited(&name("alpha"), tea, copy).await.unwrap().into_inner());
+    for (again, end) in [dead(CauseKind::Reject, "still no"), done(Effects::default())].into_iter().enumerate() {
+        if again > 0 {
+            wait_for_dead(&backend, 2).await;
+            assert_eq!(retry(&backend, Which::Event(tea).first(1)).await.count, 1);
+        }
+        let delivery = lease(&deliveries).await;
+        let Body::Custom(Custom { data, .. }) = &delivery.event.body else { panic!("{:?}", delivery.event) };
+        assert_eq!((delivery.event.id, delivery.attempt, data.get()), (tea, 1, r#"{"n":1}"#));
+        accept(&deliveries, delivery, end).await;
+    }
+    let states = async || -> Vec<DeliveryState> {
+        let of = backend.journal.deliveries_of(order.id).await.unwrap();
+        of.iter().map(|delivery| delivery.state).collect()
+    };
+    assert_eq!(states().await, [DeliveryState::Dead, DeliveryState::Done]);
+    let discard = async || {
+        let all = Which::All.first(10);
+        backend.dead_letters.discard(&name("alpha"), all).await.unwrap().into_inner().count
+    };
+    wait_for_dead(&backend, 1).await;
+    assert_eq!((listed(&backend, None).await, discard().await, discard().await), (vec![placed], 1, 0));
+    assert_eq!(states().await, [DeliveryState::Discarded, DeliveryState::Done]);
+    settled(&backend, "alpha").await;
+}
+
+async fn a_letter_is_decided_about_once_however_many_decide_at_once(home: Place) {
+    let backend = home.open().await;
+    let deliveries = inbox(&backend, "alpha").await;
+    for _ in 0..5 {
+        die(&backend, &deliveries, dead(CauseKind::Reject, "no")).await;
+        wait_for_dead(&backend, 1).await;
+        let name = name("alpha");
+        let letters = || Which::All.first(10);
+        let (one, other, discarded) = tokio::join!(
+            backend.dead_letters.retry(&name, letters()),
+            backend.dead_letters.retry(&name, letters()),
+            backend.dead_letters.discard(&name, letters()),
+        );
+        let retried = one.unwrap().into_inner().count + other.unwrap().into_inner().count;
+        assert_eq!(retried + discarded.unwrap().into_inner().count, 1);
+        if retried == 1 {
+            accept(&deliveries, lease(&deliveries).await, done(Effects::default())).await;
+        }
+        settled(&backend, "alpha").await;
+    }
+    nothing_comes(&home, &backend, &deliveries, "each was decided about once").await;
+}
+
 claims! {
     dead_letters_are_grouped_by_cause_over_all_of_them on [embedded, aws],
     a_cause_of_several_outcomes_is_redriven_a_few_at_a_time_too on [embedded, aws],
@@ -325,4 +390,6 @@ claims! {
     what_was_given_up_is_not_shown_as_done on [embedded, aws],
     a_letter_that_is_retried_has_all_its_time_again on [embedded, aws],
     letters_are_counted_as_they_are_listed_at_once on [embedded, aws],
+    a_letter_that_its_lane_went_on_without_is_edited_retried_and_discarded_as_any_other on [embedded, aws],
+    a_letter_is_decided_about_once_however_many_decide_at_once on [embedded, aws],
 }

@@ -89,6 +89,9 @@ async fn what_a_row_speaks_of_is_kept_however_little_is_to_be_kept(home: Place) 
     assert_eq!(record(&backend, "alpha", turn(TurnOutcome::Canary, "2", Some("1")), 1).await, []);
     assert_eq!(backend.versions.kept().await.unwrap(), ["1", "2"].map(hash).into());
     assert_eq!(record(&backend, "alpha", turn(TurnOutcome::Promoted, "2", Some("2")), 1).await, [hash("1")]);
+    live(&backend, "alpha", "3", 2).await;
+    let back = turn(TurnOutcome::RolledBack, "3", Some("2"));
+    assert_eq!(record(&backend, "alpha", back, 1).await, [hash("3")], "a file that is kept out is none to go back to");
     backend.lifecycle.close().await;
 }
 
@@ -111,6 +114,7 @@ async fn a_consumer_that_is_forgotten_leaves_no_history_and_keeps_no_version(hom
     live(&backend, "alpha", "1", 5).await;
     assert_eq!(backend.consumers.forget(&name("alpha")).await.unwrap().into_inner(), Forgotten::Unknown);
     assert_eq!(told(&backend, "alpha").await, []);
+    assert_eq!(backend.versions.standing(&name("alpha")).await.unwrap(), None);
     assert!(backend.versions.kept().await.unwrap().is_empty());
     backend.lifecycle.close().await;
 }
