@@ -162,6 +162,11 @@ async fn a_store_that_let_go_of_what_is_old_is_well(home: Place) {
         accept(&deliveries, lease(&deliveries).await, done(Effects::default())).await;
         orders.push(order.id);
     }
+    // Of this lane, the last event stays, and tells of one that goes.
+    for _ in 0..2 {
+        publish(&backend, "newest").await;
+        accept(&deliveries, lease(&deliveries).await, done(Effects::default())).await;
+    }
     settled(&backend, "alpha").await;
     let retention = Retention { events: SOON, orders: SOON, idempotency: SOON, ..Retention::default() };
     backend.upkeep.retain(retention);

@@ -1,10 +1,9 @@
 //! What is old goes, what somebody needs stays, and numbers go on where they were.
 
+mod held;
+
 use super::*;
-use crate::backend::{
-    Backfill, BackfillEffects, BackfillState, BackfillStep, Backfilled, Changed, Forgotten, HeldBy, Keep, OrderQuery,
-    Pause, Retention, Since, Started, Which,
-};
+use crate::backend::{Changed, Forgotten, HeldBy, Keep, OrderQuery, Pause, Retention, Which};
 use crate::event::Event;
 use crate::order::{Change, OrderId, Status};
 
@@ -397,63 +396,6 @@ fn cause() -> crate::backend::Cause {
     crate::backend::Cause::new(crate::backend::CauseKind::Reject, "test")
 }
 
-fn everything() -> Backfill {
-    Backfill {
-        from: Since::Beginning,
-        filter: None,
-        rate: "1000000/s".parse().unwrap(),
-        effects: BackfillEffects::All,
-        of: Backfilled::Missed,
-    }
-}
-
-async fn a_backfill_that_is_under_way_holds_its_history_back(home: Place) {
-    let backend = home.open().await;
-    for _ in 0..5 {
-        cancelled(&backend).await;
-    }
-    let last = cancelled(&backend).await;
-    let late = backend.consumers.attach(&name("late"), Start::Now).await.unwrap();
-    // Nobody listens yet, so it does not come on.
-    late.configure(InboxPolicy { concurrency: 0, ..policy() });
-    let started = backend.backfills.start(&name("late"), everything()).await.unwrap().into_inner();
-    assert!(matches!(started, Started::Yes(_)), "{started:?}");
-    backend.upkeep.retain(SHORT);
-    let held = eventually("the backfill holds events back", async || report(&backend, "late").await.held).await;
-    assert_eq!((held.reason, held.events), (HeldBy::Backfill, 11));
-    assert_eq!(ids(&backend).await.len(), 6);
-    let _ = backend.backfills.steer(&name("late"), BackfillStep::Cancel).await.unwrap();
-    all_gone_but(&backend, &[last]).await;
-}
-
-async fn what_a_backfill_left_to_a_lane_stays_as_long_as_the_lane_stands(home: Place) {
-    let backend = home.open().await;
-    let order = place(&backend).await;
-    let late = backend.consumers.attach(&name("late"), Start::Now).await.unwrap();
-    late.configure(policy());
-    cancel(&backend, order.id).await;
-    let [placed, cancelled] = &events(&backend, 2).await[..] else { panic!("two events") };
-    let delivery = lease(&late).await;
-    assert_eq!(delivery.event.id, cancelled.id);
-    accept(&late, delivery, Settlement::Dead { cause: cause(), ran: ran() }).await;
-    let started = backend.backfills.start(&name("late"), everything()).await.unwrap().into_inner();
-    assert!(matches!(started, Started::Yes(_)), "{started:?}");
-    eventually("the backfill went by", async || {
-        let latest = backend.backfills.latest(&name("late")).await.unwrap();
-        latest.filter(|report| report.state == BackfillState::Done)
-    })
-    .await;
-    backend.upkeep.retain(SHORT);
-    let held = eventually("its lane holds it back", async || report(&backend, "late").await.held).await;
-    assert_eq!((held.reason, held.events), (HeldBy::Delivery, 1));
-    backend.dead_letters.retry(&name("late"), Which::All.first(10)).await.unwrap().into_inner();
-    for event in [cancelled, placed] {
-        let delivery = lease(&late).await;
-        assert_eq!(delivery.event.id, event.id);
-        accept(&late, delivery, done(Effects::default())).await;
-    }
-}
-
 claims! {
     what_is_old_and_at_its_end_goes_and_numbers_go_on on [embedded, aws],
     what_a_consumer_has_to_do_stays_until_it_is_forgotten on [embedded, aws],
@@ -467,6 +409,4 @@ claims! {
     a_repeat_after_its_key_went_is_a_new_order on [embedded, aws],
     a_repeat_of_an_event_after_its_id_went_is_a_new_event on [embedded, aws],
     a_consumer_of_a_name_that_was_forgotten_begins_with_nothing on [embedded, aws],
-    a_backfill_that_is_under_way_holds_its_history_back on [embedded, aws],
-    what_a_backfill_left_to_a_lane_stays_as_long_as_the_lane_stands on [aws] because "in a file, it waits for the lane",
 }

@@ -261,7 +261,19 @@ fn harms(shop: &Shop, items: &HashMap<Key, Item>) -> Vec<(Harm, &'static str, &'
     let (entry, counter) = (Key::entry(&alpha(), 0, "entry"), Key::counter(&alpha(), 0, "count"));
     let stranger: ConsumerName = "nobody".parse().unwrap();
     let key = |pk: &str, sk: &str| Key { pk: pk.into(), sk: sk.into() };
-    let turn = |live: &str| text(format!(r#"{{"outcome":"live","path":"a","hash":"{}"{live}}}"#, plugin.hash()));
+    let became = |outcome: &str, live: &str| {
+        text(format!(r#"{{"outcome":"{outcome}","path":"a","hash":"{}"{live}}}"#, plugin.hash()))
+    };
+    let turn = |live: &str| became("live", live);
+    let same = format!(r#","live":"{}""#, plugin.hash());
+    let surplus = Binary::from(b"surplus".to_vec());
+    let whole = Item::at(&files::file_key(surplus.hash())).with("t", number(1));
+    let whole = whole.with("whole", aws_sdk_dynamodb::types::AttributeValue::Bool(true));
+    let surplus = Item::at(&key("k", &format!("alpha#{}", surplus.hash()))).with("n", number(1));
+    let is_running = |harm| {
+        let begun = Write::of("SET bfa = :one").value(":one", number(1));
+        Harm::Both(Box::new(Harm::Change(Key::consumer(&alpha()), begun)), Box::new(harm))
+    };
     let nowhere = OrderId::generate().to_string();
     let open_intent = |at: u64| Item::at(&Key::intent("x")).with("st", text("open")).with("ls", number(at));
     vec![
@@ -291,6 +303,11 @@ fn harms(shop: &Shop, items: &HashMap<Key, Item>) -> Vec<(Harm, &'static str, &'
         (remove(event(well, 2), "lp"), "events", "so nobody who follows the journal finds it right"),
         (remove(event(well, 2), "pr"), "events", "it does not tell of the event before it"),
         (set(event(well, 2), "pos", number(1)), "events", "event 2 of order ORDER"),
+        (
+            set(event(well, 2), "pr", text(format!(r#"[[1,"order.placed",{}]]"#, position - 1))),
+            "events",
+            "event 2 of order ORDER: it is not behind the event before it in the journal",
+        ),
         (
             Harm::Change(custom, Write::of("SET pos = :p, ls = :p").value(":p", number(position))),
             "journal",
@@ -322,7 +339,9 @@ fn harms(shop: &Shop, items: &HashMap<Key, Item>) -> Vec<(Harm, &'static str, &'
             "its lane does not stand at it: retry it with `fanfare dead-letters retry alpha --event ",
         ),
         (Harm::Delete(due.clone()), "places", "it is to try event 1 again, and no item is due"),
-        (remove(due, "lp"), "due deliveries", "it is never tried"),
+        (remove(due.clone(), "lp"), "due deliveries", "it is never tried"),
+        (set(due, "l", text(twice.as_str())), "due deliveries", "it is never tried"),
+        (set(letter.clone(), "q", number(2)), "dead letters", "its event 2 of order "),
         (Harm::Delete(letter), "places", "whose dead letter is missing"),
         (
             Harm::Put(Item::at(&Key::place(&stranger, well)).with("ver", number(1)).with("seq", number(1))),
@@ -352,9 +371,21 @@ fn harms(shop: &Shop, items: &HashMap<Key, Item>) -> Vec<(Harm, &'static str, &'
         (Harm::Put(Item::at(&key("-", "-"))), "other items", "this host does not know what it is"),
         (set(row.clone(), "turn", turn("")), "version history", "it does not say which version is live"),
         (
-            set(row, "turn", turn(&format!(r#","live":"{}""#, "0".repeat(64)))),
+            set(row.clone(), "turn", turn(&format!(r#","live":"{}""#, "0".repeat(64)))),
             "version history",
             "its file came live, and another version is",
+        ),
+        (
+            set(row.clone(), "turn", became("rolled-back", &same)),
+            "version history",
+            "the file beside or behind the live",
+        ),
+        (set(row.clone(), "turn", became("canary", &same)), "version history", "the file beside or behind the live"),
+        (Harm::Delete(row), "kept versions", "its consumer has no history"),
+        (
+            Harm::Both(Box::new(Harm::Put(whole)), Box::new(Harm::Put(surplus))),
+            "kept versions",
+            "no row of the history speaks of it",
         ),
         (
             set(Key::standing(&alpha()), "turn", turn("")),
@@ -366,6 +397,11 @@ fn harms(shop: &Shop, items: &HashMap<Key, Item>) -> Vec<(Harm, &'static str, &'
         (Harm::Delete(file), "plugin files", "the file that it is of is not there"),
         (Harm::Delete(piece), "plugin files", "it is not what its name says"),
         (Harm::Put(under_way()), "backfills", "its consumer does not name it"),
+        (
+            is_running(Harm::Put(under_way().with("rb", number(1)).with("upt", number(1)))),
+            "backfills",
+            "it is a rebuild, or none, and its consumer says otherwise",
+        ),
         (set(Key::consumer(&alpha()), "bfa", number(1)), "consumers", "the backfill that is under way is missing"),
         (
             Harm::Put(Item::at(&Key::put_off(&alpha(), 1, 1)).with("l", text("s#s")).with("q", number(1))),

@@ -9,8 +9,10 @@ use std::time::Duration;
 use serde_json::value::RawValue;
 
 use super::lanes::{Letting, Old};
+use super::needs::limits;
 use super::sweep::old_lanes;
 use crate::backend::aws::consumers::Known;
+use crate::backend::aws::due;
 use crate::backend::aws::item::{Item, Key, LaneKey, number};
 use crate::backend::aws::journal::POSITION_MAX;
 use crate::backend::aws::lane::OLD_ORDERS;
@@ -20,13 +22,15 @@ use crate::backend::aws::settings::Settings;
 use crate::backend::aws::store::Store;
 use crate::backend::aws::table::{Indexed, Span, Table};
 use crate::backend::aws::{Aws, Clients, hosts, resources};
-use crate::backend::{Changed, Intake as _, Keep, Placed, Placement, Result, Retention};
+use crate::backend::{Changed, HeldBy, Intake as _, Keep, Placed, Placement, Result, Retention};
 use crate::clock::Timestamp;
 use crate::event::{Custom, Lane};
 use crate::order::{Change, Content, Customer, Line, Order, OrderId};
 use crate::policy::ConsumerName;
 
 const SOON: Keep = Keep::For(Duration::from_millis(1));
+/// How long a message may be in the queue of its consumer, and then in that for dead letters.
+const IN_QUEUES: Duration = Duration::from_secs(28 * 24 * 3_600);
 const SHORT: Retention = Retention {
     events: SOON,
     orders: SOON,
@@ -130,7 +134,10 @@ impl Shop {
         assert!(self.found(&lane).await.is_none() && !self.found_old(&lane).await);
         assert!(store.table.get(&Key::reference(reference)).await.unwrap().is_none(), "cut off after {cut}");
         let place = store.table.get(&Key::place(&self.consumers[0].name, &lane)).await.unwrap().unwrap();
-        assert!(place.number_or_none::<u64>("ttl").unwrap().is_some(), "the place may go, cut off after {cut}");
+        let end = store.table.get(&Key::event(&lane, 3)).await.unwrap().unwrap();
+        let [place_goes, end_goes] = [place, end].map(|item| item.number::<u64>("ttl").unwrap());
+        let outlives = Timestamp::now().as_millis() / 1_000 + IN_QUEUES.as_secs();
+        assert!(outlives < place_goes && place_goes < end_goes, "{place_goes} {end_goes}, cut off after {cut}");
         assert!(store.order(id).await.unwrap().0.is_none());
         let refused = self.aws.change(id, Change::Confirmed {}).await.unwrap().into_inner();
         assert!(matches!(refused, Changed::UnknownOrder), "{refused:?}");
@@ -254,4 +261,85 @@ async fn what_a_consumer_stands_at_stays_whatever_was_seen_before() {
     shop.store().table.update(&Key::place(&shop.consumers[0].name, &lane), change).await.unwrap().unwrap();
     shop.letting(SHORT).events(&Old { lane: lane.clone(), first: 1, last: 1 }).await.unwrap();
     assert_eq!(shop.store().logged_after(&lane, 0, 10).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn what_is_known_of_a_lane_that_goes_on_stays() {
+    let shop = Shop::open().await;
+    let alpha = &shop.consumers[0].name;
+    let id = shop.place("R-1").await;
+    let lane = LaneKey::of(&Lane::Order(id));
+    let _ = shop.aws.change(id, Change::Confirmed {}).await.unwrap();
+    shop.through(&lane, 2).await;
+    let attempts = [1, 2].map(|seq| Key::attempt(alpha, &lane, seq, 1));
+    shop.store().table.put_all(attempts.iter().map(Item::at).collect()).await.unwrap();
+    shop.letting(SHORT).events(&Old { lane: lane.clone(), first: 1, last: 1 }).await.unwrap();
+    let left = shop.store().table.get_all(attempts.clone()).await.unwrap();
+    assert_eq!(left.into_keys().collect::<Vec<_>>(), attempts[1..]);
+    let place = shop.store().table.get(&Key::place(alpha, &lane)).await.unwrap().unwrap();
+    assert_eq!(place.number_or_none::<u64>("ttl").unwrap(), None, "what it is through with would come again");
+}
+
+#[tokio::test]
+async fn of_an_order_that_stays_its_first_event_and_its_last_stay_until_its_time() {
+    let shop = Shop::open().await;
+    let id = shop.place("R-1").await;
+    let lane = LaneKey::of(&Lane::Order(id));
+    let _ = shop.aws.change(id, Change::Confirmed {}).await.unwrap();
+    shop.letting(EVENTS_ALONE).events(&Old { lane: lane.clone(), first: 1, last: 2 }).await.unwrap();
+    assert_eq!(shop.kept(&lane).await, ["e#0000000001", "e#0000000002"]);
+    let _ = shop.aws.change(id, Change::Cancelled { reason: "test".into() }).await.unwrap();
+    shop.letting(EVENTS_ALONE).events(&Old { lane: lane.clone(), first: 3, last: 3 }).await.unwrap();
+    assert_eq!(shop.kept(&lane).await, ["e#0000000001", "e#0000000003"]);
+    let for_an_hour = Retention { orders: Keep::For(Duration::from_secs(3_600)), ..SHORT };
+    shop.letting(for_an_hour).order(&lane).await.unwrap();
+    assert_eq!(shop.kept(&lane).await, ["e#0000000001", "e#0000000003"]);
+    shop.letting(SHORT).order(&lane).await.unwrap();
+    assert_eq!(shop.kept(&lane).await, ["e#0000000004"], "what ends the lane");
+}
+
+/// Consumers that the table knows, from the beginning on.
+async fn known(shop: &Shop) {
+    let item = ["start", "cua", "cuu"].iter();
+    let item = item.fold(Item::at(&Key::consumer(&shop.consumers[0].name)), |item, name| item.with(name, number(0)));
+    shop.store().table.put_all(vec![item]).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_was_not_looked_at_of_a_consumer_far_behind_stays() {
+    let shop = Shop::open().await;
+    known(&shop).await;
+    let lane = LaneKey::of(&Lane::Subject("tea".into()));
+    // Many more than are looked at in one go.
+    let data: Arc<RawValue> = RawValue::from_string("{}".into()).unwrap().into();
+    let (kind, source) = ("com.example.a".into(), "/test".into());
+    let event =
+        Custom { kind, source, origin_id: None, subject: "tea".into(), order_id: None, data: Arc::clone(&data) };
+    for _ in 0..50 {
+        let _ = shop.aws.publish(vec![event.clone(); 50]).await.unwrap();
+    }
+    let last = shop.store().tail(&lane).await.unwrap();
+    assert_eq!(last.seq, 2_500);
+    shop.through(&lane, last.seq - 1).await;
+    let limits = limits(shop.store(), POSITION_MAX).await.unwrap();
+    assert!(limits.last < last.position, "{limits:?}");
+    assert!(matches!(limits.by, Some((_, HeldBy::Position))), "{limits:?}");
+}
+
+#[tokio::test]
+async fn nothing_goes_while_a_consumer_has_more_that_is_due_than_is_looked_at() {
+    let shop = Shop::open().await;
+    known(&shop).await;
+    let alpha = &shop.consumers[0].name;
+    let dues = (0..=1_000).map(|n| {
+        let lane = LaneKey::of(&Lane::Subject(n.to_string().as_str().into()));
+        due::item(&Key::due(alpha, &lane), &lane, 1, Timestamp::now())
+    });
+    let dues: Vec<Item> = dues.collect();
+    let one = dues[0].key().unwrap();
+    shop.store().table.put_all(dues).await.unwrap();
+    assert_eq!(limits(shop.store(), POSITION_MAX).await.unwrap().last, 0);
+    // Of these, the events are known, and there are none.
+    shop.store().table.delete(&one).await.unwrap();
+    assert_eq!(limits(shop.store(), POSITION_MAX).await.unwrap().last, POSITION_MAX);
 }
