@@ -394,6 +394,25 @@ fn signed(bytes: usize) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::aws::fixture::alpha;
+    use crate::backend::aws::inbox::shop;
+    use crate::backend::aws::item::bytes;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn all_of_a_state_is_on_the_scale_however_many_items_it_is() {
+        let (backend, store) = shop().await;
+        let entries = (0..PAGE + 1).map(|n| {
+            let key = Key::entry(&alpha(), 0, &format!("{n:04}"));
+            Item::at(&key).with("v", bytes(b"value"))
+        });
+        let counters = ["a", "b"].map(|key| Item::at(&Key::counter(&alpha(), 0, key)).with("n", number(7)));
+        store.table.put_all(entries.chain(counters).collect()).await.unwrap();
+        let weight = Weight::default();
+        weight.weigh(&store, &alpha(), 0).await.unwrap();
+        let weighs = (PAGE + 1) * (4 + 5) + 2 * (1 + COUNTER_BYTES);
+        assert_eq!(weight.bytes(), Some(signed(weighs)));
+        backend.lifecycle.close().await;
+    }
 
     fn says(bytes: i64, told: u64) -> Item {
         Item::default().with(&attribute(0), number(bytes)).with(TOLD, number(told))

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::backend::aws::fixture::{alpha, begin, policy, settings};
-use crate::backend::aws::item::{Item, Key, counters_partition, entries_partition, rebuilds_partition};
-use crate::backend::aws::table::{Span, Table};
+use crate::backend::aws::item::{Item, Key, counters_partition, entries_partition, number, rebuilds_partition};
+use crate::backend::aws::table::{Change, Span, Table};
 use crate::backend::aws::{Clients, open, resources};
 use crate::backend::contract::{done, publish};
 use crate::backend::{Backend, BackfillState, Backfilled, Inbox, StateQuery};
@@ -76,4 +76,47 @@ async fn a_state_that_is_past_goes_with_what_its_rebuild_left() {
     assert_eq!(count(&backend).await, 2, "the one in use stays");
     drop(inbox);
     backend.lifecycle.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_state_is_not_handed_over_while_a_host_may_write_to_the_one_before() {
+    let settings = settings();
+    let (backend, other) = (open(&settings).await.unwrap(), open(&settings).await.unwrap());
+    let inbox = backend.consumers.attach(&alpha(), Start::Now).await.unwrap();
+    inbox.configure(policy());
+    publish(&backend, "tea").await;
+    until(&inbox, "it is done", async || count(&backend).await == 1).await;
+    let clients = Clients::connect(&settings).await.unwrap();
+    let shared = resources::ensure(&clients, &settings).await.unwrap();
+    let table = Table::new(clients.dynamodb.clone(), shared.table.clone());
+    assert_eq!(begin(&backend, Backfilled::Rebuild).await.events, 1);
+    let gates: Vec<Key> =
+        items(&table, rebuilds_partition(&alpha())).await.iter().map(|it| it.key().unwrap()).collect();
+    assert_eq!(gates.len(), 2, "one for each host");
+    for gate in &gates {
+        let opened = Change::of("SET op = :open").value(":open", number(1));
+        table.update(gate, opened).await.unwrap().unwrap();
+    }
+    // The host shuts its own, and the other one, which does not have the consumer, leaves what it has alone.
+    let state = async || backend.backfills.latest(&alpha()).await.unwrap().unwrap().state;
+    let is_tried = async || {
+        table.get(&Key::consumer(&alpha())).await.unwrap().unwrap().number_or_none::<u64>("nru").unwrap().is_some()
+    };
+    let mut tried = false;
+    let is_over = async || {
+        let tries = is_tried().await;
+        tried |= tries;
+        (tried && !tries) || state().await == BackfillState::Done
+    };
+    until(&inbox, "a try to hand over ends", is_over).await;
+    assert_eq!(state().await, BackfillState::Running);
+    for gate in &gates {
+        let shut = Change::of("REMOVE op").only_if("attribute_exists(pk)");
+        table.update(gate, shut).await.unwrap();
+    }
+    until(&inbox, "it is handed over", async || state().await == BackfillState::Done).await;
+    assert_eq!(count(&backend).await, 1);
+    drop(inbox);
+    backend.lifecycle.close().await;
+    other.lifecycle.close().await;
 }
