@@ -45,7 +45,7 @@ impl Receiving {
             match self.frame().await {
                 None => {
                     self.ended = true;
-                    let rest = self.masking.end();
+                    let rest = self.masking.end(self.calls.secrets());
                     if !rest.is_empty() {
                         return Ok(Some((Frame::data(rest), self)));
                     }
