@@ -146,7 +146,7 @@ impl<R: Runtime> Slot<R> {
         let mut refusals = Refusals::default();
         refusals.note(self.heed_verdict(shared).await);
         self.policy = self.in_force(&policy);
-        self.attend(shared).await;
+        let attended = self.attend(shared).await;
         refusals.note(self.follow_back(shared).await);
         match (shared.versions.standing(&self.name).await, self.policy.clone()) {
             (Ok(standing), Some(policy)) => self.follow(&newest, standing, &policy, &mut refusals, shared).await,
@@ -160,7 +160,7 @@ impl<R: Runtime> Slot<R> {
         self.show(&refusals.0, newest.loaded.ok().as_ref(), shared);
         let again = refusals.0.iter().any(|refused| matches!(refused, Refused::Unavailable(_)));
         self.arrived &= again;
-        if again { TakenUp::Again } else { TakenUp::Yes }
+        if again || attended.is_err() { TakenUp::Again } else { TakenUp::Yes }
     }
 
     /// Runs the newest file, or what was decided to run in its place, or else what ran before.

@@ -255,6 +255,17 @@ async fn what_the_store_could_not_do_is_tried_again() {
 }
 
 #[tokio::test]
+async fn a_plugin_that_the_host_could_not_load_is_tried_again() {
+    let world = World::open(&[("a.wasm", "plugin 1.0.0")]).await;
+    world.refuse_loads(1);
+    world.put("a.wasm", "plugin 2.0.0");
+    world.until("2.0.0 runs", || world.running("a", "2.0.0")).await;
+    assert_eq!(world.loads("plugin 2.0.0"), 2);
+    assert_eq!(world.history("a").await, ["live 1.0.0", "live 2.0.0"], "it was not the file's fault");
+    world.close().await;
+}
+
+#[tokio::test]
 async fn closing_stops_every_worker() {
     let world = World::open(&[("a.wasm", "plugin 1.0.0"), ("b.wasm", "plugin 1.0.0")]).await;
     let log = world.close().await;

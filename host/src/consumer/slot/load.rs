@@ -108,13 +108,17 @@ impl<R: Runtime> Slot<R> {
     }
 }
 
-/// Of a file that was read.
+/// Of a file that was read. Where the host stops, nobody waits for it.
 pub(super) async fn load_settled<R: Runtime>(settled: Settled, shared: &Arc<Shared<R>>) -> Result<Loaded<R>, Refused> {
     let trusted = {
         let shared = Arc::clone(shared);
         blocking(move || settled.verify(&shared.plugin_keys)).await?
     };
-    trusted.load(&shared.runtime).await
+    tokio::select! {
+        biased;
+        () = shared.stopping.cancelled() => Err(Refused::Changed),
+        loaded = trusted.load(&shared.runtime) => loaded,
+    }
 }
 
 /// Keeps the file of a version that is about to run. That it cannot is no reason not to run it: only going back to it will

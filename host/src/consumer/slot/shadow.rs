@@ -21,34 +21,47 @@ pub(super) struct Attending<R: Runtime> {
     ready: Result<(Loaded<R>, runtime::Shadow<R::Version>), Refused>,
 }
 
+/// The host was to blame, and not the file.
+pub(super) struct TryAgain;
+
 impl<R: Runtime> Slot<R> {
     /// Takes up the shadow that the policy names, where it or its file is not what it was.
-    pub(super) async fn attend(&mut self, shared: &Arc<Shared<R>>) {
+    ///
+    /// # Errors
+    /// Where the host could not: it is to be tried again.
+    pub(super) async fn attend(&mut self, shared: &Arc<Shared<R>>) -> Result<(), TryAgain> {
         let named = self.policy.as_ref().and_then(|policy| Some((policy.shadow.clone()?, Arc::clone(policy))));
         let Some((file, policy)) = named else {
             self.shadow = None;
             shared.shadow_files.lock().remove(&self.name);
-            return;
+            return Ok(());
         };
         let path = shared.dir.join(SHADOW_DIR).join(&file);
         let entry = {
             let path = path.clone();
             blocking(move || scan::entry_at(&path)).await
         };
-        let same = |before: &Attending<R>| before.file == file && before.entry == entry && before.policy == policy;
-        if self.shadow.as_ref().is_some_and(same) {
-            return;
+        let same = |before: &&Attending<R>| before.file == file && before.entry == entry && before.policy == policy;
+        let before = self.shadow.as_ref().filter(same);
+        if before.is_some_and(Attending::is_settled) {
+            return Ok(());
         }
+        let told = before.and_then(|before| before.ready.as_ref().err().cloned());
         let found = entry.clone().ok_or_else(|| no_shadow(&path));
         let ready = match found {
             Ok(entry) => self.prepare_shadow(File { path: path.clone(), entry }, &policy, shared).await,
             Err(refused) => Err(refused),
         };
-        if let Err(refused) = &ready {
+        if let Err(refused) = &ready
+            && told.as_ref() != Some(refused)
+        {
             tracing::warn!(consumer = %self.name, file, reason = %refused, "the shadow handles nothing");
         }
         shared.shadow_files.lock().insert(self.name.clone(), (path, entry.clone()));
-        self.shadow = Some(Attending { file, entry, policy, ready });
+        let attending = Attending { file, entry, policy, ready };
+        let settled = attending.is_settled();
+        self.shadow = Some(attending);
+        if settled { Ok(()) } else { Err(TryAgain) }
     }
 
     async fn prepare_shadow(
@@ -94,6 +107,11 @@ impl<R: Runtime> Slot<R> {
 }
 
 impl<R: Runtime> Attending<R> {
+    /// From the same file, under the same policy, nothing else comes of it.
+    fn is_settled(&self) -> bool {
+        !matches!(self.ready, Err(Refused::Unavailable(_) | Refused::Changed))
+    }
+
     pub(super) fn shown(&self, running: &Running<R>, shared: &Shared<R>) -> ShadowStatus {
         let loaded = self.ready.as_ref().map(|(loaded, _)| loaded);
         let against = loaded.map_err(Clone::clone).and_then(|loaded| layouts(&running.loaded, loaded, shared));

@@ -1,5 +1,7 @@
 //! Stories of plugins that handle a consumer's events without effect.
 
+use std::time::Duration;
+
 use super::world::World;
 
 const ONE: &str = "plugin 1.0.0";
@@ -50,4 +52,30 @@ async fn a_shadow_that_may_not_run_says_why_and_leaves_its_consumer_alone() {
             .await;
         world.close().await;
     }
+}
+
+#[tokio::test]
+async fn a_shadow_that_the_host_could_not_load_is_tried_again() {
+    let world = World::open(&[("a.wasm", ONE)]).await;
+    world.refuse_loads(2);
+    std::fs::create_dir(world.path("shadow")).unwrap();
+    world.put("shadow/next.wasm", "plugin 2.0.0");
+    world.put("a.toml", SHADOW);
+    world.until("it handles events", || world.shadow("a").as_deref() == Some("2.0.0")).await;
+    assert!(world.running("a", "1.0.0"));
+    assert_eq!((world.loads("plugin 2.0.0"), world.loads(ONE)), (3, 1));
+    world.close().await;
+}
+
+#[tokio::test]
+async fn a_shadow_that_is_loading_holds_no_host_up_that_stops() {
+    let world = World::open(&[("a.wasm", ONE)]).await;
+    let held = world.hold("plugin 2.0.0");
+    std::fs::create_dir(world.path("shadow")).unwrap();
+    world.put("shadow/next.wasm", "plugin 2.0.0");
+    world.put("a.toml", SHADOW);
+    world.until("it is loading", || world.loads("plugin 2.0.0") == 1).await;
+    let log = tokio::time::timeout(Duration::from_secs(60), world.close()).await.expect("it stops");
+    assert_eq!(log, ["start a 1.0.0", "stop a 1.0.0"]);
+    drop(held);
 }

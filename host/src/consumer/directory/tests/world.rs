@@ -244,6 +244,11 @@ impl World {
         self.fake.refused_starts.store(times, Ordering::SeqCst);
     }
 
+    /// So many loads from now on fail through no fault of their files.
+    pub fn refuse_loads(&self, times: u32) {
+        self.fake.refused_loads.store(times, Ordering::SeqCst);
+    }
+
     /// Size of the plugin file of `name`, as a look sees it.
     pub fn bytes(&self, name: &str) -> Option<u64> {
         match &look(self.dir.path(), &Renamed::default())
@@ -383,6 +388,7 @@ struct Fake {
     log: Mutex<Vec<String>>,
     last_worker: AtomicU32,
     refused_starts: AtomicU32,
+    refused_loads: AtomicU32,
 }
 
 struct Worker {
@@ -405,6 +411,10 @@ impl Loader for Handle {
         let gate = self.0.held.lock().get(&text).cloned();
         if let Some(gate) = gate {
             let _closed = gate.acquire().await;
+        }
+        let fewer = |times: u32| times.checked_sub(1);
+        if self.0.refused_loads.fetch_update(Ordering::SeqCst, Ordering::SeqCst, fewer).is_ok() {
+            return Err(LoadError::Host("no more processes".to_owned()));
         }
         description(&text).map(Arc::new).ok_or_else(|| LoadError::File("the file is no plugin".to_owned()))
     }
