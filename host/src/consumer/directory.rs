@@ -356,8 +356,10 @@ impl<R: Runtime> Directory<R> {
             let shared = Arc::clone(&self.shared);
             self.updates.spawn(async move {
                 let taken = slot.step(step, &shared).await;
+                // What the store could not do may have stopped halfway: the decision is written down, and nothing runs.
+                let halfway = matches!(&taken, Err(Refusal::Store(_)));
                 drop(reply.send(taken));
-                (name, slot, TakenUp::Yes)
+                (name, slot, if halfway { TakenUp::Again } else { TakenUp::Yes })
             });
         }
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::world::World;
 use crate::consumer::status::CandidateState;
+use crate::consumer::steer::Refusal;
 
 const ONE: &str = "plugin 1.0.0";
 const TWO: &str = "plugin 2.0.0";
@@ -122,5 +123,17 @@ async fn a_bad_file_during_a_trial_ends_it_and_leaves_the_version_before() {
     world.until("it is tried again", || world.tries("a", "1.0.0", "2.0.0")).await;
     world.remove("a.wasm");
     world.until("nothing runs", || world.log().last().unwrap() == "stop a 1.0.0").await;
+    world.close().await;
+}
+
+#[tokio::test]
+async fn a_promotion_that_the_store_broke_off_halfway_is_completed() {
+    let world = World::open(&[("a.wasm", ONE), ("a.toml", ROLLOUT)]).await;
+    world.put("a.wasm", "plugin 2.0.0 state 2");
+    world.until("it is refused", || world.kept("a", "1.0.0", CandidateState::Failed)).await;
+    world.refuse_starts(1);
+    assert!(matches!(world.promote("a").await, Err(Refusal::Store(_))), "the version before has stopped already");
+    world.until("it runs", || world.running("a", "2.0.0")).await;
+    assert_eq!(world.history("a").await, ["live 1.0.0", "refused 2.0.0", "promoted 2.0.0"]);
     world.close().await;
 }
