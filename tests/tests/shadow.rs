@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use fanfare_tests::orders::order;
-use fanfare_tests::{TestHost, Value, guests, json, program};
+use fanfare_tests::{TestHost, Value, eventually, guests, json, program};
 
 /// Puts a guest where the side file of `reports` names it.
 fn put_shadow(host: &TestHost, bytes: &[u8]) {
@@ -29,6 +29,9 @@ fn a_shadow_with_one_changed_rule_names_exactly_the_orders_that_differ() {
     assert_eq!(client.consumers().len(), 1, "a shadow is no consumer of its own");
     let shown = client.consumer("reports").expect("reports");
     assert_eq!((&shown["version"], &shown["shadow"]["version"]), (&json!("1.0.0"), &json!("1.1.0")), "{shown:#}");
+    // A shadow may take a second at most; that is no limit of the consumer's.
+    let limits = client.get("/v1/consumers/reports").expect(200).json()["limits"].clone();
+    assert_eq!(limits["time"]["limit"], 5_000.0, "{limits:#}");
     let report = || client.get("/v1/consumers/reports/shadow").expect(200).json();
     let (mut large, mut placed) = (BTreeSet::new(), 0_i64);
     for units in [1, 10, 3, 12, 9, 10] {
@@ -70,7 +73,7 @@ fn a_shadow_that_fails_slows_down_or_never_ends_changes_nothing_of_what_the_live
     let host = with_shadow("spin");
     let client = host.client();
     let mut seen = json!(null);
-    for guest in ["spin", "trap-handle", "always-reject"] {
+    for guest in ["spin", "trap-handle", "always-reject", "sleeps"] {
         put_shadow(&host, &guests::wasm(guest));
         let other = |shadow: &Value| shadow["hash"].is_string() && shadow["hash"] != seen;
         let shown = client.wait_for_consumer("reports", |consumer| other(&consumer["shadow"]));
@@ -82,6 +85,13 @@ fn a_shadow_that_fails_slows_down_or_never_ends_changes_nothing_of_what_the_live
         client.wait_until_idle();
         assert_eq!(client.counter("reports", "handled"), before + 3, "beside {guest}");
     }
+    // Its lane waited for no longer than that, whatever limits.time says.
+    let told = eventually("the report tells of one that waits", || {
+        let report = client.get("/v1/consumers/reports/shadow").expect(200).json();
+        let detail = report["differences"][0]["examples"][0]["shadow"]["detail"].as_str().map(str::to_owned);
+        detail.ok_or_else(|| report.to_string())
+    });
+    assert_eq!(told, "time: 1s");
     assert_eq!(client.consumer("reports").expect("reports")["dead"], 0);
 }
 

@@ -53,11 +53,14 @@ impl Serialize for Amount {
 pub struct AllMarks(Mutex<BTreeMap<ConsumerName, Arc<Marks>>>);
 
 impl AllMarks {
-    /// Those of a consumer that runs under `limits` from now on.
-    pub fn of(&self, name: &ConsumerName, limits: &Limits) -> Arc<Marks> {
-        let marks = Arc::clone(self.0.lock().entry(name.clone()).or_default());
-        *marks.limits.lock() = *limits;
-        marks
+    /// Those of a consumer; what it will run under, where it is new here.
+    pub fn of(&self, name: &ConsumerName, limits: &Limits, handlings: usize) -> Arc<Marks> {
+        let new = || {
+            let marks = Marks::default();
+            marks.run_under(limits, handlings);
+            Arc::new(marks)
+        };
+        Arc::clone(self.0.lock().entry(name.clone()).or_insert_with(new))
     }
 
     pub fn usage(&self, name: &ConsumerName) -> Option<Usage> {
@@ -122,7 +125,9 @@ impl Marks {
         Running(self)
     }
 
-    pub fn at_most_at_once(&self, handlings: usize) {
+    /// From now on, the consumer runs under `limits`, with at most so many `handlings` at once.
+    pub fn run_under(&self, limits: &Limits, handlings: usize) {
+        *self.limits.lock() = *limits;
         self.concurrency_max.store(handlings as u64, Ordering::Relaxed);
     }
 
@@ -211,14 +216,17 @@ mod tests {
         let all = AllMarks::default();
         let name: ConsumerName = "inventory".parse().unwrap();
         assert_eq!(all.usage(&name), None);
-        let marks = all.of(&name, &Limits::default());
-        marks.at_most_at_once(8);
+        let marks = all.of(&name, &Limits::default(), 8);
         let took = |memory_bytes, cpu| Spent { memory_bytes, cpu, time: cpu, log_bytes: 3, handles: 0 };
         drop((marks.run(), marks.run()));
         let _running = marks.run();
         marks.note(&took(70_000, Duration::from_micros(1_500)), &Taken { events: 2, ..Taken::default() });
         marks.note(&took(65_536, Duration::from_micros(20)), &Taken { events: 1, ..Taken::default() });
-        drop(all.of(&name, &Limits { events: 5, ..Limits::default() }));
+        let other = Limits { events: 5, time: Duration::from_secs(1), ..Limits::default() };
+        let next = all.of(&name, &other, 1);
+        let shown = |limit: &str| serde_json::to_value(all.usage(&name).unwrap()).unwrap()[limit]["limit"].clone();
+        assert_eq!((shown("events"), shown("time")), (json!(1_000), json!(5_000.0)), "it does not run yet");
+        next.run_under(&other, 8);
         let usage = serde_json::to_value(all.usage(&name).unwrap()).unwrap();
         assert_eq!(usage["memory"], json!({"unit": "bytes", "limit": 67_108_864, "high_water": 70_000}));
         assert_eq!(usage["cpu"], json!({"unit": "ms", "limit": 50.0, "high_water": 1.5}));

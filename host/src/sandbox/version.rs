@@ -130,10 +130,9 @@ impl Version {
         policy: &Policy,
     ) -> Self {
         let description = plugin.description();
-        let marks = plugin.sandbox.0.marks.of(name, &policy.limits);
-        marks.at_most_at_once(policy.concurrency.get() as usize);
+        let concurrency = policy.concurrency.get() as usize;
         Self {
-            marks,
+            marks: plugin.sandbox.0.marks.of(name, &policy.limits, concurrency),
             plugin: Arc::clone(plugin),
             contract,
             http,
@@ -142,7 +141,7 @@ impl Version {
             limits: policy.limits,
             isolation: policy.isolation,
             idle: Mutex::default(),
-            idle_max: AtomicUsize::new(policy.concurrency.get() as usize),
+            idle_max: AtomicUsize::new(concurrency),
             member: plugin.sandbox.0.running.join(),
             share: Arc::new(Share::new(Arc::clone(&plugin.sandbox.0.everybody), policy.limits.share_permille)),
             generation: AtomicU64::new(0),
@@ -185,7 +184,9 @@ impl Version {
         // Waiting for a turn or a place is not the guest's time.
         self.share.turn().await;
         let slot = Slot::Running(self.member.place().await);
-        let running = self.marks.run();
+        // What a trial takes is nothing that the consumer's events took.
+        let counts = !matches!(gate, Gate::Trial);
+        let running = counts.then(|| self.marks.run());
         let started = Instant::now();
         let ticking = sandbox.0.ticker.run();
         let generation = self.generation.load(Ordering::Acquire);
@@ -214,7 +215,9 @@ impl Version {
         let calls = calls.map(|calls| calls.told()).unwrap_or_default();
         let duration = started.elapsed();
         self.share.handled(&store.data().cpu, duration);
-        self.note(store.data_mut(), duration, log_bytes, &taken);
+        if counts {
+            self.note(store.data_mut(), duration, log_bytes, &taken);
+        }
         match (outcome, instance) {
             (Outcome::Done, instance) => {
                 // What a call left open, and who might answer it, is thrown away with the instance.
@@ -274,10 +277,10 @@ impl Version {
         self.idle.lock().instances.len()
     }
 
-    /// At most so many instances wait for their next event.
+    /// It handles the consumer's events from now on, at most so many at once; as many instances wait for their next event.
     pub fn keep_at_most(&self, instances: usize) {
         self.idle_max.store(instances, Ordering::Relaxed);
-        self.marks.at_most_at_once(instances);
+        self.marks.run_under(&self.limits, instances);
         let mut idle = self.idle.lock();
         let surplus = idle.instances.len().saturating_sub(instances);
         let thrown_away: Vec<_> = idle.instances.drain(..surplus).collect();

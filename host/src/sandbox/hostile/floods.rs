@@ -1,8 +1,12 @@
 //! Too much of everything that a host function takes: calls, bytes, handles.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::{DONE, Guest, done, handle, stopped_by_cpu, timeout, trap, tried, version};
+use crate::backend::{Lease, Origin};
+use crate::capability::fixture::{Memory, order, placed};
+use crate::capability::http::Gate;
 use crate::policy::Limits;
 use crate::sandbox::fixture::{self, REJECT};
 use crate::sandbox::{Amount, Outcome};
@@ -147,9 +151,14 @@ async fn the_call_that_hands_over_most_stands_among_the_marks() {
 /// What one event took at most of a limit, as people are shown it.
 async fn mark(limit: &str, bytes: Binary) -> u64 {
     let sandbox = fixture::sandbox();
-    done(&handle(&*version(&sandbox, bytes, Limits { cpu: AMPLE, ..Limits::default() }).await).await);
-    let usage = sandbox.usage(&"hostile".parse().unwrap()).unwrap();
-    match usage[limit].high_water {
+    let version = version(&sandbox, bytes, Limits { cpu: AMPLE, ..Limits::default() }).await;
+    // A trial is none of the consumer's events.
+    done(&handle(&version).await);
+    let high_water = || sandbox.usage(&"hostile".parse().unwrap()).unwrap()[limit].high_water;
+    assert_eq!(high_water(), Some(Amount::Whole(0)));
+    let (event, view) = (placed(&order()), Arc::new(Memory::default()));
+    done(&version.handle_on(None, &event, 1, Origin::Live, view, Gate::Open(Lease::of_nothing())).await);
+    match high_water() {
         Some(Amount::Whole(amount)) => amount,
         other => panic!("{limit}: {other:?}"),
     }
@@ -169,4 +178,23 @@ async fn handles_of_its_own_that_are_never_dropped_end_at_their_number() {
     let handled = tried(bytes, Limits { cpu: AMPLE, ..Limits::default() }).await;
     let (kind, message) = trap(&handled);
     assert_eq!((kind, message.contains("limits.handles")), ("limit", true), "{message}");
+}
+
+const RANDOM: &str = "
+    package test:guest;
+    world extra { include fanfare:consumer/consumer@0.1.0; import wasi:random/random@0.2.0; }
+    package wasi:random@0.2.0 { interface random { get-random-bytes: func(len: u64) -> list<u8>; } }";
+
+#[tokio::test]
+async fn randomness_comes_in_keys_and_not_in_bulk() {
+    let imports = r#"(import "wasi:random/random@0.2.0" "get-random-bytes" (func $random (param i64 i32)))"#;
+    let asking = |bytes: u64| {
+        let handle =
+            format!("(drop (memory.grow (i32.const 64))) (call $random (i64.const {bytes}) (i32.const 2048)) {DONE}");
+        Guest { world: RANDOM, imports, handle: &handle, ..Guest::default() }.build()
+    };
+    done(&tried(asking(64 << 10), Limits::default()).await);
+    for bytes in [(64 << 10) + 1, 1 << 40, u64::MAX >> 1] {
+        trap(&tried(asking(bytes), Limits::default()).await);
+    }
 }
