@@ -27,6 +27,8 @@ mod outbox;
 mod records;
 mod settings;
 mod state;
+#[cfg(test)]
+mod tests;
 pub(crate) mod v0_1;
 #[cfg(test)]
 mod v0_2;

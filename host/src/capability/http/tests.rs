@@ -1,5 +1,7 @@
 //! Calls against servers of this machine, over a network that lies about names where a test wants it to.
 
+mod bounds;
+
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
