@@ -248,4 +248,18 @@ mod tests {
         let told = run("kill -SEGV $$", TIME_MAX).unwrap_err().to_string();
         assert!(told.contains("the compiler broke down"), "{told}");
     }
+
+    #[test]
+    fn it_is_told_nothing_of_what_the_host_was_told() {
+        let told = String::from_utf8(run("exec /usr/bin/env", TIME_MAX).unwrap()).unwrap();
+        assert!(!told.contains("CARGO") && !told.contains("HOME="), "{told}");
+    }
+
+    #[test]
+    fn machine_code_that_was_cut_off_is_not_taken() {
+        let compiled = vec![0; usize::try_from(COMPILED_BYTES_MAX).unwrap()];
+        let ran = Ran { status: ExitStatus::default(), compiled, stderr: String::new(), out_of_time: false };
+        let told = judge(ran, &CompileLimits::default()).map(drop).unwrap_err();
+        assert!(matches!(told, LoadError::CompileLimit { what: "machine code", .. }), "{told}");
+    }
 }

@@ -243,3 +243,54 @@ fn tick(engine: &Engine, shared: &Shared) {
         engine.increment_epoch();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    /// Uses so much of this thread's CPU time.
+    fn burn(time: Duration) {
+        let begin = thread_cpu();
+        while thread_cpu() - begin < time {}
+    }
+
+    #[test]
+    fn a_handling_begins_with_nothing_that_the_one_before_took() {
+        let meter = CpuMeter::default();
+        meter.begin(Duration::ZERO);
+        meter.look();
+        burn(MS);
+        assert!(meter.is_spent());
+        meter.wait(MS);
+        assert!(meter.spent() >= MS && meter.waited() >= MS && meter.is_measuring());
+        meter.begin(MS);
+        assert_eq!(
+            (meter.spent(), meter.waited(), meter.uncharged()),
+            (Duration::ZERO, Duration::ZERO, Duration::ZERO)
+        );
+        assert_eq!((meter.is_measuring(), meter.limit()), (false, MS));
+    }
+
+    #[tokio::test]
+    async fn all_polls_count_and_what_others_do_on_the_thread_between_them_does_not() {
+        let meter = CpuMeter::default();
+        meter.begin(Duration::MAX);
+        meter.look();
+        let guest = meter.measure(async {
+            for _ in 0..10 {
+                burn(2 * MS);
+                tokio::task::yield_now().await;
+            }
+        });
+        let others = async {
+            for _ in 0..10 {
+                burn(20 * MS);
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::join!(guest, others);
+        assert!((20 * MS..100 * MS).contains(&meter.spent()), "{:?}", meter.spent());
+    }
+}

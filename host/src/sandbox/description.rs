@@ -213,3 +213,6 @@ fn shown(text: &str) -> String {
 fn at_most(what: &str, given: usize, max: usize) -> Result<(), Wrong> {
     if given <= max { Ok(()) } else { Err(format!("{given} {what} are too many: at most {max}")) }
 }
+
+#[cfg(test)]
+mod tests;

@@ -12,7 +12,8 @@ use std::time::Duration;
 
 use super::cpu::thread_cpu;
 use super::fixture::{self, DONE, Guest, guest};
-use super::{Handled, LoadError, Outcome, Sandbox, Version};
+use super::plugin::DESCRIBE_CPU_MAX;
+use super::{DescribeFailed, Handled, LoadError, Outcome, Sandbox, Version};
 use crate::backend::Origin;
 use crate::capability::fixture::{Memory, everything, order, placed};
 use crate::policy::{Limits, Policy};
@@ -68,6 +69,21 @@ pub async fn refused(bytes: impl Into<Binary>) -> LoadError {
     let refused = sandbox.load(bytes.into()).await.expect_err("a refusal");
     goes_on(&sandbox).await;
     refused
+}
+
+/// A file is refused because its guest computes without end in `describe`: by the CPU budget, or by the clock where a busy machine
+/// did not let it have so much.
+pub async fn refused_for_computing(bytes: impl Into<Binary>) {
+    let before = thread_cpu();
+    let refused = refused(bytes).await;
+    let spent = thread_cpu() - before;
+    match &refused {
+        LoadError::DescribeFailed(DescribeFailed::Timeout { what: "cpu", limit }) => {
+            assert!(spent <= *limit + 4 * GRACE, "it used {spent:?}");
+        }
+        LoadError::DescribeFailed(DescribeFailed::Timeout { what: "time", .. }) if spent <= DESCRIBE_CPU_MAX => {}
+        other => panic!("{other}, after {spent:?}"),
+    }
 }
 
 async fn version(sandbox: &Sandbox, bytes: Binary, limits: Limits) -> Arc<Version> {

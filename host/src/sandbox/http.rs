@@ -162,3 +162,16 @@ fn lower(failure: Failure) -> Error {
         FailureKind::Abandoned | FailureKind::Stopped => Error::HttpRequestDenied,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_a_request_ends_and_where_it_goes_is_not_the_guest_s_to_say() {
+        for name in ["connection", "transfer-encoding", "upgrade", "host", "keep-alive", "proxy-authorization"] {
+            assert!(Hooks.is_forbidden_header(&HeaderName::from_static(name)), "{name}");
+        }
+        assert!(!Hooks.is_forbidden_header(&HeaderName::from_static("authorization")));
+    }
+}

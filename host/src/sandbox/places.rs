@@ -205,4 +205,16 @@ mod tests {
         drop(held);
         waiting.await.unwrap();
     }
+
+    #[tokio::test]
+    async fn those_who_wait_hear_of_a_member_that_leaves() {
+        let places = Places::new(8);
+        let (first, second) = (places.join(), places.join());
+        let held = all_that_there_is(&first);
+        let waiting = tokio::spawn(async move { drop(first.place().await) });
+        tokio::task::yield_now().await;
+        drop(second);
+        tokio::time::timeout(std::time::Duration::from_secs(60), waiting).await.expect("a place").unwrap();
+        drop(held);
+    }
 }

@@ -27,7 +27,7 @@ use crate::version::{Binary, Hash};
 pub const PLUGIN_BYTES_MAX: usize = 64 << 20;
 /// A plugin describes itself once, at leisure: an interpreter may have to start for it.
 const DESCRIBE_TIME_MAX: Duration = Duration::from_secs(10);
-const DESCRIBE_CPU_MAX: Duration = Duration::from_secs(1);
+pub const DESCRIBE_CPU_MAX: Duration = Duration::from_secs(1);
 const DESCRIBE_MEMORY_BYTES_MAX: usize = 256 << 20;
 
 /// One exact plugin, compiled and linked.

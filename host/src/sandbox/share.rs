@@ -190,4 +190,36 @@ mod tests {
         // Nobody else has done anything since.
         assert_eq!(share.wait_at(now + AT_WORK, TICK), None);
     }
+
+    #[tokio::test]
+    async fn every_handling_and_what_the_host_does_beside_it_is_paid_for() {
+        let used_up = |share: &Share, everybody: &Everybody| {
+            everybody.0.fetch_add(1, Ordering::Relaxed);
+            share.wait_at(Instant::now(), Duration::ZERO).is_some()
+        };
+        let begun = || {
+            let everybody = Arc::new(Everybody::default());
+            (Share::new(Arc::clone(&everybody), 1), everybody)
+        };
+        let (share, everybody) = begun();
+        assert!(!used_up(&share, &everybody));
+        for _ in 0..25 {
+            share.handled(&CpuMeter::default(), 5 * MS);
+        }
+        assert!(used_up(&share, &everybody), "each handling that saw no tick, with at most one");
+
+        let (share, everybody) = begun();
+        share.charge(2 * BURST);
+        assert!(used_up(&share, &everybody));
+
+        let (share, everybody) = begun();
+        let cpu = CpuMeter::default();
+        cpu.begin(Duration::MAX);
+        cpu.look();
+        let begin = super::super::cpu::thread_cpu();
+        while super::super::cpu::thread_cpu() - begin < 2 * BURST {}
+        cpu.is_spent();
+        share.turn_of(&cpu).await;
+        assert!(used_up(&share, &everybody), "what a guest used until a tick");
+    }
 }

@@ -99,3 +99,20 @@ impl WasiView for State {
         self.wasi.view(&self.log, self.limits.handles)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use wasmtime::ResourceLimiter as _;
+
+    use super::*;
+
+    #[test]
+    fn an_instance_with_much_memory_is_measured_from_the_beginning_of_each_event() {
+        let engine = Engine::new(&super::super::engine::config()).unwrap();
+        let mut store = State::store(&engine, GuestLog::new(None, 0), &Limits::default());
+        assert!(!begin(&mut store, Duration::from_millis(1)).is_measuring());
+        let grown = store.data_mut().limiter.memory_growing(0, 32 << 20, None);
+        assert!(grown.is_ok_and(|grown| grown));
+        assert!(begin(&mut store, Duration::from_millis(1)).is_measuring());
+    }
+}

@@ -80,8 +80,10 @@ async fn what_a_guest_was_told_is_reported_whatever_the_outcome() {
 async fn a_guest_that_never_ends_is_stopped_by_its_cpu_budget() {
     let limits = Limits { cpu: Duration::from_millis(20), ..Limits::default() };
     let handled = handle_with(guest(SPIN), &Policy { limits, ..Policy::default() }, Memory::default()).await;
-    let Outcome::Timeout { what, limit, .. } = handled.outcome else { panic!("{:?}", handled.outcome) };
+    let Outcome::Timeout { what, limit, backtrace } = handled.outcome else { panic!("{:?}", handled.outcome) };
     assert_eq!((what, limit), ("cpu", limits.cpu));
+    let backtrace = backtrace.expect("where it was");
+    assert!(backtrace.contains("handle_of_test"), "{backtrace}");
 }
 
 #[tokio::test]
@@ -113,7 +115,7 @@ async fn a_guest_that_computes_is_stopped_by_the_clock_too() {
     assert_eq!((what, limit), ("time", limits.time));
 }
 
-const TIMER: &str = "
+pub const TIMER: &str = "
     package test:guest;
     world extra { include fanfare:consumer/consumer@0.1.0; import wasi:io/poll@0.2.0; import wasi:clocks/monotonic-clock@0.2.0; }
     package wasi:io@0.2.0 { interface poll { resource pollable { block: func(); } } }
@@ -309,8 +311,7 @@ async fn an_import_that_the_host_does_not_have_is_named() {
 async fn a_describe_that_fails_is_told_from_one_that_says_nonsense() {
     let trapped = refusal(fixture::describing("", TRAP)).await;
     assert!(matches!(trapped, LoadError::DescribeFailed(DescribeFailed::Trap { .. })), "{trapped}");
-    let spinning = refusal(fixture::describing("", SPIN)).await;
-    assert!(matches!(spinning, LoadError::DescribeFailed(DescribeFailed::Timeout { what: "cpu", .. })), "{spinning}");
+    super::hostile::refused_for_computing(fixture::describing("", SPIN)).await;
     let nonsense = refusal(fixture::describing("", &fixture::describe_with_version(112, 6))).await;
     assert!(nonsense.to_string().contains(r#""a test" is not a semantic version"#), "{nonsense}");
     let capable = fixture::describing(SET, &format!("{SET_KEY} {}", fixture::DESCRIBE));
@@ -416,4 +417,36 @@ async fn an_instance_that_remembers_one_generation_of_state_sees_no_other() {
         "what is of no use any more makes room: {:?}",
         again.outcome
     );
+}
+
+#[tokio::test]
+async fn an_instance_is_replaced_before_what_it_leaks_counts() {
+    // Rejects from its 10,001st event on.
+    let forgetful = format!(
+        "(global.set $handled (i32.add (global.get $handled) (i32.const 1)))
+         (if (result i32) (i32.gt_u (global.get $handled) (i32.const 10000)) (then {REJECT}) (else {DONE}))"
+    );
+    let version = version(guest(&forgetful), &Policy::default()).await;
+    let (event, mut fresh) = (placed(&order()), 0);
+    for _ in 0..10_001 {
+        fresh += u32::from(version.warm() == 0);
+        let handled = version.handle_event(&event, 1, Origin::Live, Arc::new(Memory::default())).await;
+        assert!(matches!(handled.outcome, Outcome::Done), "{:?}", handled.outcome);
+        version.keep(handled.instance.unwrap());
+    }
+    assert_eq!(fresh, 2);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_cache_of_another_user_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    // Who is not root finds one that is root's.
+    let theirs = match std::os::unix::fs::chown(dir.path(), Some(1), None) {
+        Ok(()) => dir.path(),
+        Err(_) => std::path::Path::new("/usr"),
+    };
+    let settings = Settings { cache_dir: Some(theirs.to_owned()), instances_max: 1, ..Settings::default() };
+    let refused = super::Sandbox::new(settings).err().unwrap().to_string();
+    assert!(refused.contains("belongs to another user"), "{refused}");
 }

@@ -182,4 +182,16 @@ mod tests {
         let more = (0..3).filter(|number| table.push(*number).is_ok()).count();
         assert_eq!((more, longest(&mut table), table.push(9).is_ok()), (3, 4, false));
     }
+
+    #[test]
+    fn a_line_without_an_end_is_ended_where_lines_end() {
+        let log = Arc::new(GuestLog::new(None, usize::MAX));
+        let mut lines = Lines { log: Arc::clone(&log), stream: Stream::Out, begun: Vec::new() };
+        for _ in 0..30 {
+            lines.write(Bytes::from(vec![b'a'; 1 << 10])).unwrap();
+            assert!(lines.begun.capacity() <= 2 * CHUNK_BYTES_MAX);
+        }
+        let kept = log.take_kept();
+        assert!(kept.len() > 1 && kept.iter().all(|line| line.text.len() <= CHUNK_BYTES_MAX), "{} lines", kept.len());
+    }
 }

@@ -208,3 +208,31 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_version_is_linked_anew_for_what_it_was_linked_for_and_for_nothing_else() {
+    let plain = parse("").unwrap();
+    for relinked in [
+        "isolation = \"event\"",
+        "[grant]\nsms = true",
+        "[grant]\nhttp = [{ url_prefix = \"https://a.example/\", methods = [\"GET\"] }]",
+        "[grant]\nsecrets = { TOKEN = \"env:TOKEN\" }",
+        "[settings]\nregion = \"eu\"",
+        "[limits]\nmemory = \"1MiB\"",
+        "[limits]\nhttp_calls = 1",
+    ] {
+        assert!(!parse(relinked).unwrap().links_like(&plain), "{relinked}");
+    }
+    for same in [
+        "concurrency = 2",
+        "rate = \"5/s\"",
+        "on_dead = \"skip\"",
+        "keep_versions = 2",
+        "subscribe = [\"order.placed\"]",
+        "shadow = \"next.wasm\"",
+        "[retry]\nmax_attempts = 2",
+        "[rollout]\npercent = 5",
+    ] {
+        assert!(parse(same).unwrap().links_like(&plain), "{same}");
+    }
+}

@@ -1,16 +1,17 @@
 //! Memory: how much a guest can have in whatever form, what becomes of it, and that nobody finds what another left.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use wasm_encoder::{ComponentSection as _, Encode as _};
 use wasmtime::wasmparser::{Parser, Payload};
 
-use super::{DONE, Guest, done, guest, handle, refused, trap, tried, version};
+use super::{DONE, Guest, done, goes_on, guest, handle, refused, trap, tried, version};
 use crate::backend::Origin;
 use crate::capability::fixture::{Memory, order, placed};
 use crate::policy::{Isolation, Limits, Policy};
 use crate::sandbox::fixture::{self, REJECT};
-use crate::sandbox::{LoadError, Outcome, Sandbox, Settings};
+use crate::sandbox::{DescribeFailed, LoadError, Outcome, Sandbox, Settings};
 use crate::version::Binary;
 
 const MIB: usize = 1 << 20;
@@ -161,4 +162,39 @@ async fn instances_that_grew_large_do_not_all_stay_warm() {
         version.keep(handled.instance.unwrap());
     }
     assert!((1..=2).contains(&version.warm()), "{} instances of 50 MiB", version.warm());
+}
+
+#[tokio::test]
+async fn memory_beyond_its_limit_ends_a_describe_too() {
+    let describe = format!("(drop (memory.grow (i32.const 4200))) {}", fixture::DESCRIBE);
+    let refused = refused(Guest { describe: &describe, ..Guest::default() }.build()).await;
+    let LoadError::DescribeFailed(DescribeFailed::Trap { kind, .. }) = &refused else { panic!("{refused}") };
+    assert_eq!(kind, "memory");
+}
+
+#[tokio::test]
+async fn instances_that_wait_take_no_place_from_those_that_run() {
+    let sandbox = Sandbox::new(Settings { instances_max: 1, ..Settings::default() }).unwrap();
+    let version = version(&sandbox, guest(DONE), Limits::default()).await;
+    version.keep(handle(&version).await.instance.unwrap());
+    assert_eq!(version.warm(), 1);
+    let others = tokio::time::timeout(Duration::from_secs(60), goes_on(&sandbox)).await;
+    others.expect("a place");
+}
+
+#[tokio::test]
+async fn all_instances_that_wait_hold_no_more_together_than_a_gigabyte() {
+    let grows = format!("(drop (memory.grow (i32.const 1600))) {DONE}");
+    let sandbox = Sandbox::new(Settings { instances_max: 32, ..Settings::default() }).unwrap();
+    let plugin = sandbox.load(guest(&grows)).await.unwrap();
+    let mut versions = Vec::new();
+    for number in 0..16 {
+        let policy = Policy { limits: limited(128 * MIB), ..Policy::default() };
+        let version = plugin.link(&format!("large-{number}").parse().unwrap(), &policy).unwrap();
+        version.keep(handle(&version).await.instance.unwrap());
+        versions.push(version);
+    }
+    // Of 100 MiB and a little each.
+    let warm: usize = versions.iter().map(|version| version.warm()).sum();
+    assert!((8..=10).contains(&warm), "{warm}");
 }

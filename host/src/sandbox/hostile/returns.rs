@@ -128,3 +128,30 @@ async fn a_huge_description_is_refused_in_few_words() {
     let refused = refused(Guest { describe: &many, ..Guest::default() }.build()).await;
     assert!(refused.to_string().contains("subscriptions are too many"), "{refused}");
 }
+
+#[tokio::test]
+async fn a_reason_as_long_as_a_book_is_kept_in_part() {
+    let filled =
+        "(drop (memory.grow (i32.const 16))) (memory.fill (i32.const 65536) (i32.const 97) (i32.const 1000000))";
+    let text = |store: &str, at: u32| {
+        let length = at + 4;
+        store
+            .replace(
+                &format!("(i32.store (i32.const {at}) (i32.const 80))"),
+                &format!("(i32.store (i32.const {at}) (i32.const 65536))"),
+            )
+            .replace(
+                &format!("(i32.const {length}) (i32.const 5)"),
+                &format!("(i32.const {length}) (i32.const 1000000)"),
+            )
+    };
+    let retry = tried(guest(&format!("{filled} {}", text(fixture::RETRY, 1056))), Limits::default()).await;
+    let reject = tried(guest(&format!("{filled} {}", rejecting(65_536, 1_000_000))), Limits::default()).await;
+    let (Outcome::Retry { reason: later, .. }, Outcome::Reject { reason: never }) = (&retry.outcome, &reject.outcome)
+    else {
+        panic!("{:?}, {:?}", retry.outcome, reject.outcome)
+    };
+    for reason in [later, never] {
+        assert!((1_000..5_000).contains(&reason.len()) && reason.starts_with("aaa"), "{} bytes", reason.len());
+    }
+}

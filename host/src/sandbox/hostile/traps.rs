@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use super::{
-    DONE, GRACE, Guest, each_traps, handle, refused, stopped_by_cpu, stopped_by_cpu_within, stopped_by_the_clock,
-    timeout, trap, tried, version,
+    DONE, GRACE, Guest, each_traps, handle, refused, refused_for_computing, stopped_by_cpu, stopped_by_cpu_within,
+    stopped_by_the_clock, timeout, trap, tried, version,
 };
 use crate::policy::Limits;
 use crate::sandbox::cpu::thread_cpu;
 use crate::sandbox::fixture::{self, REJECT, SPIN, TRAP};
+use crate::sandbox::tests::TIMER;
 use crate::sandbox::{DescribeFailed, LoadError, Outcome};
 
 const GET: &str = r#"(import "fanfare:consumer/state@0.1.0" "get" (func $get (param i32 i32 i32)))"#;
@@ -71,9 +72,7 @@ async fn a_trap_or_a_call_while_it_starts_is_why_it_is_refused() {
 async fn a_loop_while_it_starts_or_describes_itself_is_why_it_is_refused() {
     let spinning = starting("(loop $for_ever (br $for_ever))");
     for guest in [Guest { more: &spinning, ..Guest::default() }, Guest { describe: SPIN, ..Guest::default() }] {
-        let refused = refused(guest.build()).await;
-        let timeout = matches!(&refused, LoadError::DescribeFailed(DescribeFailed::Timeout { what: "cpu", .. }));
-        assert!(timeout, "{refused}");
+        refused_for_computing(guest.build()).await;
     }
 }
 
@@ -147,4 +146,16 @@ async fn names_as_long_as_can_be_are_shown_in_part() {
     trap(&handled);
     let Outcome::Trap { backtrace: Some(backtrace), .. } = &handled.outcome else { panic!("no backtrace") };
     assert!(backtrace.contains("owned"), "{backtrace}");
+}
+
+#[tokio::test]
+async fn a_describe_that_waits_is_stopped_by_the_clock() {
+    let imports = r#"
+        (import "wasi:clocks/monotonic-clock@0.2.0" "subscribe-duration" (func $subscribe (param i64) (result i32)))
+        (import "wasi:io/poll@0.2.0" "[method]pollable.block" (func $block (param i32)))"#;
+    let describe = format!("(call $block (call $subscribe (i64.const 100_000_000_000))) {}", fixture::DESCRIBE);
+    let guest = Guest { world: TIMER, imports, describe: &describe, ..Guest::default() }.build();
+    let refused = refused(guest).await;
+    let timeout = matches!(&refused, LoadError::DescribeFailed(DescribeFailed::Timeout { what: "time", .. }));
+    assert!(timeout, "{refused}");
 }
