@@ -1,8 +1,9 @@
 //! Plugins are compiled in a process of their own, within limits, and what is kept of that is trusted only with the host's mark.
 
 use std::fs;
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
 use std::process::Stdio;
 
 use fanfare_tests::orders::order;
@@ -69,20 +70,58 @@ fn leb128(mut number: usize) -> Vec<u8> {
 
 #[test]
 fn a_component_that_takes_too_long_to_compile_ends_the_compiler_at_its_limit() {
-    // What the host may not exceed, the compiler may not either, so smaller limits than its own can be set from outside.
-    let mut command = std::process::Command::new("sh");
-    command
-        .args(["-c", "ulimit -t 2; exec \"$0\" compile-plugin 8589934592 240"])
-        .arg(program::fanfare().get_program());
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().expect("the program starts");
-    let mut stdin = child.stdin.take().expect("its input");
-    // It may end before it has read everything.
-    let feeding = std::thread::spawn(move || drop(stdin.write_all(&bomb())));
-    let ended = child.wait_with_output().expect("it ends");
-    feeding.join().expect("fed");
-    // SIGXCPU, by which the host knows that it was the limit on CPU time.
-    assert_eq!((ended.status.signal(), ended.stdout.len()), (Some(24), 0), "{ended:?}");
+    // What the host may not exceed, the compiler may not either: neither what it is told, nor what is set from outside.
+    for (cpu_seconds, outside) in [("2", "unlimited"), ("240", "2")] {
+        let mut command = std::process::Command::new("sh");
+        let limited = format!("ulimit -t {outside}; exec \"$0\" compile-plugin 8589934592 {cpu_seconds}");
+        command.args(["-c", &limited]).arg(program::fanfare().get_program());
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("the program starts");
+        let mut stdin = child.stdin.take().expect("its input");
+        // It may end before it has read everything.
+        let feeding = std::thread::spawn(move || drop(stdin.write_all(&bomb())));
+        let ended = child.wait_with_output().expect("it ends");
+        feeding.join().expect("fed");
+        // SIGXCPU, by which the host knows that it was the limit on CPU time.
+        assert_eq!((ended.status.signal(), ended.stdout.len()), (Some(24), 0), "{cpu_seconds}, {outside}: {ended:?}");
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn the_compiler_may_open_write_and_keep_nothing_and_does_not_outlive_its_host() {
+    // It waits for a component that never comes, from the input of the shell that stands in for the host.
+    let program = program::fanfare();
+    let script = "exec 3<&0; \"$0\" compile-plugin 4294967296 7 <&3 >/dev/null & echo $!; wait";
+    let mut host = std::process::Command::new("sh");
+    host.args(["-c", script]).arg(program.get_program()).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut host = host.spawn().expect("a shell");
+    let input = host.stdin.take();
+    let mut told = String::new();
+    BufReader::new(host.stdout.take().expect("its output")).read_line(&mut told).expect("a number");
+    let process = Path::new("/proc").join(told.trim());
+
+    let limits = || fs::read_to_string(process.join("limits")).unwrap_or_default();
+    eventually("it has limited itself", || {
+        let limits = limits();
+        let limit = |name: &str| limits.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
+        let maximum = |name| limit(name).split_whitespace().nth(1).unwrap_or_default().to_owned();
+        let set = ["Max open files", "Max file size", "Max core file size", "Max address space"].map(maximum);
+        let cpu = limit("Max cpu time").split_whitespace().next().unwrap_or_default();
+        if (set.each_ref().map(String::as_str), cpu) == (["0", "0", "0", "4294967296"], "7") {
+            Ok(())
+        } else {
+            Err(limits)
+        }
+    });
+    host.kill().expect("killed");
+    host.wait().expect("it ends");
+    // A process of nobody may be left for a while as a name without memory.
+    eventually("its compiler has ended", || match fs::read_to_string(process.join("statm")) {
+        Ok(memory) if !memory.starts_with("0 ") => Err(memory),
+        _ => Ok(()),
+    });
+    drop(input);
 }
 
 #[test]
