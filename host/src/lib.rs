@@ -17,6 +17,7 @@ pub mod version;
 pub mod backend;
 pub mod config;
 pub mod fault;
+pub mod file;
 pub mod telemetry;
 pub mod threads;
 

@@ -13,6 +13,7 @@ use super::{
 };
 use crate::fault::{self, Fault};
 
+use crate::file;
 /// Each message on its way is a connection to the mail server; more than this is taken for abuse.
 const MAIL_CONCURRENCY_MAX: usize = 64;
 const MAIL_CONCURRENCY: NonZeroUsize = NonZeroUsize::new(4).unwrap();
@@ -251,11 +252,7 @@ fn secret(text: &str, variable: &dyn Fn(&str) -> Option<String>) -> Result<Strin
 }
 
 fn read_secret(path: &str) -> std::io::Result<String> {
-    let size = std::fs::metadata(path)?.len();
-    if size > SECRET_BYTES_MAX {
-        return Err(std::io::Error::other(format!("{size} bytes are too many for a password")));
-    }
-    Ok(std::fs::read_to_string(path)?.trim_end_matches(['\r', '\n']).to_owned())
+    Ok(file::read_text(path.as_ref(), SECRET_BYTES_MAX)?.trim_end_matches(['\r', '\n']).to_owned())
 }
 
 pub(super) fn one_of<T: Copy>(text: &str, choices: &[(&str, T)]) -> Result<T, String> {

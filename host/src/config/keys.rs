@@ -1,10 +1,8 @@
 //! Whose plugins are taken.
 
-use std::fs::File;
-use std::io::Read as _;
-
 use super::check::Check;
 use super::{Error, RawConfig};
+use crate::file;
 use crate::policy::CompileLimits;
 use crate::signature::{KEYS_MAX, NotAKey, PublicKey};
 
@@ -37,9 +35,7 @@ fn key(text: &str) -> Result<PublicKey, String> {
         // Never repeated: it may be a secret key, written in the wrong place.
         return text.parse().map_err(|NotAKey| "write public keys as ed25519:BASE64 or file:PATH".to_owned());
     };
-    let mut bytes = Vec::new();
-    let read = File::open(path).and_then(|file| file.take(FILE_BYTES_MAX).read_to_end(&mut bytes));
-    read.map_err(|error| format!("{path}: {error}"))?;
+    let bytes = file::read(path.as_ref(), FILE_BYTES_MAX).map_err(|error| format!("{path}: {error}"))?;
     PublicKey::from_file(&bytes).map_err(|error| format!("{path} is {error}, or not the public one"))
 }
 

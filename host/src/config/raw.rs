@@ -53,11 +53,7 @@ impl RawConfig {
     /// Where it cannot be read, is no TOML, or has a key that is no setting.
     pub fn read_file(&mut self, file: &Path) -> Result<(), Error> {
         let refuse = |what: String| Error(vec![format!("{}: {what}", file.display())]);
-        let size = std::fs::metadata(file).map_err(|error| refuse(error.to_string()))?.len();
-        if size > FILE_BYTES_MAX {
-            return Err(refuse(format!("{size} bytes are too many for a config file ({FILE_BYTES_MAX} at most)")));
-        }
-        let text = std::fs::read_to_string(file).map_err(|error| refuse(error.to_string()))?;
+        let text = crate::file::read_text(file, FILE_BYTES_MAX).map_err(|error| refuse(error.to_string()))?;
         self.read_text(file, &text)
     }
 

@@ -1,7 +1,7 @@
 //! Keys that sign plugins, and signing: for those who have no other tool.
 
 use std::fs;
-use std::io::{Read as _, Write as _};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, anyhow};
@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use crate::cli::print::{Output, text};
 use crate::consumer::directory::PLUGIN_BYTES_MAX;
+use crate::file;
 use crate::signature::{self, KEY_PAIR_BYTES, KeyPair};
 
 pub fn generate(name: &Path, output: &Output) -> Result<()> {
@@ -56,12 +57,7 @@ pub fn sign(file: &Path, key: &Path, to: Option<&Path>, output: &Output) -> Resu
 }
 
 fn read(path: &Path, bytes_max: u64) -> Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    fs::File::open(path)
-        .and_then(|file| file.take(bytes_max + 1).read_to_end(&mut bytes))
-        .with_context(|| format!("cannot read {}", path.display()))?;
-    anyhow::ensure!(bytes.len() as u64 <= bytes_max, "{} has more than {bytes_max} bytes", path.display());
-    Ok(bytes)
+    file::read(path, bytes_max).with_context(|| format!("cannot read {}", path.display()))
 }
 
 fn create(path: &Path, mode: u32, content: &[u8]) -> Result<()> {
