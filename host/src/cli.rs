@@ -56,7 +56,7 @@ struct Cli {
 #[derive(Args, Clone, Debug)]
 struct Target {
     /// The host to talk to.
-    #[arg(long, global = true, env = "FANFARE_URL", default_value = "http://127.0.0.1:8080")]
+    #[arg(long, global = true, env = "FANFARE_URL", hide_env_values = true, default_value = "http://127.0.0.1:8080")]
     url: String,
     /// Print JSON, for programs.
     #[arg(long, global = true)]

@@ -21,8 +21,10 @@ mod keys;
 mod raw;
 mod retention;
 pub mod settings;
+mod shown;
 
 pub use raw::{Given, Origin, RawConfig};
+pub use shown::without_login;
 
 /// Everything that the host was set to, checked.
 #[derive(Clone, Debug)]

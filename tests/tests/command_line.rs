@@ -346,6 +346,35 @@ fn exit_codes_tell_what_a_script_must_know() {
     assert!(help.stdout.contains("Exit codes:"), "{help:#?}");
 }
 
+#[test]
+fn a_password_in_the_address_of_a_host_is_never_shown() {
+    for (url, code) in [("http://shop:hunter2@127.0.0.1:1", UNREACHABLE), ("shop:hunter2@127.0.0.1:1", USAGE)] {
+        for arguments in [&["orders", "list"][..], &["--json", "orders", "list"], &["consumers", "list", "--help"]] {
+            let run = program::finish(program::fanfare().env("FANFARE_URL", url).args(arguments));
+            let wanted = if arguments.contains(&"--help") { Some(0) } else { code };
+            assert_eq!(run.code(), wanted, "{run:#?}");
+            assert!(!format!("{}{}", run.stdout, run.stderr).contains("hunter2"), "{run:#?}");
+        }
+    }
+}
+
+#[test]
+fn settings_are_read_from_a_file_and_from_nothing_that_may_never_end() {
+    let host = TestHost::new();
+    let pipe = host.folder().join("pipe");
+    assert!(Command::new("mkfifo").arg(&pipe).status().expect("mkfifo").success());
+    let pipe = pipe.display().to_string();
+    let settings =
+        format!("plugin_keys = \"file:{pipe}\"\n[mail]\ntransport = \"smtp\"\nhost = \"localhost\"\nuser = \"a\"\n");
+    let file = write(&host, "fanfare.toml", &format!("{settings}password = \"file:{pipe}\"\n"));
+    let folder = host.folder().display().to_string();
+    for (config, faults) in [(&pipe, 1), (&folder, 1), (&file, 2)] {
+        let run = program::run(["serve", "--config", config]);
+        assert_eq!(run.code(), USAGE, "{run:#?}");
+        assert_eq!(run.stderr.matches("name").count(), faults, "it says what to do: {run:#?}");
+    }
+}
+
 /// Runs a command against `host`, for programs.
 fn fanfare(host: &TestHost, arguments: &[&str]) -> Run {
     program::finish(program::fanfare().args(["--json", "--url", host.client().base()]).args(arguments))

@@ -1,6 +1,6 @@
 //! A host, spoken to over HTTP.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::io::{BufRead, BufReader};
 use std::time::Duration;
 
@@ -9,6 +9,7 @@ use ureq::http::{Response, Uri};
 use ureq::{Agent, Body};
 
 use super::failure::{Failure, Problem};
+use crate::config::without_login;
 
 /// A person who waits longer than this thinks that nothing happens any more.
 const CONNECT_TIME_MAX: Duration = Duration::from_secs(5);
@@ -21,10 +22,17 @@ const PROBLEM_BYTES_MAX: u64 = 1 << 20;
 const LINE_BYTES_MAX: u64 = 4 << 20;
 
 /// Cheap to clone; clones share their connections.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Client {
     agent: Agent,
+    /// It may have a password in it: people see [`Client::shown`].
     base: String,
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client").field("base", &self.shown()).finish_non_exhaustive()
+    }
 }
 
 /// A request body and what it is.
@@ -53,7 +61,8 @@ impl Client {
                 && !base.contains(['?', '#'])
         });
         if !legal {
-            return Err(Failure::Usage(format!("--url: {url:?} is not a URL such as http://127.0.0.1:8080")));
+            let shown = without_login(url);
+            return Err(Failure::Usage(format!("--url: {shown:?} is not a URL such as http://127.0.0.1:8080")));
         }
         let agent = Agent::config_builder()
             .http_status_as_error(false)
@@ -138,22 +147,28 @@ impl Client {
         checked(request.send(payload.bytes).map_err(|error| self.lost(&error))?)
     }
 
+    fn shown(&self) -> String {
+        without_login(&self.base)
+    }
+
     fn url(&self, path: &str) -> String {
         format!("{}{path}", self.base)
     }
 
     fn lost(&self, error: &ureq::Error) -> Failure {
+        let shown = self.shown();
+        // It may say what was asked for.
+        let told = error.to_string().replace(&self.base, &shown);
         match error {
             ureq::Error::Io(_)
             | ureq::Error::Timeout(_)
             | ureq::Error::HostNotFound
             | ureq::Error::ConnectionFailed
             | ureq::Error::Protocol(_) => Failure::Unavailable(format!(
-                "no answer from {}: {error}; is the host running? Start one with `fanfare serve`, or name another with \
-                 --url",
-                self.base
+                "no answer from {shown}: {told}; is the host running? Start one with `fanfare serve`, or name another with \
+                 --url"
             )),
-            _ => Failure::Failed(format!("the request to {} failed: {error}", self.base)),
+            _ => Failure::Failed(format!("the request to {shown} failed: {told}")),
         }
     }
 }
@@ -240,6 +255,21 @@ mod tests {
         for url in ["", "127.0.0.1:8080", "ftp://x", "http://", "http://x?a=1", "http://x#a"] {
             assert!(matches!(Client::new(url), Err(Failure::Usage(_))), "{url:?}");
         }
+    }
+
+    #[test]
+    fn a_password_in_the_url_is_never_shown() {
+        for url in ["user:hunter2@x", "ftp://user:hunter2@x", "http://user:hunter2@", "http://user:hunter2@x?a=1"] {
+            let failure = Client::new(url).unwrap_err();
+            assert!(!failure.to_string().contains("hunter2"), "{failure}");
+        }
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let client = Client::new(&format!("http://user:hunter2@127.0.0.1:{port}")).unwrap();
+        for path in ["/v1/orders", "//%", "/\n"] {
+            let failure = client.get(path, &[]).unwrap_err();
+            assert!(!failure.to_string().contains("hunter2"), "{failure}");
+        }
+        assert!(!format!("{client:?}").contains("hunter2"));
     }
 
     #[test]

@@ -10,10 +10,11 @@ use tracing_subscriber::EnvFilter;
 
 use super::{
     AllowedHosts, BackendKind, Config, Error, Given, Log, LogFormat, Login, Mail, RawConfig, Smtp, Tls, Transport,
+    without_login,
 };
 use crate::fault::{self, Fault};
-
 use crate::file;
+
 /// Each message on its way is a connection to the mail server; more than this is taken for abuse.
 const MAIL_CONCURRENCY_MAX: usize = 64;
 const MAIL_CONCURRENCY: NonZeroUsize = NonZeroUsize::new(4).unwrap();
@@ -218,7 +219,7 @@ fn host(text: &str) -> Result<String, String> {
     if !text.is_empty() && text.len() <= 253 && text.bytes().all(legal) {
         return Ok(text.to_owned());
     }
-    Err(format!("{text:?} is not the name or the address of a server"))
+    Err(format!("{:?} is not the name or the address of a server", without_login(text)))
 }
 
 fn mailbox(text: &str) -> Result<Mailbox, String> {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::Given;
 use super::check::{Check, boolean, one_of};
 use super::retention::time;
+use super::without_login;
 use crate::backend::aws::{Endpoints, NotAPrefix, Settings, TopicKind};
 
 /// Each waits longer than the one before; after this many the answer comes too late for anybody.
@@ -82,16 +83,20 @@ fn region(text: &str) -> Result<String, String> {
 }
 
 fn endpoint(text: &str, insecure: bool) -> Result<String, String> {
-    let wrong = || format!("{text:?} is not a URL such as http://127.0.0.1:4566");
+    let shown = without_login(text);
+    let wrong = || format!("{shown:?} is not a URL such as http://127.0.0.1:4566");
     let url: http::Uri = text.parse().map_err(|_| wrong())?;
     let host = url.host().ok_or_else(wrong)?;
     let this_machine = host == "localhost"
         || host.trim_matches(['[', ']']).parse().is_ok_and(|address: std::net::IpAddr| address.is_loopback());
+    if url.authority().is_some_and(|authority| authority.as_str().contains('@')) {
+        return Err(format!("{shown:?}: requests are signed, and need no login: leave it out"));
+    }
     match url.scheme_str() {
         Some("https") => Ok(text.to_owned()),
         Some("http") if this_machine || insecure => Ok(text.to_owned()),
         Some("http") => Err(format!(
-            "{text:?}: without TLS anybody on the way to {host} could read the orders: use https, or pass --insecure"
+            "{shown:?}: without TLS anybody on the way to {host} could read the orders: use https, or pass --insecure"
         )),
         _ => Err(wrong()),
     }
@@ -142,6 +147,15 @@ operation_timeout = "30s"
         assert_eq!((set.topic, set.attempts_max.get()), (TopicKind::Standard, 2));
         assert_eq!(set.connect_timeout, Duration::from_millis(500));
         assert_eq!((set.attempt_timeout, set.operation_timeout), (Duration::from_secs(5), Duration::from_secs(30)));
+    }
+
+    #[test]
+    fn a_password_in_an_endpoint_is_refused_and_never_shown() {
+        for url in ["https://user:hunter2@x", "http://user:hunter2@x", "ftp://user:hunter2@x", "user:hunter2@x"] {
+            let refused = read(&format!("[aws]\nendpoint_url = {url:?}")).unwrap_err();
+            assert!(!refused.contains("hunter2"), "{refused}");
+        }
+        assert!(read("[aws]\nendpoint_url = \"https://x/a@b\"").is_ok(), "no login");
     }
 
     #[test]

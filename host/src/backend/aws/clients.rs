@@ -13,7 +13,7 @@ use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
 
 use super::resources::POLL_MAX;
 use super::settings::{Endpoints, Settings};
-use crate::config::from_env;
+use crate::config::{from_env, without_login};
 use meter::Meter;
 use throttled::Throttled;
 
@@ -69,7 +69,7 @@ impl Clients {
             Service::DynamoDb => &self.endpoints.dynamodb,
         };
         match endpoint {
-            Some(url) => format!("at {url}"),
+            Some(url) => format!("at {}", without_login(url)),
             None => format!("in {}", self.region),
         }
     }
