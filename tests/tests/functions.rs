@@ -21,6 +21,16 @@ fn host(prefix: &str) -> TestHost {
 }
 
 #[test]
+fn a_worker_without_a_folder_of_consumers_says_so_and_makes_none() {
+    let mut worker = TestFunction::new("worker", &prefix());
+    let nowhere = worker.folder().join("nowhere");
+    worker.variable("FANFARE_CONSUMERS_DIR", &nowhere.display().to_string());
+    let why = worker.start_or_fail().expect_err("it has no plugins").to_string();
+    assert!(why.contains("nowhere") && why.contains("FANFARE_CONSUMERS_DIR"), "{why}");
+    assert!(!nowhere.exists());
+}
+
+#[test]
 fn what_might_not_end_in_time_comes_back_before_it_begins() {
     let prefix = prefix();
     let mut sleeps = TestFunction::new("consumer.sleeps", &prefix);

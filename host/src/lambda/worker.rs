@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use lambda_runtime::{LambdaEvent, service_fn};
 use serde_json::{Value, json};
 use tokio::runtime::Handle;
@@ -32,6 +32,13 @@ pub struct Worker {
 
 impl Worker {
     pub async fn open(config: &Config, backend: Backend, invoked: Invoked, deliveries: &Handle) -> Result<Self> {
+        let folder = &config.consumers_dir;
+        ensure!(
+            folder.is_dir(),
+            "there is no folder {}: put the plugins of all consumers there, or name the folder that has them with \
+             consumers_dir (FANFARE_CONSUMERS_DIR)",
+            folder.display()
+        );
         let directory = app::directory(config, &backend, deliveries, None).await?;
         let catalogue = directory.catalogue();
         for status in catalogue.list().iter().filter(|status| status.state != State::Running) {
