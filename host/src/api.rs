@@ -2,7 +2,8 @@
 //!
 //! Requests become calls of the ports and answers become JSON; nothing is decided here that an order or a backend
 //! could decide. A POST of JSON must say `Content-Type: application/json`, every body and every wait is bounded
-//! ([`limits`]), and everything that goes wrong is an RFC 9457 problem ([`problem`]).
+//! ([`limits`]), what a page of another site makes a browser send is refused ([`origin`]), and everything that goes wrong is
+//! an RFC 9457 problem ([`problem`]).
 //!
 //! **Invariant**: a 201 is built from a [`Durable`](crate::backend::Durable) placement and from nothing else.
 
@@ -36,6 +37,7 @@ mod import;
 mod invoked;
 pub mod limits;
 mod orders;
+mod origin;
 mod page;
 mod pause;
 mod place;
@@ -158,6 +160,7 @@ pub fn router(api: Api) -> Router {
         .route_layer(middleware::from_fn(measure))
         .fallback(request::not_found)
         .method_not_allowed_fallback(request::method_not_allowed)
+        .layer(middleware::from_fn(origin::own))
         .with_state(shared)
 }
 

@@ -1,6 +1,6 @@
 //! What bad input gets: a problem that names the field, and nothing stored.
 
-use fanfare_tests::orders::{order, referenced};
+use fanfare_tests::orders::{event, order, referenced};
 use fanfare_tests::wire::Wire;
 use fanfare_tests::{Client, TestHost, Value, json};
 
@@ -41,6 +41,35 @@ const CASES: [Case; 22] = [
     ),
     ("an id of one's own", |order| order["id"] = json!("0190b5a0-0000-7000-8000-000000000000"), 422, "id"),
 ];
+
+#[test]
+fn what_a_page_of_another_site_makes_a_browser_send_changes_nothing() {
+    let host = TestHost::with(&[]);
+    let client = host.client();
+    let order = order(&[("TEA", 1)]).to_string();
+    let own = format!("http://{}", client.address());
+    let json = ("Content-Type", "application/json");
+    for foreign in [
+        &[json, ("Sec-Fetch-Site", "cross-site")][..],
+        &[json, ("Sec-Fetch-Site", "same-site"), ("Origin", "http://localhost:3000")],
+        &[json, ("Origin", "http://localhost:3000")],
+        &[json, ("Origin", "null")],
+        &[("Content-Type", "text/plain"), ("Origin", "http://evil.example")],
+    ] {
+        let answer = client.try_post("/v1/orders", foreign, order.as_bytes()).expect("an answer");
+        assert_eq!(answer.problem(403)["type"], "/problems/foreign-page", "{foreign:?}");
+    }
+    let event = event("1", "com.example.a", "TEA", json!({})).to_string();
+    let headers = [("Content-Type", "application/cloudevents+json"), ("Sec-Fetch-Site", "cross-site")];
+    let answer = client.try_post("/v1/events", &headers, event.as_bytes()).expect("an answer");
+    assert_eq!(answer.problem(403)["type"], "/problems/foreign-page");
+    assert_nothing_is_stored(&client);
+
+    for page in [&[json][..], &[json, ("Sec-Fetch-Site", "same-origin"), ("Origin", &own)], &[json, ("Origin", &own)]] {
+        let answer = client.try_post("/v1/orders", page, order.as_bytes()).expect("an answer");
+        assert_eq!(answer.status.as_u16(), 201, "{page:?}: {answer:#?}");
+    }
+}
 
 #[test]
 fn each_bad_order_gets_a_problem_that_names_the_field_and_is_not_stored() {

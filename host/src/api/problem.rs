@@ -77,6 +77,8 @@ pub enum Error {
     MethodNotAllowed { method: String, path: String },
     #[error("this host answers to {expected}, not to {host:?}; see the setting allowed_hosts")]
     WrongHost { host: String, expected: String },
+    #[error("a page of another site ({from}) made a browser send this: only pages of this host may, and programs")]
+    ForeignPage { from: String },
     #[error("{what} are limited to {max} at a time; end one or try again later")]
     TooMany { what: &'static str, max: usize },
     /// It may be stored or not.
@@ -153,6 +155,7 @@ impl Error {
                 (S::METHOD_NOT_ALLOWED, "/problems/method-not-allowed", "Method not allowed")
             }
             Self::WrongHost { .. } => (S::MISDIRECTED_REQUEST, "/problems/wrong-host", "Wrong host"),
+            Self::ForeignPage { .. } => (S::FORBIDDEN, "/problems/foreign-page", "Foreign page"),
             Self::TooMany { .. } => (S::SERVICE_UNAVAILABLE, "/problems/too-many", "Too many at a time"),
             Self::AnswerTooLarge => (S::INTERNAL_SERVER_ERROR, "/problems/answer-too-large", "Answer too large"),
             Self::CommitTooSlow | Self::InvocationOver => {
