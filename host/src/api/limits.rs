@@ -35,6 +35,11 @@ pub const LARGE_ANSWERS_MAX: usize = 64;
 /// How long a large body or answer waits for its turn.
 pub const TURN_TIME_MAX: Duration = Duration::from_secs(5);
 
+/// While others wait for their turn, whoever takes nothing of a large answer for so long loses it, and whoever has it for so long;
+/// the first is less than others wait.
+pub const ANSWER_STALL_MAX: Duration = Duration::from_secs(3);
+pub const ANSWER_TIME_MAX: Duration = Duration::from_secs(30);
+
 /// Time to send a whole body (not of an import): a client that takes longer holds a connection for nothing.
 pub const BODY_TIME_MAX: Duration = Duration::from_secs(10);
 
