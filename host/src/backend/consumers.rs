@@ -27,7 +27,8 @@ pub trait Consumers: Send + Sync {
     async fn state(&self, name: &ConsumerName, query: StateQuery) -> Result<StatePage>;
 
     /// Forgets a consumer: its position, its state and its dead letters are gone for good. Messages and records that
-    /// were committed stay. A consumer of this name that comes later is a new one.
+    /// were committed stay. A consumer of this name that comes later is a new one: whoever attaches meanwhile gets the one or the
+    /// other, as a whole.
     async fn forget(&self, name: &ConsumerName) -> Result<Durable<Forgotten>>;
 
     /// Pauses the consumer, or with `None` lets it go on. `false` where no consumer has that name.

@@ -44,6 +44,7 @@ mod check;
 mod dead_letters;
 mod deliveries;
 mod fleet;
+mod forgetting;
 mod hearing;
 mod intake;
 mod lanes;

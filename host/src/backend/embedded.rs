@@ -231,6 +231,8 @@ struct Store {
     contents: Arc<Contents>,
     orders: Mutex<Orders>,
     inboxes: Mutex<BTreeMap<ConsumerName, Arc<EmbeddedInbox>>>,
+    /// Consumers whose inboxes are about to be there, as often as somebody attaches: one comes here under the lock of the inboxes.
+    attaching: Mutex<Vec<ConsumerName>>,
     /// Rung when messages may be due.
     outgoing: tokio::sync::Notify,
     /// Rung when a way back was handed over.
@@ -253,6 +255,7 @@ impl Store {
             contents,
             orders: Mutex::new(Orders::default()),
             inboxes: Mutex::new(BTreeMap::new()),
+            attaching: Mutex::default(),
             outgoing: tokio::sync::Notify::new(),
             handed_over: Arc::default(),
             failed: watch::Sender::new(None),

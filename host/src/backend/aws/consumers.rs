@@ -170,6 +170,7 @@ impl Store {
 #[async_trait]
 impl Consumers for Aws {
     async fn attach(&self, name: &ConsumerName, start: Start) -> Result<Arc<dyn Inbox>> {
+        let _turn = self.store.turn_of(name).await;
         if let Some(inbox) = self.store.inbox(name) {
             return Ok(inbox);
         }
@@ -232,6 +233,7 @@ impl Consumers for Aws {
     async fn forget(&self, name: &ConsumerName) -> Result<Durable<Forgotten>> {
         let inbox = self.store.inbox(name);
         if inbox.as_ref().is_some_and(|inbox| inbox.is_in_use()) {
+        let _turn = self.store.turn_of(name).await;
             return Ok(Durable::assert(Forgotten::InUse));
         }
         self.store.hear_others().await?;

@@ -239,9 +239,10 @@ impl AwsInbox {
         weight.room(&self.store, &self.name, (max, generation), reads, effects).await
     }
 
+    /// Whether somebody handles its events, or has attached and is about to.
     pub fn is_in_use(&self) -> bool {
         let desk = self.desk.lock();
-        desk.concurrency() > 0 || desk.running() > 0
+        !desk.is_configured() || desk.concurrency() > 0 || desk.running() > 0
     }
 
     pub fn ring(&self) {

@@ -49,6 +49,8 @@ pub struct Store {
     pub publisher: Publisher,
     pub fleet: fleet::Known,
     pub inboxes: Mutex<BTreeMap<ConsumerName, Arc<AwsInbox>>>,
+    /// Held while a consumer of this name is attached or forgotten.
+    turns: Mutex<BTreeMap<ConsumerName, Arc<tokio::sync::Mutex<()>>>>,
     /// Rebuilds of consumers that are not here, of which that was said.
     pub aside: tokio::sync::Mutex<HashSet<(ConsumerName, i64)>>,
     pub retention: Mutex<Retention>,
@@ -89,6 +91,7 @@ impl Store {
             seat,
             publisher,
             inboxes: Mutex::default(),
+            turns: Mutex::default(),
             aside: tokio::sync::Mutex::default(),
             retention: Mutex::default(),
             retained: tokio::sync::Notify::new(),
@@ -121,6 +124,12 @@ impl Store {
 
     pub fn inbox(&self, name: &ConsumerName) -> Option<Arc<AwsInbox>> {
         self.inboxes.lock().get(name).cloned()
+    }
+
+    /// For attaching and forgetting, of which neither may come in the middle of the other.
+    pub async fn turn_of(&self, name: &ConsumerName) -> tokio::sync::OwnedMutexGuard<()> {
+        let turn = Arc::clone(self.turns.lock().entry(name.clone()).or_default());
+        turn.lock_owned().await
     }
 
     pub fn inboxes(&self) -> Vec<Arc<AwsInbox>> {

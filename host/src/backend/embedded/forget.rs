@@ -35,11 +35,34 @@ pub async fn forget(embedded: &Embedded, name: &ConsumerName) -> Result<Durable<
 
 type Answer = oneshot::Receiver<Result<Durable<Forgotten>>>;
 
+/// Held while the inbox of a consumer is made: until it is there, the consumer is not forgotten.
+#[must_use]
+pub struct Attaching<'a>(&'a Store, ConsumerName);
+
+impl Drop for Attaching<'_> {
+    fn drop(&mut self) {
+        let mut attaching = self.0.attaching.lock();
+        if let Some(at) = attaching.iter().position(|name| *name == self.1) {
+            attaching.swap_remove(at);
+        }
+    }
+}
+
+/// The inbox, where it is there already.
+pub fn attach<'a>(store: &'a Store, name: &ConsumerName) -> Result<Arc<EmbeddedInbox>, Attaching<'a>> {
+    let inboxes = store.inboxes.lock();
+    inboxes.get(name).map(Arc::clone).ok_or_else(|| {
+        store.attaching.lock().push(name.clone());
+        Attaching(store, name.clone())
+    })
+}
+
 /// Sends it off under the lock of the inboxes, so that whoever attaches from then on begins anew. `None` while somebody
-/// holds the inbox: he could commit for a consumer that is gone.
+/// holds the inbox, or makes it: he could commit for a consumer that is gone.
 fn job(store: &Store, name: &ConsumerName) -> Option<Result<Answer>> {
     let mut inboxes = store.inboxes.lock();
-    if inboxes.get(name).is_some_and(|inbox: &Arc<EmbeddedInbox>| Arc::strong_count(inbox) > 1) {
+    let is_held = inboxes.get(name).is_some_and(|inbox: &Arc<EmbeddedInbox>| Arc::strong_count(inbox) > 1);
+    if is_held || store.attaching.lock().contains(name) {
         return None;
     }
     let (reply, answer) = oneshot::channel();

@@ -26,9 +26,10 @@ const LOOKS_MAX: u32 = 4;
 #[async_trait]
 impl Consumers for Embedded {
     async fn attach(&self, name: &ConsumerName, start: Start) -> Result<Arc<dyn Inbox>> {
-        if let Some(inbox) = self.store.inboxes.lock().get(name) {
-            return Ok(Arc::clone(inbox) as _);
-        }
+        let _attaching = match forget::attach(&self.store, name) {
+            Ok(inbox) => return Ok(inbox as _),
+            Err(attaching) => attaching,
+        };
         let number = self.number(name, start).await?;
         let (store, owned) = (Arc::clone(&self.store), name.clone());
         let inbox = self.store.read(move |disk| EmbeddedInbox::open(store, owned, number, disk)).await?;
