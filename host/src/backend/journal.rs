@@ -26,7 +26,7 @@ pub trait Journal: Send + Sync {
     /// What became of each event of the order at each consumer, in journal order.
     async fn deliveries_of(&self, id: OrderId) -> Result<Vec<DeliveryReport>>;
 
-    /// Events after `after` (from the first if `None`), oldest first, at most `limit`.
+    /// Events after `after` (from the first if `None`), oldest first, at most `limit`; fewer where they are large.
     async fn events_after(&self, after: Option<Position>, limit: usize) -> Result<Vec<Arc<Event>>>;
 
     /// Position of the newest event; `None` where there never was one.
@@ -60,6 +60,9 @@ pub struct Page<T> {
     /// Hand it in as `after` to go on; `None` at the end.
     pub next: Option<String>,
 }
+/// Bytes of rows on one page, if it is more than one: an answer is made in one go, and is in memory as rows, values and JSON.
+pub(in crate::backend) const PAGE_BYTES_MAX: usize = 2 << 20;
+
 
 /// What became of one event at one consumer.
 #[derive(Clone, Debug, Serialize)]

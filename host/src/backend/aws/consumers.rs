@@ -14,7 +14,7 @@ use self::known::spoken;
 pub use self::known::{CatchUp, Epoch, Known, catch_up, heard, said};
 use super::Aws;
 use super::backfills::{Fills, gate};
-use super::inbox::{Asked, AwsInbox, scan};
+use super::inbox::{Asked, AwsInbox, page};
 use super::item::{CONSUMERS, Item, Key, LaneKey, counters_partition, entries_partition, json, number, text};
 use super::lane::Logged;
 use super::place::Place;
@@ -218,22 +218,24 @@ impl Consumers for Aws {
     async fn state(&self, name: &ConsumerName, query: StateQuery) -> Result<StatePage> {
         let Some(known) = self.store.known_as(name).await? else { return Ok(StatePage::default()) };
         let StateQuery { prefix, after, limit } = query;
-        let read = async |partition| scan(&self.store, partition, &prefix, after.as_deref(), limit + 1).await;
-        let mut entries = Vec::new();
-        for item in read(entries_partition(name, known.generation)).await? {
+        let (mut entries, mut counters) = (Vec::new(), Vec::new());
+        let partition = entries_partition(name, known.generation);
+        let (items, limit) = page(&self.store, partition, &prefix, after.as_deref(), limit).await?;
+        for item in items {
             entries.push((item.text("sk")?.to_owned(), item.blob("v").unwrap_or_default().to_vec()));
         }
-        let mut counters = Vec::new();
-        for item in read(counters_partition(name, known.generation)).await? {
+        let partition = counters_partition(name, known.generation);
+        let (items, limit) = page(&self.store, partition, &prefix, after.as_deref(), limit).await?;
+        for item in items {
             counters.push((item.text("sk")?.to_owned(), item.number("n")?));
         }
         Ok(StatePage::cut(entries, counters, limit))
     }
 
     async fn forget(&self, name: &ConsumerName) -> Result<Durable<Forgotten>> {
+        let _turn = self.store.turn_of(name).await;
         let inbox = self.store.inbox(name);
         if inbox.as_ref().is_some_and(|inbox| inbox.is_in_use()) {
-        let _turn = self.store.turn_of(name).await;
             return Ok(Durable::assert(Forgotten::InUse));
         }
         self.store.hear_others().await?;

@@ -53,7 +53,7 @@ pub use self::handed::{Message, Until};
 pub use self::rebuilt::{Again, Fate, Progress, Tried};
 use self::rebuilt::{Offered, WeightAgain};
 use self::view::AwsView;
-pub use self::view::scan;
+pub use self::view::page;
 use self::way::Way;
 use super::backfills::Fills;
 use super::consumers::{CatchUp, Known};

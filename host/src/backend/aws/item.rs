@@ -320,6 +320,17 @@ impl Item {
         value.parse().map(Some).map_err(|_| self.without(name))
     }
 
+    /// What it weighs, roughly.
+    pub fn bytes(&self) -> usize {
+        const OTHER_BYTES: usize = 8;
+        let bytes = |value: &AttributeValue| match value {
+            AttributeValue::S(text) => text.len(),
+            AttributeValue::B(blob) => blob.as_ref().len(),
+            _ => OTHER_BYTES,
+        };
+        self.0.iter().map(|(name, value)| name.len() + bytes(value)).sum()
+    }
+
     pub fn key(&self) -> Result<Key> {
         Ok(Key { pk: self.text("pk")?.to_owned(), sk: self.text("sk")?.to_owned() })
     }

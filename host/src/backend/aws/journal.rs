@@ -4,16 +4,21 @@ use std::cmp::Reverse;
 use std::sync::Arc;
 use std::time::Duration;
 
+use std::collections::VecDeque;
 use async_trait::async_trait;
 use tokio::time::Instant;
 
 use super::Aws;
+use futures::TryStreamExt as _;
+use serde::Serialize;
 use super::item::{Key, LaneKey, MESSAGES};
 use super::lane::{LOG_SHARDS, Logged, OLD_ORDERS, log_partition};
 use super::place::look;
 use super::store::Store;
 use super::table::{Indexed, Span};
-use crate::backend::{DeliveryReport, DeliveryState, Error, Journal, MessageReport, OrderQuery, Page, Result};
+use crate::backend::{
+    DeliveryReport, DeliveryState, Error, Journal, MessageReport, OrderQuery, PAGE_BYTES_MAX, Page, Result,
+};
 use crate::clock::Timestamp;
 use crate::event::{Event, Lane, Position};
 use crate::order::{Order, OrderId};
@@ -34,20 +39,33 @@ const ENTRIES: std::ops::RangeInclusive<usize> = 16..=400;
 impl Journal for Aws {
     async fn order(&self, id: OrderId) -> Result<Option<Order>> {
         Ok(self.store.order(id).await?.0)
+/// Events of a page that are read at once: each may be as large as an item.
+const EVENTS_AT_ONCE: usize = 32;
     }
 
     async fn orders(&self, query: OrderQuery) -> Result<Page<Order>> {
         let OrderQuery { customer, status, mut after, limit } = query;
-        let (began, mut items) = (Instant::now(), Vec::new());
+        let (began, mut items, mut bytes) = (Instant::now(), Vec::new(), 0);
         loop {
             let left = limit - items.len();
-            let (ids, next) = match &customer {
+            let (found, next) = match &customer {
                 Some(customer) => self.of_customer(customer, after.as_deref(), left).await?,
                 None => self.placed(after.as_deref(), left).await?,
             };
-            let orders = self.store.orders(ids).await?;
-            items.extend(orders.into_iter().filter(|order| status.is_none_or(|status| order.status == status)));
-            if next.is_none() || items.len() >= limit || began.elapsed() > FILL_TIME {
+            let (ids, mut cursors): (Vec<OrderId>, VecDeque<String>) = found.into_iter().unzip();
+            let mut orders = self.store.orders(ids);
+            while let Some(order) = orders.try_next().await? {
+                let cursor = cursors.pop_front();
+                if let Some(order) = order.filter(|order| status.is_none_or(|status| order.status == status)) {
+                    bytes += length(&order);
+                    items.push(order);
+                }
+                if bytes >= PAGE_BYTES_MAX && !cursors.is_empty() {
+                    return Ok(Page { items, next: cursor });
+                }
+            }
+            let is_full = items.len() >= limit || bytes >= PAGE_BYTES_MAX;
+            if next.is_none() || is_full || began.elapsed() > FILL_TIME {
                 return Ok(Page { items, next });
             }
             after = next;
@@ -110,10 +128,10 @@ impl Journal for Aws {
             Some(after) => below(&sort_of(&after).ok_or_else(|| Error::NotACursor(after.as_str().into()))?),
             None => "9".to_owned(),
         };
-        let span = Span { partition: MESSAGES.into(), from: "0".into(), to, newest_first: true, limit: limit + 1 };
-        let items = self.store.table.query(span).await?;
-        let next = more(&items, limit).map(|item| item.text("sk").map(cursor_of)).transpose()?;
-        let items = items.iter().take(limit).map(super::outgoing::report).collect::<Result<_>>()?;
+        let span = Span { partition: MESSAGES.into(), from: "0".into(), to, newest_first: true, limit };
+        let (items, holds) = self.store.table.page(span).await?;
+        let next = more(&items, holds).map(|item| item.text("sk").map(cursor_of)).transpose()?;
+        let items = items.iter().take(holds).map(super::outgoing::report).collect::<Result<_>>()?;
         Ok(Page { items, next })
     }
 
@@ -160,19 +178,19 @@ impl Aws {
         customer: &str,
         after: Option<&str>,
         limit: usize,
-    ) -> Result<(Vec<OrderId>, Option<String>)> {
+    ) -> Result<(Vec<Placed>, Option<String>)> {
         if let Some(other) = after.filter(|after| after.parse::<OrderId>().is_err()) {
             return Err(Error::NotACursor(other.into()));
         }
         let ids = self.store.table.of_customer(customer, after, limit + 1).await?;
         let next = more(&ids, limit).cloned();
-        let parsed = ids.iter().take(limit).filter_map(|id| id.parse().ok()).collect();
+        let parsed = ids.iter().take(limit).filter_map(|id| Some((id.parse().ok()?, id.clone()))).collect();
         Ok((parsed, next))
     }
 
     /// Orders by when they were placed, newest first: from the log, of which they are the first events of their lanes, and
     /// from what is kept of those that went by age.
-    async fn placed(&self, after: Option<&str>, limit: usize) -> Result<(Vec<OrderId>, Option<String>)> {
+    async fn placed(&self, after: Option<&str>, limit: usize) -> Result<(Vec<Placed>, Option<String>)> {
         let cursor = |text: &str| text.parse::<u64>().map_err(|_| Error::NotACursor(text.into()));
         let to = after.map(cursor).transpose()?.map_or(POSITION_MAX, |after| after.saturating_sub(1));
         let entries = limit.saturating_mul(ENTRIES_PER_ORDER).clamp(*ENTRIES.start(), *ENTRIES.end());
@@ -190,7 +208,8 @@ impl Aws {
             .collect();
         let next = if orders.len() > limit { orders.get(limit.saturating_sub(1)).map(|(_, at)| *at) } else { last };
         orders.truncate(limit);
-        Ok((orders.into_iter().map(|(id, _)| id).collect(), next.map(|at| at.to_string())))
+        let orders = orders.into_iter().map(|(id, at)| (id, at.to_string()));
+        Ok((orders.collect(), next.map(|at| at.to_string())))
     }
 }
 
@@ -205,6 +224,28 @@ impl Store {
         let shards = (0..LOG_SHARDS).map(|shard| {
             let partition = log_partition(shard);
             self.table.indexed(Indexed { partition, from, to, newest_first, limit })
+/// An order, and the cursor of a page that ends with it.
+type Placed = (OrderId, String);
+
+/// How long something is as JSON.
+fn length(value: &impl Serialize) -> usize {
+    struct Count(usize);
+    impl std::io::Write for Count {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0 += bytes.len();
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let mut count = Count(0);
+    // Nothing is written anywhere, and what cannot be written later is no answer.
+    let _ = serde_json::to_writer(&mut count, value);
+    count.0
+}
+
         });
         let mut found: Vec<(Key, u64)> = futures::future::try_join_all(shards).await?.into_iter().flatten().collect();
         if newest_first {
@@ -216,9 +257,55 @@ impl Store {
         Ok(found)
     }
 
-    /// Events behind a position that have settled, in the order of the journal.
-    pub async fn after(&self, after: u64, limit: usize) -> Result<Vec<Logged>> {
-        self.between(after, settled_below(Timestamp::now()).saturating_sub(1), limit).await
+    /// Where events stand behind a position, up to and with another, at most `limit`: in no order.
+    async fn positions(&self, after: u64, to: u64, limit: usize) -> Result<Vec<Position>> {
+        let mut found = Vec::new();
+        for first in (0..LOG_SHARDS).step_by(usize::try_from(SHARDS_AT_ONCE).unwrap_or(1)) {
+            let left = limit.saturating_sub(found.len());
+            if left == 0 {
+                break;
+            }
+            let shards = (first..LOG_SHARDS.min(first + SHARDS_AT_ONCE)).map(|shard| {
+                let (partition, from) = (log_partition(shard), after.saturating_add(1));
+                self.table.indexed(Indexed {
+                    partition,
+                    from,
+                    to: to.min(POSITION_MAX),
+                    newest_first: false,
+                    limit: left,
+                })
+            });
+            for (_, position) in futures::future::try_join_all(shards).await?.into_iter().flatten() {
+                found.extend(Position::new(position));
+            }
+        }
+        found.truncate(limit);
+        Ok(found)
+    }
+
+    /// Events behind a position that have settled, in the order of the journal: at most `limit`, and as many as stand on a page.
+    async fn after(&self, after: u64, limit: usize) -> Result<Vec<Logged>> {
+        let to = settled_below(Timestamp::now()).saturating_sub(1);
+        let (mut after, mut logged, mut bytes) = (after, Vec::new(), 0);
+        loop {
+            let left = limit - logged.len();
+            let found = self.log(after.saturating_add(1), to, false, left).await?;
+            let last = found.last().filter(|_| found.len() == left).map(|(_, position)| *position);
+            let keys: Vec<Key> = found.into_iter().map(|(key, _)| key).collect();
+            for keys in keys.chunks(EVENTS_AT_ONCE) {
+                let events = self.logged_at(keys).await?;
+                bytes += events.iter().map(|logged| length(&*logged.event)).sum::<usize>();
+                logged.extend(events);
+                if bytes >= PAGE_BYTES_MAX {
+                    return Ok(logged);
+                }
+            }
+            match last {
+                // The index still named some that went by age.
+                Some(last) if logged.len() < limit => after = last,
+                _ => return Ok(logged),
+            }
+        }
     }
 
     /// Events behind a position, up to and with another, at most `limit`; all of them where there are fewer.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::item::{Item, Key, json, number, text};
 use super::store::Store;
 use super::table::Span;
-use crate::backend::{Error, Page, Result};
+use crate::backend::{Error, PAGE_BYTES_MAX, Page, Result};
 use crate::clock::Timestamp;
 use crate::effects::Record;
 use crate::event::Event;
@@ -58,22 +58,28 @@ pub async fn page(store: &Store, dataset: &str, after: Option<&str>, limit: usiz
         from: from.clone(),
         to: "9".into(),
         newest_first: false,
-        limit: limit + 2,
+        limit: limit + 1,
     };
-    let mut page = Page { items: Vec::new(), next: None };
-    for item in store.table.query(span).await? {
+    let (items, holds) = store.table.page(span).await?;
+    let is_cut = items.len() > holds;
+    let (mut page, mut bytes) = (Page { items: Vec::new(), next: None }, 0);
+    for item in items {
         let rows: Vec<String> = item.json("rows")?;
         if item.text("sk")? != from {
             // The item of the cursor has gone by age meanwhile.
             skip = 0;
         }
+        let count = rows.len();
         for (index, row) in rows.into_iter().enumerate().skip(std::mem::take(&mut skip)) {
-            if page.items.len() == limit {
+            if page.items.len() == limit || bytes >= PAGE_BYTES_MAX {
                 page.next = Some(format!("{}+{index}", item.text("sk")?));
                 return Ok(page);
             }
+            bytes += row.len();
             page.items.push(row);
         }
+        // For where it is the last one that was read, and not the last one that is there.
+        page.next = is_cut.then(|| item.text("sk").map(|item| format!("{item}+{count}"))).transpose()?;
     }
     Ok(page)
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
-use futures::{StreamExt as _, TryStreamExt as _, stream};
+use futures::{Stream, StreamExt as _, TryStreamExt as _, stream};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -231,10 +231,9 @@ impl Store {
     }
 
     /// Several orders as they stand, in the order in which they are asked for.
-    pub async fn orders(&self, ids: impl IntoIterator<Item = OrderId>) -> Result<Vec<Order>> {
-        let asked: Vec<_> = ids.into_iter().map(|id| self.order(id)).collect();
-        let orders: Vec<_> = stream::iter(asked).buffered(ORDERS_AT_ONCE).try_collect().await?;
-        Ok(orders.into_iter().filter_map(|(order, _)| order).collect())
+    pub fn orders(&self, ids: Vec<OrderId>) -> impl Stream<Item = Result<Option<Order>>> + Unpin {
+        let asked: Vec<_> = ids.into_iter().map(|id| Box::pin(self.order(id))).collect();
+        stream::iter(asked).buffered(ORDERS_AT_ONCE).map_ok(|(order, _)| order)
     }
 }
 

@@ -9,7 +9,9 @@ use super::commit::ConsumerNumber;
 use super::readers::Disk;
 use super::tail::stored_after;
 use super::{Embedded, rows};
-use crate::backend::{DeliveryReport, DeliveryState, Error, Journal, MessageReport, OrderQuery, Page, Result};
+use crate::backend::{
+    DeliveryReport, DeliveryState, Error, Journal, MessageReport, OrderQuery, PAGE_BYTES_MAX, Page, Result,
+};
 use crate::event::{Event, Position};
 use crate::order::{Order, OrderId};
 
@@ -98,7 +100,7 @@ fn orders(disk: &Connection, query: &OrderQuery, after: Option<i64>) -> rusqlite
     let mut found = statement.query(params![before, query.customer])?;
     let (mut items, mut looked_at, mut bytes) = (Vec::new(), 0, 0);
     while let Some(row) = found.next()? {
-        if items.len() >= query.limit || looked_at >= ROWS_LOOKED_AT_MAX || bytes >= rows::PAGE_BYTES_MAX {
+        if items.len() >= query.limit || looked_at >= ROWS_LOOKED_AT_MAX || bytes >= PAGE_BYTES_MAX {
             return Ok(Page { items, next: Some(before.to_string()) });
         }
         before = row.get(0)?;

@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 use super::commit::{ConsumerNumber, OrderNumber};
 use super::contents::{Contents, Fixed};
 use super::progress::Progress;
-use crate::backend::{CauseKind, Error, MessageState, Origin};
+use crate::backend::{CauseKind, Error, MessageState, Origin, PAGE_BYTES_MAX};
 use crate::clock::Timestamp;
 use crate::event::{Body, Custom, Event, Lane, Position};
 use crate::order::{Change, Content, Order, OrderId, Status};
@@ -25,9 +25,6 @@ pub const EVENT: &str = "e.position, e.id, e.time, e.cause, e.depth, e.revision,
 pub const EVENT_COLUMNS: usize = 13;
 /// Columns of [`order`].
 pub const ORDER: &str = "number, id, status, revision, placed_at, content";
-
-/// Bytes of rows on one page, if it is more than one: an answer is made in one go, and is in memory as rows, values and JSON.
-pub const PAGE_BYTES_MAX: usize = 2 << 20;
 
 pub fn id(id: &impl Display) -> String {
     id.to_string()

@@ -88,13 +88,41 @@ fn is_new(delivery: &Delivery) -> bool {
 }
 
 /// Items of a partition whose sort key begins with `prefix`, behind `after`: once no large commit is under way with any of them.
-pub async fn scan(
+async fn scan(store: &Store, partition: String, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<Item>> {
+    let span = span(partition, prefix, after, limit);
+    loop {
+        let items = store.table.query(span.clone()).await?;
+        match lock_in(&items) {
+            Some(intent) => intent::resolve(store, intent).await?,
+            None => return Ok(items),
+        }
+    }
+}
+
+/// [`scan`], as much as stands on a page: see [`Table::page`](crate::backend::aws::table::Table::page).
+pub async fn page(
     store: &Store,
     partition: String,
     prefix: &str,
     after: Option<&str>,
     limit: usize,
-) -> Result<Vec<Item>> {
+) -> Result<(Vec<Item>, usize)> {
+    let span = span(partition, prefix, after, limit);
+    loop {
+        let (items, holds) = store.table.page(span.clone()).await?;
+        match lock_in(&items) {
+            Some(intent) => intent::resolve(store, intent).await?,
+            None => return Ok((items, holds)),
+        }
+    }
+}
+
+/// The intent of a large commit, where one is open in what was read.
+fn lock_in(items: &[Item]) -> Option<&str> {
+    items.iter().find_map(|item| item.text_or_none(LOCK))
+}
+
+fn span(partition: String, prefix: &str, after: Option<&str>, limit: usize) -> Span {
     // A space sorts first among what may stand in a key; a key itself is never empty.
     let behind = after.map_or_else(
         || if prefix.is_empty() { "\u{1}".to_owned() } else { prefix.to_owned() },
@@ -102,14 +130,7 @@ pub async fn scan(
     );
     let from = behind.max(prefix.to_owned());
     let to = format!("{prefix}\u{10ffff}");
-    let span = Span { partition, from, to, newest_first: false, limit };
-    loop {
-        let items = store.table.query(span.clone()).await?;
-        match items.iter().find_map(|item| item.text_or_none(LOCK)) {
-            Some(intent) => intent::resolve(store, intent).await?,
-            None => return Ok(items),
-        }
-    }
+    Span { partition, from, to, newest_first: false, limit }
 }
 
 #[async_trait]

@@ -9,7 +9,7 @@ use super::{AGAIN_FIRST, AGAIN_MAX, Table, failed, jittered};
 use crate::backend::aws::gather::Gather;
 use crate::backend::aws::item::{Item, Key, number, text};
 use crate::backend::aws::resources::names;
-use crate::backend::{Error, Result};
+use crate::backend::{Error, PAGE_BYTES_MAX, Result};
 
 /// Keys in one `BatchGetItem`.
 const GETS_MAX: usize = 100;
@@ -143,6 +143,26 @@ impl Table {
 
     /// At most `limit` items of a partition, in the order of their sort keys.
     pub async fn query(&self, span: Span) -> Result<Vec<Item>> {
+        self.query_until(span, |_| false).await
+    }
+
+    /// What of a span stands on a page of at most its limit and [`PAGE_BYTES_MAX`], and one item more where there is more; how
+    /// many of them the page holds at most, which is always one.
+    pub async fn page(&self, span: Span) -> Result<(Vec<Item>, usize)> {
+        let limit = span.limit;
+        let (mut count, mut bytes) = (0, 0);
+        let is_over = |item: &Item| {
+            count += 1;
+            bytes += item.bytes();
+            count > 1 && bytes > PAGE_BYTES_MAX
+        };
+        let items = self.query_until(Span { limit: limit.saturating_add(1), ..span }, is_over).await?;
+        let holds = if bytes > PAGE_BYTES_MAX { items.len().saturating_sub(1).max(1) } else { limit };
+        Ok((items, holds))
+    }
+
+    /// As [`Table::query`], up to and with the first item that is the last.
+    async fn query_until(&self, span: Span, mut is_last: impl FnMut(&Item) -> bool) -> Result<Vec<Item>> {
         let Span { partition, from, to, newest_first, limit } = span;
         if from > to {
             return Ok(Vec::new());
@@ -160,7 +180,13 @@ impl Table {
                 .set_limit(i32::try_from(limit - found.len()).ok())
                 .set_exclusive_start_key(start);
             let answer = request.send().await.map_err(|error| failed("Query", &error))?;
-            found.extend(answer.items.unwrap_or_default().into_iter().map(Item::from));
+            for item in answer.items.unwrap_or_default().into_iter().map(Item::from) {
+                let ends = is_last(&item);
+                found.push(item);
+                if ends {
+                    return Ok(found);
+                }
+            }
             start = answer.last_evaluated_key;
             if start.is_none() || found.len() >= limit {
                 return Ok(found);
