@@ -81,6 +81,10 @@ pub const STREAMS_MAX: usize = 64;
 /// How often an event stream with nothing to tell looks again.
 pub const STREAM_POLL: Duration = Duration::from_millis(200);
 
+/// How often an event stream looks for what came to stand in front of events that it has sent, where that can be: it reads the keys
+/// of what was recorded meanwhile.
+pub const STREAM_LOOK_AGAIN: Duration = Duration::from_millis(if cfg!(test) { 50 } else { 30_000 });
+
 /// A comment goes out after this silence, so that proxies keep the stream open.
 pub const STREAM_SILENCE_MAX: Duration = Duration::from_secs(15);
 

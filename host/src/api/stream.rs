@@ -1,10 +1,16 @@
 //! `GET /v1/events`: events as they are recorded, as server-sent events.
 //!
-//! The id of each is its position in the journal, so a stream that broke off goes on where it stood: browsers send
-//! `Last-Event-ID` by themselves. Without it, `?after=POSITION` says where to begin (0 for the first event), and
-//! without that only new events are sent. `?type=order.*` narrows by kind.
+//! The id of each says where the stream stands, so one that broke off goes on there: browsers send `Last-Event-ID` by
+//! themselves. Without it, `?after=POSITION` says where to begin (0 for the first event), and without that only new events are
+//! sent. `?type=order.*` narrows by kind.
 //!
-//! Where events between have left the journal by age, an event of the name `gap` says so: `{"after":12,"before":345}`.
+//! Events come in the order of the journal. Where hosts share it, one whose write took long may come to stand in front of
+//! others that were sent already; it is sent by and by, behind them: see [`passed`].
+//!
+//! Where events between are left out, an event of the name `gap` says so: `{"after":12,"before":345}`. They have left the
+//! journal by age; or some came to stand there while the stream was broken off, and nobody knows which were told.
+
+mod passed;
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -20,13 +26,19 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use self::passed::{Cursor, PASSED_MAX, Passed};
 use super::Shared;
-use super::limits::{STREAM_BATCH, STREAM_PIECE_BYTES, STREAM_POLL, STREAM_SILENCE_MAX, STREAMS_MAX};
+use super::limits::{
+    STREAM_BATCH, STREAM_LOOK_AGAIN, STREAM_PIECE_BYTES, STREAM_POLL, STREAM_SILENCE_MAX, STREAMS_MAX,
+};
 use super::page::one_line;
 use super::problem::{Error, Result};
 use super::request::{Params, parsed, reading};
 use crate::backend::Journal;
 use crate::event::{Event, KindPattern, Position};
+
+/// Events that a stream looks at when it looks once more: all that it has gone by, and as many that it has not.
+const FOUND_MAX: usize = 2 * PASSED_MAX;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -46,32 +58,69 @@ pub async fn stream(
         .try_acquire_owned()
         .map_err(|_none| Error::TooMany { what: "event streams", max: STREAMS_MAX })?;
     let journal = Arc::clone(&shared.api.journal);
-    let after = match last_event_id(&headers)?.or(params.after) {
-        Some(position) => Position::new(position),
-        None => reading(journal.newest()).await?,
-    };
+    let start = Start::find(&*journal, last_event_id(&headers)?, params.after).await?;
     let follower = Follower {
         journal,
         stopping: shared.api.stopping.clone(),
-        after,
+        after: Position::new(start.after),
+        passed: start.passed,
+        looks_again_at: Instant::now() + STREAM_LOOK_AGAIN,
         kinds,
         spoke_at: Instant::now(),
         _permit: permit,
     };
     // The first comment makes the head of the answer leave at once.
-    let opened = stream::once(async { Ok::<_, Infallible>(Bytes::from_static(b": fanfare\n\n")) });
+    let opening = format!(": fanfare\n\n{}", start.gap.unwrap_or_default());
+    let opened = stream::once(async { Ok::<_, Infallible>(Bytes::from(opening)) });
     let events = stream::unfold(follower, |mut follower| async { Some((Ok(follower.next().await?), follower)) });
     let headers = [(header::CONTENT_TYPE, "text/event-stream"), (header::CACHE_CONTROL, "no-store")];
     Ok((headers, Body::from_stream(futures::StreamExt::chain(opened, events))).into_response())
 }
 
-fn last_event_id(headers: &HeaderMap) -> Result<Option<u64>> {
+fn last_event_id(headers: &HeaderMap) -> Result<Option<Cursor>> {
     let Some(value) = headers.get("last-event-id") else { return Ok(None) };
     let refused = Error::InvalidParameter {
         field: "Last-Event-ID".into(),
-        detail: "must be the id of an event of this stream, which is a whole number".to_owned(),
+        detail: "must be the id of an event of this stream".to_owned(),
     };
     value.to_str().ok().and_then(|text| text.parse().ok()).map(Some).ok_or(refused)
+}
+
+/// Where a stream begins.
+struct Start {
+    after: u64,
+    /// `None` where nothing comes to stand in front of what was read.
+    passed: Option<Passed>,
+    gap: Option<String>,
+}
+
+impl Start {
+    async fn find(journal: &dyn Journal, cursor: Option<Cursor>, after: Option<u64>) -> Result<Self> {
+        // Before anything is read.
+        let settled = journal.settled();
+        let newest = match (cursor, after) {
+            (None, _) if settled.is_some() || after.is_none() => reading(journal.newest()).await?,
+            _ => None,
+        };
+        let newest = newest.map_or(0, Position::get);
+        let last = cursor.map(|cursor| cursor.position).or(after).unwrap_or(newest);
+        let Some(settled) = settled else { return Ok(Self { after: last, passed: None, gap: None }) };
+        if cursor.is_none() && last > newest {
+            // What is yet to come is waited for, and not what comes before it.
+            return Ok(Self { after: last, passed: Some(Passed::new(last, last, [])), gap: None });
+        }
+        let unsettled = cursor.and_then(|cursor| cursor.unsettled);
+        let through = unsettled.map_or(settled.get(), |unsettled| unsettled.through).min(last);
+        let found = match Position::new(last).filter(|_| through < last) {
+            Some(last) => reading(journal.positions(Position::new(through), last, PASSED_MAX + 1)).await?,
+            None => Vec::new(),
+        };
+        let is_known = found.len() <= PASSED_MAX && unsettled.is_none_or(|unsettled| unsettled.count == found.len());
+        let gap = (!is_known).then(|| gap(through, last.saturating_add(1)));
+        let passed =
+            if found.len() > PASSED_MAX { Passed::new(last, last, []) } else { Passed::new(through, last, found) };
+        Ok(Self { after: last, passed: Some(passed), gap })
+    }
 }
 
 /// One open stream.
@@ -79,6 +128,8 @@ struct Follower {
     journal: Arc<dyn Journal>,
     stopping: CancellationToken,
     after: Option<Position>,
+    passed: Option<Passed>,
+    looks_again_at: Instant,
     kinds: Option<KindPattern>,
     /// When something was last sent.
     spoke_at: Instant,
@@ -93,26 +144,13 @@ impl Follower {
             if self.stopping.is_cancelled() {
                 return None;
             }
-            let events = match reading(self.journal.events_after(self.after, STREAM_BATCH)).await {
-                Ok(events) => events,
+            let (text, caught_up) = match self.read().await {
+                Ok(read) => read,
                 Err(err) => {
                     tracing::warn!(error = %err, "an event stream ended: the journal could not be read");
                     return None;
                 }
             };
-            let gap = gap(self.after, &events).filter(|_| self.journal.is_contiguous());
-            let mut text = gap.unwrap_or_default();
-            for event in &events {
-                // What is left out is read again: from memory, as a rule.
-                if text.len() > STREAM_PIECE_BYTES {
-                    break;
-                }
-                self.after = Some(event.position);
-                if self.kinds.as_ref().is_none_or(|kinds| kinds.matches(event.kind())) {
-                    text.extend(frame(event));
-                }
-            }
-            let caught_up = events.is_empty();
             if !text.is_empty() {
                 self.spoke_at = Instant::now();
                 return Some(text.into());
@@ -127,17 +165,91 @@ impl Follower {
             }
         }
     }
+
+    /// What there is to tell, and whether that was all.
+    async fn read(&mut self) -> Result<(String, bool)> {
+        let settled = self.journal.settled().map_or(0, Position::get);
+        let mut text = self.look_again(settled).await?;
+        if text.len() > STREAM_PIECE_BYTES {
+            return Ok((text, false));
+        }
+        if self.passed.as_ref().is_some_and(Passed::is_full) {
+            return Ok((text, true));
+        }
+        let events = reading(self.journal.events_after(self.after, STREAM_BATCH)).await?;
+        if self.passed.is_none()
+            && let Some(first) = events.first()
+        {
+            // Positions are without gaps, so what is missing before the first event is not there any more.
+            let (after, before) = (self.after.map_or(0, Position::get), first.position.get());
+            text.extend((after + 1 < before).then(|| gap(after, before)));
+        }
+        for event in &events {
+            // What is left out is read again: from memory, as a rule.
+            if text.len() > STREAM_PIECE_BYTES {
+                break;
+            }
+            self.after = Some(event.position);
+            self.tell(event, settled, &mut text);
+        }
+        Ok((text, events.is_empty()))
+    }
+
+    /// What came to stand in front of events that were sent, where nothing can any more.
+    async fn look_again(&mut self, settled: u64) -> Result<String> {
+        let mut text = String::new();
+        let Some(passed) = &self.passed else { return Ok(text) };
+        let Some((after, to)) = passed.settled(settled).filter(|_| passed.is_full() || self.is_to_look_again()) else {
+            return Ok(text);
+        };
+        let Some(last) = Position::new(to) else { return Ok(text) };
+        let found = reading(self.journal.positions(Position::new(after), last, FOUND_MAX)).await?;
+        for position in passed.missing(&found) {
+            if text.len() > STREAM_PIECE_BYTES {
+                return Ok(text);
+            }
+            let events = reading(self.journal.events_after(Position::new(position.get() - 1), 1)).await?;
+            match events.first().filter(|event| event.position == position) {
+                Some(event) => self.tell(event, 0, &mut text),
+                // It went by age since it was found.
+                None => self.go_by(position.get(), 0),
+            }
+        }
+        text.extend((found.len() >= FOUND_MAX).then(|| gap(after, to + 1)));
+        if let Some(passed) = &mut self.passed {
+            passed.settle(to);
+        }
+        self.looks_again_at = Instant::now() + STREAM_LOOK_AGAIN;
+        Ok(text)
+    }
+
+    fn is_to_look_again(&self) -> bool {
+        self.looks_again_at <= Instant::now()
+    }
+
+    fn go_by(&mut self, position: u64, settled: u64) {
+        if let Some(passed) = &mut self.passed {
+            passed.go_by(position, settled);
+        }
+    }
+
+    fn tell(&mut self, event: &Event, settled: u64, text: &mut String) {
+        let position = event.position.get();
+        self.go_by(position, settled);
+        let cursor = self.passed.as_ref().map_or(Cursor { position, unsettled: None }, Passed::cursor);
+        if self.kinds.as_ref().is_none_or(|kinds| kinds.matches(event.kind())) {
+            text.extend(frame(event, cursor));
+        }
+    }
 }
 
-/// Where positions are without gaps, what is missing before the first event is not there any more.
-fn gap(after: Option<Position>, events: &[Arc<Event>]) -> Option<String> {
-    let (after, before) = (after.map_or(0, Position::get), events.first()?.position.get());
-    (after + 1 < before).then(|| format!("event: gap\ndata: {{\"after\":{after},\"before\":{before}}}\n\n"))
+fn gap(after: u64, before: u64) -> String {
+    format!("event: gap\ndata: {{\"after\":{after},\"before\":{before}}}\n\n")
 }
 
-fn frame(event: &Event) -> Option<String> {
+fn frame(event: &Event, cursor: Cursor) -> Option<String> {
     match serde_json::to_string(event) {
-        Ok(json) => Some(format!("id: {}\ndata: {}\n\n", event.position, one_line(json))),
+        Ok(json) => Some(format!("id: {cursor}\ndata: {}\n\n", one_line(json))),
         Err(err) => {
             tracing::error!(event_id = %event.id, error = %err, "an event is no JSON and was left out of a stream");
             None

@@ -19,6 +19,7 @@ use crate::order::{Change, Order, OrderId};
 use crate::policy::{ConsumerName, Rate, Start};
 use crate::version::Hash;
 
+mod late;
 mod stored;
 
 /// A store with a full disk: empty to read, and never accepting.
@@ -69,8 +70,12 @@ impl Journal for Full {
         Ok(None)
     }
 
-    fn is_contiguous(&self) -> bool {
-        true
+    async fn positions(&self, _: Option<Position>, _: Position, _: usize) -> Result<Vec<Position>> {
+        Ok(Vec::new())
+    }
+
+    fn settled(&self) -> Option<Position> {
+        None
     }
 
     async fn messages(&self, _: Option<String>, _: usize) -> Result<Page<MessageReport>> {

@@ -67,7 +67,8 @@ use std::time::Duration;
 use serde_json::value::RawValue;
 
 use self::place::Place;
-use self::wait::{events, eventually, lease, leases, nothing_comes, report, report_when, settled, stays_quiet};
+pub(in crate::backend) use self::wait::eventually;
+use self::wait::{events, lease, leases, nothing_comes, report, report_when, settled, stays_quiet};
 use super::{Backend, Delivery, Finished, Inbox, InboxPolicy, Placed, Placement, Ran, Settlement};
 use crate::clock::Timestamp;
 use crate::effects::{Effects, Reads};

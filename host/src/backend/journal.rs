@@ -32,8 +32,14 @@ pub trait Journal: Send + Sync {
     /// Position of the newest event; `None` where there never was one.
     async fn newest(&self) -> Result<Option<Position>>;
 
-    /// Whether positions are without gaps, so that one that is not there says that its event went by age.
-    fn is_contiguous(&self) -> bool;
+    /// Where events stand behind `after`, up to and with `to`: in no order, at most `limit`. An event may be told that has left
+    /// the journal by age.
+    async fn positions(&self, after: Option<Position>, to: Position, limit: usize) -> Result<Vec<Position>>;
+
+    /// No event comes to stand at or below this position any more: behind it one still may, in front of others that were read
+    /// already. `None` where positions are given out as events become durable, without gaps, so that one that is not there says
+    /// that its event went by age.
+    fn settled(&self) -> Option<Position>;
 
     /// Messages, newest first.
     async fn messages(&self, after: Option<String>, limit: usize) -> Result<Page<MessageReport>>;
@@ -54,15 +60,15 @@ pub struct OrderQuery {
     pub limit: usize,
 }
 
+/// Bytes of rows on one page, if it is more than one: an answer is made in one go, and is in memory as rows, values and JSON.
+pub(in crate::backend) const PAGE_BYTES_MAX: usize = 2 << 20;
+
 #[derive(Clone, Debug)]
 pub struct Page<T> {
     pub items: Vec<T>,
     /// Hand it in as `after` to go on; `None` at the end.
     pub next: Option<String>,
 }
-/// Bytes of rows on one page, if it is more than one: an answer is made in one go, and is in memory as rows, values and JSON.
-pub(in crate::backend) const PAGE_BYTES_MAX: usize = 2 << 20;
-
 
 /// What became of one event at one consumer.
 #[derive(Clone, Debug, Serialize)]

@@ -35,7 +35,7 @@ const BATCH: usize = 256;
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 const AUDIT_EVERY: Duration = Duration::from_secs(30);
 /// What is younger is left to the queue.
-const AUDIT_LAG: Duration = Duration::from_secs(60);
+const AUDIT_LAG: Duration = super::journal::LATE_MAX;
 /// How long a host has this for itself, unless it says so again.
 const CLAIM: Duration = Duration::from_secs(60);
 

@@ -1,16 +1,19 @@
 //! Reads orders and events.
 
+#[cfg(test)]
+mod tests;
+
 use std::cmp::Reverse;
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use std::collections::VecDeque;
 use async_trait::async_trait;
+use futures::TryStreamExt as _;
+use serde::Serialize;
 use tokio::time::Instant;
 
 use super::Aws;
-use futures::TryStreamExt as _;
-use serde::Serialize;
 use super::item::{Key, LaneKey, MESSAGES};
 use super::lane::{LOG_SHARDS, Logged, OLD_ORDERS, log_partition};
 use super::place::look;
@@ -26,12 +29,18 @@ use crate::order::{Order, OrderId};
 /// Events younger than this may be missing from the index, or come to stand in front of younger ones there. A reader that
 /// goes through the journal stays behind, so that it leaves nothing out.
 pub const SETTLED: Duration = Duration::from_secs(1);
+/// Nothing comes to stand any more where this has gone by: no write takes so long, and no host's clock is so far behind.
+pub const LATE_MAX: Duration = Duration::from_secs(60);
+/// Shards of the index that are read at once where much may be in each.
+const SHARDS_AT_ONCE: u64 = 4;
 /// Beyond every position.
 pub const POSITION_MAX: u64 = (1 << 53) - 1;
 /// A page that is not full by then is answered as it is: what is looked for may be rare.
 const FILL_TIME: Duration = Duration::from_secs(2);
 /// Entries of the log that are read for each order that is wanted: one that goes well has three.
 const ENTRIES_PER_ORDER: usize = 4;
+/// Events of a page that are read at once: each may be as large as an item.
+const EVENTS_AT_ONCE: usize = 32;
 /// Read at least and at most at once, of each shard.
 const ENTRIES: std::ops::RangeInclusive<usize> = 16..=400;
 
@@ -39,8 +48,6 @@ const ENTRIES: std::ops::RangeInclusive<usize> = 16..=400;
 impl Journal for Aws {
     async fn order(&self, id: OrderId) -> Result<Option<Order>> {
         Ok(self.store.order(id).await?.0)
-/// Events of a page that are read at once: each may be as large as an item.
-const EVENTS_AT_ONCE: usize = 32;
     }
 
     async fn orders(&self, query: OrderQuery) -> Result<Page<Order>> {
@@ -119,8 +126,12 @@ const EVENTS_AT_ONCE: usize = 32;
         Ok(newest.first().and_then(|(_, position)| Position::new(*position)))
     }
 
-    fn is_contiguous(&self) -> bool {
-        false
+    async fn positions(&self, after: Option<Position>, to: Position, limit: usize) -> Result<Vec<Position>> {
+        self.store.positions(after.map_or(0, Position::get), to.get(), limit).await
+    }
+
+    fn settled(&self) -> Option<Position> {
+        Position::new(super::clock::first_at(Timestamp::now().minus(LATE_MAX)).saturating_sub(1))
     }
 
     async fn messages(&self, after: Option<String>, limit: usize) -> Result<Page<MessageReport>> {
@@ -213,17 +224,6 @@ impl Aws {
     }
 }
 
-/// Events below this position are all in the index.
-pub fn settled_below(now: Timestamp) -> u64 {
-    super::clock::first_at(now.minus(SETTLED))
-}
-
-impl Store {
-    /// Keys of events whose positions are from `from` to `to`, in the order of the journal or against it.
-    pub async fn log(&self, from: u64, to: u64, newest_first: bool, limit: usize) -> Result<Vec<(Key, u64)>> {
-        let shards = (0..LOG_SHARDS).map(|shard| {
-            let partition = log_partition(shard);
-            self.table.indexed(Indexed { partition, from, to, newest_first, limit })
 /// An order, and the cursor of a page that ends with it.
 type Placed = (OrderId, String);
 
@@ -246,6 +246,17 @@ fn length(value: &impl Serialize) -> usize {
     count.0
 }
 
+/// Events below this position are all in the index.
+pub fn settled_below(now: Timestamp) -> u64 {
+    super::clock::first_at(now.minus(SETTLED))
+}
+
+impl Store {
+    /// Keys of events whose positions are from `from` to `to`, in the order of the journal or against it.
+    pub async fn log(&self, from: u64, to: u64, newest_first: bool, limit: usize) -> Result<Vec<(Key, u64)>> {
+        let shards = (0..LOG_SHARDS).map(|shard| {
+            let partition = log_partition(shard);
+            self.table.indexed(Indexed { partition, from, to, newest_first, limit })
         });
         let mut found: Vec<(Key, u64)> = futures::future::try_join_all(shards).await?.into_iter().flatten().collect();
         if newest_first {

@@ -198,7 +198,33 @@ async fn nothing_has_happened_behind_a_position_that_is_yet_to_come(home: Place)
     }
 }
 
+async fn positions_say_where_events_stand(home: Place) {
+    const ORDERS: usize = 5;
+    let backend = home.open().await;
+    let settled = backend.journal.settled();
+    for _ in 0..ORDERS {
+        place(&backend).await;
+    }
+    let stand: Vec<Position> = events(&backend, ORDERS).await.iter().map(|event| event.position).collect();
+    let [first, second, .., last] = *stand else { panic!("{stand:?}") };
+    let journal = &backend.journal;
+    let positions = async |after, to, limit| {
+        let mut positions = journal.positions(after, to, limit).await.unwrap();
+        positions.sort_unstable();
+        positions
+    };
+    let ever = Position::new(u64::MAX).unwrap();
+    for to in [last, ever] {
+        assert_eq!(positions(None, to, 100).await, stand);
+    }
+    assert_eq!(positions(Some(first), second, 100).await, [second]);
+    assert_eq!(positions(Some(last), ever, 100).await, []);
+    assert_eq!(positions(None, ever, 2).await.len(), 2);
+    assert!(settled.is_none_or(|settled| settled < first), "others may still come to stand there");
+}
+
 claims! {
+    positions_say_where_events_stand on [embedded, aws],
     an_order_that_was_answered_is_there_after_a_restart on [embedded, aws],
     the_same_key_makes_one_order_and_one_answer on [embedded, aws],
     a_repeat_is_answered_with_the_order_as_it_was_placed on [embedded, aws],

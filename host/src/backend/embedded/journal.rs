@@ -65,8 +65,19 @@ impl Journal for Embedded {
         Ok(Position::new(self.store.tail.head()))
     }
 
-    fn is_contiguous(&self) -> bool {
-        true
+    async fn positions(&self, after: Option<Position>, to: Position, limit: usize) -> Result<Vec<Position>> {
+        let span = [after.map_or(0, Position::get), to.get(), limit as u64].map(rows::signed);
+        let positions = move |disk: &Connection| {
+            let sql = "SELECT position FROM events WHERE position > ?1 AND position <= ?2 LIMIT ?3";
+            let mut found = disk.prepare_cached(sql)?;
+            let found = found.query_map(span, |row| Ok(Position::new(rows::unsigned(row.get(0)?))))?;
+            Ok(found.collect::<rusqlite::Result<Vec<_>>>()?.into_iter().flatten().collect())
+        };
+        self.store.read(positions).await
+    }
+
+    fn settled(&self) -> Option<Position> {
+        None
     }
 
     async fn messages(&self, after: Option<String>, limit: usize) -> Result<Page<MessageReport>> {
