@@ -264,6 +264,22 @@ pub fn number(value: impl Display) -> AttributeValue {
     AttributeValue::N(value.to_string())
 }
 
+fn weight(value: &AttributeValue) -> usize {
+    const OTHER_BYTES: usize = 8;
+    match value {
+        AttributeValue::S(text) | AttributeValue::N(text) => text.len(),
+        AttributeValue::B(blob) => blob.as_ref().len(),
+        AttributeValue::M(values) => weights(values),
+        AttributeValue::L(values) => values.iter().map(weight).sum(),
+        _ => OTHER_BYTES,
+    }
+}
+
+/// What values weigh, roughly, with their names.
+pub fn weights(values: &HashMap<String, AttributeValue>) -> usize {
+    values.iter().map(|(name, value)| name.len() + weight(value)).sum()
+}
+
 pub fn bytes(value: &[u8]) -> AttributeValue {
     AttributeValue::B(Blob::new(value))
 }
@@ -322,13 +338,7 @@ impl Item {
 
     /// What it weighs, roughly.
     pub fn bytes(&self) -> usize {
-        const OTHER_BYTES: usize = 8;
-        let bytes = |value: &AttributeValue| match value {
-            AttributeValue::S(text) => text.len(),
-            AttributeValue::B(blob) => blob.as_ref().len(),
-            _ => OTHER_BYTES,
-        };
-        self.0.iter().map(|(name, value)| name.len() + bytes(value)).sum()
+        weights(&self.0)
     }
 
     pub fn key(&self) -> Result<Key> {

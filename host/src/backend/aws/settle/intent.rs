@@ -119,16 +119,12 @@ async fn lock(store: &Store, id: &str, steps: &[Step]) -> Result<Result<(), Vec<
     let mut number_of = 0;
     let mut rest = steps;
     while !rest.is_empty() {
+        let (chunk, left) = rest.split_at(fitting(rest.iter().map(|step| 2 * step.write.bytes())));
+        rest = left;
         let mut transaction = Transaction::default();
         let open = Change::default().only_if("st = :open").value(":open", text("open"));
         transaction.check(Mark::Intent, Key::intent(id), open);
-        let (mut bytes, mut count) = (0, 0);
-        for Step { write, mark } in rest.iter().take(CHUNK) {
-            bytes += 2 * write.bytes();
-            if bytes > CHUNK_BYTES && count > 0 {
-                break;
-            }
-            count += 1;
+        for Step { write, mark } in chunk {
             number_of += 1;
             transaction.create(Mark::Intent, written_down(id, number_of, write));
             if let Some((key, change)) = write.changes() {
@@ -136,13 +132,23 @@ async fn lock(store: &Store, id: &str, steps: &[Step]) -> Result<Result<(), Vec<
                 transaction.update(*mark, key.clone(), lock);
             }
         }
-        rest = rest.get(count..).unwrap_or_default();
         if let Err(refused) = store.table.transact(transaction).await? {
             return Ok(Err(refused));
         }
         fault::pass(Point::IntentLocking);
     }
     Ok(Ok(()))
+}
+
+/// How many of what weighs so much go into one transaction; one at least.
+fn fitting(weights: impl Iterator<Item = usize>) -> usize {
+    let mut bytes = 0;
+    let fits = |weight: &usize| {
+        let first = bytes == 0;
+        bytes += weight;
+        first || bytes <= CHUNK_BYTES
+    };
+    weights.take(CHUNK).take_while(fits).count()
 }
 
 fn decided() -> Change {
@@ -182,7 +188,10 @@ fn target(item: &Item) -> Result<Key> {
 /// Does all that a decided intent says. Any number of hosts may do so at once.
 async fn finish(store: &Store, id: &str) -> Result<()> {
     let steps = intended(store, id).await?;
-    for chunk in steps.chunks(CHUNK) {
+    let mut rest = steps.as_slice();
+    while !rest.is_empty() {
+        let (chunk, left) = rest.split_at(fitting(rest.iter().map(Item::bytes)));
+        rest = left;
         let mut open: Vec<&Item> = chunk.iter().collect();
         while !open.is_empty() {
             let mut transaction = Transaction::default();

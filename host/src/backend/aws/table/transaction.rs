@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 
 use aws_sdk_dynamodb::types::{AttributeValue, ConditionCheck, Delete, Put, TransactWriteItem, Update};
 
-use crate::backend::aws::item::{Item, Key};
+use crate::backend::aws::item::{Item, Key, weights};
 use crate::backend::{Error, Result};
 
 /// An update of one item, and the condition under which it is made. Expressions as DynamoDB reads them.
@@ -163,7 +163,7 @@ impl Write {
             Self::New(item) | Self::Put(item) => &item.0,
             Self::Update(_, change) | Self::Check(_, change) | Self::Delete(_, change) => &change.values,
         };
-        attributes.iter().map(|(name, value)| name.len() + weight(value)).sum()
+        weights(attributes)
     }
 
     pub(super) fn item(&self, table: &str) -> Result<TransactWriteItem> {
@@ -224,14 +224,6 @@ fn used(expression: &str, values: &HashMap<String, AttributeValue>) -> impl Iter
     let words: HashSet<&str> = words.filter(|word| word.starts_with(':')).collect();
     let values = values.iter().filter(move |(name, _)| words.contains(name.as_str()));
     values.map(|(name, value)| (name.clone(), value.clone()))
-}
-
-fn weight(value: &AttributeValue) -> usize {
-    match value {
-        AttributeValue::S(text) | AttributeValue::N(text) => text.len(),
-        AttributeValue::B(bytes) => bytes.as_ref().len(),
-        _ => 1,
-    }
 }
 
 /// An SDK takes nothing for an empty map.
