@@ -1,21 +1,23 @@
 //! A folder, a directory over it that runs, and a fake of what stands behind: a plugin is one line of text,
 //! `plugin VERSION [state N] [needs change_order] [filter]`, and workers write a log.
 
+mod forgetful;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use async_trait::async_trait;
 use futures::FutureExt as _;
 use parking_lot::Mutex;
 use tempfile::TempDir;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::backend::{self, Backend, Fleet, HostRuns, Standings, Turn, embedded};
+use self::forgetful::Forgetful;
+use crate::backend::{self, Backend, Fleet, Turn, embedded};
 use crate::consumer::directory::{Directory, Settings};
 use crate::consumer::runtime::{Candidate, Live, LoadError, Loader, Runtime};
 use crate::consumer::scan::{Entry, look};
@@ -317,36 +319,6 @@ async fn end(store: Backend, directory: Directory<Handle>) {
     over.cancel();
     directory.run(over).await;
     store.lifecycle.close().await;
-}
-
-/// A fleet whose hosts let go of each file that is kept, the first time.
-#[derive(Default)]
-struct Forgetful(Mutex<BTreeMap<Hash, u32>>);
-
-#[async_trait]
-impl Fleet for Forgetful {
-    async fn has_file(&self, hash: &Hash) -> backend::Result<bool> {
-        Ok(self.0.lock().get(hash).is_some_and(|times| *times > 1))
-    }
-
-    async fn keep_file(&self, file: &Binary) -> backend::Result<()> {
-        *self.0.lock().entry(*file.hash()).or_default() += 1;
-        Ok(())
-    }
-
-    async fn file(&self, _hash: &Hash) -> backend::Result<Option<Binary>> {
-        Ok(None)
-    }
-
-    fn standings(&self) -> Option<watch::Receiver<Standings>> {
-        None
-    }
-
-    fn tell_running(&self, _running: backend::Running) {}
-
-    fn hosts(&self) -> Vec<HostRuns> {
-        Vec::new()
-    }
 }
 
 fn settings(dir: &TempDir, data: &TempDir) -> Settings {
