@@ -2,7 +2,7 @@
 //!
 //! Requests become calls of the ports and answers become JSON; nothing is decided here that an order or a backend
 //! could decide. A POST of JSON must say `Content-Type: application/json`, every body and every wait is bounded
-//! ([`limits`]), what a page of another site makes a browser send is refused ([`origin`]), and everything that goes wrong is
+//! ([`limits`]), what a page of another site makes a browser send is refused (`origin`), and everything that goes wrong is
 //! an RFC 9457 problem ([`problem`]).
 //!
 //! **Invariant**: a 201 is built from a [`Durable`](crate::backend::Durable) placement and from nothing else.
