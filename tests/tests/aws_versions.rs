@@ -1,5 +1,7 @@
 //! Hosts that share a store run the version that was decided on, wherever its file came from, and show where they differ.
 
+use std::thread;
+
 use fanfare_tests::crash::fleet::prefix;
 use fanfare_tests::orders::order;
 use fanfare_tests::{Client, TestHost, Value, guests, json, program};
@@ -122,4 +124,58 @@ fn the_verdict_on_a_canary_holds_for_all_hosts() {
 
 fn runs_now(client: &Client) -> Value {
     client.consumer("reports").map(|mut reports| reports["version"].take()).unwrap_or_default()
+}
+
+/// Waits until a host handles nothing, since another one's version has laid the state out otherwise.
+fn stands_aside(host: &TestHost) {
+    host.client().wait_for_consumer("reports", |reports| {
+        reports["reason"].to_string().contains("its state is of layout 2 by now, and the version here of layout 1")
+    });
+}
+
+#[test]
+fn a_host_whose_version_lays_the_state_out_otherwise_stands_aside_until_it_has_the_new_one() {
+    let prefix = prefix();
+    let (relaid, mut other) = (host(&prefix, "reports-one"), host(&prefix, "reports-one"));
+    all_run(&other.client(), "1.0.0", 2);
+    let by_version = |version: &str| relaid.client().counter("reports", &format!("by-version/{version}"));
+    let place = |host: &TestHost, count: usize| {
+        let client = host.client();
+        for _ in 0..count {
+            client.placed(&order(&[("TEA", 1)]));
+        }
+    };
+    place(&relaid, 5);
+    let before = thread::scope(|scope| {
+        let load = scope.spawn(|| place(&other, 60));
+        relaid.consumers.put("reports", &guests::wasm("reports-relaid"));
+        runs(&relaid.client(), "4.0.0");
+        stands_aside(&other);
+        let before = by_version("1");
+        load.join().expect("orders are taken");
+        before
+    });
+    place(&other, 5);
+    relaid.client().wait_until_idle();
+    assert_eq!((by_version("1"), by_version("4")), (before, 70 - before), "none by the former version since");
+
+    // Its file was there before.
+    other.kill();
+    other.start();
+    stands_aside(&other);
+    place(&other, 3);
+    relaid.client().wait_until_idle();
+    assert_eq!((by_version("1"), by_version("4")), (before, 73 - before));
+    let checked = program::run(["check", "--json", "--rate", "10000/s", "--url", other.client().base()]);
+    assert_eq!(checked.succeeded().json()["count"], 0);
+
+    other.consumers.put("reports", &guests::wasm("reports-relaid"));
+    all_run(&relaid.client(), "4.0.0", 2);
+    drop(relaid);
+    let client = other.client();
+    let handled = client.counter("reports", "handled");
+    place(&other, 3);
+    client.wait_until_idle();
+    assert_eq!((handled, client.counter("reports", "handled")), (73, 76));
+    assert_eq!(client.consumer("reports").expect("it is known")["reason"], Value::Null);
 }

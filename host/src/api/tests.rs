@@ -222,6 +222,29 @@ impl Versions for Full {
 }
 
 #[async_trait]
+impl Layouts for Full {
+    async fn lay_out(&self, _: &ConsumerName, _: u32, _: u64, _: bool) -> Result<Durable<LaidOut>> {
+        full()
+    }
+
+    async fn former(&self, _: &ConsumerName) -> Result<Option<Former>> {
+        full()
+    }
+
+    async fn set_out(&self, _: &ConsumerName, _: WayBack, _: event::Subscriptions) -> Result<Durable<SetOut>> {
+        full()
+    }
+
+    async fn way_back(&self, _: &ConsumerName) -> Result<Option<WayBack>> {
+        full()
+    }
+
+    fn handed_over(&self) -> Arc<tokio::sync::Notify> {
+        Arc::default()
+    }
+}
+
+#[async_trait]
 impl Steering for Full {
     async fn step(&self, _: &ConsumerName, _: Step) -> Result<(), Refusal> {
         Err(Refusal::Store(Error::Unavailable("the disk is full".into())))
@@ -239,7 +262,7 @@ pub(super) fn full_store() -> Api {
         upkeep: store.clone(),
         backfills: store.clone(),
         versions: store.clone(),
-        layouts: Arc::new(NoneKept::because("it is full")),
+        layouts: store.clone(),
         fleet: Arc::new(crate::backend::Alone),
         catalogue: store.clone(),
         steering: store,

@@ -35,6 +35,7 @@ pub mod invoked;
 mod item;
 mod journal;
 mod lane;
+mod layouts;
 mod outgoing;
 mod place;
 mod publisher;
@@ -61,14 +62,12 @@ use self::invoked::Invoked;
 use self::publisher::Publisher;
 use self::seat::Seat;
 use self::store::Store;
-use super::{Backend, Error, Lifecycle, NoneKept, Result};
+use super::{Backend, Error, Lifecycle, Result};
 
 pub use self::settings::{Endpoints, NotAPrefix, Prefix, Settings, TopicKind};
 
 /// How long tasks may take to end.
 const END_MAX: Duration = Duration::from_secs(30);
-/// Why no state is kept when a version with another layout takes it over.
-const NONE_KEPT: &str = "at AWS none is: a copy would cost a read and a write of every item of it";
 
 /// Why the store cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -138,7 +137,7 @@ fn backend(store: Arc<Store>) -> Backend {
         upkeep: Arc::clone(&aws) as _,
         versions: Arc::clone(&aws) as _,
         fleet: Arc::clone(&aws) as _,
-        layouts: Arc::new(NoneKept::because(NONE_KEPT)),
+        layouts: Arc::clone(&aws) as _,
         lifecycle: aws,
     }
 }

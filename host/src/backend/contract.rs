@@ -55,6 +55,7 @@ mod pressure;
 mod rebuilds;
 mod retention;
 mod room;
+mod sharing;
 mod size;
 mod timeline;
 mod versions;

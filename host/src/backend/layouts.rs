@@ -31,7 +31,17 @@ pub trait Layouts: Send + Sync {
     /// Says that a version with this layout handles the consumer's events from now on: none is handled until this returns. Where
     /// the state is of another layout, it is kept first if it weighs at most `bytes_max`. A rebuild that is under way is of the
     /// layout before, and cancelled.
-    async fn lay_out(&self, name: &ConsumerName, layout: u32, bytes_max: u64) -> Result<Durable<LaidOut>>;
+    ///
+    /// Where hosts share the state, versions of one layout alone handle events, on whatever host. Who brings the `last_word`, the
+    /// version that the history names last, takes over from hosts with another one; who does not, stands aside: nothing is
+    /// leased there until the state is of its layout.
+    async fn lay_out(
+        &self,
+        name: &ConsumerName,
+        layout: u32,
+        bytes_max: u64,
+        last_word: bool,
+    ) -> Result<Durable<LaidOut>>;
 
     /// The state of the layout before; `None` where the layout never changed.
     async fn former(&self, name: &ConsumerName) -> Result<Option<Former>>;
@@ -55,6 +65,8 @@ pub enum LaidOut {
     Kept(KeptState),
     /// It is taken over, and what it was is not kept, for this reason.
     NotKept(String),
+    /// It is of this layout, and stays so: that is the last word, and of another host.
+    Elsewhere(u32),
 }
 
 /// A consumer's state of the layout before.
@@ -94,40 +106,4 @@ pub enum SetOut {
     Runs,
     /// No state of this layout is kept.
     NotKept,
-}
-
-/// Of a store that keeps no state but the one in use.
-pub struct NoneKept {
-    why: &'static str,
-    never: Arc<Notify>,
-}
-
-impl NoneKept {
-    #[must_use]
-    pub fn because(why: &'static str) -> Self {
-        Self { why, never: Arc::default() }
-    }
-}
-
-#[async_trait]
-impl Layouts for NoneKept {
-    async fn lay_out(&self, _: &ConsumerName, _: u32, _: u64) -> Result<Durable<LaidOut>> {
-        Ok(Durable::assert(LaidOut::AsBefore))
-    }
-
-    async fn former(&self, _: &ConsumerName) -> Result<Option<Former>> {
-        Ok(Some(Former::Gone { reason: self.why.to_owned() }))
-    }
-
-    async fn set_out(&self, _: &ConsumerName, _: WayBack, _: Subscriptions) -> Result<Durable<SetOut>> {
-        Ok(Durable::assert(SetOut::NotKept))
-    }
-
-    async fn way_back(&self, _: &ConsumerName) -> Result<Option<WayBack>> {
-        Ok(None)
-    }
-
-    fn handed_over(&self) -> Arc<Notify> {
-        Arc::clone(&self.never)
-    }
 }

@@ -82,6 +82,22 @@ pub enum Came {
     Last,
 }
 
+/// Whether a version is the last one that somebody gave to a host, whichever.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Word {
+    Last,
+    Earlier,
+}
+
+impl Word {
+    /// `came` says when the version's file did. What was decided on is the last word wherever it runs.
+    #[must_use]
+    pub fn of(version: &Hash, standing: Option<&Standing>, came: Came) -> Self {
+        let decided = |standing: &Standing| standing.is_decision() && standing.live.as_ref() == Some(version);
+        if came == Came::Last || standing.is_some_and(decided) { Self::Last } else { Self::Earlier }
+    }
+}
+
 /// Whether the history speaks of this file as one that handled events.
 #[must_use]
 pub fn knows(history: &[HistoryEntry], file: &Hash) -> bool {
@@ -204,6 +220,9 @@ mod tests {
             "or the one who was rolled back would come again"
         );
         assert!(Plan::is_news(&hash("1"), Some(&back), Came::Last));
+        assert_eq!(Word::of(&hash("1"), Some(&back), Came::Before), Word::Last, "it was decided on");
+        assert_eq!(Word::of(&hash("3"), Some(&back), Came::Before), Word::Earlier);
+        assert_eq!(Word::of(&hash("3"), Some(&back), Came::Last), Word::Last);
         let live = Standing { outcome: TurnOutcome::Live, file: Some(hash("3")), live: Some(hash("3")), reason: None };
         assert_eq!(plan("2", &live, Came::Before), Plan::Take, "a file that came elsewhere is no decision");
         assert_eq!(

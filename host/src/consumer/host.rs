@@ -62,11 +62,15 @@ impl Loader for Host {
 impl Runtime for Host {
     type Worker = Worker;
 
-    async fn start(&self, name: &ConsumerName, live: Live<Version>) -> backend::Result<Worker> {
+    async fn start(&self, name: &ConsumerName, live: Live<Version>, last_word: bool) -> backend::Result<Worker> {
         let inbox = self.consumers.attach(name, live.policy.start).await?;
-        let laid_out = self.layouts.lay_out(name, live.layout, live.policy.keep_state_bytes).await?;
-        tell(name, live.layout, &laid_out);
+        self.laid_out(name, &live, last_word).await?;
         Ok(self.engine.start(name.clone(), inbox, live.into()))
+    }
+
+    async fn lay_out(&self, name: &ConsumerName, live: &Live<Version>) -> backend::Result<()> {
+        self.consumers.introduce(name, live.policy.start).await?;
+        self.laid_out(name, live, true).await
     }
 
     async fn introduce(&self, name: &ConsumerName, start: Start) -> backend::Result<()> {
@@ -91,6 +95,14 @@ impl Runtime for Host {
     }
 }
 
+impl Host {
+    async fn laid_out(&self, name: &ConsumerName, live: &Live<Version>, last_word: bool) -> backend::Result<()> {
+        let laid_out = self.layouts.lay_out(name, live.layout, live.policy.keep_state_bytes, last_word).await?;
+        tell(name, live.layout, &laid_out);
+        Ok(())
+    }
+}
+
 /// What became of a state that a version with another layout took over.
 fn tell(consumer: &ConsumerName, layout: u32, laid_out: &LaidOut) {
     match laid_out {
@@ -101,6 +113,10 @@ fn tell(consumer: &ConsumerName, layout: u32, laid_out: &LaidOut) {
         ),
         LaidOut::NotKept(why) => tracing::warn!(
             %consumer, layout, why, "a version with another layout takes over the state; what it was before is not kept"
+        ),
+        LaidOut::Elsewhere(theirs) => tracing::warn!(
+            %consumer, layout, theirs,
+            "the version of another host has taken over the state with another layout; nothing is handled here beside it"
         ),
     }
 }

@@ -96,12 +96,20 @@ pub trait Runtime: Loader {
     type Worker: Send + Sync + 'static;
 
     /// Attaches the consumer to the store (where `live.policy` says, if it was never seen), has its state kept where it is of
-    /// another layout, and delivers to it.
+    /// another layout, and delivers to it. `last_word` says whether no other host's version came after it.
     fn start(
         &self,
         name: &ConsumerName,
         live: Live<Self::Version>,
+        last_word: bool,
     ) -> impl Future<Output = backend::Result<Self::Worker>> + Send;
+
+    /// Has the versions of another layout make way that other hosts run, before this one starts or is swapped in.
+    fn lay_out(
+        &self,
+        name: &ConsumerName,
+        live: &Live<Self::Version>,
+    ) -> impl Future<Output = backend::Result<()>> + Send;
 
     /// Has the store keep events from `start` on for a consumer that it never saw, until it starts.
     fn introduce(&self, name: &ConsumerName, start: Start) -> impl Future<Output = backend::Result<()>> + Send;

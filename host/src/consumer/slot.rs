@@ -31,7 +31,7 @@ use self::shadow::{Attending, same_ledger};
 pub use self::shadow::{no_shadow, same_layout};
 use super::archive::Archive;
 use super::board::Board;
-use super::history::{self, Came, Plan};
+use super::history::{self, Came, Plan, Word};
 use super::runtime::{Live, Runtime};
 use super::scan::{self, Entry, Sighting};
 use super::stage::{Loaded, Refused};
@@ -151,7 +151,7 @@ impl<R: Runtime> Slot<R> {
         match (shared.versions.standing(&self.name).await, self.policy.clone()) {
             (Ok(standing), Some(policy)) => self.follow(&newest, standing, &policy, &mut refusals, shared).await,
             (Ok(_), None) => refusals.note(newest.loaded.as_ref().map(drop).map_err(Clone::clone)),
-            (Err(error), _) => refusals.note(Err(Refused::Unavailable(error.to_string()))),
+            (Err(error), _) => refusals.note(Err(error.into())),
         }
         refusals.note(policy.map(drop));
         if refusals.0.contains(&Refused::Changed) {
@@ -193,7 +193,8 @@ impl<R: Runtime> Slot<R> {
                     let news = Plan::is_news(&loaded.hash, standing.as_ref(), came);
                     let news = news && !(came == Came::Before && self.runs_alone(&loaded.hash));
                     let turn = news.then(|| turn(TurnOutcome::Live, &newest.file, loaded.hash));
-                    return refusals.note(self.go_live(loaded, live, None, turn, shared).await);
+                    let word = Word::of(&loaded.hash, standing.as_ref(), came);
+                    return refusals.note(self.go_live(loaded, live, None, (turn, word), shared).await);
                 }
                 Err(refused) => refused,
             },
@@ -201,7 +202,8 @@ impl<R: Runtime> Slot<R> {
             Ok((Plan::Try { .. }, _)) => return,
             Ok((Plan::Keep { live, reason }, _)) => {
                 refusals.note(Err(self.kept_out(&reason)));
-                return refusals.note(self.fall_back(Some(live), policy, shared).await);
+                let word = Word::of(&live, standing.as_ref(), Came::Before);
+                return refusals.note(self.fall_back(Some((live, word)), policy, shared).await);
             }
             Err(refused) => refused,
         };
@@ -211,13 +213,14 @@ impl<R: Runtime> Slot<R> {
         if waits {
             refusals.note(self.introduce(policy, shared).await);
         }
+        let before = before.map(|live| (live, Word::of(&live, standing.as_ref(), Came::Before)));
         refusals.note(self.fall_back(before, policy, shared).await);
     }
 
     /// Events wait for a consumer that waits for its grant, though it never ran.
     async fn introduce(&self, policy: &Policy, shared: &Shared<R>) -> Result<(), Refused> {
         let introduced = shared.runtime.introduce(&self.name, policy.start).await;
-        introduced.map_err(|error| Refused::Unavailable(error.to_string()))
+        Ok(introduced?)
     }
 
     /// Whether the file was there while other hosts decided.
@@ -230,7 +233,7 @@ impl<R: Runtime> Slot<R> {
             return Ok(Came::Before);
         }
         let history = shared.versions.history(&self.name, HISTORY_MAX).await;
-        let history = history.map_err(|error| Refused::Unavailable(error.to_string()))?;
+        let history = history?;
         Ok(if history::knows(&history, &hash) { Came::Before } else { Came::Last })
     }
 
@@ -297,12 +300,16 @@ impl<R: Runtime> Slot<R> {
         loaded: Loaded<R>,
         live: Live<R::Version>,
         candidate: Option<Trying<R>>,
-        turn: Option<Turn>,
+        (turn, word): (Option<Turn>, Word),
         shared: &Arc<Shared<R>>,
     ) -> Result<(), Refused> {
         let versions = || std::iter::once(&loaded).chain(candidate.iter().map(|tried| &tried.loaded));
-        if turn.is_some() || self.running.is_none() {
+        let is_news = turn.is_some();
+        if is_news || self.running.is_none() {
             self.share(versions(), shared).await;
+        }
+        if is_news && word == Word::Last {
+            self.lay_out(&live, shared).await?;
         }
         if let Some(turn) = turn {
             self.record(turn, &live.policy, shared).await?;
@@ -349,8 +356,11 @@ impl<R: Runtime> Slot<R> {
                     let why = "a version with another layout of state takes over; what the state was is kept first";
                     shared.board.show_state(&self.name, State::Draining, Some(why.to_owned()));
                 }
-                let started = shared.runtime.start(&self.name, live).await;
-                started.map_err(|error| Refused::Unavailable(error.to_string()))?
+                tokio::select! {
+                    biased;
+                    () = shared.stopping.cancelled() => return Err(Refused::Changed),
+                    started = shared.runtime.start(&self.name, live, word == Word::Last) => started?,
+                }
             }
         };
         let since = since.unwrap_or_else(Timestamp::now);
@@ -358,14 +368,28 @@ impl<R: Runtime> Slot<R> {
         Ok(())
     }
 
+    /// Where hosts share the state, those that run a version of another layout make way before the history says that this one
+    /// is live: who crashes in between finds that no host has heard of it yet, and begins anew.
+    async fn lay_out(&self, live: &Live<R::Version>, shared: &Shared<R>) -> Result<(), Refused> {
+        if !shared.fleet.is_shared() {
+            return Ok(());
+        }
+        tokio::select! {
+            biased;
+            () = shared.stopping.cancelled() => Err(Refused::Changed),
+            laid_out = shared.runtime.lay_out(&self.name, live) => Ok(laid_out?),
+        }
+    }
+
     /// The newest file does not run: what ran before goes on, under the policy as it is now; after a restart, from its kept
     /// file.
     async fn fall_back(
         &mut self,
-        before: Option<Hash>,
+        before: Option<(Hash, Word)>,
         policy: &Arc<Policy>,
         shared: &Arc<Shared<R>>,
     ) -> Result<(), Refused> {
+        let (before, word) = before.map_or((None, Word::Earlier), |(hash, word)| (Some(hash), word));
         let running = self.running.as_ref().filter(|running| before.is_none_or(|hash| running.loaded.hash == hash));
         let loaded = match (running, before) {
             (Some(running), _) if running.candidate.is_none() && self.is_as(running, policy, shared) => return Ok(()),
@@ -374,7 +398,7 @@ impl<R: Runtime> Slot<R> {
             (None, None) => return Ok(()),
         };
         match self.prepare(&loaded, policy, shared) {
-            Ok(live) => self.go_live(loaded, live, None, None, shared).await,
+            Ok(live) => self.go_live(loaded, live, None, (None, word), shared).await,
             Err(refused) => {
                 if matches!(refused, Refused::Ungranted(_)) {
                     self.drain(shared).await;
@@ -388,7 +412,7 @@ impl<R: Runtime> Slot<R> {
     async fn record(&self, turn: Turn, policy: &Policy, shared: &Shared<R>) -> Result<(), Refused> {
         let keep = policy.keep_versions.get() as usize;
         let gone = shared.versions.record(&self.name, turn, keep).await;
-        let gone = gone.map_err(|error| Refused::Unavailable(error.to_string()))?.into_inner();
+        let gone = gone?.into_inner();
         fault::pass(Point::VersionRecorded);
         if !gone.is_empty() {
             let archive = Arc::clone(&shared.archive);

@@ -17,6 +17,7 @@ use std::sync::Arc;
 use super::grants;
 use super::runtime::{Live, LoadError, Loader};
 use super::scan::{Entry, Stamp};
+use crate::backend;
 use crate::event::Subscriptions;
 use crate::policy::parse::SIDE_FILE_BYTES_MAX;
 use crate::policy::{ConsumerName, Policy};
@@ -50,6 +51,12 @@ impl From<LoadError> for Refused {
             LoadError::File(message) => Self::Faulty(message),
             LoadError::Host(message) => Self::Unavailable(message),
         }
+    }
+}
+
+impl From<backend::Error> for Refused {
+    fn from(error: backend::Error) -> Self {
+        Self::Unavailable(error.to_string())
     }
 }
 

@@ -28,7 +28,7 @@ use tokio::time::{Instant, sleep};
 
 use self::fill::{DELIVERED, DROPPED};
 pub use self::fill::{Fill, Fills, Way};
-pub use self::rebuild::{position_of, put_off_items};
+pub use self::rebuild::{UNHEARD_MAX, position_of, put_off_items};
 pub use self::run::{run, run_until};
 use super::Aws;
 use super::clock::{first_at, time_of};

@@ -261,6 +261,7 @@ impl<'a> Look<'a> {
             | Kind::Backfill { .. }
             | Kind::PutOff { .. }
             | Kind::Gate { .. }
+            | Kind::Left { .. }
             | Kind::State { .. } => Box::pin(consumers::fault(self, kind, item)).await,
             Kind::HistoryRow { .. } | Kind::Kept { .. } | Kind::Standing { .. } => versions::fault(self, kind),
             _ => Box::pin(others::fault(self, kind, item)).await,

@@ -141,6 +141,7 @@ impl Store {
         for known in self.known().await? {
             let Some(inbox) = self.inbox(&known.name) else {
                 self.stand_aside(&known).await?;
+                self.leave_layout(&known).await?;
                 continue;
             };
             let news = known.fills != inbox.fills().version;
@@ -148,6 +149,8 @@ impl Store {
             if news {
                 inbox.refresh_fills().await?;
             }
+            self.leave_layout(&inbox.known()).await?;
+            inbox.follow_take_over().await?;
         }
         Ok(())
     }

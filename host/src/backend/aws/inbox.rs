@@ -255,21 +255,27 @@ impl AwsInbox {
 
     /// The table says this of the consumer, which was asked for then.
     pub fn learn(&self, known: Known, asked: Asked) {
-        let turned = {
-            let mut desk = self.desk.lock();
-            std::mem::replace(&mut desk.paused, known.paused.is_some()) != known.paused.is_some()
-        };
         let mut own = self.known.lock();
-        // What it hears is this host's own until it is written down.
-        let known = Known { epochs: std::mem::take(&mut own.epochs), ..known };
-        // An answer may be older than another one that came before.
+        // What it hears is this host's own until it is written down, and an answer may be older than one that came before.
+        let known = Known { epochs: std::mem::take(&mut own.epochs), laid: own.laid.max(known.laid), ..known };
+        let before = {
+            let mut desk = self.desk.lock();
+            let before = (desk.paused, desk.is_aside());
+            desk.paused = known.paused.is_some();
+            before
+        };
         *own = if known.fills < own.fills { own.but_for_backfills(known) } else { known };
         self.weight.learn(&own);
         self.take_ground(&own, asked);
         drop(own);
-        if turned {
+        let now = {
+            let desk = self.desk.lock();
+            (desk.paused, desk.is_aside())
+        };
+        if now != before {
             self.note_heard();
         }
+        self.step_aside();
         self.ring();
     }
 
@@ -278,6 +284,10 @@ impl AwsInbox {
         let newest = self.store.positions.newest(Timestamp::now());
         let heard = {
             let desk = self.desk.lock();
+            if desk.is_aside() {
+                // Others say what it hears.
+                return;
+            }
             desk.is_open().then(|| desk.subscriptions())
         };
         let Some(epochs) = self.known.lock().hears(heard.as_ref(), newest) else { return };
@@ -316,13 +326,16 @@ impl AwsInbox {
             self.ring();
             return Finished::Accepted;
         }
-        let on_dead = self.desk.lock().on_dead();
+        let (on_dead, layout) = {
+            let desk = self.desk.lock();
+            (desk.on_dead(), desk.layout())
+        };
         let generation = delivery.generation.state;
         let (store, name, committer) = (&self.store, &self.name, &self.committer);
         self.desk.lock().settling(ticket, true);
         self.ring();
         let (ground, settled) = match self.ground().await {
-            Ok(ground) if ground.generation != generation || ground.is_shut() => (Some(ground), Ok(Settled::Shut)),
+            Ok(ground) if !ground.holds(generation, layout) => (Some(ground), Ok(Settled::Shut)),
             Ok(ground) => {
                 let gate = ground.gate();
                 let settling =
@@ -398,6 +411,7 @@ impl AwsInbox {
         if let Some(at) = due {
             self.ring_at(at);
         }
+        self.step_aside();
         self.ring();
     }
 }
@@ -425,6 +439,7 @@ impl Inbox for AwsInbox {
         };
         self.note_heard();
         self.acknowledge(passed);
+        self.step_aside();
         if let Some(inbox) = self.store.inbox(&self.name).filter(|_| skips) {
             self.store.tasks.spawn(self.store.in_flight.track_future(inbox.leave_dead_behind()));
         }

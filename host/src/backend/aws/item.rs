@@ -19,6 +19,7 @@
 //! | how many of its deliveries were done, and effects dropped | `g#<consumer>` | `<number>#d`, `<number>#x` |
 //! | event that a rebuild comes back to | `w#<consumer>` | `<number>#e#<position>` |
 //! | gate of a host beside a rebuild | `w#<consumer>` | `<number>#g#<host>` |
+//! | that a host has left the layout before a take-over | `w#<consumer>` | `l#<number>#<host>` |
 //! | message | `m` | `<position>#<n>#<consumer>` |
 //! | rows of a data set | `r#<data set>` | `<position>#<n>` |
 //! | row of a consumer's history | `v#<consumer>` | `<number>` |
@@ -177,6 +178,11 @@ impl Key {
         Self::new(rebuilds_partition(name), format!("{}{host}", gates_prefix(rebuild)))
     }
 
+    /// Of a host that is to leave the layout before a take-over.
+    pub fn left(name: &ConsumerName, take_over: i64, host: &str) -> Self {
+        Self::new(rebuilds_partition(name), format!("{}{host}", left_prefix(take_over)))
+    }
+
     pub fn entry(name: &ConsumerName, generation: i64, key: &str) -> Self {
         Self::new(entries_partition(name, generation), key)
     }
@@ -241,6 +247,10 @@ pub fn put_off_prefix(rebuild: i64) -> String {
 
 pub fn gates_prefix(rebuild: i64) -> String {
     format!("{rebuild:010}#g#")
+}
+
+pub fn left_prefix(take_over: i64) -> String {
+    format!("l#{take_over:010}#")
 }
 
 /// Of the sort keys of what is remembered of one delivery.

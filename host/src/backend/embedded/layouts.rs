@@ -44,7 +44,13 @@ const AGED: &str = "events that it lacks have left the journal; `[retention] eve
 
 #[async_trait]
 impl Layouts for Embedded {
-    async fn lay_out(&self, name: &ConsumerName, layout: u32, bytes_max: u64) -> Result<Durable<LaidOut>> {
+    async fn lay_out(
+        &self,
+        name: &ConsumerName,
+        layout: u32,
+        bytes_max: u64,
+        _last_word: bool,
+    ) -> Result<Durable<LaidOut>> {
         let (store, name) = (Arc::clone(&self.store), name.clone());
         backfills::to_its_end(async move { store.lay_out(&name, layout, bytes_max).await }).await
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::{Shared, Slot};
 use crate::backend::{Former, KeptState, SetOut, Turn, WayBack};
+use crate::consumer::history::Word;
 use crate::consumer::runtime::{self, Live, Runtime};
 use crate::consumer::stage::{Loaded, Refused};
 use crate::consumer::status::WayBackStatus;
@@ -23,7 +24,7 @@ impl<R: Runtime> Slot<R> {
     /// Follows the way back that is under way in the store: loads its version, where that is not here.
     pub(super) async fn follow_back(&mut self, shared: &Arc<Shared<R>>) -> Result<(), Refused> {
         let way = shared.layouts.way_back(&self.name).await;
-        let way = way.map_err(|error| Refused::Unavailable(error.to_string()))?;
+        let way = way?;
         let (Some(way), Some(policy)) = (way, self.policy.clone()) else {
             self.back = None;
             shared.returning.lock().remove(&self.name);
@@ -121,7 +122,7 @@ impl<R: Runtime> Slot<R> {
         }
         self.follow_back(shared).await.map_err(|refused| self.refusal(refused))?;
         let prepared = self.prepare(&live, &policy, shared).map_err(|refused| self.refusal(refused))?;
-        self.go_live(live, prepared, None, None, shared).await.map_err(|refused| self.refusal(refused))
+        self.go_live(live, prepared, None, (None, Word::Earlier), shared).await.map_err(|refused| self.refusal(refused))
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{Shared, Slot, Trying, turn};
 use crate::backend::{PluginFile, Turn, TurnOutcome};
-use crate::consumer::history::Plan;
+use crate::consumer::history::{Plan, Word};
 use crate::consumer::runtime::{self, Live, Runtime};
 use crate::consumer::stage::{Loaded, Refused};
 use crate::consumer::status::{Candidate, CandidateState};
@@ -80,7 +80,7 @@ impl<R: Runtime> Slot<R> {
         let prepared = Live { candidate: Some(beside), ..prepared };
         let turn = news.then(|| turn(TurnOutcome::Canary, file, live));
         let tried = Trying { file: file.clone(), loaded: candidate, version, trial };
-        Ok(self.go_live(loaded, prepared, Some(tried), turn, shared).await?)
+        Ok(self.go_live(loaded, prepared, Some(tried), (turn, Word::Earlier), shared).await?)
     }
 
     fn run_side_by_side(&self, live: &Loaded<R>, candidate: &Loaded<R>, shared: &Shared<R>) -> Result<(), Refused> {
@@ -101,7 +101,7 @@ impl<R: Runtime> Slot<R> {
         let judged = running.candidate.as_ref().and_then(|tried| Some((tried, tried.trial.verdict()?)));
         let Some((tried, verdict)) = judged else { return Ok(()) };
         let standing = shared.versions.standing(&self.name).await;
-        let standing = standing.map_err(|error| Refused::Unavailable(error.to_string()))?;
+        let standing = standing?;
         // Where another host was quicker to judge it, or somebody decided, that holds.
         if Plan::is_new_canary(&tried.loaded.hash, standing.as_ref()) {
             return Ok(());

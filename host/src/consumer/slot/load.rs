@@ -97,7 +97,7 @@ impl<R: Runtime> Slot<R> {
                     binary
                 }
                 Ok(None) => return Err(told(gone.to_string())),
-                Err(error) => return Err(Refused::Unavailable(error.to_string())),
+                Err(error) => return Err(error.into()),
             },
         };
         // The keys may be others than when it ran.

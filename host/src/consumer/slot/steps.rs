@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{Newest, Shared, Slot, turn};
 use crate::backend::{HISTORY_MAX, HostRuns, Standing, Turn, TurnOutcome};
-use crate::consumer::history::{self, Came, Plan};
+use crate::consumer::history::{self, Came, Plan, Word};
 use crate::consumer::runtime::Runtime;
 use crate::consumer::stage::Refused;
 use crate::consumer::steer::{Refusal, Step};
@@ -49,7 +49,9 @@ impl<R: Runtime> Slot<R> {
             return self.show_again(shared).await;
         }
         let prepared = self.prepare(&loaded, &policy, shared).map_err(|refused| self.refusal(refused))?;
-        self.go_live(loaded, prepared, None, Some(turn), shared).await.map_err(|refused| self.refusal(refused))?;
+        self.go_live(loaded, prepared, None, (Some(turn), Word::Last), shared)
+            .await
+            .map_err(|refused| self.refusal(refused))?;
         self.show_again(shared).await
     }
 
@@ -81,7 +83,9 @@ impl<R: Runtime> Slot<R> {
             return self.show_again(shared).await;
         }
         let prepared = self.prepare(&loaded, &policy, shared).map_err(|refused| self.refusal(refused))?;
-        self.go_live(loaded, prepared, None, Some(turn), shared).await.map_err(|refused| self.refusal(refused))?;
+        self.go_live(loaded, prepared, None, (Some(turn), Word::Last), shared)
+            .await
+            .map_err(|refused| self.refusal(refused))?;
         self.show_again(shared).await
     }
 

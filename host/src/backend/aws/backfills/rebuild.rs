@@ -37,6 +37,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use self::claim::Watched;
 use self::hand_over::Try;
+pub use self::hand_over::UNHEARD_MAX;
 use self::look::{Found, Seen, look};
 pub use self::put_off::{position_of, put_off_items};
 use super::run::Looked;

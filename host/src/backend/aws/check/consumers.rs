@@ -48,6 +48,7 @@ pub async fn fault(look: &Look<'_>, kind: &Kind, item: &Item) -> Result<Option<S
         | Kind::Backfill { by, .. }
         | Kind::PutOff { by, .. }
         | Kind::Gate { by, .. }
+        | Kind::Left { by, .. }
         | Kind::State { by, .. } => by,
         _ => return Ok(None),
     };
@@ -64,6 +65,10 @@ pub async fn fault(look: &Look<'_>, kind: &Kind, item: &Item) -> Result<Option<S
         Kind::Backfill { .. } => backfill(known, item),
         Kind::PutOff { rebuild, position, .. } => put_off(look, known, *rebuild, *position, item),
         Kind::Gate { rebuild, .. } => Ok(left_over(known, *rebuild)),
+        Kind::Left { take_over, .. } => {
+            let is_under_way = known.laid.is_some_and(|laid| laid.number == *take_over && !laid.is_ready);
+            Ok((!is_under_way).then(|| format!("no such take-over is under way: {DELETE}")))
+        }
         Kind::State { generation, counter, .. } => match generation.parse() {
             Ok(generation) if known.generation == generation || known.rebuilding == Some(generation) => {
                 state(look, *counter, item)

@@ -66,6 +66,12 @@ pub enum Kind {
         rebuild: i64,
         host: String,
     },
+    /// Of a host that is to leave the layout before a take-over.
+    Left {
+        by: String,
+        take_over: i64,
+        host: String,
+    },
     HistoryRow {
         by: String,
         number: u64,
@@ -139,8 +145,13 @@ impl Kind {
             "d" => Self::Letter { by: owned(rest), position: sk.parse().ok()? },
             "g" => Self::Backfill { by: owned(rest), sort },
             "w" => {
-                let (rebuild, kept) = sk.split_once('#')?;
-                let (by, rebuild) = (owned(rest), rebuild.parse().ok()?);
+                let (first, kept) = sk.split_once('#')?;
+                let by = owned(rest);
+                if first == "l" {
+                    let (take_over, host) = kept.split_once('#')?;
+                    return Some(Self::Left { by, take_over: take_over.parse().ok()?, host: owned(host) });
+                }
+                let rebuild = first.parse().ok()?;
                 match kept.split_once('#')? {
                     ("e", position) => Self::PutOff { by, rebuild, position: position.parse().ok()? },
                     ("g", host) => Self::Gate { by, rebuild, host: owned(host) },
@@ -178,7 +189,7 @@ impl Kind {
             Self::Delivery { .. } => "attempts",
             Self::Letter { .. } => "dead letters",
             Self::Due { .. } => "due deliveries",
-            Self::State { .. } => "state",
+            Self::State { .. } | Self::Left { .. } => "state",
             Self::Message { .. } => "messages",
             Self::Records { .. } => "records",
             Self::Backfill { .. } | Self::PutOff { .. } | Self::Gate { .. } => "backfills",
@@ -227,6 +238,9 @@ impl Display for Kind {
                 write!(f, "event {position} that rebuild {rebuild} of {by} comes back to")
             }
             Self::Gate { by, rebuild, host } => write!(f, "gate of {host} beside rebuild {rebuild} of {by}"),
+            Self::Left { by, take_over, host } => {
+                write!(f, "what {host} says of take-over {take_over} of the state of {by}")
+            }
             Self::HistoryRow { by, number } => write!(f, "row {number} of the versions of {by}"),
             Self::Kept { by, hash } => write!(f, "version {hash} of {by}"),
             Self::Standing { by } => write!(f, "standing of {by}"),

@@ -420,6 +420,11 @@ fn harms(shop: &Shop, items: &HashMap<Key, Item>) -> Vec<(Harm, &'static str, &'
             "event 1 that rebuild 1 of alpha comes back to: its event is gone",
         ),
         (Harm::Put(Item::at(&Key::gate(&alpha(), 1, "x"))), "backfills", "gate of x beside rebuild 1 of alpha"),
+        (
+            Harm::Put(Item::at(&Key::left(&alpha(), 1, "x"))),
+            "state",
+            "what x says of take-over 1 of the state of alpha: no such take-over is under way",
+        ),
     ]
 }
 

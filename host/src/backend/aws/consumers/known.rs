@@ -2,6 +2,7 @@
 
 use crate::backend::aws::item::Item;
 use crate::backend::aws::lane::{Logged, Prior};
+use crate::backend::aws::layouts::Laid;
 use crate::backend::aws::weight::{self, Total};
 use crate::backend::{Error, Pause, Result};
 use crate::clock::Timestamp;
@@ -34,6 +35,8 @@ pub struct Known {
     pub near: Option<Near>,
     /// Generations that are no use any more, and not cleared yet.
     pub past: Vec<i64>,
+    /// The layout of its state, where somebody said one.
+    pub laid: Option<Laid>,
     /// Functions have handled its events: who commits them is not known by their slots alone.
     pub by_functions: bool,
 }
@@ -97,6 +100,7 @@ impl Known {
             rebuilding,
             near: near.map(|(number, until)| Near { number, until }).filter(|_| rebuilding.is_some()),
             past,
+            laid: Laid::read(item)?,
             by_functions: item.number_or_none::<u8>("byf")?.is_some(),
         })
     }
@@ -209,6 +213,7 @@ mod tests {
             rebuilding: None,
             near: None,
             past: Vec::new(),
+            laid: None,
             by_functions: false,
         }
     }

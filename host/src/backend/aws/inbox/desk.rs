@@ -1,5 +1,6 @@
 //! What an inbox knows in memory: the lanes, and what of each may run. No IO.
 
+mod aside;
 mod gap;
 mod history;
 
@@ -10,6 +11,7 @@ use std::time::Duration;
 use crate::backend::aws::due::Due;
 use crate::backend::aws::item::{Key, LaneKey};
 use crate::backend::aws::lane::Logged;
+use crate::backend::aws::layouts::Laid;
 use crate::backend::aws::place::{Head, HeadState, Past, Place};
 use crate::backend::aws::settle;
 use crate::backend::pace::Pace;
@@ -219,6 +221,7 @@ pub struct Desk {
     settling: HashSet<u64>,
     policy: Option<InboxPolicy>,
     pub paused: bool,
+    pub laid: Option<Laid>,
     pace: Option<Pace>,
     /// The backfill that may bring events.
     filling: Option<i64>,
@@ -238,6 +241,7 @@ impl Desk {
             settling: HashSet::new(),
             policy: None,
             paused,
+            laid: None,
             pace: None,
             filling: None,
             held: false,
@@ -273,7 +277,7 @@ impl Desk {
     }
 
     pub fn is_open(&self) -> bool {
-        !self.paused && self.concurrency() > 0
+        !self.paused && self.is_here()
     }
 
     pub fn is_configured(&self) -> bool {

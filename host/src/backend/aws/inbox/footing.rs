@@ -21,6 +21,7 @@ use super::desk::Running;
 use crate::backend::aws::backfills::gate;
 use crate::backend::aws::consumers::{FOLLOW_EVERY, Known};
 use crate::backend::aws::item::Key;
+use crate::backend::aws::layouts::Laid;
 use crate::backend::{AttemptBy, Delivery, Error, Finished, Generation, Lease, Result};
 use crate::clock::Timestamp;
 
@@ -55,9 +56,10 @@ impl Asked {
 }
 
 /// What commits go by that begin now.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct Ground {
     pub generation: i64,
+    laid: Option<Laid>,
     stands: Stands,
 }
 
@@ -75,6 +77,10 @@ enum Stands {
 }
 
 impl Ground {
+    fn of(known: &Known, stands: Stands) -> Self {
+        Self { generation: known.generation, laid: known.laid, stands }
+    }
+
     pub fn gate(&self) -> Option<&Key> {
         match &self.stands {
             Stands::Gated { gate, .. } => Some(gate),
@@ -82,7 +88,12 @@ impl Ground {
         }
     }
 
-    pub fn is_shut(&self) -> bool {
+    /// Whether what was handled on this generation, by this layout, may be committed.
+    pub fn holds(&self, generation: i64, layout: Option<u32>) -> bool {
+        self.generation == generation && self.laid.is_none_or(|laid| laid.lets(layout)) && !self.is_shut()
+    }
+
+    fn is_shut(&self) -> bool {
         matches!(self.stands, Stands::Shut { .. })
     }
 
@@ -95,6 +106,8 @@ pub struct Footing {
     ground: Arc<Ground>,
     /// When what it goes by was asked for.
     asked: Asked,
+    /// The take-over that has not ended, and since when this host knows of it.
+    relaid: Option<(i64, Instant)>,
     /// What commits without a gate went by that may be on their way.
     unfenced: Vec<Weak<Ground>>,
     /// The rebuild of which this host has said that it commits through its gate alone.
@@ -104,15 +117,15 @@ pub struct Footing {
 impl Footing {
     pub fn of(known: &Known, asked: Asked) -> Self {
         let stands = known.rebuilding.map_or(Stands::Free, |rebuild| Stands::Shut { rebuild });
-        let ground = Arc::new(Ground { generation: known.generation, stands });
-        Self { ground, asked, unfenced: Vec::new(), joined: None }
+        let ground = Arc::new(Ground::of(known, stands));
+        Self { ground, asked, relaid: None, unfenced: Vec::new(), joined: None }
     }
 
-    fn stand(&mut self, generation: i64, stands: Stands) {
-        if self.ground.generation == generation && self.ground.stands == stands {
+    fn stand(&mut self, ground: Ground) {
+        if *self.ground == ground {
             return;
         }
-        let before = std::mem::replace(&mut self.ground, Arc::new(Ground { generation, stands }));
+        let before = std::mem::replace(&mut self.ground, Arc::new(ground));
         self.unfenced.retain(|other| other.strong_count() > 0);
         if before.is_free() {
             self.unfenced.push(Arc::downgrade(&before));
@@ -121,7 +134,12 @@ impl Footing {
 
     /// Whether nothing is on its way without a gate.
     fn is_fenced(&self) -> bool {
-        !self.ground.is_free() && self.unfenced.iter().all(|other| other.strong_count() == 0)
+        !self.ground.is_free() && self.is_young()
+    }
+
+    /// Whether nothing is on its way that went by what was known before.
+    fn is_young(&self) -> bool {
+        self.unfenced.iter().all(|other| other.strong_count() == 0)
     }
 }
 
@@ -161,10 +179,17 @@ impl AwsInbox {
             }
             (Some(rebuild), _) => Stands::Shut { rebuild },
         };
+        let relaid = known.laid.filter(|laid| !laid.is_ready).map(|laid| laid.number);
+        if relaid != footing.relaid.map(|(number, _)| number) {
+            footing.relaid = relaid.map(|number| (number, Instant::now()));
+        }
         let is_held = known.near.is_some() || matches!(stands, Stands::Shut { .. });
-        footing.stand(known.generation, stands);
+        footing.stand(Ground::of(known, stands));
         drop(footing);
-        self.desk.lock().held = is_held;
+        {
+            let mut desk = self.desk.lock();
+            (desk.held, desk.laid) = (is_held, known.laid);
+        }
         if known.rebuilding.is_some() {
             self.gated.notify_one();
         }
@@ -227,7 +252,7 @@ impl AwsInbox {
         {
             let known = self.known.lock();
             if let Some(rebuild) = known.rebuilding {
-                self.footing.lock().stand(known.generation, Stands::Shut { rebuild });
+                self.footing.lock().stand(Ground::of(&known, Stands::Shut { rebuild }));
                 self.desk.lock().held = true;
             }
         }
@@ -299,7 +324,7 @@ impl AwsInbox {
                 }
             }
             (true, Some(_)) if self.is_quiet() => {
-                self.footing.lock().stand(known.generation, Stands::Shut { rebuild });
+                self.footing.lock().stand(Ground::of(&known, Stands::Shut { rebuild }));
                 gate::shut(&self.store, &self.name, rebuild, &self.host).await?;
             }
             (_, Some(near)) if Timestamp::now() > near.until.plus(GRACE) => {
@@ -318,7 +343,7 @@ impl AwsInbox {
             return;
         }
         let gate = Key::gate(&self.name, rebuild, &self.host);
-        self.footing.lock().stand(known.generation, Stands::Gated { rebuild, gate });
+        self.footing.lock().stand(Ground::of(&known, Stands::Gated { rebuild, gate }));
         self.desk.lock().held = known.near.is_some();
         drop(known);
         self.ring();
@@ -335,6 +360,48 @@ impl AwsInbox {
         Ok(())
     }
 
+    /// Whether nothing is on its way here that was handled by a layout before, where one has taken over.
+    pub fn has_left(&self, laid: Laid) -> bool {
+        let footing = self.footing.lock();
+        footing.ground.laid == Some(laid) && footing.is_young() && self.desk.lock().running() == 0
+    }
+
+    /// Ends a take-over for the layout that is handled by here, whoever began it.
+    pub async fn follow_take_over(&self) -> Result<()> {
+        let Some((number, since)) = self.footing.lock().relaid else { return Ok(()) };
+        let is_own = {
+            let (known, desk) = (self.known.lock(), self.desk.lock());
+            known.laid.is_some_and(|laid| desk.layout() == Some(laid.layout))
+        };
+        match is_own && self.store.look_at_take_over(&self.name, number, since).await? {
+            true => self.reknow().await,
+            false => Ok(()),
+        }
+    }
+
+    /// Gives back what is in memory, where nothing of it is handled here.
+    pub(super) fn step_aside(&self) {
+        let (receipts, dues) = self.desk.lock().give_up();
+        self.leave_to_others(receipts, dues);
+    }
+
+    /// Why nothing is handled here, while that is done by another layout.
+    pub fn aside(&self) -> Option<String> {
+        let desk = self.desk.lock();
+        let (Laid { layout, .. }, own) = desk.laid.filter(|_| desk.is_aside()).zip(desk.layout())?;
+        Some(match layout == own {
+            true => format!(
+                "it takes over from hosts that handle by another layout of state than {own}: they are waited for"
+            ),
+            false => format!(
+                "its state is of layout {layout} by now, and the version here of layout {own}: it handles nothing beside that of \
+                 another host; give this host that version, too, or have this one take over everywhere: `fanfare consumers promote \
+                 {}`",
+                self.name
+            ),
+        })
+    }
+
     /// Whether no live delivery runs, and none starts.
     fn is_quiet(&self) -> bool {
         let desk = self.desk.lock();
@@ -345,7 +412,7 @@ impl AwsInbox {
     pub(super) async fn leave_gate(&self) {
         let known = self.known();
         let Some(rebuild) = known.rebuilding else { return };
-        self.footing.lock().stand(known.generation, Stands::Shut { rebuild });
+        self.footing.lock().stand(Ground::of(&known, Stands::Shut { rebuild }));
         let left = async {
             gate::shut(&self.store, &self.name, rebuild, &self.host).await?;
             self.join(rebuild).await

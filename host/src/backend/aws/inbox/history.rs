@@ -12,7 +12,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::AwsInbox;
-use super::desk::Work;
+use super::desk::{Receipt, Work};
 use crate::backend::aws::backfills::{Fills, Way};
 use crate::backend::aws::due::{self, Due};
 use crate::backend::aws::item::{Key, LaneKey};
@@ -64,16 +64,26 @@ impl AwsInbox {
         };
         self.forget_offered(self.fills().under_way().map(|fill| fill.number));
         if let Some((receipts, dues)) = begun {
-            self.acknowledge_none(receipts);
-            let store = Arc::clone(&self.store);
-            self.store.tasks.spawn(async move {
-                for due in dues {
-                    drop(due::claim_until(&store, &due, Timestamp::now()).await);
-                }
-            });
+            self.leave_to_others(receipts, dues);
         }
         self.filled.notify_one();
         self.ring();
+    }
+
+    /// Gives back messages, and what stands for lanes in the table.
+    pub(super) fn leave_to_others(&self, receipts: Vec<Receipt>, dues: Vec<Due>) {
+        if !receipts.is_empty() {
+            self.acknowledge_none(receipts);
+        }
+        if dues.is_empty() {
+            return;
+        }
+        let store = Arc::clone(&self.store);
+        self.store.tasks.spawn(async move {
+            for due in dues {
+                drop(due::claim_until(&store, &due, Timestamp::now()).await);
+            }
+        });
     }
 
     /// What is known of backfills; all there is to know, where a place tells of one that began since: the one that this host

@@ -37,8 +37,11 @@ impl Way {
 }
 
 impl AwsInbox {
-    /// Why its events do not reach this host, while they do not.
+    /// Why its events do not reach this host, or are not handled here, while that is so.
     pub fn cut_off(&self) -> Option<String> {
+        if let Some(aside) = self.aside() {
+            return Some(aside);
+        }
         let way = self.way.lock();
         let why = way.wrong.as_ref().or(way.silent.as_ref())?;
         Some(format!("its events do not reach this host, or a minute late: {why}"))

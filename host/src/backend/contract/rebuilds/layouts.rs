@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use super::{CONSUMER, attach, done, expected, latest, listens, rebuild, serve_until, start, state, steer};
 use crate::backend::contract::wait::Deadline;
-use crate::backend::contract::{Place, events, eventually, lease, name, nothing_comes, publish, ran, report};
+use crate::backend::contract::{
+    Place, events, eventually, lease, name, nothing_comes, publish, ran, report, stays_quiet,
+};
 use crate::backend::{
     AttemptBy, BackPolicy, Backend, BackfillState, BackfillStep, Backfilled, Delivery, Finished, Former, Inbox,
     InboxPolicy, Keep, LaidOut, PluginFile, Retention, SetOut, Settlement, Turn, TurnOutcome, WayBack,
@@ -46,7 +48,7 @@ pub(super) fn run(inbox: &Arc<dyn Inbox>, layout: u32, back: Option<u32>) {
 }
 
 pub(super) async fn lay_out(backend: &Backend, layout: u32, room: u64) -> LaidOut {
-    backend.layouts.lay_out(&name(CONSUMER), layout, room).await.unwrap().into_inner()
+    backend.layouts.lay_out(&name(CONSUMER), layout, room, true).await.unwrap().into_inner()
 }
 
 /// The version with this layout takes over, once what ran has ended.
@@ -264,6 +266,31 @@ async fn a_rebuild_of_the_layout_before_ends_when_another_one_takes_over(home: P
     assert_eq!(kept_layout(&backend).await, Some(2));
 }
 
+async fn what_is_handled_by_the_layout_before_ends_with_it(home: Place) {
+    let backend = home.open().await;
+    let inbox = attach(&backend, Start::Beginning).await;
+    lay_out(&backend, 1, ROOM).await;
+    run(&inbox, 1, None);
+    for subject in ["tea", "salt"] {
+        publish(&backend, subject).await;
+    }
+    serve_until(&backend, &inbox, 0).await;
+    start(&backend, rebuild()).await;
+    let again = lease(&inbox).await;
+    assert!(again.is_of_rebuild(), "{again:?}");
+    take_over(&backend, &inbox, 2, ROOM).await;
+    assert_eq!(latest(&backend).await.state, BackfillState::Cancelled);
+    done(&inbox, again).await;
+    publish(&backend, "pepper").await;
+    serve_otherwise(&backend, &inbox, 0).await;
+    let state = state(&backend).await;
+    assert!(state.0.contains_key("two"), "{state:?}");
+    // It goes on by the new one alone.
+    run(&inbox, 1, None);
+    publish(&backend, "later").await;
+    stays_quiet(&home, &backend, &inbox).await;
+}
+
 async fn a_state_that_lacks_what_nobody_can_bring_is_given_up(home: Place) {
     let backend = home.open().await;
     publish(&backend, "before").await;
@@ -345,8 +372,11 @@ async fn a_store_that_keeps_none_says_so(home: Place) {
     let backend = home.open().await;
     let _inbox = attach(&backend, Start::Now).await;
     assert_eq!(lay_out(&backend, 1, ROOM).await, LaidOut::AsBefore);
+    assert_eq!(former(&backend).await, None);
+    let LaidOut::NotKept(why) = lay_out(&backend, 2, ROOM).await else { panic!("none is kept") };
+    assert!(why.contains("at AWS none is"), "{why}");
     assert_eq!(lay_out(&backend, 2, ROOM).await, LaidOut::AsBefore);
-    assert!(gone(&backend).await.contains("at AWS none is"));
+    assert_eq!(gone(&backend).await, why);
     assert!(matches!(set_out(&backend, 2, 1).await, SetOut::NotKept));
 }
 
@@ -355,6 +385,7 @@ claims! {
     a_way_back_that_is_left_goes_on_later_from_where_it_came on [embedded] because "a copy costs each item there",
     a_state_that_is_not_kept_is_taken_over_with_the_reason on [embedded] because "a copy costs each item there",
     a_rebuild_of_the_layout_before_ends_when_another_one_takes_over on [embedded] because "a copy costs each item there",
+    what_is_handled_by_the_layout_before_ends_with_it on [embedded, aws],
     a_state_that_lacks_what_nobody_can_bring_is_given_up on [embedded] because "a copy costs each item there",
     a_state_of_many_pieces_is_kept_whole on [embedded] because "a copy costs each item there",
     a_store_that_keeps_none_says_so on [aws] because "one file keeps one",

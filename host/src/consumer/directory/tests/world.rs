@@ -403,7 +403,7 @@ impl Loader for Handle {
 impl Runtime for Handle {
     type Worker = u32;
 
-    async fn start(&self, name: &ConsumerName, live: Live<String>) -> backend::Result<u32> {
+    async fn start(&self, name: &ConsumerName, live: Live<String>, _: bool) -> backend::Result<u32> {
         let fewer = |times: u32| times.checked_sub(1);
         if self.0.refused_starts.fetch_update(Ordering::SeqCst, Ordering::SeqCst, fewer).is_ok() {
             return Err(backend::Error::Unavailable("the disk is full".into()));
@@ -418,6 +418,10 @@ impl Runtime for Handle {
         note_candidate(&self.0, &name, candidate.as_ref());
         workers.insert(worker, Worker { name, version, policy, candidate, shadow });
         Ok(worker)
+    }
+
+    async fn lay_out(&self, _: &ConsumerName, _: &Live<String>) -> backend::Result<()> {
+        Ok(())
     }
 
     async fn introduce(&self, name: &ConsumerName, start: Start) -> backend::Result<()> {

@@ -45,7 +45,7 @@ const BETWEEN_TRIES: Duration = Duration::from_secs(2);
 const TRY_TIME: Duration = Duration::from_secs(3);
 /// How long after its beginning somebody who did not hear of a rebuild, and is not there any more, may have begun to commit
 /// something: three times as long as anybody goes by what he knew. When that arrives does not matter ([`Rebuilder::fence`]).
-const UNHEARD_MAX: Duration = Duration::from_secs(30);
+pub const UNHEARD_MAX: Duration = Duration::from_secs(30);
 
 /// What became of earlier tries.
 pub struct Tries {

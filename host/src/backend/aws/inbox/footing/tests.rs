@@ -14,20 +14,38 @@ fn gated() -> Stands {
 
 #[test]
 fn a_host_is_fenced_once_nothing_is_on_its_way_that_went_by_what_was_known_before() {
-    let ground = Arc::new(Ground { generation: 0, stands: Stands::Free });
-    let (asked, unfenced) = (Asked::now(), Vec::new());
-    let mut footing = Footing { ground, asked, unfenced, joined: None };
+    let on = |generation, stands| Ground { generation, laid: None, stands };
+    let (ground, asked) = (Arc::new(on(0, Stands::Free)), Asked::now());
+    let mut footing = Footing { ground, asked, relaid: None, unfenced: Vec::new(), joined: None };
     let on_its_way = Arc::clone(&footing.ground);
     assert!(!footing.is_fenced());
-    footing.stand(0, gated());
+    footing.stand(on(0, gated()));
     assert!(!footing.is_fenced(), "a commit without a gate may come still");
-    footing.stand(0, Stands::Shut { rebuild: 7 });
-    footing.stand(0, gated());
+    footing.stand(on(0, Stands::Shut { rebuild: 7 }));
+    footing.stand(on(0, gated()));
     assert!(!footing.is_fenced());
     drop(on_its_way);
     assert!(footing.is_fenced());
-    footing.stand(7, Stands::Free);
+    footing.stand(on(7, Stands::Free));
     assert!(!footing.is_fenced(), "the next rebuild is another matter");
+}
+
+#[test]
+fn a_host_has_left_a_layout_once_nothing_is_on_its_way_that_went_by_it() {
+    let laid = |layout| Some(Laid { number: 1, is_ready: true, layout });
+    let on = |laid| Ground { generation: 0, laid, stands: Stands::Free };
+    assert!(on(None).holds(0, Some(1)) && on(laid(1)).holds(0, Some(1)) && on(laid(1)).holds(0, None));
+    assert!(!on(laid(2)).holds(0, Some(1)) && !on(laid(1)).holds(1, Some(1)));
+    let under_way = Laid { number: 1, is_ready: false, layout: 2 };
+    assert!(!on(Some(under_way)).holds(0, Some(2)));
+
+    let (ground, asked) = (Arc::new(on(laid(1))), Asked::now());
+    let mut footing = Footing { ground, asked, relaid: None, unfenced: Vec::new(), joined: None };
+    let on_its_way = Arc::clone(&footing.ground);
+    footing.stand(on(Some(under_way)));
+    assert!(!footing.is_young());
+    drop(on_its_way);
+    assert!(footing.is_young());
 }
 
 #[test]

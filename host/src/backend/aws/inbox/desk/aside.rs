@@ -1,0 +1,37 @@
+//! A host that handles nothing of the consumer, while others may: it has none of its messages.
+
+use super::{Desk, Receipt};
+use crate::backend::aws::due::Due;
+
+impl Desk {
+    /// Whether its events are handled on this host, unless it is paused.
+    pub(super) fn is_here(&self) -> bool {
+        self.concurrency() > 0 && !self.is_aside()
+    }
+
+    /// Whether they are handled by another layout of its state than that of the version here.
+    pub fn is_aside(&self) -> bool {
+        self.is_configured() && self.laid.is_some_and(|laid| !laid.lets(self.layout()))
+    }
+
+    pub fn layout(&self) -> Option<u32> {
+        self.policy.as_ref().and_then(|policy| policy.layout)
+    }
+
+    /// Forgets what does not run, where nothing of it is handled here: the messages, and what stands in the table for lanes.
+    pub fn give_up(&mut self) -> (Vec<Receipt>, Vec<Due>) {
+        let (mut receipts, mut dues) = (Vec::new(), Vec::new());
+        if !self.is_configured() || self.is_here() {
+            return (receipts, dues);
+        }
+        self.lanes.retain(|_, lane| {
+            let stays = lane.running.is_some() || lane.looking;
+            if !stays {
+                receipts.extend(lane.receipts().cloned());
+                dues.extend(lane.due.take());
+            }
+            stays
+        });
+        (receipts, dues)
+    }
+}

@@ -1,0 +1,237 @@
+//! By which layout of its state a consumer's events are handled: one at a time, on all hosts.
+//!
+//! ```text
+//!  laid ──► taken over, by the host whose version is the last word ──► left by all who handled by the layout before ──► laid
+//! ```
+//!
+//! A take-over is a number in the consumer's item. From when a host hears of it, within a second, it begins nothing by another
+//! layout, gives back what it has in memory, and says that it has *left* once nothing of it is on its way. Where all have, or are gone
+//! for so long that nothing of theirs is, whoever sees that first says that the state is laid anew.
+//!
+//! **Invariants**
+//! - What is committed was handled by the layout that the state is of, by what the table said less than ten seconds before.
+//! - A take-over ends: whoever brings its layout goes on with it, however many hosts do, and whoever died.
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep};
+
+use super::Aws;
+use super::backfills::{UNHEARD_MAX, gate};
+use super::consumers::Known;
+use super::hosts;
+use super::inbox::Asked;
+use super::item::{Item, Key, left_prefix, number, rebuilds_partition};
+use super::store::Store;
+use super::table::{Change, Span, Transaction};
+use crate::backend::{BackfillStep, Backfills as _, Durable, Error, Former, LaidOut, Layouts, Result, SetOut, WayBack};
+use crate::event::Subscriptions;
+use crate::policy::ConsumerName;
+
+/// Why no state is kept when a version with another layout takes it over.
+const NONE_KEPT: &str = "at AWS none is: a copy would cost a read and a write of every item of it";
+/// Between two looks whether all have left.
+const AGAIN: Duration = Duration::from_millis(200);
+/// Hosts that are asked to leave: what a transaction holds beside the rest. Those above it count by their slots alone.
+const HOSTS_MAX: usize = 90;
+
+/// The layout of a consumer's state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Laid {
+    /// Take-overs until then.
+    pub number: i64,
+    /// All have left who handled by the layout before.
+    pub is_ready: bool,
+    pub layout: u32,
+}
+
+impl Laid {
+    pub fn read(item: &Item) -> Result<Option<Self>> {
+        let Some(layout) = item.number_or_none("lay")? else { return Ok(None) };
+        let number = item.number_or_none::<i64>("lyn")?.unwrap_or_default();
+        let ready = item.number_or_none::<i64>("lyr")?.unwrap_or_default();
+        Ok(Some(Self { number, is_ready: ready == number, layout }))
+    }
+
+    /// Whether a version of this layout may handle events. One whose layout is not known is of any.
+    pub fn lets(self, layout: Option<u32>) -> bool {
+        self.is_ready && layout.is_none_or(|layout| layout == self.layout)
+    }
+}
+
+#[async_trait]
+impl Layouts for Aws {
+    async fn lay_out(&self, name: &ConsumerName, layout: u32, _: u64, last_word: bool) -> Result<Durable<LaidOut>> {
+        let mut taken_over = false;
+        loop {
+            let (known, laid) = self.store.laid(name).await?;
+            match laid {
+                Some(laid) if laid.layout == layout => {
+                    if taken_over || !laid.is_ready {
+                        self.store.end_take_over(name, laid).await?;
+                    }
+                    return Ok(Durable::assert(match taken_over {
+                        true => LaidOut::NotKept(NONE_KEPT.to_owned()),
+                        false => LaidOut::AsBefore,
+                    }));
+                }
+                Some(laid) if !last_word => return Ok(Durable::assert(LaidOut::Elsewhere(laid.layout))),
+                Some(laid) => taken_over |= self.take_over(&known, laid, layout).await?,
+                None => self.store.lay_first(name, layout).await?,
+            }
+        }
+    }
+
+    async fn former(&self, name: &ConsumerName) -> Result<Option<Former>> {
+        let laid = self.store.known_as(name).await?.and_then(|known| known.laid);
+        let relaid = laid.is_some_and(|laid| laid.number > 0);
+        Ok(relaid.then(|| Former::Gone { reason: NONE_KEPT.to_owned() }))
+    }
+
+    async fn set_out(&self, _: &ConsumerName, _: WayBack, _: Subscriptions) -> Result<Durable<SetOut>> {
+        Ok(Durable::assert(SetOut::NotKept))
+    }
+
+    async fn way_back(&self, _: &ConsumerName) -> Result<Option<WayBack>> {
+        Ok(None)
+    }
+
+    fn handed_over(&self) -> Arc<Notify> {
+        // No way back is ever under way.
+        Arc::default()
+    }
+}
+
+impl Aws {
+    /// Takes the state over, unless something else became of it meanwhile. From then on nobody handles anything by the layout
+    /// before.
+    async fn take_over(&self, known: &Known, laid: Laid, layout: u32) -> Result<bool> {
+        let name = &known.name;
+        if let Some(rebuild) = known.rebuilding {
+            // It fills a state of the layout before. What goes through a gate goes by nothing else.
+            drop(self.steer(name, BackfillStep::Cancel).await?);
+            for host in gate::all(&self.store, name, rebuild).await?.keys() {
+                gate::shut(&self.store, name, rebuild, host).await?;
+            }
+            return Ok(false);
+        }
+        let next = laid.number + 1;
+        let change = Change::of("SET lay = :layout, lyn = :next")
+            .only_if("lay = :before AND (attribute_not_exists(lyn) OR lyn = :number) AND attribute_not_exists(bfr)")
+            .value(":layout", number(layout))
+            .value(":before", number(laid.layout))
+            .value(":number", number(laid.number))
+            .value(":next", number(next));
+        let mut transaction = Transaction::default();
+        transaction.update((), Key::consumer(name), change);
+        for host in hosts::keepers(&self.store.table).await?.iter().take(HOSTS_MAX) {
+            transaction.put((), Item::at(&Key::left(name, next, host)));
+        }
+        Ok(self.store.table.transact(transaction).await?.is_ok())
+    }
+}
+
+impl Store {
+    /// What the table says of the consumer, and of its layout. Its inbox goes by it from then on.
+    async fn laid(&self, name: &ConsumerName) -> Result<(Known, Option<Laid>)> {
+        let asked = Asked::now();
+        let known = self.known_as(name).await?;
+        let known = known.ok_or_else(|| Error::Unavailable("the consumer was forgotten meanwhile".into()))?;
+        if let Some(inbox) = self.inbox(name) {
+            inbox.learn(known.clone(), asked);
+        }
+        let laid = known.laid;
+        Ok((known, laid))
+    }
+
+    /// The state is of the layout of whoever comes first.
+    async fn lay_first(&self, name: &ConsumerName, layout: u32) -> Result<()> {
+        let change = Change::of("SET lay = :layout").only_if("attribute_exists(pk) AND attribute_not_exists(lay)");
+        self.table.update_once(&Key::consumer(name), change.value(":layout", number(layout))).await.map(drop)
+    }
+
+    /// Waits until a take-over has ended: until all have left who handled by the layout before, or something else became of it. A
+    /// host that AWS Lambda invokes waits in its invocations instead.
+    async fn end_take_over(&self, name: &ConsumerName, laid: Laid) -> Result<()> {
+        let began = Instant::now();
+        loop {
+            let (known, _) = self.laid(name).await?;
+            self.leave_layout(&known).await?;
+            let ended = self.look_at_take_over(name, laid.number, began).await?;
+            let (_, now) = self.laid(name).await?;
+            if ended || self.seat.kept().is_none() || now.is_none_or(|now| now.number != laid.number || now.is_ready) {
+                return Ok(());
+            }
+            tokio::select! {
+                () = sleep(AGAIN) => {}
+                () = self.stopping.cancelled() => return Err(Error::Unavailable("the host is stopping".into())),
+            }
+        }
+    }
+
+    /// Says that the state is laid anew where all have left, who knows of the take-over `since` then.
+    pub async fn look_at_take_over(&self, name: &ConsumerName, take_over: i64, since: Instant) -> Result<bool> {
+        let known = self.known_as(name).await?.filter(|known| known.laid.is_some_and(|laid| laid.number == take_over));
+        let Some(known) = known else { return Ok(false) };
+        let living = hosts::keepers(&self.table).await?;
+        let (mut left, mut missing) = (BTreeSet::new(), BTreeSet::new());
+        let mut items = Vec::new();
+        for item in self.left(name, take_over).await? {
+            let key = item.key()?;
+            let host = key.sk.trim_start_matches(&left_prefix(take_over)).to_owned();
+            let has_left = item.number_or_none::<u8>("ak")?.is_some();
+            let _ = if has_left { left.insert(host) } else { missing.insert(host) };
+            items.push(key);
+        }
+        let is_waited_for = living.iter().any(|host| !left.contains(host));
+        // Of those nobody will say it.
+        let are_gone = !missing.is_empty() || known.by_functions;
+        if is_waited_for || (are_gone && since.elapsed() <= UNHEARD_MAX) {
+            return Ok(false);
+        }
+        let change = Change::of("SET lyr = :number").only_if("lyn = :number").value(":number", number(take_over));
+        let mut transaction = Transaction::default();
+        transaction.update((), Key::consumer(name), change);
+        let more = items.split_off(items.len().min(HOSTS_MAX));
+        items.into_iter().for_each(|item| transaction.delete((), item, Change::default()));
+        let is_ready = self.table.transact(transaction).await?.is_ok();
+        if is_ready {
+            self.table.delete_all(more).await?;
+        }
+        Ok(is_ready)
+    }
+
+    async fn left(&self, name: &ConsumerName, take_over: i64) -> Result<Vec<Item>> {
+        let (partition, from) = (rebuilds_partition(name), left_prefix(take_over));
+        let to = format!("{from}~");
+        self.table.query(Span { partition, from, to, newest_first: false, limit: usize::MAX }).await
+    }
+
+    /// Says that this host has left the layout before, once it has, where somebody waits for that.
+    pub async fn leave_layout(&self, known: &Known) -> Result<()> {
+        let Some((laid, slot)) = known.laid.filter(|laid| !laid.is_ready).zip(self.seat.kept()) else { return Ok(()) };
+        match self.inbox(&known.name) {
+            Some(inbox) if !inbox.has_left(laid) => Ok(()),
+            // Whoever does not have the consumer commits nothing of it.
+            _ => self.say_left(&known.name, laid.number, &slot.owner).await,
+        }
+    }
+
+    /// Says that nothing of this host is on its way that was handled by a layout before that of this take-over.
+    async fn say_left(&self, name: &ConsumerName, take_over: i64, host: &str) -> Result<()> {
+        let is_under_way = "lyn = :number AND (attribute_not_exists(lyr) OR lyr <> :number)";
+        let mut transaction = Transaction::default();
+        let check = Change::default().only_if(is_under_way).value(":number", number(take_over));
+        transaction.check((), Key::consumer(name), check);
+        transaction.update((), Key::left(name, take_over, host), Change::of("SET ak = :one").value(":one", number(1)));
+        // Refused where it has ended, or another one has begun.
+        self.table.transact(transaction).await.map(drop)
+    }
+}

@@ -1,0 +1,84 @@
+use super::*;
+use crate::backend::aws::fixture::alpha;
+use crate::backend::aws::inbox::{Inboxed, shop};
+use crate::backend::contract::{policy, publish};
+use crate::backend::{Inbox as _, InboxPolicy};
+use crate::policy::Start;
+
+/// By then, nothing is on its way of those who did not hear of it.
+fn long_ago() -> Instant {
+    Instant::now() - UNHEARD_MAX - Duration::from_secs(1)
+}
+
+async fn laid(store: &Store) -> Option<Laid> {
+    store.known_as(&alpha()).await.unwrap().unwrap().laid
+}
+
+async fn begin(store: &Store, hosts: &[&str]) {
+    let change = Change::of("SET lay = :two, lyn = :one").value(":two", number(2)).value(":one", number(1));
+    store.table.update(&Key::consumer(&alpha()), change).await.unwrap();
+    for host in hosts {
+        let mut transaction = Transaction::default();
+        transaction.put((), Item::at(&Key::left(&alpha(), 1, host)));
+        store.table.transact(transaction).await.unwrap().unwrap();
+    }
+}
+
+#[tokio::test]
+async fn hosts_that_are_gone_are_waited_for_until_nothing_of_theirs_can_be_on_its_way() {
+    let (backend, store) = shop().await;
+    backend.consumers.introduce(&alpha(), Start::Now).await.unwrap();
+    begin(&store, &["left", "gone"]).await;
+    store.say_left(&alpha(), 1, "left").await.unwrap();
+    assert!(!store.look_at_take_over(&alpha(), 1, Instant::now()).await.unwrap());
+    assert!(!store.look_at_take_over(&alpha(), 2, long_ago()).await.unwrap(), "of another one nobody knows");
+    assert_eq!(laid(&store).await, Some(Laid { number: 1, is_ready: false, layout: 2 }));
+    assert!(store.look_at_take_over(&alpha(), 1, long_ago()).await.unwrap());
+    assert_eq!(laid(&store).await, Some(Laid { number: 1, is_ready: true, layout: 2 }));
+    store.say_left(&alpha(), 1, "gone").await.unwrap();
+    assert!(store.left(&alpha(), 1).await.unwrap().is_empty(), "nobody asks any more");
+}
+
+#[tokio::test]
+async fn nobody_is_waited_for_where_all_have_left() {
+    let (backend, store) = shop().await;
+    backend.consumers.introduce(&alpha(), Start::Now).await.unwrap();
+    begin(&store, &["left"]).await;
+    store.say_left(&alpha(), 1, "left").await.unwrap();
+    assert!(store.look_at_take_over(&alpha(), 1, Instant::now()).await.unwrap());
+}
+
+#[tokio::test]
+async fn a_host_that_lives_is_waited_for_however_long_it_takes() {
+    let (backend, store) = shop().await;
+    let slot = hosts::claim(&store.table, hosts::Stay::Kept).await.unwrap();
+    backend.consumers.introduce(&alpha(), Start::Now).await.unwrap();
+    begin(&store, &[]).await;
+    assert!(!store.look_at_take_over(&alpha(), 1, long_ago()).await.unwrap());
+    store.say_left(&alpha(), 1, &slot.owner).await.unwrap();
+    assert!(store.look_at_take_over(&alpha(), 1, Instant::now()).await.unwrap());
+}
+
+#[tokio::test]
+async fn a_function_waits_in_its_invocations_for_others_to_leave() {
+    let shop = Inboxed::open().await;
+    let lay_out = async |layout| shop.backend.layouts.lay_out(&alpha(), layout, 0, true).await.unwrap().into_inner();
+    let runs = |layout| {
+        let subscriptions = crate::backend::contract::hears(&["*"]);
+        shop.inbox.configure(InboxPolicy { layout: Some(layout), subscriptions, ..policy() });
+    };
+    assert_eq!(lay_out(1).await, LaidOut::AsBefore);
+    runs(1);
+    publish(&shop.backend, "tea").await;
+    shop.take_in("tea").await;
+    assert!(matches!(lay_out(2).await, LaidOut::NotKept(_)));
+    assert!(shop.lease().is_none(), "it runs by the layout before");
+    runs(2);
+    shop.take_in("tea").await;
+    shop.store.learn().await.unwrap();
+    assert!(shop.lease().is_none(), "other functions may not have heard of it");
+    assert!(shop.store.look_at_take_over(&alpha(), 1, long_ago()).await.unwrap());
+    shop.store.learn().await.unwrap();
+    shop.take_in("tea").await;
+    assert!(shop.lease().is_some());
+}
