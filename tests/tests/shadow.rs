@@ -23,6 +23,27 @@ fn with_shadow(guest: &str) -> TestHost {
 }
 
 #[test]
+fn what_a_candidate_handles_is_told_as_not_seen_by_the_shadow() {
+    let host = with_shadow("reports-twice");
+    let client = host.client();
+    host.consumers.set_policy(
+        "reports",
+        "shadow = \"next.wasm\"\n[rollout]\npercent = 50\nmin_events = 1000\nmax_failure_rate = 0.05\n",
+    );
+    host.consumers.put("reports", &guests::wasm("reports-two"));
+    client.wait_for_consumer("reports", |reports| reports["candidate"]["state"] == "canary");
+    for _ in 0..20 {
+        client.placed(&order(&[("TEA", 1)]));
+    }
+    client.wait_until_idle();
+    let report = client.get("/v1/consumers/reports/shadow").expect(200).json();
+    let count = |name: &str| report[name].as_i64().expect("a count");
+    let tried = client.counter("reports", "by-version/2");
+    assert!(tried > 0 && count("passed_over") >= tried, "{tried} of {report:#}");
+    assert_eq!(count("compared") + count("passed_over"), 20, "{report:#}");
+}
+
+#[test]
 fn a_shadow_with_one_changed_rule_names_exactly_the_orders_that_differ() {
     let host = with_shadow("reports-twice");
     let client = host.client();

@@ -52,9 +52,8 @@ pub fn shadow(name: &str, client: &Client, output: &Output) -> Result<(), Failur
         if !reason.is_empty() {
             return format!("{file} handles nothing: {reason}");
         }
-        let mut shown = format!(
-            "{file} ({version}) did {differing} of {compared} events otherwise; {passed_over} it was too slow to see"
-        );
+        let mut shown =
+            format!("{file} ({version}) did {differing} of {compared} events otherwise; {passed_over} it did not see");
         shown.push_str(&differences(shadow, "shadow"));
         shown
     });

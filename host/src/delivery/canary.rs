@@ -2,6 +2,7 @@
 //!
 //! So a delivery is leased, and its lane held, until either has settled it; a candidate's failure is none of its attempts.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::trial::Trial;
@@ -64,11 +65,16 @@ pub(super) fn note_live(shared: &Shared, candidate: &Candidate, after: bool, don
 async fn commit(shared: &Shared, live: &Live, candidate: &Candidate, delivery: Delivery, handled: Handled) -> Tried {
     let Handled { reads, effects, calls, duration, instance, .. } = handled;
     let ran = Ran { version: candidate.version.label(), duration, calls: calls.clone() };
+    let event = Arc::clone(&delivery.event);
     match shared.inbox.finish(delivery, &reads, Settlement::Done { effects, ran }).await {
         Finished::Accepted => {
             shared.meters.handled(None, duration);
             meters::canary(&shared.name, CanaryEvent::Done);
             candidate.trial.done(duration);
+            // There is nothing of the live version that it could be compared with.
+            if let Some(shadow) = live.shadow.as_ref().filter(|_| live.subscriptions.want(&event)) {
+                shadow.ledger.passed_over();
+            }
             if let Some(instance) = instance {
                 candidate.version.keep(instance);
             }

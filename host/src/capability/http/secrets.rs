@@ -6,13 +6,13 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::io::Read as _;
 use std::ops::Range;
 use std::path::Path;
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue};
 
+use crate::file;
 use crate::policy::SecretSource;
 
 /// A secret is a line, not a file of any size.
@@ -181,8 +181,8 @@ fn from_env(variable: &str) -> Option<String> {
 }
 
 fn from_file(path: &Path) -> std::io::Result<String> {
-    let mut text = String::new();
-    std::fs::File::open(path)?.take(SECRET_BYTES_MAX as u64 + 1).read_to_string(&mut text)?;
+    // With the ends of its lines, of which none is part of it.
+    let text = file::read_text(path, 2 * SECRET_BYTES_MAX as u64)?;
     let text = text.trim_end_matches(['\r', '\n']);
     match text.len() {
         0 => Err(std::io::Error::other("it is empty")),
@@ -250,6 +250,10 @@ mod tests {
             let told = Secrets::read(&file(name, text)).unwrap_err();
             assert!(told.starts_with("secret T: ") && !told.contains("s3cret"), "{told}");
         }
+        // A pipe would be waited for until somebody writes to it.
+        let device = SecretSource::File("/dev/zero".into());
+        let told = Secrets::read(&[("T".to_owned(), device)].into()).unwrap_err();
+        assert!(told.starts_with("secret T: cannot read /dev/zero: it is a device, a pipe or a socket"), "{told}");
         let env = SecretSource::Env("FANFARE_NO_SUCH_VARIABLE".to_owned());
         let told = Secrets::read(&[("T".to_owned(), env)].into()).unwrap_err();
         assert_eq!(told, "secret T: the host has no variable FANFARE_NO_SUCH_VARIABLE, or it is empty");

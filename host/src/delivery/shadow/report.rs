@@ -30,7 +30,7 @@ pub struct Report {
     pub compared: u64,
     /// Of those, how many it did otherwise.
     pub differing: u64,
-    /// Events that it was too slow to see.
+    /// Events that it did not see: it was too slow, its state could not be read, or a candidate handled them.
     pub passed_over: u64,
     pub differences: Vec<Group>,
 }
