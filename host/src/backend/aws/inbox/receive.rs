@@ -157,6 +157,10 @@ impl AwsInbox {
     }
 
     pub(super) async fn take_in(self: &Arc<Self>, messages: Vec<Message>) {
+        if !self.desk.lock().is_here() {
+            // They were asked for before that. Others may handle what is not even wanted here.
+            return self.acknowledge_none(messages.into_iter().filter_map(|message| message.receipt_handle).collect());
+        }
         let mut works = Vec::new();
         for message in messages {
             let Some(receipt) = message.receipt_handle.clone() else { continue };
@@ -308,6 +312,8 @@ impl AwsInbox {
                 () = tokio::time::sleep(RENEW_EVERY) => {}
                 () = self.ending.cancelled() => return,
             }
+            // What came into memory meanwhile.
+            self.step_aside();
             let receipts = self.desk.lock().receipts();
             self.hide(&receipts, VISIBILITY_SECONDS).await;
             let dues = self.desk.lock().dues();

@@ -5,7 +5,7 @@ use crate::backend::aws::due::Due;
 
 impl Desk {
     /// Whether its events are handled on this host, unless it is paused.
-    pub(super) fn is_here(&self) -> bool {
+    pub fn is_here(&self) -> bool {
         self.concurrency() > 0 && !self.is_aside()
     }
 
