@@ -28,6 +28,7 @@ mod fleet;
 mod functions;
 mod functions_alone_rebuild;
 mod functions_backfill;
+mod functions_layout;
 mod functions_rebuild;
 mod grants;
 mod hostile;
