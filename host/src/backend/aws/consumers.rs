@@ -174,11 +174,16 @@ impl Store {
 impl Consumers for Aws {
     async fn attach(&self, name: &ConsumerName, start: Start) -> Result<Arc<dyn Inbox>> {
         let _turn = self.store.turn_of(name).await;
+        let known = self.store.known_as(name).await?;
         if let Some(inbox) = self.store.inbox(name) {
-            return Ok(inbox);
+            if known.as_ref().is_some_and(|known| known.id == inbox.known().id) {
+                return Ok(inbox);
+            }
+            // Another host has forgotten that one.
+            inbox.close().await;
+            self.store.inboxes.lock().remove(name);
         }
         let (clients, settings, shared) = (&self.store.clients, &self.store.settings, &self.store.shared);
-        let known = self.store.known_as(name).await?;
         // A filter that is in force stays; a new queue of a consumer that is new gets everything until it says what it wants.
         let hears = known.as_ref().and_then(Known::last_heard);
         let queue = resources::ensure_consumer(clients, settings, shared, name, hears).await.map_err(unready)?;
@@ -310,6 +315,7 @@ impl Aws {
         };
         let until = super::clock::first_at(now.plus(SUBSCRIBE_LAG));
         let item = Item::at(&Key::consumer(name))
+            .with("id", text(uuid::Uuid::now_v7()))
             .with("start", number(start))
             .with("cua", number(start.saturating_sub(1)))
             .with("cuu", number(until))

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::{Place, accept, done, eventually, lease, name, place, policy, report, settled};
-use crate::backend::{Forgotten, InboxPolicy};
-use crate::effects::Effects;
+use crate::backend::{Backend, Forgotten, InboxPolicy};
+use crate::effects::{Adjustment, Effects};
 use crate::policy::Start;
 
 async fn who_attaches_beside_who_forgets_gets_a_consumer_that_is_there(home: Place) {
@@ -49,6 +49,39 @@ async fn who_attaches_beside_who_forgets_gets_a_consumer_that_is_there(home: Pla
     }
 }
 
+async fn one_that_another_host_forgot_begins_anew(home: Place) {
+    let (first, second) = (home.open().await, home.open().await);
+    let alpha = name("alpha");
+    let attached = async |backend: &Backend| {
+        let inbox = backend.consumers.attach(&alpha, Start::Now).await.unwrap();
+        inbox.configure(policy());
+        inbox
+    };
+    let effects =
+        || Effects { adjustments: vec![Adjustment { key: "n".into(), by: 1, floor: Some(0) }], ..Effects::default() };
+    for made_anew_by in [&second, &first] {
+        for backend in [&first, &second] {
+            let inbox = attached(backend).await;
+            inbox.configure(InboxPolicy { concurrency: 0, ..policy() });
+        }
+        assert_eq!(first.consumers.forget(&alpha).await.unwrap().into_inner(), Forgotten::Done);
+        drop(attached(made_anew_by).await);
+        let inbox = attached(&second).await;
+        if std::ptr::eq(made_anew_by, &raw const first) {
+            let other = made_anew_by.consumers.attach(&alpha, Start::Now).await.unwrap();
+            other.configure(InboxPolicy { concurrency: 0, ..policy() });
+        }
+        place(&first).await;
+        accept(&inbox, lease(&inbox).await, done(effects())).await;
+        settled(&second, "alpha").await;
+        assert_eq!(inbox.view().count("n").await.unwrap(), 1);
+        inbox.configure(InboxPolicy { concurrency: 0, ..policy() });
+    }
+    second.lifecycle.close().await;
+    first.lifecycle.close().await;
+}
+
 claims! {
+    one_that_another_host_forgot_begins_anew on [aws] because "a store on one machine has one host",
     who_attaches_beside_who_forgets_gets_a_consumer_that_is_there on [embedded, aws],
 }

@@ -16,6 +16,8 @@ const EPOCHS_MAX: usize = 8;
 #[derive(Clone, Debug)]
 pub struct Known {
     pub name: ConsumerName,
+    /// Never that of one that was forgotten. Those of earlier releases have none.
+    pub id: Option<String>,
     /// Events below this position are no business of it.
     pub start: u64,
     pub generation: i64,
@@ -86,6 +88,7 @@ impl Known {
         let epochs = epochs.into_iter().map(|(since, heard)| Ok(Epoch { since, heard: then(heard)? }));
         Ok(Self {
             name: item.parse("sk")?,
+            id: item.text_or_none("id").map(str::to_owned),
             start: item.number("start")?,
             generation,
             paused: item
@@ -201,6 +204,7 @@ mod tests {
     fn known() -> Known {
         Known {
             name: "alpha".parse().unwrap(),
+            id: None,
             start: 0,
             generation: 0,
             paused: None,
