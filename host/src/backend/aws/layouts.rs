@@ -185,9 +185,10 @@ impl Store {
         let mut items = Vec::new();
         for item in self.left(name, take_over).await? {
             let key = item.key()?;
-            let host = key.sk.trim_start_matches(&left_prefix(take_over)).to_owned();
-            let has_left = item.number_or_none::<u8>("ak")?.is_some();
-            let _ = if has_left { left.insert(host) } else { missing.insert(host) };
+            if let Some(host) = key.sk.strip_prefix(&left_prefix(take_over)) {
+                let has_left = item.number_or_none::<u8>("ak")?.is_some();
+                let _ = if has_left { left.insert(host.to_owned()) } else { missing.insert(host.to_owned()) };
+            }
             items.push(key);
         }
         let is_waited_for = living.iter().any(|host| !left.contains(host));
@@ -208,9 +209,10 @@ impl Store {
         Ok(is_ready)
     }
 
+    /// What hosts said of a take-over, and of those before it that another one followed before they ended.
     async fn left(&self, name: &ConsumerName, take_over: i64) -> Result<Vec<Item>> {
-        let (partition, from) = (rebuilds_partition(name), left_prefix(take_over));
-        let to = format!("{from}~");
+        let (partition, from) = (rebuilds_partition(name), left_prefix(0));
+        let to = format!("{}~", left_prefix(take_over));
         self.table.query(Span { partition, from, to, newest_first: false, limit: usize::MAX }).await
     }
 

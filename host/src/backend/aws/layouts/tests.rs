@@ -45,7 +45,12 @@ async fn nobody_is_waited_for_where_all_have_left() {
     backend.consumers.introduce(&alpha(), Start::Now).await.unwrap();
     begin(&store, &["left"]).await;
     store.say_left(&alpha(), 1, "left").await.unwrap();
+    // One that another one followed before it ended.
+    let mut transaction = Transaction::default();
+    transaction.put((), Item::at(&Key::left(&alpha(), 0, "gone")));
+    store.table.transact(transaction).await.unwrap().unwrap();
     assert!(store.look_at_take_over(&alpha(), 1, Instant::now()).await.unwrap());
+    assert!(store.left(&alpha(), 1).await.unwrap().is_empty());
 }
 
 #[tokio::test]
