@@ -34,9 +34,18 @@ pub fn faults(client: &Client, ledger: &Ledger) -> Vec<String> {
 /// # Errors
 /// What is still to be done when nothing has moved for as long as `patience`, or cannot be done.
 pub fn settled(client: &Client, patience: Duration) -> Result<(), String> {
+    settled_where(|| client.clone(), patience)
+}
+
+/// The same, asked of whichever host serves.
+///
+/// # Errors
+/// As there.
+pub fn settled_where(mut serving: impl FnMut() -> Client, patience: Duration) -> Result<(), String> {
     let mut moved = Instant::now();
     let mut before = None;
     loop {
+        let client = serving();
         let consumers = client.consumers();
         let idle = consumers.iter().all(|consumer| consumer["pending"] == 0);
         let dead = consumers.iter().any(|consumer| consumer["dead"] != 0);
