@@ -112,6 +112,8 @@ struct Round {
 
 impl Round {
     async fn run(self) {
+        // Kept from one lot to the next: under a rate, most lots are of one message.
+        let mut start_at = Instant::now();
         while !self.stopping.is_cancelled() {
             let due = tokio::select! {
                 biased;
@@ -119,7 +121,7 @@ impl Round {
                 due = self.outgoing.due(BATCH) => due,
             };
             match due {
-                Ok(parcels) => self.send_all(parcels).await,
+                Ok(parcels) => self.send_all(parcels, &mut start_at).await,
                 Err(error) => {
                     tracing::warn!(%error, "messages cannot be read from the store; trying again");
                     self.pause().await;
@@ -128,19 +130,19 @@ impl Round {
         }
     }
 
-    async fn send_all(&self, parcels: Vec<Parcel>) {
+    /// `start_at` is when the next message may start.
+    async fn send_all(&self, parcels: Vec<Parcel>, start_at: &mut Instant) {
         fault::pass(Point::MessageDue);
         let mut waiting = parcels.into_iter();
         let mut running = FuturesUnordered::new();
         let mut sent = Vec::new();
-        let mut start_at = Instant::now();
         let mut settle_at = Instant::now() + SETTLE_EVERY;
         loop {
             let stopping = self.stopping.is_cancelled();
             let may_start = !stopping && waiting.len() > 0 && running.len() < self.concurrency;
             tokio::select! {
-                () = sleep_until(start_at), if may_start => {
-                    start_at = start_at.max(Instant::now()) + self.every;
+                () = sleep_until(*start_at), if may_start => {
+                    *start_at = (*start_at).max(Instant::now()) + self.every;
                     running.extend(waiting.next().map(|parcel| self.send(parcel)));
                 }
                 () = self.stopping.cancelled(), if !stopping => {}

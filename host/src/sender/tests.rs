@@ -107,6 +107,19 @@ async fn a_rate_spreads_messages_over_time() {
     assert!(start.elapsed() >= Duration::from_millis(40), "{:?}", start.elapsed());
 }
 
+#[tokio::test]
+async fn a_rate_holds_for_messages_that_come_one_by_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::with(["a@x.test", "b@x.test", "c@x.test", "d@x.test", "e@x.test"]);
+    store.state.lock().at_once = Some(1);
+    let mail = Mail { rate: NonZeroU32::new(100), ..mail(Transport::Folder(folder.path().into())) };
+    let start = Instant::now();
+    let sender = Sender::start(store.clone(), &mail, &Handle::current()).unwrap();
+    store.settled(5).await;
+    sender.stop().await;
+    assert!(start.elapsed() >= Duration::from_millis(40), "{:?}", start.elapsed());
+}
+
 fn mail(transport: Transport) -> Mail {
     let concurrency = NonZeroUsize::new(2).unwrap();
     Mail { from: "Shop <shop@example.com>".parse().unwrap(), transport, concurrency, rate: None }
@@ -134,6 +147,8 @@ struct StoreState {
     settled: Vec<(ParcelId, Sending)>,
     /// How often `settle` will be refused.
     refusals: u32,
+    /// So many are due at once, however many there are.
+    at_once: Option<usize>,
 }
 
 impl Store {
@@ -164,7 +179,7 @@ impl Outgoing for Store {
     async fn due(&self, limit: usize) -> backend::Result<Vec<Parcel>> {
         let due: Vec<_> = {
             let mut state = self.state.lock();
-            let count = limit.min(state.due.len());
+            let count = limit.min(state.due.len()).min(state.at_once.unwrap_or(usize::MAX));
             state.due.drain(..count).collect()
         };
         if due.is_empty() {
