@@ -197,7 +197,7 @@ pub fn api(hosts: Hosts, backend: &Backend, catalogue: Arc<dyn Catalogue>, steer
     let metrics = move || {
         let consumers = Arc::clone(&consumers);
         // Without the store there are no gauges, but all else is worth telling.
-        async move { meters::render(&consumers.known().await.unwrap_or_default()) }.boxed()
+        async move { meters::render(consumers.known().await.ok().as_deref()) }.boxed()
     };
     Api {
         intake: Arc::clone(&backend.intake),

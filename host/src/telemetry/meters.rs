@@ -2,7 +2,7 @@
 //!
 //! The registry is made on first use, so that no order of start-up can leave a meter that counts into nothing.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
@@ -11,7 +11,7 @@ use metrics::{
     Counter, Gauge, Histogram, Label, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
 };
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 
 use crate::backend::{CauseKind, ConsumerReport, MessageState};
 use crate::policy::ConsumerName;
@@ -255,19 +255,33 @@ pub fn message(state: MessageState) {
     counter!("fanfare_messages_total", "outcome" => state).increment(1);
 }
 
-/// Everything measured so far, in the text format of Prometheus.
+/// Everything measured so far, in the text format of Prometheus. Where nobody knows how the consumers stand, they stand as they
+/// did.
 #[must_use]
-pub fn render(consumers: &[ConsumerReport]) -> String {
+pub fn render(consumers: Option<&[ConsumerReport]>) -> String {
     LazyLock::force(&REGISTRY);
-    for report in consumers {
-        gauge!("fanfare_pending", "consumer" => report.name.to_string()).set(approximate(report.pending));
-        gauge!("fanfare_dead", "consumer" => report.name.to_string()).set(approximate(report.dead));
-        let paused = u64::from(report.paused.is_some());
-        gauge!("fanfare_paused", "consumer" => report.name.to_string()).set(approximate(paused));
-        let held = report.held.as_ref().map_or(0, |held| held.events);
-        gauge!("fanfare_retention_held", "consumer" => report.name.to_string()).set(approximate(held));
-    }
+    consumers.map(stand);
     REGISTRY.render()
+}
+
+/// How the consumers stand. A gauge stays what it was set to: of one that was forgotten nothing is left to tell.
+fn stand(consumers: &[ConsumerReport]) {
+    static TOLD: Mutex<BTreeSet<ConsumerName>> = Mutex::new(BTreeSet::new());
+    let mut told = TOLD.lock();
+    for report in consumers {
+        let held = report.held.as_ref().map_or(0, |held| held.events);
+        stands(&report.name, report.pending, report.dead, u64::from(report.paused.is_some()), held);
+        told.remove(&report.name);
+    }
+    told.iter().for_each(|forgotten| stands(forgotten, 0, 0, 0, 0));
+    *told = consumers.iter().map(|report| report.name.clone()).collect();
+}
+
+fn stands(name: &ConsumerName, pending: u64, dead: u64, paused: u64, held: u64) {
+    gauge!("fanfare_pending", "consumer" => name.to_string()).set(approximate(pending));
+    gauge!("fanfare_dead", "consumer" => name.to_string()).set(approximate(dead));
+    gauge!("fanfare_paused", "consumer" => name.to_string()).set(approximate(paused));
+    gauge!("fanfare_retention_held", "consumer" => name.to_string()).set(approximate(held));
 }
 
 /// Folds the samples gathered so far into their buckets.
@@ -343,7 +357,7 @@ mod tests {
         let (paused, held, backfill, cut_off) = (None, None, None, None);
         let report =
             ConsumerReport { name, pending: 4, dead: 1, done: 9, state_bytes: 0, paused, held, backfill, cut_off };
-        let text = render(&[report]);
+        let text = render(Some(&[report]));
 
         for line in [
             "fanfare_orders_placed_total 1",
@@ -362,5 +376,9 @@ mod tests {
         ] {
             assert!(text.contains(line), "{line} is missing in\n{text}");
         }
+
+        let dead = |text: &str, count| text.contains(&format!("fanfare_dead{{consumer=\"inventory\"}} {count}"));
+        assert!(dead(&render(None), 1), "nobody knows");
+        assert!(dead(&render(Some(&[])), 0), "it was forgotten");
     }
 }

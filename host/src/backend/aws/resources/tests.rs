@@ -121,7 +121,7 @@ async fn what_was_made_once_is_as_it_should_be_ever_after() {
             "a filter that is there is enough for one that did not say what it hears"
         );
     }
-    let shown = meters::render(&[]);
+    let shown = meters::render(Some(&[]));
     for operation in ["service=\"SQS\",operation=\"CreateQueue\"", "service=\"DynamoDB\",operation=\"CreateTable\""] {
         let line = format!("fanfare_aws_calls_total{{{operation},outcome=\"done\"}}");
         assert!(shown.contains(&line), "{line} is not in {shown}");
