@@ -8,7 +8,8 @@
 //! others that were sent already; it is sent by and by, behind them: see [`passed`].
 //!
 //! Where events between are left out, an event of the name `gap` says so: `{"after":12,"before":345}`. They have left the
-//! journal by age; or some came to stand there while the stream was broken off, and nobody knows which were told.
+//! journal by age; or some came to stand there while the stream was broken off, and nobody knows which were told; or the store
+//! was restored from a copy that was made before what was told.
 
 mod passed;
 
@@ -98,13 +99,25 @@ impl Start {
     async fn find(journal: &dyn Journal, cursor: Option<Cursor>, after: Option<u64>) -> Result<Self> {
         // Before anything is read.
         let settled = journal.settled();
-        let newest = match (cursor, after) {
-            (None, _) if settled.is_some() || after.is_none() => reading(journal.newest()).await?,
-            _ => None,
+        let looks = match cursor {
+            Some(_) => settled.is_none(),
+            None => settled.is_some() || after.is_none(),
         };
+        let newest = if looks { reading(journal.newest()).await? } else { None };
         let newest = newest.map_or(0, Position::get);
         let last = cursor.map(|cursor| cursor.position).or(after).unwrap_or(newest);
-        let Some(settled) = settled else { return Ok(Self { after: last, passed: None, gap: None }) };
+        let Some(settled) = settled else {
+            // Where what was told last is not there, the store was restored from a copy, and goes on with other events.
+            let ahead = Position::new(last).filter(|_| cursor.is_some() && last > newest);
+            let is_there = match ahead {
+                Some(last) => !reading(journal.positions(Position::new(newest), last, 1)).await?.is_empty(),
+                None => true,
+            };
+            return Ok(match is_there {
+                true => Self { after: last, passed: None, gap: None },
+                false => Self { after: newest, passed: None, gap: Some(gap(0, newest.saturating_add(1))) },
+            });
+        };
         if cursor.is_none() && last > newest {
             // What is yet to come is waited for, and not what comes before it.
             return Ok(Self { after: last, passed: Some(Passed::new(last, last, [])), gap: None });

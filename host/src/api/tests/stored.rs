@@ -237,6 +237,21 @@ async fn a_stream_begins_where_it_is_told_to() {
 }
 
 #[tokio::test]
+async fn a_stream_that_was_told_more_than_a_restored_store_holds_goes_on_behind_a_gap() {
+    let host = Host::start();
+    for id in 1..=3 {
+        host.json(202, event(&id.to_string())).await;
+    }
+    let mut resumed = get("/v1/events");
+    resumed.headers_mut().insert("last-event-id", "5".parse().unwrap());
+    let mut resumed = host.answer(resumed).await.into_body();
+    let opening = resumed.frame().await.unwrap().unwrap().into_data().unwrap();
+    assert_eq!(opening, ": fanfare\n\nevent: gap\ndata: {\"after\":0,\"before\":4}\n\n");
+    host.json(202, event("4")).await;
+    assert_eq!(told(&mut resumed, 1).await, [(4, "com.a".to_owned())]);
+}
+
+#[tokio::test]
 async fn streams_are_bounded_and_end_when_the_host_stops() {
     let host = Host::start();
     let mut open = Vec::new();
