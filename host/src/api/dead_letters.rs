@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use axum::extract::{Request, State};
 use axum::response::Response;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 use tokio::time::{Instant, sleep_until};
 
@@ -86,8 +86,13 @@ struct Command {
     after: Option<Position>,
     /// Letters a second at most: `500/s`.
     rate: Option<String>,
-    /// With `event_id`: the data of the copy that is delivered in place of the event.
+    /// With `event_id`: the data of the copy that is delivered in place of the event. `null` is data, too.
+    #[serde(default, deserialize_with = "given")]
     data: Option<Box<RawValue>>,
+}
+
+fn given<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Box<RawValue>>, D::Error> {
+    Box::deserialize(deserializer).map(Some)
 }
 
 /// A command that makes sense.
@@ -238,7 +243,10 @@ mod tests {
     #[test]
     fn a_copy_is_of_one_event() {
         let id = EventId::generate();
-        assert!(matches!(checked(&format!(r#"{{"event_id":"{id}","data":{{}}}}"#)), Ok(Order::Edited { .. })));
+        for data in ["{}", "null"] {
+            let edited = checked(&format!(r#"{{"event_id":"{id}","data":{data}}}"#));
+            assert!(matches!(edited, Ok(Order::Edited { data: copy, .. }) if copy.get() == data), "{data}");
+        }
         assert!(checked(r#"{"all":true,"data":{}}"#).is_err());
         let deep = format!("{}{}", "[".repeat(DATA_DEPTH_MAX + 1), "]".repeat(DATA_DEPTH_MAX + 1));
         assert!(checked(&format!(r#"{{"event_id":"{id}","data":{deep}}}"#)).is_err());
