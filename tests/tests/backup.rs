@@ -101,6 +101,11 @@ fn a_copy_that_is_not_whole_and_a_folder_that_is_not_empty_are_refused() {
     host.kill();
     refused(&file, host.data(), 2, "holds");
 
+    // The file of a host that was killed lacks what is in the log beside it.
+    let dead = host.data().join("fanfare.sqlite");
+    refused(&dead, &empty, 1, "write-ahead log");
+    assert!(!empty.exists(), "nothing is made of what is no copy");
+
     let lost = folder.join("lost.sqlite");
     let unreachable = program::finish(program::fanfare().args(["backup", "--url", "http://127.0.0.1:1"]).arg(&lost));
     assert_eq!(unreachable.code(), Some(4), "{unreachable:?}");

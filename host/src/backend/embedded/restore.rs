@@ -25,6 +25,12 @@ pub enum RestoreError {
     Unreadable { path: PathBuf, error: std::io::Error },
     #[error("{}: is not a store of fanfare: {why}", path.display())]
     NotAStore { path: PathBuf, why: String },
+    #[error(
+        "{}: is not all of a store: a write-ahead log with the rest of it stands beside it. `fanfare backup FILE --data-dir DIR` \
+         makes a whole copy of the store of a host that is down",
+        path.display()
+    )]
+    LogBeside { path: PathBuf },
     #[error("{}: is damaged, so it is not used: {why}. Take another copy", path.display())]
     Damaged { path: PathBuf, why: String },
     #[error("{}: holds {found} already. Name a directory that is empty or not there", path.display())]
@@ -60,6 +66,13 @@ pub fn verify(file: &Path) -> Result<(), RestoreError> {
     schema::recognise(&copy).map_err(not_a_store)
 }
 
+/// Whether the file lacks what a host committed last.
+fn has_log(file: &Path) -> bool {
+    let mut log = file.as_os_str().to_owned();
+    log.push("-wal");
+    fs::metadata(log).is_ok_and(|log| log.len() > 0)
+}
+
 fn faults(copy: &Connection) -> rusqlite::Result<Vec<String>> {
     let mut statement = copy.prepare(&format!("PRAGMA quick_check({FAULTS_MAX})"))?;
     let lines = statement.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<Vec<String>>>()?;
@@ -71,6 +84,10 @@ fn faults(copy: &Connection) -> rusqlite::Result<Vec<String>> {
 /// # Errors
 /// [`RestoreError`] where the copy is not good, or the directory is not empty or in use.
 pub fn restore(file: &Path, directory: &Path) -> Result<(), RestoreError> {
+    // Before anything opens it: what SQLite reads of the log would not be copied.
+    if has_log(file) {
+        return Err(RestoreError::LogBeside { path: file.to_owned() });
+    }
     verify(file)?;
     let unwritable = |error| RestoreError::Unwritable { path: directory.to_owned(), error };
     create_private(directory).map_err(unwritable)?;
