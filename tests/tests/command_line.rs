@@ -154,6 +154,28 @@ fn dead_letters_are_listed_and_retried() {
 }
 
 #[test]
+fn data_of_a_dead_letter_and_of_its_copy_stay_as_they_were_written() {
+    let mut host = TestHost::new();
+    host.consumers.add("inventory");
+    host.leave_deliveries().start();
+    let data = |quantity: &str| format!(r#"{{"z":123456789012345678901234567890,"a":1.10,"quantity":"{quantity}"}}"#);
+    let kind = ["events", "publish", "--type", "com.fanfare.stock.received", "--subject", "TEA", "--data"];
+    let published = fanfare(&host, &[&kind[..], &[&data("many")]].concat()).succeeded().json();
+    let event = published["events"][0]["id"].as_str().expect("an id");
+    host.client().wait_for_consumer("inventory", |consumer| consumer["dead"] == 1);
+
+    let file = write(&host, "data.json", &data("few"));
+    let letter = ["inventory", "--event", event, "--data", &file];
+    let _ = fanfare(&host, &[&["dead-letters", "retry"], &letter[..]].concat()).succeeded();
+    host.client().wait_for_consumer("inventory", |consumer| consumer["dead"] == 1);
+    let show = ["dead-letters", "show", "inventory", event];
+    let for_people = program::run(show.into_iter().chain(["--url", host.client().base()])).succeeded().stdout;
+    for shown in [fanfare(&host, &show).succeeded().stdout, for_people] {
+        assert!(shown.contains(&data("many")) && shown.contains(&data("few")), "{shown}");
+    }
+}
+
+#[test]
 fn records_are_exported_as_json_lines() {
     let host = TestHost::with(&["analytics"]);
     let client = host.client();

@@ -4,7 +4,9 @@ use std::fmt::{self, Write as _};
 use std::io::{BufRead, BufReader};
 use std::time::Duration;
 
+use serde::de::DeserializeOwned;
 use serde_json::Value;
+use serde_json::value::RawValue;
 use ureq::http::{Response, Uri};
 use ureq::{Agent, Body};
 
@@ -82,6 +84,14 @@ impl Client {
     /// As the host or the way to it says.
     pub fn get(&self, path: &str, query: &[(&str, &str)]) -> Result<Value, Failure> {
         json(self.fetch(path, query)?)
+    }
+
+    /// The JSON at `path` as the host wrote it: numbers of any length stay what they are.
+    ///
+    /// # Errors
+    /// As the host or the way to it says.
+    pub fn get_as_written(&self, path: &str) -> Result<Box<RawValue>, Failure> {
+        json(self.fetch(path, &[])?)
     }
 
     /// The lines at `path`, as they come.
@@ -208,14 +218,12 @@ fn checked(mut response: Response<Body>) -> Result<Response<Body>, Failure> {
     }
 }
 
-fn json(mut response: Response<Body>) -> Result<Value, Failure> {
+fn json<T: DeserializeOwned>(mut response: Response<Body>) -> Result<T, Failure> {
     let broken = |error: &dyn std::fmt::Display| Failure::Unavailable(format!("the answer broke off: {error}"));
     let bytes =
         response.body_mut().with_config().limit(ANSWER_BYTES_MAX).read_to_vec().map_err(|error| broken(&error))?;
-    if bytes.is_empty() {
-        return Ok(Value::Null);
-    }
-    serde_json::from_slice(&bytes).map_err(|error| {
+    let text: &[u8] = if bytes.is_empty() { b"null" } else { &bytes };
+    serde_json::from_slice(text).map_err(|error| {
         Failure::Failed(format!("the host answered what is no JSON: {error}; is this a Fanfare host?"))
     })
 }

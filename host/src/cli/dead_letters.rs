@@ -1,11 +1,13 @@
 //! `fanfare dead-letters`: what could not be handled.
 
+use std::collections::BTreeMap;
 use std::io::{self, IsTerminal};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde::Serialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
@@ -105,7 +107,7 @@ impl DeadLetters {
             Self::List(list) => output.show(&list.read(client)?, overview),
             Self::Show { consumer, event } => {
                 let path = format!("{}/{}", letters(&consumer), escaped(&event));
-                output.show(&client.get(&path, &[])?, describe);
+                output.show_as_written(&client.get_as_written(&path)?, describe);
             }
             Self::Retry { which, data } => {
                 let data = data.map(|file| read_data(&file)).transpose()?;
@@ -140,6 +142,21 @@ impl List {
     }
 }
 
+/// What the host is asked to redrive, and the data of a copy as it was written: numbers of any length stay what they are.
+#[derive(Serialize)]
+struct Asked<'a> {
+    #[serde(flatten)]
+    which: &'a Value,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data: Option<&'a RawValue>,
+}
+
+impl Asked<'_> {
+    fn json(&self) -> Result<Vec<u8>, Failure> {
+        serde_json::to_vec(self).map_err(|error| Failure::Failed(format!("no request: {error}")))
+    }
+}
+
 impl Which {
     /// The host does a part in each request and says where to go on.
     fn run(
@@ -150,26 +167,24 @@ impl Which {
         done: &str,
         data: Option<Box<RawValue>>,
     ) -> Result<(), Failure> {
-        let mut body = match (&self.event, &self.cause) {
+        let mut which = match (&self.event, &self.cause) {
             (Some(event), _) => json!({ "event_id": event }),
             (_, Some(cause)) => json!({ "cause": cause, "outcome": self.outcome.map(Outcome::as_str) }),
             (None, None) => json!({ "all": true }),
         };
-        set(&mut body, "rate", self.rate.map_or(Value::Null, |rate| rate.to_string().into()));
-        if let Some(data) = data {
-            set(&mut body, "data", json!(data));
-        }
+        set(&mut which, "rate", self.rate.map_or(Value::Null, |rate| rate.to_string().into()));
         let path = format!("{}/{step}", letters(&self.consumer));
         let bar = self.progress(client, output)?;
         let mut count = 0;
         loop {
-            let answer = client.post(&path, Payload::json(body.to_string().as_bytes()));
+            let asked = Asked { which: &which, data: data.as_deref() }.json()?;
+            let answer = client.post(&path, Payload::json(&asked));
             let answer = answer.inspect_err(|_| bar.abandon()).map_err(|failure| stopped(failure, count, done))?;
             count += answer.get("count").and_then(Value::as_u64).unwrap_or(0);
             bar.set_position(count);
             match field(&answer, "next") {
                 Value::Null => break,
-                next => set(&mut body, "after", next.clone()),
+                next => set(&mut which, "after", next.clone()),
             }
         }
         bar.finish_and_clear();
@@ -240,7 +255,8 @@ fn overview(page: &Value) -> String {
     format!("{causes}\n\n{listed}")
 }
 
-fn describe(letter: &Value) -> String {
+fn describe(written: &RawValue) -> String {
+    let letter: &Value = &serde_json::from_str(written.get()).unwrap_or_default();
     let mut shown = String::new();
     for (name, path) in [
         ("event", "/event_id"),
@@ -258,15 +274,23 @@ fn describe(letter: &Value) -> String {
     }
     let parks = field(letter, "parks") == &Value::Bool(true);
     shown.push_str(&format!("{:<10} {}\n", "its lane", if parks { "waits behind it" } else { "went on" }));
-    shown.push_str(&format!("{:<10} {}\n", "data", visible(&text(letter, "/event/data"))));
-    if letter.get("edited").is_some() {
-        shown.push_str(&format!("{:<10} {}\n", "edited", visible(&text(letter, "/edited/data"))));
+    for (name, of) in [("data", "event"), ("edited", "edited")] {
+        if let Some(data) = data(written, of) {
+            shown.push_str(&format!("{name:<10} {}\n", visible(&data)));
+        }
     }
     for attempt in items(letter, "/history") {
         shown.push('\n');
         shown.push_str(&attempt_shown(attempt));
     }
     shown.trim_end().to_owned()
+}
+
+/// The data of the event of a dead letter, or of its edited copy, as it was written but for line breaks.
+fn data(letter: &RawValue, of: &str) -> Option<String> {
+    let letter: BTreeMap<&str, &RawValue> = serde_json::from_str(letter.get()).ok()?;
+    let of: BTreeMap<&str, &RawValue> = serde_json::from_str(letter.get(of)?.get()).ok()?;
+    Some(of.get("data")?.get().replace(['\n', '\r'], " "))
 }
 
 /// One attempt, with what it leaves.
@@ -294,4 +318,25 @@ pub fn attempt_shown(attempt: &Value) -> String {
         shown.push_str(&format!("  log {:<5} {}\n", text(line, "/level"), visible(&text(line, "/text"))));
     }
     shown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DATA: &str = r#"{"z":123456789012345678901234567890,"a":1.10}"#;
+
+    #[test]
+    fn data_of_a_copy_is_sent_as_it_was_written() {
+        let data: Box<RawValue> = serde_json::from_str(DATA).unwrap();
+        let asked = Asked { which: &json!({ "event_id": "1" }), data: Some(&data) }.json().unwrap();
+        assert_eq!(String::from_utf8(asked).unwrap(), format!(r#"{{"event_id":"1","data":{DATA}}}"#));
+    }
+
+    #[test]
+    fn data_of_an_event_is_shown_as_it_was_written() {
+        let letter = format!("{{\"event\":{{\"data\":{DATA}}},\"edited\":{{\"data\":[1.10,\n2]}},\"history\":[]}}");
+        let shown = describe(serde_json::from_str(&letter).unwrap());
+        assert!(shown.contains(DATA) && shown.contains("edited     [1.10, 2]"), "{shown}");
+    }
 }

@@ -9,6 +9,7 @@ use comfy_table::{Cell, CellAlignment, Table, presets};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 use super::failure::Failure;
 
@@ -52,6 +53,11 @@ impl Output {
     /// Prints `value` as it is for programs, and as `text` shows it for people.
     pub fn show(&self, value: &Value, text: impl FnOnce(&Value) -> String) {
         if self.json { self.print(&json(value)) } else { self.print(&visible(&text(value))) }
+    }
+
+    /// As [`Output::show`], for an answer with JSON in it that others wrote: it stays as they did.
+    pub fn show_as_written(&self, answer: &RawValue, text: impl FnOnce(&RawValue) -> String) {
+        if self.json { self.print(&json(answer)) } else { self.print(&visible(&text(answer))) }
     }
 
     /// A line for people only.
@@ -202,13 +208,21 @@ pub fn visible(text: &str) -> String {
     shown
 }
 
-/// `value` as JSON in which nothing steers a terminal either. What would is in texts alone, where it can be written as `\u009b`.
-fn json(value: &impl Serialize) -> String {
+/// `value` as JSON in which nothing steers a terminal either.
+fn json(value: &(impl Serialize + ?Sized)) -> String {
     // Values and problems are texts, numbers and lists of them: writing them into memory cannot fail.
-    let json = serde_json::to_string(value).unwrap_or_default();
+    inert(&serde_json::to_string(value).unwrap_or_default())
+}
+
+/// `json` with what would steer a terminal written as `\u009b`: the same JSON, on one line.
+#[must_use]
+pub fn inert(json: &str) -> String {
     let mut shown = String::with_capacity(json.len());
     for letter in json.chars() {
-        if letter.is_control() || turns_direction(letter) {
+        if matches!(letter, '\n' | '\r' | '\t') {
+            // Between tokens: inside texts, JSON has them escaped.
+            shown.push(' ');
+        } else if letter.is_control() || turns_direction(letter) {
             shown.push_str(&format!("\\u{:04x}", u32::from(letter)));
         } else {
             shown.push(letter);
@@ -281,6 +295,13 @@ mod tests {
         let shown = json(&value);
         assert!(!shown.contains(|letter: char| letter.is_control() || turns_direction(letter)), "{shown:?}");
         assert_eq!(serde_json::from_str::<Value>(&shown).unwrap(), value);
+    }
+
+    #[test]
+    fn json_that_others_wrote_stays_as_it_is_on_one_line() {
+        let written = "{\"n\":123456789012345678901234567890,\r\n\t\"price\": 1.10, \"text\": \"a\\n\u{202e}\"}";
+        let shown = json(&serde_json::from_str::<&RawValue>(written).unwrap());
+        assert_eq!(shown, r#"{"n":123456789012345678901234567890,   "price": 1.10, "text": "a\n\u202e"}"#);
     }
 
     #[test]
