@@ -179,15 +179,19 @@ fn data_of_a_dead_letter_and_of_its_copy_stay_as_they_were_written() {
 fn records_are_exported_as_json_lines() {
     let host = TestHost::with(&["analytics"]);
     let client = host.client();
-    let id = client.placed(&order(&[("TEA", 2), ("CUP", 1)]));
+    let mut placed = order(&[("TEA", 2), ("CUP", 1)]);
+    placed["customer"]["id"] = json!("C\u{202e}1");
+    let id = client.placed(&placed);
     client.wait_until_idle();
     let rows = |dataset: &str| -> Vec<Value> {
         let run = fanfare(&host, &["records", "export", dataset]).succeeded();
+        assert!(!run.stdout.contains('\u{202e}'), "a terminal would obey it");
         run.stdout.lines().map(|row| serde_json::from_str(row).expect("a row")).collect()
     };
     let orders = rows("orders");
     assert_eq!(orders.len(), 1);
     assert_eq!((&orders[0]["order_id"], &orders[0]["unit_count"]), (&json!(id), &json!(3)));
+    assert_eq!(orders[0]["customer_id"], placed["customer"]["id"]);
     let skus: Vec<Value> = rows("lines").iter().map(|row| row["sku"].clone()).collect();
     assert_eq!(skus, ["TEA", "CUP"]);
 

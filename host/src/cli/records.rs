@@ -10,7 +10,7 @@ use serde_json::json;
 use super::Failure;
 use super::client::{Client, escaped};
 use super::half::{Half, told};
-use super::print::Output;
+use super::print::{Output, inert};
 
 #[derive(Debug, Subcommand)]
 pub enum Records {
@@ -28,6 +28,8 @@ impl Records {
         let Self::Export { dataset, output: file } = self;
         let rows = client.lines(&format!("/v1/records/{}", escaped(&dataset)), &[])?;
         let Some(file) = file else {
+            // It may be a terminal, and what stands in rows is a guest's.
+            let rows = rows.map(|row| row.map(|row| inert(&row)));
             return match copy(rows, &mut BufWriter::new(io::stdout().lock())) {
                 Err(Broken::Output(error)) if error.kind() != io::ErrorKind::BrokenPipe => {
                     Err(Failure::Failed(format!("the output cannot be written: {error}")))
