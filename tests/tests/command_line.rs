@@ -10,7 +10,7 @@ use fanfare_tests::guests::{self, SHIPPED};
 use fanfare_tests::orders::{event, ndjson, order, received, referenced};
 use fanfare_tests::program::{self, Run};
 use fanfare_tests::wire::Wire;
-use fanfare_tests::{TestHost, Value, json};
+use fanfare_tests::{TestHost, Value, eventually, json};
 
 /// What the exit codes mean.
 const REFUSED: Option<i32> = Some(3);
@@ -65,6 +65,27 @@ fn an_import_tells_how_many_and_fails_for_a_bad_line() {
     let tally = run.json();
     assert_eq!((&tally["created"], &tally["exists"], &tally["errors"]), (&json!(0), &json!(450), &json!(1)));
     assert_eq!(tally["first_errors"][0]["line"], 451);
+}
+
+#[test]
+fn an_import_that_the_host_does_not_take_now_is_to_be_resumed() {
+    let host = TestHost::with(&[]);
+    let (store, away) = (host.data().join("fanfare.sqlite"), host.folder().join("away"));
+    fs::rename(&store, &away).expect("moved");
+    eventually("orders are refused", || match host.client().place(&order(&[("TEA", 1)])).status.as_u16() {
+        201 => Err("one is taken".to_owned()),
+        _ => Ok(()),
+    });
+    let file = write(&host, "orders.jsonl", &ndjson(&[referenced("R-1", &[("TEA", 1)])]));
+    let run = fanfare(&host, &["orders", "import", &file]);
+    assert_eq!(run.code(), UNREACHABLE, "{run:#?}");
+    assert!(run.stderr.contains("run the same command again"), "{run:#?}");
+
+    fs::rename(&away, &store).expect("moved back");
+    eventually("the same command succeeds", || match fanfare(&host, &["orders", "import", &file]) {
+        run if run.code() == Some(0) => Ok(()),
+        run => Err(format!("{run:#?}")),
+    });
 }
 
 #[test]

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 use super::Failure;
 use super::client::{Client, Payload};
+use super::failure::Problem;
 use super::print::{Output, field, set, text, visible};
 
 /// Answers come one a line and are read after the request was sent: few enough to wait in the buffers between.
@@ -100,7 +101,7 @@ impl Tally {
         output.show(&value, |_| {
             let mut summary = format!("{lines} lines: {created} created, {exists} existed, {errors} errors");
             for error in shown {
-                let problem = serde_json::from_value::<super::failure::Problem>(field(error, "problem").clone());
+                let problem = serde_json::from_value::<Problem>(field(error, "problem").clone());
                 let problem = problem.map_or_else(|_| text(error, "/problem"), |problem| problem.to_string());
                 summary.push_str(&format!("\n  line {}: {}", text(error, "/line"), visible(&problem)));
             }
@@ -203,16 +204,48 @@ fn skip_line(input: &mut impl BufRead) -> io::Result<()> {
 
 fn send(client: &Client, chunk: &[u8], lines_before: u64, tally: &mut Tally) -> Result<(), Failure> {
     let payload = Payload { media_type: "application/x-ndjson", bytes: chunk, idempotency_key: None };
-    for line in client.post_for_lines("/v1/orders:import", payload)? {
+    let orders = chunk.split(|byte| *byte == b'\n').filter(|line| !line.trim_ascii().is_empty()).count();
+    count_results(client.post_for_lines("/v1/orders:import", payload)?, orders, lines_before, tally)
+}
+
+/// Counts what became of `orders` lines.
+///
+/// # Errors
+/// Where some were not taken for a reason that is the host's (it stops, its disk is full), or nothing was said of them: they
+/// would be taken for done otherwise, or for wrong.
+fn count_results(
+    answer: impl Iterator<Item = Result<String, Failure>>,
+    orders: usize,
+    lines_before: u64,
+    tally: &mut Tally,
+) -> Result<(), Failure> {
+    let (mut told, mut refused) = (0, None);
+    for line in answer {
         let line = line?;
         if line.is_empty() {
             continue;
         }
         let result = serde_json::from_str(&line)
             .map_err(|error| Failure::Failed(format!("the host answered what is no JSON: {error}")))?;
-        tally.count(result, lines_before);
+        told += 1;
+        match not_now(&result) {
+            Some(problem) => drop(refused.get_or_insert(problem)),
+            None => tally.count(result, lines_before),
+        }
     }
-    Ok(())
+    match refused {
+        Some(problem) => Err(Failure::Unavailable(format!("the host does not accept now: {problem}"))),
+        None if told < orders => {
+            Err(Failure::Unavailable(format!("the host ended after {told} of the {orders} orders that it was sent")))
+        }
+        None => Ok(()),
+    }
+}
+
+/// Why an order was not taken that may be taken later.
+fn not_now(result: &Value) -> Option<Problem> {
+    let problem: Problem = serde_json::from_value(result.get("problem")?.clone()).ok()?;
+    Some(problem).filter(|problem| matches!(problem.status, 429 | 503))
 }
 
 fn interrupted(failure: Failure, sent: u64, tally: &Tally) -> Failure {
@@ -296,5 +329,25 @@ mod tests {
         let shown = &tally.shown[0];
         assert_eq!((&shown["line"], &shown["problem"]["line"]), (&json!(203), &json!(203)));
         assert_eq!(shown["problem"]["detail"], "the body is not JSON: expected value, at column 7");
+    }
+
+    #[test]
+    fn what_the_host_does_not_take_now_is_not_taken_for_done_or_wrong() {
+        let created = r#"{"line":1,"result":"created","id":"1"}"#;
+        let stopping =
+            r#"{"line":2,"result":"error","problem":{"title":"Not ready","status":503,"detail":"stopping"}}"#;
+        let wrong = r#"{"line":3,"result":"error","problem":{"title":"Invalid order","status":422}}"#;
+        let count = |lines: &[&str], orders| {
+            let mut tally = Tally::default();
+            let answer: Vec<_> = lines.iter().map(|line| Ok((*line).to_owned())).collect();
+            (count_results(answer.into_iter(), orders, 0, &mut tally), tally)
+        };
+        let (outcome, tally) = count(&[created, wrong], 2);
+        assert!(outcome.is_ok() && (tally.created, tally.errors) == (1, 1));
+        let (outcome, tally) = count(&[created, stopping, wrong], 5);
+        assert!(matches!(outcome, Err(Failure::Unavailable(what)) if what.contains("stopping")));
+        assert_eq!((tally.created, tally.errors), (1, 1));
+        let (outcome, _) = count(&[created], 5);
+        assert!(matches!(outcome, Err(Failure::Unavailable(what)) if what.contains("1 of the 5")));
     }
 }
