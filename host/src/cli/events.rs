@@ -31,19 +31,19 @@ pub struct Publish {
     #[arg(long = "type", value_name = "KIND", requires = "subject")]
     kind: Option<String>,
     /// What it is about, for example a SKU.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "file")]
     subject: Option<String>,
     /// A JSON value.
-    #[arg(long, default_value = "null")]
+    #[arg(long, default_value = "null", conflicts_with = "file")]
     data: String,
     /// The order that it belongs to.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "file")]
     order_id: Option<String>,
     /// Who says so. An event with the same source and id is recorded once.
-    #[arg(long, default_value = "urn:fanfare:cli")]
+    #[arg(long, default_value = "urn:fanfare:cli", conflicts_with = "file")]
     source: String,
     /// Made up if not given.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "file")]
     id: Option<String>,
 }
 

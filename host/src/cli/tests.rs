@@ -53,10 +53,24 @@ fn wrong_usage_is_refused_before_any_host_is_asked() {
         &["fanfare", "orders", "get"],
         &["fanfare", "events", "publish"],
         &["fanfare", "events", "publish", "--type", "com.x"],
+        &["fanfare", "events", "publish", "events.json", "--subject", "s"],
+        &["fanfare", "events", "publish", "events.json", "--data", "1"],
+        &["fanfare", "events", "publish", "events.json", "--source", "urn:x"],
         &["fanfare", "dead-letters", "retry", "loyalty"],
         &["fanfare", "dead-letters", "retry", "loyalty", "--all", "--cause", "x"],
         &["fanfare", "demo", "--orders", "0"],
     ] {
         assert!(Cli::try_parse_from(arguments).is_err(), "{arguments:?}");
+    }
+}
+
+#[test]
+fn what_an_event_is_made_of_goes_with_its_type() {
+    for arguments in [
+        &["fanfare", "events", "publish", "events.json"][..],
+        &["fanfare", "events", "publish", "--type", "com.x", "--subject", "s"],
+        &["fanfare", "events", "publish", "--type", "com.x", "--subject", "s", "--data", "1", "--id", "1"],
+    ] {
+        assert!(Cli::try_parse_from(arguments).is_ok(), "{arguments:?}");
     }
 }
