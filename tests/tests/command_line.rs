@@ -40,6 +40,26 @@ fn orders_are_submitted_shown_listed_and_cancelled() {
 }
 
 #[test]
+fn what_was_recorded_before_the_answer_was_lost_is_told_how_to_be_repeated_once() {
+    let mut host = TestHost::new();
+    host.die_at(Some("order.durable:1")).start();
+    let file = write(&host, "order.json", &order(&[("TEA", 1)]).to_string());
+    let lost = fanfare(&host, &["orders", "submit", &file]);
+    assert_eq!(lost.code(), UNREACHABLE, "{lost:#?}");
+    let (_, key) = lost.stderr.split_once("--idempotency-key ").unwrap_or_else(|| panic!("{lost:#?}"));
+    let key = key.split(['`', ' ', '"']).next().expect("a key");
+    let _ = host.ended();
+    host.die_at(None).start();
+    let _ = fanfare(&host, &["orders", "submit", &file, "--idempotency-key", key]).succeeded();
+    assert_eq!(host.client().orders().len(), 1);
+
+    let url = host.client().base().to_owned();
+    host.kill();
+    let lost = program::run(["events", "publish", "--type", "com.example.a", "--subject", "s", "--url", &url]);
+    assert!(lost.code() == UNREACHABLE && lost.stderr.contains("--id "), "{lost:#?}");
+}
+
+#[test]
 fn a_bad_order_is_refused_with_the_field_for_people_and_for_programs() {
     let host = TestHost::with(&[]);
     let file = write(&host, "order.json", &order(&[("TEA", 0)]).to_string());

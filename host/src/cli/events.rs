@@ -50,11 +50,14 @@ pub struct Publish {
 impl Events {
     pub fn run(self, client: &Client, output: &Output) -> Result<(), Failure> {
         let Self::Publish(publish) = self;
-        let events = match &publish.file {
-            Some(file) => parse_events(&read_input(file, FILE_BYTES_MAX)?)?,
-            None => vec![publish.event()?],
+        let results = match &publish.file {
+            Some(file) => publish_all(client, &parse_events(&read_input(file, FILE_BYTES_MAX)?)?)?,
+            None => {
+                let id = publish.id.clone().unwrap_or_else(|| uuid::Uuid::now_v7().to_string());
+                let advice = format!("it may be recorded all the same: with --id {id} it is recorded once");
+                publish_all(client, &[publish.event(&id)?]).map_err(|failure| failure.with_advice(&advice))?
+            }
         };
-        let results = publish_all(client, &events)?;
         output.show(&json!({ "events": results }), |answer| {
             let row = |event: &Value| ["/id", "/repeated"].map(|path| text(event, path));
             table(["id", "repeated"], items(answer, "/events").iter().map(row))
@@ -67,7 +70,7 @@ impl Events {
 #[derive(Serialize)]
 struct Event<'a> {
     specversion: &'static str,
-    id: String,
+    id: &'a str,
     source: &'a str,
     r#type: &'a Option<String>,
     subject: &'a Option<String>,
@@ -78,14 +81,14 @@ struct Event<'a> {
 }
 
 impl Publish {
-    fn event(&self) -> Result<Box<RawValue>, Failure> {
+    fn event(&self, id: &str) -> Result<Box<RawValue>, Failure> {
         // As it is written: numbers of any length stay what they are.
         let data: Box<RawValue> = serde_json::from_str(&self.data).map_err(|error| {
             Failure::Usage(format!("--data: this is no JSON: {error}; text needs quotes: '\"text\"'"))
         })?;
         let event = Event {
             specversion: "1.0",
-            id: self.id.clone().unwrap_or_else(|| uuid::Uuid::now_v7().to_string()),
+            id,
             source: &self.source,
             r#type: &self.kind,
             subject: &self.subject,
@@ -202,9 +205,9 @@ mod tests {
             data: DATA.to_owned(),
             order_id: None,
             source: "urn:x".to_owned(),
-            id: Some("1".to_owned()),
+            id: None,
         };
-        assert!(publish.event().unwrap().get().ends_with(&format!("\"data\":{DATA}}}")));
+        assert!(publish.event("1").unwrap().get().ends_with(&format!("\"data\":{DATA}}}")));
         let line = format!("{{\"id\":\"1\",\"data\":{DATA}}}");
         assert_eq!(parse_events(format!("[{line},{line}]").as_bytes()).unwrap()[1].get(), line);
     }

@@ -47,6 +47,15 @@ pub struct FieldFault {
 }
 
 impl Failure {
+    /// With what to do beside trying again, where the host may have done what it was asked without saying so.
+    #[must_use]
+    pub fn with_advice(self, advice: &str) -> Self {
+        match self {
+            Self::Unavailable(what) => Self::Unavailable(format!("{what}\n{advice}")),
+            other => other,
+        }
+    }
+
     #[must_use]
     pub fn exit_code(&self) -> ExitCode {
         ExitCode::from(self.code())

@@ -85,8 +85,13 @@ impl Orders {
 impl Submit {
     fn run(&self, client: &Client, output: &Output) -> Result<(), Failure> {
         let body = super::import::read_input(&self.file, ORDER_BYTES_MAX)?;
-        let payload = Payload { idempotency_key: self.idempotency_key.as_deref(), ..Payload::json(&body) };
-        let order = client.post("/v1/orders", payload)?;
+        // One that is made up, too: whoever has no answer must be able to repeat the order, and not to place another.
+        let key = self.idempotency_key.clone().unwrap_or_else(|| uuid::Uuid::now_v7().to_string());
+        let payload = Payload { idempotency_key: Some(&key), ..Payload::json(&body) };
+        let order = client.post("/v1/orders", payload).map_err(|failure| {
+            failure
+                .with_advice(&format!("it may be placed all the same: with --idempotency-key {key} it is placed once"))
+        })?;
         output.show(&order, |order| {
             format!("{} is {}, total {}", text(order, "/id"), text(order, "/status"), total(order))
         });
