@@ -1,6 +1,8 @@
 //! A consumer's state is made anew from the journal, while it goes on with the old one: whatever happens meanwhile, it ends
 //! with the state of one that was always there, and nothing else happens twice.
 
+use std::io::{BufRead as _, BufReader};
+use std::process::Stdio;
 use std::time::Duration;
 
 use fanfare_tests::crash::shops::Shops;
@@ -120,9 +122,14 @@ fn a_rebuild_that_a_plugin_fails_waits_for_a_better_one() {
     let version = client.consumer(NAME).expect("it is there")["version"].clone();
     client.wait_for_consumer(NAME, |consumer| consumer["version"] != version && consumer["state"] == "running");
 
-    let asked = ["consumers", "backfill", NAME, "--from", "beginning", "--rebuild", "--detach"];
-    assert_eq!(fanfare(&host, &asked).succeeded().json()["events"], 3);
+    let asked = ["consumers", "backfill", NAME, "--from", "beginning", "--rebuild", "--url", client.base()];
+    let mut waiting =
+        program::fanfare().args(asked).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("it runs");
+    let mut said = String::new();
+    BufReader::new(waiting.stderr.take().expect("its errors")).read_line(&mut said).expect("a line");
+    assert!(said.contains("paused") && said.contains("ended reject: "), "whoever waits is told why: {said}");
     let paused = wait_for_state(&client, NAME, "paused");
+    assert_eq!(paused["events"], 3);
     assert_eq!((&paused["failure"]["outcome"], &paused["failure"]["position"]), (&json!("reject"), &json!(1)));
     let status = program::run(["consumers", "backfill", NAME, "--status", "--url", client.base()]).succeeded();
     assert!(status.stdout.starts_with("rebuild paused: 0 of 3 events"), "{status:#?}");
@@ -135,6 +142,7 @@ fn a_rebuild_that_a_plugin_fails_waits_for_a_better_one() {
     let _ = fanfare(&host, &["consumers", "backfill", NAME, "--resume"]).succeeded();
     let done = wait_for_state(&client, NAME, "done");
     assert_eq!((&done["delivered"], done.get("failure")), (&json!(3), None));
+    assert!(waiting.wait().expect("an end").success());
     assert_eq!(client.counter(NAME, "handled"), 3);
 }
 

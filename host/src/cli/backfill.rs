@@ -8,10 +8,13 @@ use serde_json::{Map, Value, json};
 
 use super::Failure;
 use super::client::{Client, Payload, escaped};
-use super::print::{Output, field, text, visible};
+use super::print::{Output, text, visible};
 
 /// Between two looks at a backfill that is waited for.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
+
+/// What to do about an event that pauses a rebuild.
+const AGAIN: &str = "Resume it to begin with that event again, or cancel it";
 
 /// What is about a backfill that was started before.
 const STEERING: [&str; 4] = ["status", "pause", "resume", "cancel"];
@@ -102,11 +105,12 @@ impl Backfill {
 fn follow(path: &str, client: &Client, mut report: Value, output: &Output) -> Result<Value, Failure> {
     let template = "{bar:40} {pos}/{len} events, {per_sec}, {msg} ({eta} left)";
     let bar = output.progress(Some(number(&report, "/events")), template);
-    let mut told = Value::Null;
+    let mut told = None;
     while matches!(text(&report, "/state").as_str(), "running" | "paused") {
-        if *field(&report, "waits") != told {
-            told = field(&report, "waits").clone();
-            bar.suspend(|| output.note(&waits(&report).unwrap_or_else(|| "it waits no longer".to_owned())));
+        let stands = stands(&report);
+        if stands != told {
+            bar.suspend(|| output.note(stands.as_deref().unwrap_or("it goes on")));
+            told = stands;
         }
         thread::sleep(LOOK_EVERY);
         report = client.get(path, &[])?;
@@ -121,6 +125,16 @@ fn follow(path: &str, client: &Client, mut report: Value, output: &Output) -> Re
     }
     bar.finish_and_clear();
     Ok(report)
+}
+
+/// Why it does not go on, for whoever waits for its end.
+fn stands(report: &Value) -> Option<String> {
+    let is_paused = text(report, "/state") == "paused";
+    waits(report).or_else(|| match report.get("failure") {
+        _ if !is_paused => None,
+        Some(failure) => Some(format!("it is paused; {}. {AGAIN}", failed(failure))),
+        None => Some("it is paused until it is resumed".to_owned()),
+    })
 }
 
 /// Why nothing of it is delivered.
@@ -173,7 +187,7 @@ pub fn shown(report: &Value) -> String {
     if let Some(failure) = report.get("failure") {
         shown.push_str(&format!("; {}", failed(failure)));
         if text(report, "/state") == "paused" {
-            shown.push_str(". Resume it to begin with that event again, or cancel it");
+            shown.push_str(&format!(". {AGAIN}"));
         }
     }
     if number(report, "/events") == 0 && what.is_empty() {
