@@ -300,7 +300,7 @@ impl<R: Runtime> Slot<R> {
         loaded: Loaded<R>,
         live: Live<R::Version>,
         candidate: Option<Trying<R>>,
-        (turn, word): (Option<Turn>, Word),
+        (turn, mut word): (Option<Turn>, Word),
         shared: &Arc<Shared<R>>,
     ) -> Result<(), Refused> {
         let versions = || std::iter::once(&loaded).chain(candidate.iter().map(|tried| &tried.loaded));
@@ -310,6 +310,8 @@ impl<R: Runtime> Slot<R> {
         }
         if is_news && word == Word::Last {
             self.lay_out(&live, shared).await?;
+            // Whoever comes from now on came later.
+            word = Word::Earlier;
         }
         if let Some(turn) = turn {
             self.record(turn, &live.policy, shared).await?;

@@ -75,7 +75,11 @@ impl Layouts for Aws {
             match laid {
                 Some(laid) if laid.layout == layout => {
                     if taken_over || !laid.is_ready {
-                        self.store.end_take_over(name, laid).await?;
+                        let now = self.store.end_take_over(name, laid).await?;
+                        if let Some(now) = now.filter(|now| now.layout != layout) {
+                            // Of those who bring one at the same time, the last one has it.
+                            return Ok(Durable::assert(LaidOut::Elsewhere(now.layout)));
+                        }
                     }
                     return Ok(Durable::assert(match taken_over {
                         true => LaidOut::NotKept(NONE_KEPT.to_owned()),
@@ -157,9 +161,9 @@ impl Store {
         self.table.update_once(&Key::consumer(name), change.value(":layout", number(layout))).await.map(drop)
     }
 
-    /// Waits until a take-over has ended: until all have left who handled by the layout before, or something else became of it. A
-    /// host that AWS Lambda invokes waits in its invocations instead.
-    async fn end_take_over(&self, name: &ConsumerName, laid: Laid) -> Result<()> {
+    /// Waits until a take-over has ended: until all have left who handled by the layout before, or something else became of it.
+    /// Of which layout the state is then. A host that AWS Lambda invokes waits in its invocations instead.
+    async fn end_take_over(&self, name: &ConsumerName, laid: Laid) -> Result<Option<Laid>> {
         let began = Instant::now();
         loop {
             let (known, _) = self.laid(name).await?;
@@ -167,7 +171,7 @@ impl Store {
             let ended = self.look_at_take_over(name, laid.number, began).await?;
             let (_, now) = self.laid(name).await?;
             if ended || self.seat.kept().is_none() || now.is_none_or(|now| now.number != laid.number || now.is_ready) {
-                return Ok(());
+                return Ok(now);
             }
             tokio::select! {
                 () = sleep(AGAIN) => {}

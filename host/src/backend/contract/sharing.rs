@@ -84,6 +84,27 @@ async fn the_last_word_takes_over_once_others_have_ended_what_they_handled_by_an
     first.lifecycle.close().await;
 }
 
+async fn of_two_that_take_over_at_the_same_time_the_last_one_handles_events(home: Place) {
+    let (first, second) = (home.open().await, home.open().await);
+    let ((one, _), (two, _)) = (attached(&first, 1, true).await, attached(&second, 1, false).await);
+    stops(&one, 1);
+    stops(&two, 1);
+    let laid_out = tokio::join!(lay_out(&first, 2, true), lay_out(&second, 3, true));
+    runs(&one, 2);
+    runs(&two, 3);
+    let (theirs, own, laid_out, aside) = match report(&first, CONSUMER).await.cut_off {
+        Some(_) => (&second, two, laid_out.1, one),
+        None => (&first, one, laid_out.0, two),
+    };
+    assert!(matches!(laid_out, LaidOut::NotKept(_)), "{laid_out:?}");
+    place(&first).await;
+    serve(&own, 1, "one").await;
+    assert!(aside.lease().is_none());
+    assert_eq!(report(theirs, CONSUMER).await.cut_off, None);
+    second.lifecycle.close().await;
+    first.lifecycle.close().await;
+}
+
 async fn a_host_without_the_last_word_stands_aside_until_it_has_it(home: Place) {
     let (first, second) = (home.open().await, home.open().await);
     let (one, _) = attached(&first, 1, true).await;
@@ -157,6 +178,8 @@ async fn a_host_that_handles_nothing_any_more_gives_back_what_it_was_told(home: 
 
 claims! {
     the_last_word_takes_over_once_others_have_ended_what_they_handled_by_another_layout on [aws]
+        because "a store on one machine has one host",
+    of_two_that_take_over_at_the_same_time_the_last_one_handles_events on [aws]
         because "a store on one machine has one host",
     a_host_without_the_last_word_stands_aside_until_it_has_it on [aws] because "a store on one machine has one host",
     a_take_over_whose_host_is_gone_is_ended_by_another_one on [aws] because "a store on one machine has one host",

@@ -186,3 +186,18 @@ async fn a_version_that_was_rolled_back_to_and_whose_file_is_lost_does_not_start
 async fn a_file_that_others_let_go_of_before_its_version_was_written_down_is_kept_again() {
     assert!(keeps_again(("a.wasm", ONE)).await);
 }
+
+#[tokio::test]
+async fn another_layout_of_state_is_written_down_once_others_have_made_way_and_they_are_asked_once() {
+    let world = World::open_sharing(&[("a.wasm", ONE)]).await;
+    world.refuse_starts(1);
+    world.put("a.wasm", "plugin 2.0.0 state 2");
+    world.until("the refusal shows", || world.kept("a", "1.0.0", CandidateState::Failed)).await;
+    assert_eq!(world.history("a").await, ["live 1.0.0"], "no host has heard of it");
+    world.until("it runs", || world.running("a", "2.0.0")).await;
+    assert_eq!(world.history("a").await, ["live 1.0.0", "live 2.0.0"]);
+    // Who takes over from then on came later.
+    let log = ["lay out a 1.0.0", "start a 1.0.0", "lay out a 2.0.0", "stop a 1.0.0", "start a 2.0.0"];
+    assert_eq!(world.log(), log);
+    world.close().await;
+}

@@ -2,6 +2,7 @@
 //! `plugin VERSION [state N] [needs change_order] [filter]`, and workers write a log.
 
 mod forgetful;
+mod shared;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -273,7 +274,7 @@ impl World {
 async fn directory(data: &TempDir, settings: Settings, fake: &Arc<Fake>) -> (Backend, Directory<Handle>) {
     let store = embedded::open(&embedded::Settings { data_dir: data.path().to_owned() }).unwrap();
     let versions = Arc::clone(&store.versions);
-    let fleet = Arc::clone(&store.fleet);
+    let fleet = fake.fleet.as_ref().unwrap_or(&store.fleet).clone();
     let layouts = Arc::clone(&store.layouts);
     let directory = Directory::open(settings, Handle(Arc::clone(fake)), versions, layouts, fleet).await.unwrap();
     (store, directory)
@@ -361,6 +362,8 @@ struct Fake {
     last_worker: AtomicU32,
     refused_starts: AtomicU32,
     refused_loads: AtomicU32,
+    /// Absent where it is the only host.
+    fleet: Option<Arc<dyn Fleet>>,
 }
 
 struct Worker {
@@ -369,6 +372,16 @@ struct Worker {
     policy: Arc<Policy>,
     candidate: Option<Candidate<String>>,
     shadow: Option<String>,
+}
+
+impl Fake {
+    fn begin(&self) -> backend::Result<()> {
+        let fewer = |times: u32| times.checked_sub(1);
+        match self.refused_starts.fetch_update(Ordering::SeqCst, Ordering::SeqCst, fewer) {
+            Ok(_) => Err(backend::Error::Unavailable("the disk is full".into())),
+            Err(_) => Ok(()),
+        }
+    }
 }
 
 struct Handle(Arc<Fake>);
@@ -403,10 +416,10 @@ impl Loader for Handle {
 impl Runtime for Handle {
     type Worker = u32;
 
-    async fn start(&self, name: &ConsumerName, live: Live<String>, _: bool) -> backend::Result<u32> {
-        let fewer = |times: u32| times.checked_sub(1);
-        if self.0.refused_starts.fetch_update(Ordering::SeqCst, Ordering::SeqCst, fewer).is_ok() {
-            return Err(backend::Error::Unavailable("the disk is full".into()));
+    async fn start(&self, name: &ConsumerName, live: Live<String>, last_word: bool) -> backend::Result<u32> {
+        self.0.begin()?;
+        if last_word && self.0.fleet.is_some() {
+            self.lay_out(name, &live).await?;
         }
         let worker = self.0.last_worker.fetch_add(1, Ordering::SeqCst);
         self.0.log.lock().push(format!("start {name} {}", live.version));
@@ -420,7 +433,9 @@ impl Runtime for Handle {
         Ok(worker)
     }
 
-    async fn lay_out(&self, _: &ConsumerName, _: &Live<String>) -> backend::Result<()> {
+    async fn lay_out(&self, name: &ConsumerName, live: &Live<String>) -> backend::Result<()> {
+        self.0.begin()?;
+        self.0.log.lock().push(format!("lay out {name} {}", live.version));
         Ok(())
     }
 

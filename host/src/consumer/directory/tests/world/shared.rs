@@ -1,0 +1,51 @@
+//! One of several hosts; what the others do, the tests write into the store.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use tokio::sync::watch;
+
+use super::{Fake, World};
+use crate::backend::{Fleet, HostRuns, Result, Running, Standings};
+use crate::version::{Binary, Hash};
+
+impl World {
+    /// As one of several hosts.
+    pub async fn open_sharing(files: &[(&str, &str)]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        for (file, content) in files {
+            std::fs::write(dir.path().join(file), content).unwrap();
+        }
+        let fleet: Arc<dyn Fleet> = Arc::new(Silent::default());
+        Self::over(dir, tempfile::tempdir().unwrap(), Fake { fleet: Some(fleet), ..Fake::default() }).await
+    }
+}
+
+/// A fleet in which nobody says a word.
+#[derive(Default)]
+struct Silent(watch::Sender<Standings>);
+
+#[async_trait]
+impl Fleet for Silent {
+    async fn has_file(&self, _hash: &Hash) -> Result<bool> {
+        Ok(true)
+    }
+
+    async fn keep_file(&self, _file: &Binary) -> Result<()> {
+        Ok(())
+    }
+
+    async fn file(&self, _hash: &Hash) -> Result<Option<Binary>> {
+        Ok(None)
+    }
+
+    fn standings(&self) -> Option<watch::Receiver<Standings>> {
+        Some(self.0.subscribe())
+    }
+
+    fn tell_running(&self, _running: Running) {}
+
+    fn hosts(&self) -> Vec<HostRuns> {
+        Vec::new()
+    }
+}
