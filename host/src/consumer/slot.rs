@@ -172,7 +172,7 @@ impl<R: Runtime> Slot<R> {
         refusals: &mut Refusals,
         shared: &Arc<Shared<R>>,
     ) {
-        let before = standing.as_ref().and_then(|standing| standing.live);
+        let before = self.stays(standing.as_ref(), shared);
         let came = match self.came(&newest.file, standing.as_ref(), shared).await {
             Ok(came) => came,
             Err(refused) => return refusals.note(Err(refused)),
@@ -181,7 +181,8 @@ impl<R: Runtime> Slot<R> {
         let mut planned = newest.loaded.clone().map(|loaded| (plan(&loaded), loaded));
         if let Ok((Plan::Try { live }, loaded)) = &planned {
             let news = Plan::is_new_canary(&loaded.hash, standing.as_ref());
-            match self.try_beside(*live, loaded.clone(), &newest.file, news, policy, shared).await {
+            let live = before.unwrap_or(*live);
+            match self.try_beside(live, loaded.clone(), &newest.file, news, policy, shared).await {
                 Err(NotTried::Alone) => planned = Ok((Plan::Take, loaded.clone())),
                 Err(NotTried::Refused(refused)) => planned = Err(refused),
                 Ok(()) => return,
@@ -215,6 +216,13 @@ impl<R: Runtime> Slot<R> {
         }
         let before = before.map(|live| (live, Word::of(&live, standing.as_ref(), Came::Before)));
         refusals.note(self.fall_back(before, policy, shared).await);
+    }
+
+    /// What runs on where the newest file does not. That a file came to another host says nothing of what runs here.
+    fn stays(&self, standing: Option<&Standing>, shared: &Shared<R>) -> Option<Hash> {
+        let is_for_all = standing.is_none_or(Standing::is_decision) || !shared.fleet.is_shared();
+        let here = self.running.as_ref().filter(|_| !is_for_all).map(|running| running.loaded.hash);
+        here.or_else(|| standing.and_then(|standing| standing.live))
     }
 
     /// Events wait for a consumer that waits for its grant, though it never ran.

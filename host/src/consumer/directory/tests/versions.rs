@@ -188,6 +188,31 @@ async fn a_file_that_others_let_go_of_before_its_version_was_written_down_is_kep
 }
 
 #[tokio::test]
+async fn a_bad_file_leaves_what_runs_here_where_another_host_runs_another_version() {
+    let world = World::open_sharing(&[("a.wasm", ONE)]).await;
+    world.put("a.wasm", TWO);
+    world.until("it runs", || world.running("a", "2.0.0")).await;
+    world.runs_elsewhere("a", ONE).await;
+    world.put("a.wasm", "rubbish");
+    world.until("the refusal shows", || world.kept("a", "2.0.0", CandidateState::Failed)).await;
+    assert_eq!(world.log(), ["lay out a 1.0.0", "start a 1.0.0", "lay out a 2.0.0", "swap a 2.0.0"]);
+    world.close().await;
+}
+
+#[tokio::test]
+async fn a_new_version_is_tried_beside_what_runs_here_where_another_host_runs_another_one() {
+    let world = World::open_sharing(&[("a.wasm", ONE)]).await;
+    world.put("a.wasm", TWO);
+    world.until("it runs", || world.running("a", "2.0.0")).await;
+    world.runs_elsewhere("a", ONE).await;
+    world.put("a.toml", "[rollout]\npercent = 10\nmin_events = 5\nmax_failure_rate = 0.5");
+    world.put("a.wasm", THREE);
+    world.until("it is tried", || world.tries("a", "2.0.0", "3.0.0")).await;
+    assert_eq!(world.log()[2..], ["lay out a 2.0.0", "swap a 2.0.0", "try a 3.0.0"]);
+    world.close().await;
+}
+
+#[tokio::test]
 async fn another_layout_of_state_is_written_down_once_others_have_made_way_and_they_are_asked_once() {
     let world = World::open_sharing(&[("a.wasm", ONE)]).await;
     world.refuse_starts(1);

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use tokio::sync::watch;
 
 use super::{Fake, World};
-use crate::backend::{Fleet, HostRuns, Result, Running, Standings};
+use crate::backend::{Fleet, HostRuns, PluginFile, Result, Running, Standings, Turn, TurnOutcome};
 use crate::version::{Binary, Hash};
 
 impl World {
@@ -18,6 +18,14 @@ impl World {
         }
         let fleet: Arc<dyn Fleet> = Arc::new(Silent::default());
         Self::over(dir, tempfile::tempdir().unwrap(), Fake { fleet: Some(fleet), ..Fake::default() }).await
+    }
+
+    /// Another host runs the file with this content, which is there since before.
+    pub async fn runs_elsewhere(&self, name: &str, content: &str) {
+        let hash = Some(Hash::of(content.as_bytes()));
+        let file = PluginFile { hash, ..PluginFile::default() };
+        let turn = Turn { outcome: TurnOutcome::Live, reason: None, file, live: hash };
+        drop(self.store.versions.record(&name.parse().unwrap(), turn, 5).await.unwrap());
     }
 }
 
