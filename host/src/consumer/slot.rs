@@ -234,7 +234,7 @@ impl<R: Runtime> Slot<R> {
     /// Whether the file was there while other hosts decided.
     async fn came(&self, file: &PluginFile, standing: Option<&Standing>, shared: &Shared<R>) -> Result<Came, Refused> {
         let (Some(hash), Some(standing)) = (file.hash, standing) else { return Ok(Came::Last) };
-        if self.arrived || !shared.fleet.is_shared() {
+        if self.arrived || !shared.fleet.is_shared() || (self.tries(&hash) && !standing.is_decision()) {
             return Ok(Came::Last);
         }
         if [standing.live, standing.file].contains(&Some(hash)) || self.runs_alone(&hash) {
@@ -243,6 +243,11 @@ impl<R: Runtime> Slot<R> {
         let history = shared.versions.history(&self.name, HISTORY_MAX).await;
         let history = history?;
         Ok(if history::knows(&history, &hash) { Came::Before } else { Came::Last })
+    }
+
+    fn tries(&self, hash: &Hash) -> bool {
+        let candidate = self.running.as_ref().and_then(|running| running.candidate.as_ref());
+        candidate.is_some_and(|candidate| candidate.loaded.hash == *hash)
     }
 
     fn runs_alone(&self, hash: &Hash) -> bool {

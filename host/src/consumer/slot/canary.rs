@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{Shared, Slot, Trying, turn};
-use crate::backend::{PluginFile, Turn, TurnOutcome};
+use crate::backend::{PluginFile, Standing, Turn, TurnOutcome};
 use crate::consumer::history::{Plan, Word};
 use crate::consumer::runtime::{self, Live, Runtime};
 use crate::consumer::stage::{Loaded, Refused};
@@ -103,7 +103,8 @@ impl<R: Runtime> Slot<R> {
         let standing = shared.versions.standing(&self.name).await;
         let standing = standing?;
         // Where another host was quicker to judge it, or somebody decided, that holds.
-        if Plan::is_new_canary(&tried.loaded.hash, standing.as_ref()) {
+        let is_canary = !Plan::is_new_canary(&tried.loaded.hash, standing.as_ref());
+        if !is_canary && (standing.as_ref().is_none_or(Standing::is_decision) || !shared.fleet.is_shared()) {
             return Ok(());
         }
         let (outcome, live, reason) = match verdict {

@@ -137,3 +137,21 @@ async fn a_promotion_that_the_store_broke_off_halfway_is_completed() {
     assert_eq!(world.history("a").await, ["live 1.0.0", "refused 2.0.0", "promoted 2.0.0"]);
     world.close().await;
 }
+
+#[tokio::test]
+async fn a_trial_goes_on_and_is_judged_where_another_host_takes_up_a_file_of_its_own() {
+    let world = World::open_sharing(&[("a.wasm", ONE), ("a.toml", ROLLOUT)]).await;
+    world.put("a.wasm", TWO);
+    world.until("the new one is tried", || world.tries("a", "1.0.0", "2.0.0")).await;
+    let trial = world.trial("a");
+    world.runs_elsewhere("a", "plugin 0.9.0").await;
+    world.put("a.toml", &format!("concurrency = 3\n{ROLLOUT}"));
+    world.until("the side file is in force", || world.concurrency("a") == 3).await;
+    assert!(world.tries("a", "1.0.0", "2.0.0"));
+    world.runs_elsewhere("a", "plugin 0.9.0").await;
+    for _ in 0..3 {
+        trial.failed();
+    }
+    world.until("it is rolled back", || world.kept("a", "1.0.0", CandidateState::RolledBack)).await;
+    world.close().await;
+}
