@@ -179,3 +179,21 @@ fn a_host_whose_version_lays_the_state_out_otherwise_stands_aside_until_it_has_t
     assert_eq!((handled, client.counter("reports", "handled")), (73, 76));
     assert_eq!(client.consumer("reports").expect("it is known")["reason"], Value::Null);
 }
+
+#[test]
+fn hosts_that_stand_aside_take_over_by_a_promotion_where_nobody_else_is_left() {
+    let prefix = prefix();
+    let (relaid, other) = (host(&prefix, "reports-one"), host(&prefix, "reports-one"));
+    all_run(&other.client(), "1.0.0", 2);
+    relaid.consumers.put("reports", &guests::wasm("reports-relaid"));
+    runs(&relaid.client(), "4.0.0");
+    stands_aside(&other);
+    drop(relaid);
+    let client = other.client();
+    client.wait_for_consumer("reports", |reports| reports["hosts"].as_array().is_none_or(|hosts| hosts.len() == 1));
+    client.placed(&order(&[("TEA", 1)]));
+    step(&client, "promote");
+    client.wait_until_idle();
+    assert_eq!(client.counter("reports", "by-version/1"), 1);
+    assert_eq!(client.consumer("reports").expect("it is known")["reason"], Value::Null);
+}

@@ -43,6 +43,11 @@ pub trait Layouts: Send + Sync {
         last_word: bool,
     ) -> Result<Durable<LaidOut>>;
 
+    /// Whether a version of this layout would stand aside, since the state is of another one by now.
+    async fn is_elsewhere(&self, _name: &ConsumerName, _layout: u32) -> Result<bool> {
+        Ok(false)
+    }
+
     /// The state of the layout before; `None` where the layout never changed.
     async fn former(&self, name: &ConsumerName) -> Result<Option<Former>>;
 

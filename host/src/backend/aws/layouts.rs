@@ -93,6 +93,11 @@ impl Layouts for Aws {
         }
     }
 
+    async fn is_elsewhere(&self, name: &ConsumerName, layout: u32) -> Result<bool> {
+        let laid = self.store.known_as(name).await?.and_then(|known| known.laid);
+        Ok(laid.is_some_and(|laid| laid.layout != layout))
+    }
+
     async fn former(&self, name: &ConsumerName) -> Result<Option<Former>> {
         let laid = self.store.known_as(name).await?.and_then(|known| known.laid);
         let relaid = laid.is_some_and(|laid| laid.number > 0);

@@ -62,7 +62,9 @@ impl<R: Runtime> Slot<R> {
         let loaded = loaded.map_err(|refused| self.refusal(refused))?;
         // Where other hosts run another one, it is a decision for them.
         let differs = |host: &HostRuns| host.running.get(&self.name).is_some_and(|runs| runs.hash != loaded.hash);
-        let decided = !shared.fleet.hosts().iter().any(differs);
+        let layout = shared.runtime.description(&loaded.plugin).state_version;
+        let decided =
+            !shared.fleet.hosts().iter().any(differs) && !shared.layouts.is_elsewhere(&self.name, layout).await?;
         if decided && self.running.as_ref().is_some_and(|running| running.loaded.hash == loaded.hash) {
             let runs = loaded.hash.short();
             return Err(Refusal::Impossible(format!(
