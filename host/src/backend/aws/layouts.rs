@@ -192,8 +192,9 @@ impl Store {
         let living = hosts::keepers(&self.table).await?;
         let (mut left, mut missing) = (BTreeSet::new(), BTreeSet::new());
         let mut items = Vec::new();
-        for item in self.left(name, take_over).await? {
+        for item in self.left(name, 0, take_over).await? {
             let key = item.key()?;
+            // Those of take-overs that others followed go with it.
             if let Some(host) = key.sk.strip_prefix(&left_prefix(take_over)) {
                 let has_left = item.number_or_none::<u8>("ak")?.is_some();
                 let _ = if has_left { left.insert(host.to_owned()) } else { missing.insert(host.to_owned()) };
@@ -218,10 +219,10 @@ impl Store {
         Ok(is_ready)
     }
 
-    /// What hosts said of a take-over, and of those before it that another one followed before they ended.
-    async fn left(&self, name: &ConsumerName, take_over: i64) -> Result<Vec<Item>> {
-        let (partition, from) = (rebuilds_partition(name), left_prefix(0));
-        let to = format!("{}~", left_prefix(take_over));
+    /// What hosts said of take-overs, from one number to another.
+    async fn left(&self, name: &ConsumerName, from: i64, to: i64) -> Result<Vec<Item>> {
+        let (partition, from) = (rebuilds_partition(name), left_prefix(from));
+        let to = format!("{}~", left_prefix(to));
         self.table.query(Span { partition, from, to, newest_first: false, limit: usize::MAX }).await
     }
 

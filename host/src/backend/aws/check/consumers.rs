@@ -66,7 +66,8 @@ pub async fn fault(look: &Look<'_>, kind: &Kind, item: &Item) -> Result<Option<S
         Kind::PutOff { rebuild, position, .. } => put_off(look, known, *rebuild, *position, item),
         Kind::Gate { rebuild, .. } => Ok(left_over(known, *rebuild)),
         Kind::Left { take_over, .. } => {
-            let is_under_way = known.laid.is_some_and(|laid| laid.number == *take_over && !laid.is_ready);
+            // Those of take-overs before go with it.
+            let is_under_way = known.laid.is_some_and(|laid| laid.number >= *take_over && !laid.is_ready);
             Ok((!is_under_way).then(|| format!("no such take-over is under way: {DELETE}")))
         }
         Kind::State { generation, counter, .. } => match generation.parse() {

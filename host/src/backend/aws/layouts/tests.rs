@@ -36,7 +36,7 @@ async fn hosts_that_are_gone_are_waited_for_until_nothing_of_theirs_can_be_on_it
     assert!(store.look_at_take_over(&alpha(), 1, long_ago()).await.unwrap());
     assert_eq!(laid(&store).await, Some(Laid { number: 1, is_ready: true, layout: 2 }));
     store.say_left(&alpha(), 1, "gone").await.unwrap();
-    assert!(store.left(&alpha(), 1).await.unwrap().is_empty(), "nobody asks any more");
+    assert!(store.left(&alpha(), 0, 9).await.unwrap().is_empty(), "nobody asks any more");
 }
 
 #[tokio::test]
@@ -86,4 +86,15 @@ async fn a_function_waits_in_its_invocations_for_others_to_leave() {
     shop.store.learn().await.unwrap();
     shop.take_in("tea").await;
     assert!(shop.lease().is_some());
+}
+
+#[tokio::test]
+async fn what_hosts_said_of_a_take_over_that_another_one_followed_goes_with_that() {
+    let (backend, store) = shop().await;
+    backend.consumers.introduce(&alpha(), Start::Now).await.unwrap();
+    begin(&store, &["left", "gone"]).await;
+    store.say_left(&alpha(), 1, "left").await.unwrap();
+    backend.layouts.lay_out(&alpha(), 3, 0, true).await.unwrap().into_inner();
+    assert_eq!(laid(&store).await, Some(Laid { number: 2, is_ready: true, layout: 3 }), "nobody lives");
+    assert!(store.left(&alpha(), 0, 9).await.unwrap().is_empty(), "nobody asks any more");
 }
