@@ -24,7 +24,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 
 use super::Aws;
-use super::backfills::{UNHEARD_MAX, gate};
+use super::backfills::{Fills, UNHEARD_MAX, gate};
 use super::consumers::Known;
 use super::hosts;
 use super::inbox::Asked;
@@ -123,14 +123,12 @@ impl Aws {
     /// before.
     async fn take_over(&self, known: &Known, laid: Laid, layout: u32) -> Result<bool> {
         let name = &known.name;
-        if let Some(rebuild) = known.rebuilding {
-            // It fills a state of the layout before. What goes through a gate goes by nothing else.
+        if known.rebuilding.is_some() {
+            // It fills a state of the layout before.
             drop(self.steer(name, BackfillStep::Cancel).await?);
-            for host in gate::all(&self.store, name, rebuild).await?.keys() {
-                gate::shut(&self.store, name, rebuild, host).await?;
-            }
             return Ok(false);
         }
+        self.store.shut_gates(known).await?;
         let next = laid.number + 1;
         let change = Change::of("SET lay = :layout, lyn = :next")
             .only_if("lay = :before AND (attribute_not_exists(lyn) OR lyn = :number) AND attribute_not_exists(bfr)")
@@ -158,6 +156,18 @@ impl Store {
         }
         let laid = known.laid;
         Ok((known, laid))
+    }
+
+    /// What goes through a gate goes by nothing else, whatever its host knows, and though its rebuild is over.
+    async fn shut_gates(&self, known: &Known) -> Result<()> {
+        let fills = Fills::load(self, &known.name, known.fills).await?;
+        for fill in fills.all.iter().filter(|fill| fill.is_rebuild()) {
+            let gates = gate::all(self, &known.name, fill.number).await?;
+            for (host, _) in gates.iter().filter(|(_, gate)| gate.open) {
+                gate::shut(self, &known.name, fill.number, host).await?;
+            }
+        }
+        Ok(())
     }
 
     /// The state is of the layout of whoever comes first.

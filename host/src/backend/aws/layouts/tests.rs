@@ -1,8 +1,8 @@
 use super::*;
-use crate::backend::aws::fixture::alpha;
+use crate::backend::aws::fixture::{self, alpha};
 use crate::backend::aws::inbox::{Inboxed, shop};
 use crate::backend::contract::{policy, publish};
-use crate::backend::{Inbox as _, InboxPolicy};
+use crate::backend::{Backfilled, Inbox as _, InboxPolicy};
 use crate::policy::Start;
 
 /// By then, nothing is on its way of those who did not hear of it.
@@ -97,4 +97,25 @@ async fn what_hosts_said_of_a_take_over_that_another_one_followed_goes_with_that
     backend.layouts.lay_out(&alpha(), 3, 0, true).await.unwrap().into_inner();
     assert_eq!(laid(&store).await, Some(Laid { number: 2, is_ready: true, layout: 3 }), "nobody lives");
     assert!(store.left(&alpha(), 0, 9).await.unwrap().is_empty(), "nobody asks any more");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_gate_is_open_any_more_when_a_version_takes_over_whatever_became_of_its_rebuild() {
+    let shop = Inboxed::open().await;
+    let lay_out = async |layout| shop.backend.layouts.lay_out(&alpha(), layout, 0, true).await.unwrap().into_inner();
+    lay_out(1).await;
+    shop.inbox.configure(InboxPolicy { layout: Some(1), ..policy() });
+    fixture::begin(&shop.backend, Backfilled::Rebuild).await;
+    let rebuild = shop.inbox.known().rebuilding.unwrap();
+    shop.inbox.look_at_gate().await.unwrap();
+    let is_open = async || {
+        let gates = gate::all(&shop.store, &alpha(), rebuild).await.unwrap();
+        gates.values().any(|gate| gate.open)
+    };
+    assert!(is_open().await);
+    shop.backend.backfills.steer(&alpha(), BackfillStep::Cancel).await.unwrap().into_inner();
+    assert!(is_open().await, "who did not hear of it goes through it still");
+    lay_out(2).await;
+    assert!(!is_open().await);
+    shop.backend.lifecycle.close().await;
 }
