@@ -90,6 +90,11 @@ impl Store {
         }
     }
 
+    /// The inbox of this very consumer, and not of one of its name that was forgotten.
+    pub fn inbox_of(&self, known: &Known) -> Option<Arc<AwsInbox>> {
+        self.inbox(&known.name).filter(|inbox| inbox.is_of(known))
+    }
+
     pub async fn known_as(&self, name: &ConsumerName) -> Result<Option<Known>> {
         self.table.get(&Key::consumer(name)).await?.as_ref().map(Known::read).transpose()
     }
@@ -139,7 +144,7 @@ impl Store {
     pub async fn learn(&self) -> Result<()> {
         let asked = Asked::now();
         for known in self.known().await? {
-            let Some(inbox) = self.inbox(&known.name) else {
+            let Some(inbox) = self.inbox_of(&known) else {
                 self.stand_aside(&known).await?;
                 self.leave_layout(&known).await?;
                 continue;
@@ -160,7 +165,7 @@ impl Store {
         let Some((rebuild, slot)) = known.rebuilding.zip(self.seat.kept()) else { return Ok(()) };
         let mut aside = self.aside.lock().await;
         let of = (known.name.clone(), rebuild);
-        if self.inbox(&known.name).is_none()
+        if self.inbox_of(known).is_none()
             && !aside.contains(&of)
             && gate::join(self, &known.name, rebuild, &slot.owner).await?
         {
@@ -176,12 +181,11 @@ impl Consumers for Aws {
         let _turn = self.store.turn_of(name).await;
         let known = self.store.known_as(name).await?;
         if let Some(inbox) = self.store.inbox(name) {
-            if known.as_ref().is_some_and(|known| known.id == inbox.known().id) {
+            if known.as_ref().is_some_and(|known| inbox.is_of(known)) {
                 return Ok(inbox);
             }
-            // Another host has forgotten that one.
-            inbox.close().await;
-            self.store.inboxes.lock().remove(name);
+            // Another host has forgotten the one that it is of.
+            self.close_inbox(&inbox).await;
         }
         let (clients, settings, shared) = (&self.store.clients, &self.store.settings, &self.store.shared);
         // A filter that is in force stays; a new queue of a consumer that is new gets everything until it says what it wants.
@@ -256,8 +260,7 @@ impl Consumers for Aws {
             return Ok(Durable::assert(Forgotten::Unknown));
         }
         if let Some(inbox) = inbox {
-            inbox.close().await;
-            self.store.inboxes.lock().remove(name);
+            self.close_inbox(&inbox).await;
         }
         let (clients, settings, shared) = (&self.store.clients, &self.store.settings, &self.store.shared);
         let left = resources::remove_consumer(clients, settings, shared, name).await.map_err(unready)?;
@@ -305,6 +308,11 @@ impl Consumers for Aws {
 }
 
 impl Aws {
+    async fn close_inbox(&self, inbox: &AwsInbox) {
+        inbox.close().await;
+        self.store.inboxes.lock().remove(&inbox.name);
+    }
+
     /// A consumer that was never seen before; another host may be introducing it, too.
     async fn begin(&self, name: &ConsumerName, start: Start) -> Result<()> {
         let now = Timestamp::now();
@@ -315,8 +323,8 @@ impl Aws {
         };
         let until = super::clock::first_at(now.plus(SUBSCRIBE_LAG));
         let item = Item::at(&Key::consumer(name))
-            .with("id", text(uuid::Uuid::now_v7()))
             .with("start", number(start))
+            .with("id", text(uuid::Uuid::now_v7()))
             .with("cua", number(start.saturating_sub(1)))
             .with("cuu", number(until))
             .with(&weight::attribute(0), number(0));
@@ -343,7 +351,7 @@ impl Aws {
             paused: known.paused.clone(),
             held: held.filter(|held| held.by == known.name).cloned(),
             backfill: self.store.backfill(known).await?,
-            cut_off: self.store.inbox(&known.name).and_then(|inbox| inbox.cut_off()),
+            cut_off: self.store.inbox_of(known).and_then(|inbox| inbox.cut_off()),
         })
     }
 

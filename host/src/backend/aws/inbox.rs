@@ -253,9 +253,17 @@ impl AwsInbox {
         self.known.lock().clone()
     }
 
+    pub fn is_of(&self, known: &Known) -> bool {
+        self.known.lock().id == known.id
+    }
+
     /// The table says this of the consumer, which was asked for then.
     pub fn learn(&self, known: Known, asked: Asked) {
         let mut own = self.known.lock();
+        if own.id != known.id {
+            // Of another one of its name, since this one was forgotten.
+            return;
+        }
         // What it hears is this host's own until it is written down, and an answer may be older than one that came before.
         let known = Known { epochs: std::mem::take(&mut own.epochs), laid: own.laid.max(known.laid), ..known };
         let before = {

@@ -239,7 +239,7 @@ impl Store {
     /// Says that this host has left the layout before, once it has, where somebody waits for that.
     pub async fn leave_layout(&self, known: &Known) -> Result<()> {
         let Some((laid, slot)) = known.laid.filter(|laid| !laid.is_ready).zip(self.seat.kept()) else { return Ok(()) };
-        match self.inbox(&known.name) {
+        match self.inbox_of(known) {
             Some(inbox) if !inbox.has_left(laid) => Ok(()),
             // Whoever does not have the consumer commits nothing of it.
             _ => self.say_left(&known.name, laid.number, &slot.owner).await,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::pin;
 
 use super::{Place, accept, done, eventually, lease, name, place, policy, report, settled};
-use crate::backend::{Backend, Finished, Inbox, InboxPolicy, LaidOut, StateQuery};
+use crate::backend::{Backend, Finished, Forgotten, Inbox, InboxPolicy, LaidOut, StateQuery};
 use crate::effects::{Adjustment, Effects, Reads};
 use crate::policy::Start;
 
@@ -176,12 +176,34 @@ async fn a_host_that_handles_nothing_any_more_gives_back_what_it_was_told(home: 
     first.lifecycle.close().await;
 }
 
+
+async fn a_consumer_that_another_host_forgot_begins_anew(home: Place) {
+    let (first, second) = (home.open().await, home.open().await);
+    let (one, _) = attached(&first, 1, true).await;
+    let (two, _) = attached(&second, 2, true).await;
+    place(&first).await;
+    serve(&two, 1, "before").await;
+    stops(&one, 1);
+    stops(&two, 2);
+    assert_eq!(first.consumers.forget(&name(CONSUMER)).await.unwrap().into_inner(), Forgotten::Done);
+
+    second.consumers.introduce(&name(CONSUMER), Start::Beginning).await.unwrap();
+    let (anew, laid_out) = attached(&second, 1, true).await;
+    assert_eq!(laid_out, LaidOut::AsBefore);
+    serve(&anew, 1, "anew").await;
+    assert_eq!(counts(&second).await, [("anew".to_owned(), 1)]);
+    assert_eq!(report(&second, CONSUMER).await.cut_off, None);
+    second.lifecycle.close().await;
+    first.lifecycle.close().await;
+}
+
 claims! {
     the_last_word_takes_over_once_others_have_ended_what_they_handled_by_another_layout on [aws]
         because "a store on one machine has one host",
     of_two_that_take_over_at_the_same_time_the_last_one_handles_events on [aws]
         because "a store on one machine has one host",
     a_host_without_the_last_word_stands_aside_until_it_has_it on [aws] because "a store on one machine has one host",
+    a_consumer_that_another_host_forgot_begins_anew on [aws] because "a store on one machine has one host",
     a_take_over_whose_host_is_gone_is_ended_by_another_one on [aws] because "a store on one machine has one host",
     a_host_that_handles_nothing_any_more_gives_back_what_it_was_told on [aws, standard]
         because "a store on one machine has one host",

@@ -16,7 +16,7 @@ const EPOCHS_MAX: usize = 8;
 #[derive(Clone, Debug)]
 pub struct Known {
     pub name: ConsumerName,
-    /// Never that of one that was forgotten. Those of earlier releases have none.
+    /// What tells it from one of the same name that was forgotten. Those of earlier releases have none.
     pub id: Option<String>,
     /// Events below this position are no business of it.
     pub start: u64,

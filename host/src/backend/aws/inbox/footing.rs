@@ -242,8 +242,9 @@ impl AwsInbox {
     pub(super) async fn reknow(&self) -> Result<()> {
         let asked = Asked::now();
         let item = self.store.table.get(&Key::consumer(&self.name)).await?;
-        let item = item.ok_or_else(|| Error::Unavailable("the consumer was forgotten meanwhile".into()))?;
-        self.learn(Known::read(&item)?, asked);
+        let known = item.as_ref().map(Known::read).transpose()?.filter(|known| self.is_of(known));
+        let known = known.ok_or_else(|| Error::Unavailable("the consumer was forgotten meanwhile".into()))?;
+        self.learn(known, asked);
         Ok(())
     }
 
