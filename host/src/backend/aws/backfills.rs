@@ -285,7 +285,7 @@ impl Store {
 
     /// What a consumer hears, or heard when it was last there; `None` where that was never said.
     fn heard(&self, known: &Known) -> Option<Subscriptions> {
-        let inbox = self.inbox(&known.name).filter(|inbox| inbox.is_configured());
+        let inbox = self.inbox_of(known).filter(|inbox| inbox.says_what_is_heard());
         inbox.map(|inbox| inbox.subscriptions()).or_else(|| known.last_heard().cloned())
     }
 

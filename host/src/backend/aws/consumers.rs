@@ -84,8 +84,8 @@ impl Store {
 
     /// Whether an event concerns a consumer, by what it hears now, or heard when it was last there.
     pub fn wants(&self, known: &Known, logged: &Logged) -> bool {
-        match self.inbox(&known.name) {
-            Some(inbox) if inbox.is_configured() => inbox.known().wants_by(&inbox.subscriptions(), logged),
+        match self.inbox_of(known) {
+            Some(inbox) if inbox.says_what_is_heard() => inbox.known().wants_by(&inbox.subscriptions(), logged),
             _ => known.last_heard().is_none_or(|heard| known.wants_by(heard, logged)),
         }
     }

@@ -189,9 +189,9 @@ impl AwsInbox {
         self.desk.lock().is_open()
     }
 
-    /// Whether it was said what it hears.
-    pub fn is_configured(&self) -> bool {
-        self.desk.lock().is_configured()
+    /// Whether this host says what the consumer hears.
+    pub fn says_what_is_heard(&self) -> bool {
+        self.desk.lock().says_what_is_heard()
     }
 
     pub async fn ended(&self) {
@@ -264,14 +264,16 @@ impl AwsInbox {
             // Of another one of its name, since this one was forgotten.
             return;
         }
-        // What it hears is this host's own until it is written down, and an answer may be older than one that came before.
-        let known = Known { epochs: std::mem::take(&mut own.epochs), laid: own.laid.max(known.laid), ..known };
-        let before = {
+        let (says, before) = {
             let mut desk = self.desk.lock();
             let before = (desk.paused, desk.is_aside());
             desk.paused = known.paused.is_some();
-            before
+            (desk.says_what_is_heard(), before)
         };
+        // What it hears is this host's own until it is written down, unless others say it.
+        let epochs = if says { std::mem::take(&mut own.epochs) } else { known.epochs };
+        // An answer may be older than one that came before.
+        let known = Known { epochs, laid: own.laid.max(known.laid), ..known };
         *own = if known.fills < own.fills { own.but_for_backfills(known) } else { known };
         self.weight.learn(&own);
         self.take_ground(&own, asked);
@@ -292,8 +294,7 @@ impl AwsInbox {
         let newest = self.store.positions.newest(Timestamp::now());
         let heard = {
             let desk = self.desk.lock();
-            if desk.is_aside() {
-                // Others say what it hears.
+            if !desk.says_what_is_heard() {
                 return;
             }
             desk.is_open().then(|| desk.subscriptions())

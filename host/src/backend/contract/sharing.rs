@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::pin;
 
-use super::{Place, accept, done, eventually, lease, name, place, policy, report, settled};
+use super::{Place, accept, done, eventually, hears, lease, name, place, policy, publish, report, settled};
 use crate::backend::{Backend, Finished, Forgotten, Inbox, InboxPolicy, LaidOut, StateQuery};
 use crate::effects::{Adjustment, Effects, Reads};
 use crate::policy::Start;
@@ -176,6 +176,32 @@ async fn a_host_that_handles_nothing_any_more_gives_back_what_it_was_told(home: 
     first.lifecycle.close().await;
 }
 
+async fn a_host_that_stood_aside_passes_nothing_by_that_was_heard_meanwhile(home: Place) {
+    let (first, second) = (home.open().await, home.open().await);
+    let (one, _) = attached(&first, 1, true).await;
+    let two = second.consumers.attach(&name(CONSUMER), Start::Beginning).await.unwrap();
+    assert!(matches!(lay_out(&second, 2, true).await, LaidOut::NotKept(_)));
+    let hears_more = || InboxPolicy { layout: Some(2), subscriptions: hears(&["com.*", "order.*"]), ..policy() };
+    two.configure(hears_more());
+    stands_aside(&first).await;
+    for subject in ["salt", "tea"] {
+        publish(&second, subject).await;
+    }
+    drop(lease(&two).await);
+    second.lifecycle.close().await;
+    eventually("it tells what is heard elsewhere", async || {
+        (report(&first, CONSUMER).await.pending == 2).then_some(())
+    })
+    .await;
+
+    // It gets the version of the other one.
+    assert_eq!(lay_out(&first, 2, false).await, LaidOut::AsBefore);
+    stops(&one, 1);
+    one.configure(hears_more());
+    serve(&one, 2, "one").await;
+    assert_eq!(settled(&first, CONSUMER).await.pending, 0);
+    first.lifecycle.close().await;
+}
 
 async fn a_consumer_that_another_host_forgot_begins_anew(home: Place) {
     let (first, second) = (home.open().await, home.open().await);
@@ -203,6 +229,8 @@ claims! {
     of_two_that_take_over_at_the_same_time_the_last_one_handles_events on [aws]
         because "a store on one machine has one host",
     a_host_without_the_last_word_stands_aside_until_it_has_it on [aws] because "a store on one machine has one host",
+    a_host_that_stood_aside_passes_nothing_by_that_was_heard_meanwhile on [aws]
+        because "a store on one machine has one host",
     a_consumer_that_another_host_forgot_begins_anew on [aws] because "a store on one machine has one host",
     a_take_over_whose_host_is_gone_is_ended_by_another_one on [aws] because "a store on one machine has one host",
     a_host_that_handles_nothing_any_more_gives_back_what_it_was_told on [aws, standard]

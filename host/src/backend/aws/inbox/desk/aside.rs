@@ -14,6 +14,11 @@ impl Desk {
         self.is_configured() && self.laid.is_some_and(|laid| !laid.lets(self.layout()))
     }
 
+    /// Whether what is heard here counts: others say it where this host stands aside, or never handled anything.
+    pub fn says_what_is_heard(&self) -> bool {
+        self.is_configured() && !self.is_aside()
+    }
+
     pub fn layout(&self) -> Option<u32> {
         self.policy.as_ref().and_then(|policy| policy.layout)
     }
