@@ -53,6 +53,8 @@ async fn serve(inbox: &Arc<dyn Inbox>, orders: usize, by: &str) {
 
 async fn the_last_word_takes_over_once_others_have_ended_what_they_handled_by_another_layout(home: Place) {
     let (first, second) = (home.open().await, home.open().await);
+    // It does not have the consumer.
+    let third = home.open().await;
     let (old, laid_out) = attached(&first, 1, true).await;
     assert_eq!(laid_out, LaidOut::AsBefore);
     for _ in 0..6 {
@@ -77,6 +79,7 @@ async fn the_last_word_takes_over_once_others_have_ended_what_they_handled_by_an
     }
     runs(&new, 2);
     serve(&new, 6, "new").await;
+    third.lifecycle.close().await;
     assert_eq!(settled(&second, CONSUMER).await.pending, 0);
     assert_eq!(counts(&second).await, [("new".to_owned(), 6)]);
     assert!(old.lease().is_none());

@@ -48,6 +48,22 @@ fn a_host_has_left_a_layout_once_nothing_is_on_its_way_that_went_by_it() {
     assert!(footing.is_young());
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_host_has_not_left_a_layout_while_what_went_by_it_may_be_on_its_way() {
+    let (backend, store) = shop().await;
+    backend.consumers.attach(&alpha(), Start::Now).await.unwrap().configure(policy());
+    let inbox = store.inbox(&alpha()).unwrap();
+    let lay_out = async |layout| backend.layouts.lay_out(&alpha(), layout, 0, true).await.unwrap().into_inner();
+    lay_out(1).await;
+    let on_its_way = inbox.ground().await.unwrap();
+    lay_out(2).await;
+    let laid = inbox.known().laid.unwrap();
+    assert!(!laid.is_ready && !inbox.has_left(laid));
+    drop(on_its_way);
+    assert!(inbox.has_left(laid));
+    backend.lifecycle.close().await;
+}
+
 #[test]
 fn what_was_asked_for_before_the_machine_slept_is_old() {
     let asked = Asked::now();
