@@ -276,10 +276,6 @@ impl Desk {
         passed
     }
 
-    pub fn is_open(&self) -> bool {
-        !self.paused && self.is_here()
-    }
-
     pub fn is_configured(&self) -> bool {
         self.policy.is_some()
     }

@@ -50,7 +50,7 @@ async fn nobody_is_waited_for_where_all_have_left() {
     transaction.put((), Item::at(&Key::left(&alpha(), 0, "gone")));
     store.table.transact(transaction).await.unwrap().unwrap();
     assert!(store.look_at_take_over(&alpha(), 1, Instant::now()).await.unwrap());
-    assert!(store.left(&alpha(), 1).await.unwrap().is_empty());
+    assert!(store.left(&alpha(), 0, 1).await.unwrap().is_empty());
 }
 
 #[tokio::test]

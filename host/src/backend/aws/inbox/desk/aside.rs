@@ -4,6 +4,10 @@ use super::{Desk, Receipt};
 use crate::backend::aws::due::Due;
 
 impl Desk {
+    pub fn is_open(&self) -> bool {
+        !self.paused && self.is_here()
+    }
+
     /// Whether its events are handled on this host, unless it is paused.
     pub fn is_here(&self) -> bool {
         self.concurrency() > 0 && !self.is_aside()
