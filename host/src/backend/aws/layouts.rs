@@ -86,7 +86,9 @@ impl Layouts for Aws {
                         false => LaidOut::AsBefore,
                     }));
                 }
-                Some(laid) if !last_word => return Ok(Durable::assert(LaidOut::Elsewhere(laid.layout))),
+                Some(laid) if !last_word && !self.store.is_function_alone().await? => {
+                    return Ok(Durable::assert(LaidOut::Elsewhere(laid.layout)));
+                }
                 Some(laid) => taken_over |= self.take_over(&known, laid, layout).await?,
                 None => self.store.lay_first(name, layout).await?,
             }
@@ -168,6 +170,12 @@ impl Store {
             }
         }
         Ok(())
+    }
+
+    /// Whether there are functions and no host. Of these the one that starts last has been deployed last, and nobody else can
+    /// decide anything for them.
+    async fn is_function_alone(&self) -> Result<bool> {
+        Ok(self.seat.kept().is_none() && hosts::keepers(&self.table).await?.is_empty())
     }
 
     /// The state is of the layout of whoever comes first.

@@ -65,6 +65,17 @@ async fn a_host_that_lives_is_waited_for_however_long_it_takes() {
 }
 
 #[tokio::test]
+async fn of_functions_without_hosts_the_one_that_starts_last_takes_over_whatever_was_known_before() {
+    let (backend, store) = shop().await;
+    backend.consumers.introduce(&alpha(), Start::Now).await.unwrap();
+    let starts = async |layout| backend.layouts.lay_out(&alpha(), layout, 0, false).await.unwrap().into_inner();
+    assert_eq!(starts(1).await, LaidOut::AsBefore);
+    assert!(matches!(starts(2).await, LaidOut::NotKept(_)));
+    let _slot = hosts::claim(&store.table, hosts::Stay::Kept).await.unwrap();
+    assert_eq!(starts(1).await, LaidOut::Elsewhere(2), "a host has had the last word");
+}
+
+#[tokio::test]
 async fn a_function_waits_in_its_invocations_for_others_to_leave() {
     let shop = Inboxed::open().await;
     let lay_out = async |layout| shop.backend.layouts.lay_out(&alpha(), layout, 0, true).await.unwrap().into_inner();
