@@ -302,7 +302,7 @@ async fn what_fails_for_longer_than_it_may_is_dead_and_what_is_rejected_at_once(
     inbox.backend.lifecycle.close().await;
 }
 
-/// What became of events, one after another, that a guest was tried on beside another.
+/// What became of events that a guest was tried on beside another.
 struct Tried {
     progress: Progress,
     done: u64,
@@ -315,12 +315,19 @@ impl Tried {
     async fn of(candidate: &str, beside: &str, rule: Rollout, first: First, events: u64) -> Self {
         let (_directory, inbox) = watched().await;
         let (candidate, beside) = (linked(guest(candidate)).await, linked(guest(&format!("nop {beside}"))).await);
+        let is_judged_by_the_first = rule.max_failure_rate <= 0.0;
         let trial = Arc::new(Trial::new(&Hash::of(b"candidate"), rule, Arc::default()));
         let candidate = Candidate { version: candidate, subscriptions: hears(OLD), trial: Arc::clone(&trial) };
         let worker = start(&inbox, Live { candidate: Some(candidate), ..live(&beside, OLD) });
         *inbox.first.lock() = first;
         for event in 0..events {
             inbox.publish(OLD, &event.to_string()).await;
+            let deadline = Instant::now() + PATIENCE;
+            // The next one may be handled beside it.
+            while is_judged_by_the_first && trial.verdict().is_none() {
+                assert!(Instant::now() < deadline, "it is not judged");
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
         }
         let (done, dead) = inbox.ended(events).await;
         worker.stop().await;
