@@ -1,12 +1,13 @@
 //! WASI 0.2 with nothing in it: no arguments, environment, files or sockets; clocks and randomness; and stdout and stderr
 //! that end, line by line, in the consumer's log. `http` has what goes out.
 
+use std::io::{BufRead, Read};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use wasmtime::component::{Linker, ResourceTable};
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
-use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
+use wasmtime_wasi::p2::{OutputStream, Pollable, StreamError, StreamResult};
 use wasmtime_wasi::{WasiCtx, WasiCtxView};
 use wasmtime_wasi_http::WasiHttpCtxView;
 
@@ -130,14 +131,13 @@ impl Lines {
 
 impl OutputStream for Lines {
     fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
-        for &byte in &bytes {
-            if byte == b'\n' {
+        let mut rest = bytes.as_ref();
+        while !rest.is_empty() {
+            let room = CHUNK_BYTES_MAX.saturating_sub(self.begun.len());
+            // From memory, which cannot fail.
+            rest.by_ref().take(room as u64).read_until(b'\n', &mut self.begun).map_err(|failed| StreamError::LastOperationFailed(failed.into()))?;
+            if self.begun.pop_if(|last| *last == b'\n').is_some() || self.begun.len() >= CHUNK_BYTES_MAX {
                 self.end_line();
-            } else {
-                self.begun.push(byte);
-                if self.begun.len() >= CHUNK_BYTES_MAX {
-                    self.end_line();
-                }
             }
         }
         Ok(())
@@ -193,5 +193,19 @@ mod tests {
         }
         let kept = log.take_kept();
         assert!(kept.len() > 1 && kept.iter().all(|line| line.text.len() <= CHUNK_BYTES_MAX), "{} lines", kept.len());
+    }
+
+    #[test]
+    fn lines_are_cut_at_their_ends_however_they_are_written() {
+        let log = Arc::new(GuestLog::new(None, usize::MAX));
+        for piece in [1, 2, 3, 7, 100] {
+            let mut lines = Lines { log: Arc::clone(&log), stream: Stream::Out, begun: Vec::new() };
+            for written in b"one\n\ntwo\nthree".chunks(piece) {
+                lines.write(Bytes::from_static(written)).unwrap();
+            }
+            drop(lines);
+            let kept: Vec<String> = log.take_kept().into_iter().map(|line| line.text).collect();
+            assert_eq!(kept, ["one", "", "two", "three"], "in pieces of {piece}");
+        }
     }
 }
