@@ -135,7 +135,10 @@ impl OutputStream for Lines {
         while !rest.is_empty() {
             let room = CHUNK_BYTES_MAX.saturating_sub(self.begun.len());
             // From memory, which cannot fail.
-            rest.by_ref().take(room as u64).read_until(b'\n', &mut self.begun).map_err(|failed| StreamError::LastOperationFailed(failed.into()))?;
+            rest.by_ref()
+                .take(room as u64)
+                .read_until(b'\n', &mut self.begun)
+                .map_err(|failed| StreamError::LastOperationFailed(failed.into()))?;
             if self.begun.pop_if(|last| *last == b'\n').is_some() || self.begun.len() >= CHUNK_BYTES_MAX {
                 self.end_line();
             }
