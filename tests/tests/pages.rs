@@ -42,6 +42,14 @@ fn lists_are_the_same_whatever_the_limit(mut host: TestHost) {
         let busy: Vec<_> = client.consumers().into_iter().filter(busy).collect();
         if busy.is_empty() { Ok(()) } else { Err(format!("{busy:#?}")) }
     });
+    for (refused, file) in (1..).zip([b"one", b"two", b"who"]) {
+        host.consumers.put("refused", file);
+        eventually("the file is refused", || {
+            let answer = client.get("/v1/consumers/refused/versions");
+            let refusals = answer.json()["versions"].as_array().map_or(0, Vec::len);
+            if refusals == refused { Ok(()) } else { Err(format!("{answer:?}")) }
+        });
+    }
     for (path, items) in [
         ("/v1/orders".to_owned(), ORDERS),
         ("/v1/orders?status=shipped".to_owned(), ORDERS),
@@ -52,6 +60,7 @@ fn lists_are_the_same_whatever_the_limit(mut host: TestHost) {
         ("/v1/consumers/shipment/state".to_owned(), ORDERS),
         ("/v1/consumers/obedient/dead-letters".to_owned(), 3),
         ("/v1/consumers/loyalty/versions".to_owned(), 1),
+        ("/v1/consumers/refused/versions".to_owned(), 3),
     ] {
         // What became of something may be written down a moment later.
         eventually(&format!("all pages of {path} are one list"), || {

@@ -54,6 +54,16 @@ fn a_rollback_from_the_command_line_holds_through_a_crash_until_another_file_com
     assert!(rows.iter().all(|row| row["kept"] == true && row["owner"].is_string() && row["path"].is_string()));
     let told = program::run(["consumers", "history", "reports", "--url", client.base()]).succeeded();
     assert!(told.stdout.contains("too chatty") && told.stdout.contains("rolled-back"), "{told:#?}");
+    assert!(!told.stdout.contains("more:"), "{told:#?}");
+    let page = |more: &[&str]| {
+        let page = ["consumers", "history", "reports", "--limit", "3", "--url", client.base()];
+        program::run(page.iter().chain(more)).succeeded().stdout
+    };
+    assert!(page(&[]).ends_with("\n\nmore: --after 1\n"), "{}", page(&[]));
+    let last = page(&["--after", "1"]);
+    assert!(last.contains("1.0.0") && !last.contains("2.0.0") && !last.contains("more:"), "{last}");
+    let wrong = client.get("/v1/consumers/reports/versions?after=late").problem(400);
+    assert_eq!(wrong["errors"][0]["field"], "after", "{wrong:#}");
     let checked = program::run(["check", "--url", client.base()]).succeeded();
     assert!(checked.stdout.contains("nothing is wrong"), "{checked:?}");
 }

@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use super::consumers::{one, require_known};
 use super::limits::COMMIT_TIME_MAX;
 use super::problem::{Error, Result};
-use super::request::{Params, Segment, reading};
+use super::request::{Params, Segment, parsed, reading};
 use super::{Shared, body, orders, page, pause};
 use crate::backend::HistoryEntry;
 use crate::consumer::status::ShadowStatus;
@@ -24,23 +24,30 @@ use crate::version::{HashPrefix, NotAPrefix};
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HistoryParams {
+    after: Option<String>,
     limit: Option<usize>,
 }
 
 #[derive(Serialize)]
 struct History {
     versions: Vec<HistoryEntry>,
+    next: Option<String>,
 }
 
-/// `GET /v1/consumers/{name}/versions`: newest first.
+/// `GET /v1/consumers/{name}/versions`: newest first. The cursor is the number of rows behind it, which stays as it is whatever comes
+/// meanwhile.
 pub async fn history(
     State(shared): State<Arc<Shared>>,
     Segment(name): Segment<ConsumerName>,
     Params(params): Params<HistoryParams>,
 ) -> Result<Response> {
     require_known(&shared, &name).await?;
-    let limit = page::limit(params.limit)?;
-    page::json(&History { versions: reading(shared.api.versions.history(&name, limit)).await? })
+    let (behind, limit) = (parsed("after", params.after.as_deref())?, page::limit(params.limit)?);
+    let mut versions = reading(shared.api.versions.history(&name, usize::MAX)).await?;
+    drop(versions.drain(..versions.len().saturating_sub(behind.unwrap_or(usize::MAX))));
+    let left = versions.len().saturating_sub(limit);
+    versions.truncate(limit);
+    page::json(&History { versions, next: (left > 0).then(|| left.to_string()) })
 }
 
 #[derive(Serialize)]

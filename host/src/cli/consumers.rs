@@ -34,7 +34,7 @@ pub enum Consumers {
         yes: bool,
     },
     /// Show what became of each plugin file of a consumer, newest first.
-    History { name: String },
+    History(versions::History),
     /// Go back to a version that ran before; it stays until another plugin file comes.
     Rollback {
         name: String,
@@ -82,7 +82,7 @@ impl Consumers {
             Self::State(state) => output.show(&state.read(client)?, contents),
             Self::Pause { name, reason } => step(client, output, &name, "pause", &json!({ "reason": reason }))?,
             Self::Resume { name } => step(client, output, &name, "resume", &json!({}))?,
-            Self::History { name } => versions::history(&name, client, output)?,
+            Self::History(history) => history.run(client, output)?,
             Self::Rollback { name, to, reason } => {
                 versions::step(&name, "rollback", &json!({ "version": to, "reason": reason }), client, output)?;
             }

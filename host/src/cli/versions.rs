@@ -1,30 +1,45 @@
 //! `fanfare consumers history | rollback | promote`: which version of a consumer handles its events.
 
+use clap::Args;
 use serde_json::Value;
 
 use super::Failure;
 use super::client::{Client, Payload, escaped};
-use super::print::{Output, items, table, text, visible};
+use super::print::{Output, items, page, table, text, visible};
 
 /// As many digits of a hash as people need to tell versions apart, and `rollback --to` takes.
 const DIGITS: usize = 12;
 
-pub fn history(name: &str, client: &Client, output: &Output) -> Result<(), Failure> {
-    let path = format!("/v1/consumers/{}/versions", escaped(name));
-    output.show(&client.get(&path, &[])?, |history| {
-        let row = |entry: &Value| {
-            let [time, outcome, version, owner, reason] =
-                ["/time", "/outcome", "/version", "/owner", "/reason"].map(|path| text(entry, path));
-            let kept = if entry.get("kept").and_then(Value::as_bool) == Some(true) { "yes" } else { "no" };
-            [time, outcome, version, digits(entry, "/hash"), digits(entry, "/live"), kept.to_owned(), owner, reason]
-        };
-        let columns = ["time", "outcome", "version", "hash", "live then", "kept", "owner", "reason"];
-        match items(history, "/versions") {
-            [] => "nothing here".to_owned(),
-            entries => table(columns, entries.iter().map(row)),
-        }
-    });
-    Ok(())
+#[derive(Args, Debug)]
+pub struct History {
+    name: String,
+    /// `next` of the page before.
+    #[arg(long)]
+    after: Option<String>,
+    #[arg(long)]
+    limit: Option<u32>,
+}
+
+impl History {
+    pub fn run(&self, client: &Client, output: &Output) -> Result<(), Failure> {
+        let limit = self.limit.map(|limit| limit.to_string());
+        let asked = [("after", self.after.as_deref()), ("limit", limit.as_deref())];
+        let query: Vec<_> = asked.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
+        let path = format!("/v1/consumers/{}/versions", escaped(&self.name));
+        output.show(&client.get(&path, &query)?, listed);
+        Ok(())
+    }
+}
+
+fn listed(history: &Value) -> String {
+    let row = |entry: &Value| {
+        let [time, outcome, version, owner, reason] =
+            ["/time", "/outcome", "/version", "/owner", "/reason"].map(|path| text(entry, path));
+        let kept = if entry.get("kept").and_then(Value::as_bool) == Some(true) { "yes" } else { "no" };
+        [time, outcome, version, digits(entry, "/hash"), digits(entry, "/live"), kept.to_owned(), owner, reason]
+    };
+    let columns = ["time", "outcome", "version", "hash", "live then", "kept", "owner", "reason"];
+    page(history, columns, items(history, "/versions").iter().map(row))
 }
 
 pub fn step(name: &str, step: &str, body: &Value, client: &Client, output: &Output) -> Result<(), Failure> {
