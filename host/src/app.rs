@@ -58,9 +58,10 @@ pub fn run(config: Config, announce: impl FnOnce(SocketAddr), stop: Cancellation
     raise_open_files();
     let runtimes = Runtimes::start()?;
     let outcome = runtimes.http.block_on(async {
-        let app = App::build(&config, runtimes.deliveries.handle()).await?;
+        let mut signals = Signals::listen()?;
+        let Some(app) = App::start(&config, runtimes.deliveries.handle(), &mut signals).await? else { return Ok(()) };
         announce(app.address);
-        app.run(stop).await
+        app.run(signals, stop).await
     });
     runtimes.end();
     outcome
@@ -91,10 +92,30 @@ struct App {
 }
 
 impl App {
-    async fn build(config: &Config, deliveries: &Handle) -> Result<Self> {
+    /// None where a signal came first: then what was opened is closed.
+    async fn start(config: &Config, deliveries: &Handle, signals: &mut Signals) -> Result<Option<Self>> {
         let listener = listen(config.listen).await?;
+        let backend = tokio::select! {
+            backend = Box::pin(open_backend(config)) => backend?,
+            name = signals.next() => {
+                tracing::info!(signal = name, "the host has stopped before its store was open");
+                return Ok(None);
+            }
+        };
+        let lifecycle = Arc::clone(&backend.lifecycle);
+        let name = tokio::select! {
+            app = Box::pin(Self::build(config, deliveries, listener, backend)) => return app.map(Some),
+            name = signals.next() => name,
+        };
+        tracing::info!(signal = name, "stopping before the host was ready; a second signal stops at once");
+        tokio::select! {
+            () = lifecycle.close() => Ok(None),
+            name = signals.next() => bail!("stopped at once by a second {name}"),
+        }
+    }
+
+    async fn build(config: &Config, deliveries: &Handle, listener: TcpListener, backend: Backend) -> Result<Self> {
         let address = listener.local_addr()?;
-        let backend = Box::pin(open_backend(config)).await?;
         backend.upkeep.retain(config.retention);
         let directory = directory(config, &backend, deliveries, None).await?;
         let sender = Sender::start(Arc::clone(&backend.outgoing), &config.mail, deliveries)?;
@@ -108,9 +129,8 @@ impl App {
         Ok(Self { address, listener, api, backend, directory, sender, deliveries: deliveries.clone() })
     }
 
-    async fn run(self, stop: CancellationToken) -> Result<()> {
+    async fn run(self, mut signals: Signals, stop: CancellationToken) -> Result<()> {
         let Self { address, listener, api, backend, directory, sender, deliveries } = self;
-        let mut signals = Signals::listen()?;
         let stopping = api.stopping.clone();
         let leaving = CancellationToken::new();
         let mut http = JoinSet::new();

@@ -1,5 +1,7 @@
 //! Starting, ending and looking at a host.
 
+use std::net::TcpListener;
+
 use fanfare_tests::load::Load;
 use fanfare_tests::mail::MailServer;
 use fanfare_tests::orders::order;
@@ -22,6 +24,42 @@ fn sigterm_drains_and_the_next_start_goes_on() {
     client.wait_until_idle();
     assert_eq!(client.counter("reports-one", "handled"), 50);
     assert!(client.orders().iter().all(|order| order["status"] == "rejected"));
+}
+
+#[test]
+fn sigterm_ends_a_host_in_order_that_still_starts() {
+    // It accepts connections and answers nothing, so the host waits for its store.
+    let silent = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let mut host = TestHost::new();
+    host.argument("--backend").argument("aws");
+    host.variable("FANFARE_AWS_ENDPOINT_URL", &format!("http://{}", silent.local_addr().expect("an address")));
+    for (name, value) in
+        [("AWS_REGION", "eu-central-1"), ("AWS_ACCESS_KEY_ID", "test"), ("AWS_SECRET_ACCESS_KEY", "test")]
+    {
+        host.variable(name, value);
+    }
+    host.spawn();
+    let connection = silent.accept().expect("the host calls");
+    host.ask_to_end();
+    let status = host.ended();
+    drop(connection);
+    assert_eq!(status.code(), Some(0), "{status}: {}", host.log());
+    assert!(host.log().contains("SIGTERM"), "{}", host.log());
+
+    // Here it may look at its consumers, or serve already.
+    let mut host = TestHost::new();
+    ["inventory", "loyalty", "reports-one", "reports-two"].iter().for_each(|guest| host.consumers.add(guest));
+    host.spawn();
+    eventually("the store is there", || match host.data().join("fanfare.sqlite").exists() {
+        true => Ok(()),
+        false => Err(host.log()),
+    });
+    host.ask_to_end();
+    let status = host.ended();
+    assert_eq!(status.code(), Some(0), "{status}: {}", host.log());
+    host.start();
+    host.client().placed(&order(&[("TEA", 1)]));
+    host.client().wait_until_idle();
 }
 
 #[test]
