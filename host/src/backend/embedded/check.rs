@@ -235,8 +235,8 @@ pub fn check_directory(directory: &Path, mut tell: impl FnMut(Checked)) -> Resul
     }
     let _held = lock(directory)?;
     let broken = |error| OpenError::Database { path: path.clone(), error };
-    // As the host does at its start: what the write-ahead log holds belongs to the store, and an older format is brought up.
-    let store = schema::open_writer(&path).map_err(broken)?;
+    // What the write-ahead log holds belongs to the store.
+    let store = schema::open_to_check(&path).map_err(broken)?;
     let mut place = Some(CheckPlace::default());
     while let Some(at) = place {
         let CheckStep { checked, next, .. } = step(&store, at).map_err(broken)?;
@@ -249,7 +249,8 @@ pub fn check_directory(directory: &Path, mut tell: impl FnMut(Checked)) -> Resul
 fn step(disk: &Connection, place: CheckPlace) -> rusqlite::Result<CheckStep> {
     let CheckPlace { rule, cursor } = place;
     let Some((name, look)) = RULES.get(rule).copied() else { return Ok(CheckStep::default()) };
-    let moment = disk.unchecked_transaction()?;
+    // All of a store of an older format is looked at within one.
+    let moment = disk.is_autocommit().then(|| disk.unchecked_transaction()).transpose()?;
     let looked = match look {
         Look::Walk(sql) => walk(disk, sql, &cursor),
         Look::With(look) => look(disk, &cursor),

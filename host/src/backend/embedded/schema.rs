@@ -41,6 +41,19 @@ pub fn open_writer(file: &Path) -> rusqlite::Result<Connection> {
     Ok(writer)
 }
 
+/// A connection to look through the file in today's format: what brings an older one there is never committed.
+pub fn open_to_check(file: &Path) -> rusqlite::Result<Connection> {
+    let store = Connection::open(file)?;
+    store.pragma_update(None, "cache_size", WRITER_CACHE_KIB)?;
+    store.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
+    let seen = format(&store, MIGRATIONS)?;
+    if seen < MIGRATIONS.len() {
+        store.execute_batch("BEGIN")?;
+        MIGRATIONS.iter().skip(seen).try_for_each(|migration| store.execute_batch(migration))?;
+    }
+    Ok(store)
+}
+
 /// Whether this is a store of a format that can be opened; else what it is.
 pub fn recognise(file: &Connection) -> Result<(), String> {
     let ask = || {
@@ -103,21 +116,27 @@ fn refused(why: String) -> rusqlite::Error {
     rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CANTOPEN), Some(why))
 }
 
-/// Each migration is a transaction of its own: one that breaks off leaves the file in the format before it.
-fn migrate(writer: &mut Connection, migrations: &[&str]) -> rusqlite::Result<()> {
-    let seen: usize = writer.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+/// The number of migrations that the file has seen.
+fn format(file: &Connection, migrations: &[&str]) -> rusqlite::Result<usize> {
+    let seen: usize = file.query_row("PRAGMA user_version", [], |row| row.get(0))?;
     if seen > migrations.len() {
         return Err(refused(format!(
             "the store has format {seen}, and this version of fanfare knows {} at most: use a newer fanfare",
             migrations.len()
         )));
     }
-    let tables: usize = writer.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+    let tables: usize = file.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
     if seen == 0 && tables > 0 {
         return Err(refused(
             "it is a SQLite file of another program; name another directory with --data-dir".to_owned(),
         ));
     }
+    Ok(seen)
+}
+
+/// Each migration is a transaction of its own: one that breaks off leaves the file in the format before it.
+fn migrate(writer: &mut Connection, migrations: &[&str]) -> rusqlite::Result<()> {
+    let seen = format(writer, migrations)?;
     for (index, migration) in migrations.iter().enumerate().skip(seen) {
         let transaction = writer.transaction()?;
         transaction.execute_batch(migration)?;

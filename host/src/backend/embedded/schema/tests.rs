@@ -119,6 +119,26 @@ async fn every_released_format_opens_with_all_that_it_held_and_goes_on() {
 }
 
 #[test]
+fn a_store_of_an_older_format_that_is_checked_stays_as_it_is() {
+    for (format, fixture) in FIXTURES {
+        let directory = stored(fixture);
+        let file = directory.path().join(FILE);
+        let (tables_before, before) = (tables(&file), rows(&file, &tables(&file)));
+        let mut looked = 0;
+        check_directory(directory.path(), |checked| {
+            looked += checked.rows;
+            assert_eq!(checked.findings, [], "format {format}");
+        })
+        .unwrap();
+        assert!(looked > 0);
+        assert_eq!((tables(&file), rows(&file, &tables(&file))), (tables_before, before), "format {format}");
+        let store = Connection::open(&file).unwrap();
+        let now: usize = store.query_row("PRAGMA user_version", [], |row| row.get(0)).unwrap();
+        assert_eq!(now, format);
+    }
+}
+
+#[test]
 fn every_format_has_a_fixture() {
     assert_eq!(FIXTURES.map(|(format, _)| format).to_vec(), (1..=MIGRATIONS.len()).collect::<Vec<_>>());
 }
