@@ -1,4 +1,5 @@
-//! What is numbered in the order in which it came: the old ones are at the beginning.
+//! What is numbered in the order in which it came: the old ones are at the beginning. What was recorded while the clock was ahead may
+//! stand among them, and goes when its own time has come.
 
 use rusqlite::{Connection, params};
 
@@ -49,11 +50,12 @@ pub fn sweep(worker: &mut Worker) -> Step<()> {
 
 impl Table {
     fn sweep(self, worker: &mut Worker, cutoff: Timestamp) -> Step<()> {
-        let mut after = 0;
+        let (mut after, now) = (0, worker.now);
         loop {
             let page = worker.read(|disk| self.after(disk, after))?;
-            let old: Vec<_> = page.iter().take_while(|(_, time, _)| *time < cutoff).collect();
-            let may_go: Vec<_> = old.iter().filter(|(_, _, may_go)| *may_go).map(|(number, _, _)| *number).collect();
+            let passed: Vec<_> = page.iter().take_while(|(_, time, _)| *time < cutoff || *time > now).collect();
+            let may_go = passed.iter().filter(|(_, time, may_go)| *may_go && *time < cutoff);
+            let may_go: Vec<_> = may_go.map(|(number, _, _)| *number).collect();
             for numbers in may_go.chunks(worker.rows) {
                 let numbers = numbers.to_vec();
                 worker.commit(move |writer| {
@@ -62,7 +64,7 @@ impl Table {
                 })?;
                 fault::pass(Point::RetentionAged);
             }
-            match old.get(PAGE - 1) {
+            match passed.get(PAGE - 1) {
                 Some((last, ..)) => after = *last,
                 None => return Ok(()),
             }

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
+use super::PAGE;
 use crate::backend::contract::{custom, hears, name, placement, policy, ran};
 use crate::backend::embedded::inbox::EmbeddedInbox;
 use crate::backend::embedded::inbox::tests::{hold, push};
@@ -115,6 +116,27 @@ async fn events_of_a_clock_that_was_ahead_go_with_what_came_behind_them_and_no_e
     world.wait_for_rows("events", 3).await;
     drop(world.embedded.publish(vec![custom("a"), custom("b")]).await.unwrap());
     world.wait_for_rows("events", 1).await;
+    world.embedded.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_of_a_clock_that_was_ahead_stay_until_their_time_and_hold_back_none_behind_them() {
+    let world = World::new();
+    let inbox = world.inbox().await;
+    let records = (0..PAGE + 9).map(|_| Record { dataset: "rows".into(), row: "{}".into() }).collect();
+    let effects = Effects { records, ..Effects::default() };
+    world.handle(&inbox, "a", Settlement::Done { effects, ran: ran() }).await;
+    let ahead = crate::clock::Timestamp::now().plus(Duration::from_secs(365 * 86_400)).as_millis();
+    push(&world.embedded.store, move |writer| {
+        // All of a page, and some behind one that is old.
+        let sql = "UPDATE records SET time = ?1 WHERE number <= ?2 OR number IN (?2 + 2, ?2 + 3)";
+        writer.connection.execute(sql, [i64::try_from(ahead).unwrap(), i64::try_from(PAGE).unwrap()])?;
+        Ok(Box::new(drop))
+    });
+    backup::tick(&world.embedded.store).await.unwrap();
+    world.embedded.retain(Retention { records: SOON, ..NOTHING });
+    // And the newest one always stays.
+    world.wait_for_rows("records", PAGE as u64 + 3).await;
     world.embedded.close().await;
 }
 
