@@ -129,6 +129,26 @@ fn a_step_that_is_not_possible_is_refused_with_what_stands_against_it() {
 }
 
 #[test]
+fn a_version_that_is_promoted_after_it_was_kept_out_is_kept() {
+    let mut host = TestHost::new();
+    host.consumers.set_policy("reports", "keep_versions = 1\n[rollout]\npercent = 50\nmin_events = 1000\n");
+    host.consumers.put("reports", &guests::wasm("reports-one"));
+    host.start();
+    let client = host.client();
+    host.consumers.put("reports", &guests::wasm("reports-two"));
+    client.wait_for_consumer("reports", |consumer| consumer["candidate"]["state"] == "canary");
+    for step in ["rollback", "promote"] {
+        let _ = client.post(&format!("/v1/consumers/reports/{step}"), &json!({})).expect(200);
+    }
+    host.consumers.put("reports", b"no plugin");
+    client.wait_for_consumer("reports", |consumer| consumer["candidate"]["state"] == "failed");
+    host.kill();
+    host.start();
+    let shown = host.client().consumer("reports").expect("reports");
+    assert_eq!((&shown["state"], &shown["version"]), (&json!("running"), &json!("2.0.0")), "{shown:#}");
+}
+
+#[test]
 fn a_consumer_that_is_forgotten_leaves_neither_history_nor_files_of_its_versions() {
     let host = upgraded();
     let client = host.client();

@@ -327,6 +327,7 @@ impl<R: Runtime> Slot<R> {
             word = Word::Earlier;
         }
         if let Some(turn) = turn {
+            self.keep_newest(versions(), shared).await;
             self.record(turn, &live.policy, shared).await?;
             // Others may have let go of a file until then.
             self.share(versions(), shared).await;

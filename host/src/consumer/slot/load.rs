@@ -74,6 +74,25 @@ impl<R: Runtime> Slot<R> {
         loaded
     }
 
+    /// Keeps the newest file again, where it is one of these and was let go of since it was loaded: it was kept out, or another
+    /// consumer had it.
+    pub(super) async fn keep_newest(&self, mut versions: impl Iterator<Item = &Loaded<R>>, shared: &Shared<R>) {
+        let Some((entry, Newest { file: PluginFile { hash: Some(hash), .. }, .. })) = &self.newest else { return };
+        if !versions.any(|loaded| loaded.hash == *hash) {
+            return;
+        }
+        let file = File { path: scan::plugin_path(&shared.dir, &self.name), entry: entry.clone() };
+        let (archive, hash, bytes_max) = (Arc::clone(&shared.archive), *hash, shared.plugin_bytes_max);
+        let read = move || (!archive.has(&hash)).then(|| file.read(bytes_max));
+        match blocking(read).await {
+            Some(Ok(settled)) => keep(settled.binary, shared).await,
+            Some(Err(error)) => {
+                tracing::warn!(version = %hash.short(), %error, "cannot keep the file of a version: nobody will be able to go back to it");
+            }
+            None => {}
+        }
+    }
+
     /// Keeps the files of versions for other hosts, too. That one cannot be kept is no reason not to run it: hosts that do not
     /// have it will say so.
     pub(super) async fn share(&self, versions: impl Iterator<Item = &Loaded<R>>, shared: &Shared<R>) {
