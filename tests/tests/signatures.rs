@@ -7,6 +7,23 @@ use std::path::{Path, PathBuf};
 use fanfare_tests::orders::order;
 use fanfare_tests::{Client, TestHost, Value, guests, json, program};
 
+#[test]
+fn of_two_key_files_neither_is_made_where_one_is_there() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let name = folder.path().join("release");
+    for (there, other) in [("pub", "key"), ("key", "pub")] {
+        let there = name.with_extension(there);
+        fs::write(&there, "mine").expect("a file");
+        let refused = program::run([Path::new("plugin"), "keygen".as_ref(), &name]);
+        assert_eq!(refused.code(), Some(1), "{refused:#?}");
+        assert!(refused.stderr.contains(&there.display().to_string()), "{refused:#?}");
+        assert_eq!(fs::read(&there).expect("a file"), b"mine");
+        assert!(!name.with_extension(other).exists(), "half a pair is left: {other}");
+        fs::remove_file(&there).expect("a file");
+    }
+    let _ = program::run([Path::new("plugin"), "keygen".as_ref(), &name]).succeeded();
+}
+
 /// A folder where plugins are built, with a key.
 struct Maker {
     folder: PathBuf,

@@ -18,9 +18,9 @@ pub fn generate(name: &Path, output: &Output) -> Result<()> {
     SystemRandom::new().fill(&mut seed).map_err(|_| anyhow!("this machine gives no random bytes"))?;
     let key = KeyPair::from_seed(&seed)?;
     let (secret, public) = (with_end(name, "key"), with_end(name, "pub"));
-    // A key that signs already is never overwritten.
+    // A key that signs already is never overwritten, and none is made whose other half would be another key's.
     create(&secret, 0o600, &signature::key_pair_file(&seed, key.public()))?;
-    create(&public, 0o644, &key.public().to_file())?;
+    create(&public, 0o644, &key.public().to_file()).inspect_err(|_| drop(fs::remove_file(&secret)))?;
     let made = json!({
         "secret_key": secret.display().to_string(),
         "public_key": public.display().to_string(),
@@ -64,8 +64,11 @@ fn create(path: &Path, mode: u32, content: &[u8]) -> Result<()> {
     let mut options = fs::File::options();
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, mode);
-    let file = options.write(true).create_new(true).open(path);
-    file.and_then(|mut file| file.write_all(content)).with_context(|| format!("cannot make {}", path.display()))
+    let made = options.write(true).create_new(true).open(path).and_then(|mut file| {
+        // On a full disk nothing is better than a part.
+        file.write_all(content).inspect_err(|_| drop(fs::remove_file(path)))
+    });
+    made.with_context(|| format!("cannot make {}", path.display()))
 }
 
 fn with_end(path: &Path, end: &str) -> PathBuf {
