@@ -24,6 +24,17 @@ fn of_two_key_files_neither_is_made_where_one_is_there() {
     let _ = program::run([Path::new("plugin"), "keygen".as_ref(), &name]).succeeded();
 }
 
+#[test]
+fn signing_touches_no_other_file() {
+    let host = TestHost::new();
+    let ours = Maker::new(&host, "ours");
+    let draft = ours.folder.join("plugin.wasm.draft");
+    fs::write(&draft, "mine").expect("a file");
+    let _ = ours.signed(&guests::wasm("reports-one"));
+    assert_eq!(fs::read(&draft).expect("a file"), b"mine");
+    assert_eq!(fs::read_dir(&ours.folder).expect("a folder").count(), 4, "the key's two, the plugin and the draft");
+}
+
 /// A folder where plugins are built, with a key.
 struct Maker {
     folder: PathBuf,

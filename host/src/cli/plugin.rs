@@ -62,7 +62,7 @@ impl Plugin {
             }
             Self::Keygen { name } => Ok(keys::generate(&name, output)?),
             Self::Run(run) => run.run(output),
-            Self::Sign { file, key, output: to } => Ok(keys::sign(&file, &key, to.as_deref(), output)?),
+            Self::Sign { file, key, output: to } => keys::sign(&file, &key, to.as_deref(), output),
         }
     }
 }

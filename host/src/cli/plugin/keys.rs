@@ -8,6 +8,8 @@ use anyhow::{Context as _, Result, anyhow};
 use ring::rand::{SecureRandom as _, SystemRandom};
 use serde_json::{Value, json};
 
+use crate::cli::Failure;
+use crate::cli::half::Half;
 use crate::cli::print::{Output, text};
 use crate::consumer::directory::PLUGIN_BYTES_MAX;
 use crate::file;
@@ -39,17 +41,17 @@ pub fn generate(name: &Path, output: &Output) -> Result<()> {
     Ok(())
 }
 
-pub fn sign(file: &Path, key: &Path, to: Option<&Path>, output: &Output) -> Result<()> {
+pub fn sign(file: &Path, key: &Path, to: Option<&Path>, output: &Output) -> Result<(), Failure> {
     let pair = KeyPair::from_file(&read(key, KEY_PAIR_BYTES as u64)?);
     let pair = pair.with_context(|| format!("{} is no secret key", key.display()))?;
     let signed = signature::sign(&read(file, PLUGIN_BYTES_MAX)?, &pair);
     let signed = signed.with_context(|| format!("{} cannot be signed", file.display()))?;
     let to = to.unwrap_or(file);
     // A host that looks at this folder sees the one or the other file, and never half of one.
-    let draft = with_end(to, "draft");
-    fs::write(&draft, signed)
-        .and_then(|()| fs::set_permissions(&draft, fs::metadata(file)?.permissions()))
-        .and_then(|()| fs::rename(&draft, to))
+    let half = Half::beside(to)?;
+    fs::write(half.path(), signed)
+        .and_then(|()| fs::set_permissions(half.path(), fs::metadata(file)?.permissions()))
+        .and_then(|()| half.replace(to))
         .with_context(|| format!("cannot write {}", to.display()))?;
     let made = json!({ "file": to.display().to_string(), "key": pair.public().to_string() });
     output.show(&made, |made| format!("{} is signed by {}", text(made, "/file"), text(made, "/key")));
