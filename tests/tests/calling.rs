@@ -5,7 +5,7 @@ use std::path::Path;
 
 use fanfare_tests::carrier::{Carrier, Reply};
 use fanfare_tests::orders::event;
-use fanfare_tests::{Client, TestHost, Value, json, program};
+use fanfare_tests::{Client, TestHost, Value, eventually, json, program};
 
 const SECRET: &str = "sec-91b2e6d40f";
 
@@ -223,6 +223,36 @@ fn a_secret_that_is_echoed_is_nowhere_to_be_found() {
         let bytes = fs::read(&file).expect("a file of the host's");
         assert!(!bytes.windows(SECRET.len()).any(|it| it == SECRET.as_bytes()), "it is in {}", file.display());
     }
+}
+
+#[test]
+fn a_secret_that_was_changed_is_sent_once_its_side_file_is_saved() {
+    let carrier = Carrier::start();
+    let mut host = TestHost::new();
+    let file = host.folder().join("token");
+    let grant = all_of(&carrier);
+    let policy = format!("[grant]\nhttp = [{grant}]\nsecrets = {{ TOKEN = \"file:{}\" }}\n", file.display());
+    fs::write(&file, "the-first\n").expect("a file");
+    host.consumers.add("calls-out");
+    host.consumers.set_policy("calls-out", &policy);
+    host.start();
+    let client = host.client();
+    let sent = |number: usize| {
+        let headers = json!([["x-token", "{{secret:TOKEN}}"]]);
+        tell(&client, number, json!({"calls": [{"method": "GET", "url": carrier.url(), "headers": headers}]}));
+        client.wait_until_idle();
+        carrier.requests().last().map(|request| request.header("x-token").to_owned())
+    };
+    assert_eq!(sent(0).as_deref(), Some("the-first"));
+    fs::write(&file, "the-second\n").expect("a file");
+    assert_eq!(sent(1).as_deref(), Some("the-first"), "nobody looks at the file by itself");
+    host.consumers.set_policy("calls-out", &policy);
+    let mut number = 1;
+    eventually("the other one is sent", || {
+        number += 1;
+        let sent = sent(number);
+        if sent.as_deref() == Some("the-second") { Ok(()) } else { Err(format!("{sent:?}")) }
+    });
 }
 
 #[test]

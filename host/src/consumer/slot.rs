@@ -84,6 +84,8 @@ pub struct Slot<R: Runtime> {
     newest: Option<(Entry, Newest<R>)>,
     /// The policy as it was last in force.
     policy: Option<Arc<Policy>>,
+    /// The side file that was read last, and what it says.
+    side_file: Option<(Entry, Arc<Policy>)>,
     /// What its side file names as its shadow.
     shadow: Option<Attending<R>>,
     back: Option<Returning<R>>,
@@ -131,7 +133,7 @@ pub enum TakenUp {
 impl<R: Runtime> Slot<R> {
     #[must_use]
     pub fn new(name: ConsumerName, arrived: bool) -> Self {
-        Self { name, running: None, newest: None, policy: None, shadow: None, back: None, arrived }
+        Self { name, running: None, newest: None, policy: None, side_file: None, shadow: None, back: None, arrived }
     }
 
     /// Brings the consumer as near to what is in the directory as it goes.
@@ -295,7 +297,7 @@ impl<R: Runtime> Slot<R> {
         let side_file = scan::side_file_path(&shared.dir, &self.name);
         let granted = loaded.grant(&shared.runtime, policy, &side_file)?;
         // A version that runs keeps its warm instances where nothing is asked of it that it was not linked for.
-        let linked = self.running.as_ref().filter(|running| running.policy.links_like(policy));
+        let linked = self.running.as_ref().filter(|running| running.links_under(policy));
         let versions = linked.into_iter().flat_map(|running| {
             let candidate = running.candidate.iter().map(|candidate| (&candidate.loaded, &candidate.version));
             std::iter::once((&running.loaded, &running.version)).chain(candidate)
@@ -349,7 +351,7 @@ impl<R: Runtime> Slot<R> {
         let same = |running: &Running<R>| {
             same_file(running)
                 && same_trial(running)
-                && running.policy == policy
+                && running.is_under(&policy)
                 && same_ledger(&running.shadow, &shadow)
                 && running.back == back
         };

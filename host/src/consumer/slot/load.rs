@@ -2,20 +2,30 @@
 
 use std::sync::Arc;
 
-use super::{Newest, Shared, Slot, blocking};
+use super::{Newest, Running, Shared, Slot, blocking};
 use crate::backend::PluginFile;
 use crate::consumer::archive;
 use crate::consumer::runtime::Runtime;
 use crate::consumer::scan::{self, Entry, Sighting};
 use crate::consumer::stage::{File, Loaded, Refused, Settled};
-use crate::policy::Policy;
+use crate::policy::{Policy, SecretSource};
 use crate::version::{Binary, Hash};
 
 impl<R: Runtime> Slot<R> {
-    pub(super) async fn read_policy(&self, sighting: &Sighting, shared: &Shared<R>) -> Result<Arc<Policy>, Refused> {
+    /// The same value as long as the file is the same.
+    pub(super) async fn read_policy(
+        &mut self,
+        sighting: &Sighting,
+        shared: &Shared<R>,
+    ) -> Result<Arc<Policy>, Refused> {
         let Some(entry) = sighting.side_file.clone() else { return Ok(Arc::new(Policy::default())) };
-        let file = File { path: scan::side_file_path(&shared.dir, &self.name), entry };
-        blocking(move || file.read_policy()).await.map(Arc::new)
+        if let Some((_, policy)) = self.side_file.as_ref().filter(|(before, _)| *before == entry) {
+            return Ok(Arc::clone(policy));
+        }
+        let file = File { path: scan::side_file_path(&shared.dir, &self.name), entry: entry.clone() };
+        let policy = Arc::new(blocking(move || file.read_policy()).await?);
+        self.side_file = Some((entry, Arc::clone(&policy)));
+        Ok(policy)
     }
 
     pub(super) async fn load(&mut self, entry: &Entry, shared: &Arc<Shared<R>>) -> Newest<R> {
@@ -124,6 +134,23 @@ impl<R: Runtime> Slot<R> {
             Refused::Faulty(what) => told(what),
             other => other,
         })
+    }
+}
+
+impl<R: Runtime> Running<R> {
+    /// Whether what was linked for it runs under `policy` as it is.
+    pub(super) fn links_under(&self, policy: &Arc<Policy>) -> bool {
+        self.policy.links_like(policy) && self.has_secrets_of(policy)
+    }
+
+    pub(super) fn is_under(&self, policy: &Arc<Policy>) -> bool {
+        self.policy == *policy && self.has_secrets_of(policy)
+    }
+
+    /// Files of secrets may be others at each save of the side file.
+    fn has_secrets_of(&self, policy: &Arc<Policy>) -> bool {
+        let is_file = |source: &SecretSource| matches!(source, SecretSource::File(_));
+        Arc::ptr_eq(&self.policy, policy) || !policy.grant.secrets.values().any(is_file)
     }
 }
 

@@ -91,9 +91,9 @@ impl<R: Runtime> Slot<R> {
     }
 
     /// Whether a version runs under this policy, with this shadow, and on its way to where the consumer goes.
-    pub(super) fn is_as(&self, running: &Running<R>, policy: &Policy, shared: &Shared<R>) -> bool {
+    pub(super) fn is_as(&self, running: &Running<R>, policy: &Arc<Policy>, shared: &Shared<R>) -> bool {
         let shadow = self.shadow_of(&running.loaded, shared).map(|shadow| shadow.ledger);
-        *running.policy == *policy && same_ledger(&running.shadow, &shadow) && running.back == self.back_hash()
+        running.is_under(policy) && same_ledger(&running.shadow, &shadow) && running.back == self.back_hash()
     }
 
     /// Lets readers see what a shadow finds.
