@@ -94,6 +94,7 @@ pub fn candidate(consumer: &Value) -> Option<String> {
         ["/state", "/version", "/share", "/events", "/min_events", "/failed"].map(|path| text(candidate, path));
     Some(match state.as_str() {
         "canary" => format!("{version} gets {share} of the orders: {events} of {min_events} events, {failed} failed"),
+        _ if version.is_empty() => format!("{state}: `reason` says why"),
         _ => format!("{version} is {state}"),
     })
 }
@@ -127,4 +128,18 @@ pub fn shadow_of(consumer: &Value) -> Option<String> {
 
 fn digits(value: &Value, path: &str) -> String {
     text(value, path).chars().take(DIGITS).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_candidate_without_a_version_is_told_of_in_words() {
+        let told = |told: Value| candidate(&json!({ "candidate": told })).unwrap();
+        assert_eq!(told(json!({"state": "failed", "reason": "no component"})), "failed: `reason` says why");
+        assert_eq!(told(json!({"state": "rolled-back", "version": "2.0.0"})), "2.0.0 is rolled-back");
+    }
 }
