@@ -342,6 +342,10 @@ impl<R: Runtime> Directory<R> {
     /// Begins the steps whose consumers are not busy.
     fn take_steps(&mut self) {
         for Ask { name, step, reply } in std::mem::take(&mut self.asked) {
+            // Whoever left may have asked again: it would be done twice.
+            if reply.is_closed() {
+                continue;
+            }
             if self.busy.contains(&name) {
                 self.asked.push_back(Ask { name, step, reply });
                 continue;

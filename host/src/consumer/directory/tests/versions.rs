@@ -5,6 +5,7 @@ use std::path::Path;
 use super::world::{World, keeps_again};
 use crate::consumer::status::{CandidateState, State};
 use crate::consumer::steer::Refusal;
+use futures::FutureExt as _;
 
 const ONE: &str = "plugin 1.0.0";
 const TWO: &str = "plugin 2.0.0";
@@ -55,6 +56,22 @@ async fn going_back_runs_the_version_before_without_its_file_and_going_back_agai
     assert_eq!(world.log(), ["start a 1.0.0", "swap a 2.0.0", "swap a 3.0.0", "swap a 2.0.0", "swap a 1.0.0"]);
     let told = ["live 1.0.0", "live 2.0.0", "live 3.0.0", "rolled-back 3.0.0", "rolled-back 3.0.0"];
     assert_eq!(world.history("a").await, told);
+    world.close().await;
+}
+
+#[tokio::test]
+async fn a_step_that_nobody_waits_for_any_more_is_not_begun() {
+    const FOUR: &str = "plugin 4.0.0";
+    let world = grown(&[ONE, TWO, THREE]).await;
+    let held = world.hold(FOUR);
+    world.put("a.wasm", FOUR);
+    world.until("it is being loaded", || world.loads(FOUR) == 1).await;
+    assert!(world.roll_back("a", None).now_or_never().is_none(), "it waits, and is given up");
+    drop(held);
+    world.until("it runs", || world.running("a", "4.0.0")).await;
+    // Asked again, it is one step and not two.
+    world.roll_back("a", None).await.unwrap();
+    assert!(world.kept("a", "3.0.0", CandidateState::RolledBack));
     world.close().await;
 }
 
