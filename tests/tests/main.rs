@@ -4,6 +4,7 @@ mod aws_backfill;
 mod aws_faults;
 mod aws_feed;
 mod aws_follow;
+mod aws_layouts;
 mod aws_rebuild;
 mod aws_start;
 mod aws_versions;

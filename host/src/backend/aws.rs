@@ -58,6 +58,8 @@ use async_trait::async_trait;
 use tokio::time::{Instant, timeout};
 
 pub use self::clients::Clients;
+#[cfg(test)]
+pub use self::fixture::state_items;
 use self::invoked::Invoked;
 use self::publisher::Publisher;
 use self::seat::Seat;

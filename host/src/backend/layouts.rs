@@ -58,6 +58,11 @@ pub trait Layouts: Send + Sync {
     /// the state that it brought along is kept as far as it came.
     async fn way_back(&self, name: &ConsumerName) -> Result<Option<WayBack>>;
 
+    /// Consumers of which another host may have set out on a way back.
+    fn returning(&self) -> Vec<ConsumerName> {
+        Vec::new()
+    }
+
     /// Rung when one was handed over: no delivery of its consumer starts until its version is there.
     fn handed_over(&self) -> Arc<Notify>;
 }

@@ -286,6 +286,7 @@ impl<R: Runtime> Directory<R> {
             self.again.iter().filter(|(_, at)| **at <= now).map(|(name, _)| name.clone()).collect();
         due.extend(self.judged());
         due.extend(self.shared.returning.lock().iter().cloned());
+        due.extend(self.shared.layouts.returning());
         due.extend(self.moving.iter().filter(|(_, (_, at))| *at + SETTLE_AFTER <= now).map(|(name, _)| name.clone()));
         let diff = Diff::between(&self.taken_up, self.settling.settled());
         for name in diff.to_remove {

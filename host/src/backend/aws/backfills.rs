@@ -17,7 +17,7 @@
 
 mod fill;
 pub mod gate;
-mod rebuild;
+pub mod rebuild;
 mod run;
 
 use std::collections::HashMap;
@@ -26,9 +26,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::time::{Instant, sleep};
 
+pub use self::fill::{Back, Fill, Fills, Way};
 use self::fill::{DELIVERED, DROPPED};
-pub use self::fill::{Fill, Fills, Way};
-pub use self::rebuild::{UNHEARD_MAX, position_of, put_off_items};
+pub use self::rebuild::look::{Found, Seen, look};
+pub use self::rebuild::{UNHEARD_MAX, position_of, put_off_item, put_off_items};
 pub use self::run::{run, run_until};
 use super::Aws;
 use super::clock::{first_at, time_of};
@@ -36,6 +37,7 @@ use super::consumers::Known;
 use super::item::{Key, LaneKey, number, text};
 use super::journal::{SETTLED, settled_below};
 use super::lane::Logged;
+use super::layouts::keep;
 use super::place::Place;
 use super::settle::Counter;
 use super::store::Store;
@@ -75,15 +77,17 @@ impl Backfills for Aws {
             let fills = Fills::load(&self.store, name, known.fills).await?;
             let scope = scope(&known, &asked);
             let counted = self.counted(&known, &fills, &asked, scope).await?;
+            let brings_more = self.brings_more(&known, &fills, &asked, scope).await?;
             let heard = self.store.heard(&known).map(|heard| heard.everywhere());
             let fill = Fill::new(fills.newest() + 1, &asked, heard, scope, counted);
             let mut transaction = Transaction::default();
             transaction.create((), fill.item(name)?);
             let news = match (fill.is_under_way(), fill.is_rebuild()) {
-                (true, true) => rebuild::begin(&self.store, name, fill.number, &mut transaction).await?,
+                (true, true) => rebuild::begin(&self.store, name, &fill, &mut transaction).await?,
                 (true, false) => news("SET bfa = :number").value(":number", number(fill.number)),
                 (false, _) => news(""),
             };
+            let news = if brings_more { news.and(keep::goes(keep::BROUGHT_MORE)) } else { news };
             let news = news.only_if("attribute_exists(pk) AND attribute_not_exists(bfa)");
             transaction.update((), Key::consumer(name), news);
             // Refused where another one began meanwhile, or the consumer was forgotten.
@@ -170,7 +174,7 @@ fn scope(known: &Known, asked: &Backfill) -> (u64, u64) {
 }
 
 /// Returns when everything up to a position is in the index: other hosts may have written what is not, yet.
-async fn settled(last: u64) {
+pub async fn settled(last: u64) {
     while settled_below(Timestamp::now()) <= last {
         sleep(SETTLED / 10).await;
     }
@@ -197,8 +201,16 @@ impl Aws {
     async fn counted(&self, known: &Known, fills: &Fills, asked: &Backfill, scope: (u64, u64)) -> Result<(u64, u64)> {
         match asked.of {
             Backfilled::Missed => Ok((self.missed(known, fills, asked, scope).await?, scope.1)),
-            Backfilled::Rebuild => rebuild::count(&self.store, known, fills, scope.0).await,
+            Backfilled::Rebuild => {
+                let heard = self.store.heard(known);
+                rebuild::count(&self.store, known, fills, scope.0, heard.as_ref()).await
+            }
         }
+    }
+
+    /// Whether it brings events that a kept state lacks, and that nobody can bring there.
+    async fn brings_more(&self, known: &Known, fills: &Fills, asked: &Backfill, scope: (u64, u64)) -> Result<bool> {
+        Ok(known.kept.is_some() && scope.0 <= scope.1 && self.missed(known, fills, asked, scope).await? > 0)
     }
 
     /// How many events between two positions the consumer was never offered: of many, about.
@@ -235,7 +247,7 @@ impl Aws {
     }
 
     /// Something about a consumer's backfills has changed: what this host does follows at once.
-    async fn tell(&self, name: &ConsumerName) -> Result<()> {
+    pub(super) async fn tell(&self, name: &ConsumerName) -> Result<()> {
         match self.store.inbox(name) {
             Some(inbox) => inbox.refresh_fills().await,
             None => Ok(()),

@@ -155,7 +155,7 @@ impl Store {
                 inbox.refresh_fills().await?;
             }
             self.leave_layout(&inbox.known()).await?;
-            inbox.follow_take_over().await?;
+            inbox.follow_take_over().await;
         }
         Ok(())
     }

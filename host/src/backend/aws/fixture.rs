@@ -1,6 +1,9 @@
 //! What the tests of this backend begin with.
 
+use super::clients::Clients;
+use super::resources;
 use super::settings::Settings;
+use super::table::Table;
 use crate::backend::contract::{self, hears, name};
 use crate::backend::{Backend, Backfill, BackfillEffects, BackfillReport, Backfilled, InboxPolicy, Since, Started};
 use crate::policy::ConsumerName;
@@ -9,6 +12,14 @@ use crate::policy::ConsumerName;
 pub fn settings() -> Settings {
     let prefix = format!("t-{}", uuid::Uuid::now_v7().simple()).parse().unwrap();
     Settings { prefix, provision: true, ..Settings::default() }
+}
+
+/// How many entries and counters there are, in whatever generations.
+pub async fn state_items(settings: &Settings) -> (u64, u64) {
+    let clients = Clients::connect(settings).await.unwrap();
+    let shared = resources::ensure(&clients, settings).await.unwrap();
+    let table = Table::new(clients.dynamodb.clone(), shared.table);
+    (table.count_all("s#", "#k").await.unwrap(), table.count_all("s#", "#n").await.unwrap())
 }
 
 pub fn alpha() -> ConsumerName {

@@ -1,7 +1,9 @@
 //! By which layout of its state a consumer's events are handled: one at a time, on all hosts.
 //!
 //! ```text
-//!  laid ──► taken over, by the host whose version is the last word ──► left by all who handled by the layout before ──► laid
+//!  laid ──► taken over, by the host whose version is the last word ──► left by all who handled by the layout before
+//!   ▲                                                                                             │
+//!   └──────────────────────────────── the state before is kept ([`keep`]) ◄───────────────────────┘
 //! ```
 //!
 //! A take-over is a number in the consumer's item. From when a host hears of it, within a second, it begins nothing by another
@@ -12,6 +14,8 @@
 //! - What is committed was handled by the layout that the state is of, by what the table said less than ten seconds before.
 //! - A take-over ends: whoever brings its layout goes on with it, however many hosts do, and whoever died.
 
+pub mod back;
+pub mod keep;
 #[cfg(test)]
 mod tests;
 
@@ -23,20 +27,22 @@ use async_trait::async_trait;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 
+pub use self::keep::Kept;
 use super::Aws;
 use super::backfills::{Fills, UNHEARD_MAX, gate};
 use super::consumers::Known;
 use super::hosts;
-use super::inbox::Asked;
+use super::inbox::{Asked, AwsInbox};
 use super::item::{Item, Key, left_prefix, number, rebuilds_partition};
 use super::store::Store;
 use super::table::{Change, Span, Transaction};
 use crate::backend::{BackfillStep, Backfills as _, Durable, Error, Former, LaidOut, Layouts, Result, SetOut, WayBack};
 use crate::event::Subscriptions;
+use crate::fault::{self, Point};
 use crate::policy::ConsumerName;
 
-/// Why no state is kept when a version with another layout takes it over.
-const NONE_KEPT: &str = "at AWS none is: a copy would cost a read and a write of every item of it";
+/// What is said of a state that a host of an earlier release took over.
+const NONE_KEPT: &str = "a host of an earlier release took it over, which keeps none";
 /// Between two looks whether all have left.
 const AGAIN: Duration = Duration::from_millis(200);
 /// Hosts that are asked to leave: what a transaction holds beside the rest. Those above it count by their slots alone.
@@ -68,7 +74,13 @@ impl Laid {
 
 #[async_trait]
 impl Layouts for Aws {
-    async fn lay_out(&self, name: &ConsumerName, layout: u32, _: u64, last_word: bool) -> Result<Durable<LaidOut>> {
+    async fn lay_out(
+        &self,
+        name: &ConsumerName,
+        layout: u32,
+        bytes_max: u64,
+        last_word: bool,
+    ) -> Result<Durable<LaidOut>> {
         let mut taken_over = false;
         loop {
             let (known, laid) = self.store.laid(name).await?;
@@ -81,15 +93,19 @@ impl Layouts for Aws {
                             return Ok(Durable::assert(LaidOut::Elsewhere(now.layout)));
                         }
                     }
-                    return Ok(Durable::assert(match taken_over {
-                        true => LaidOut::NotKept(NONE_KEPT.to_owned()),
-                        false => LaidOut::AsBefore,
+                    let former = if taken_over { self.former(name).await? } else { None };
+                    return Ok(Durable::assert(match former {
+                        Some(Former::Kept(kept)) => LaidOut::Kept(kept),
+                        Some(Former::Gone { reason }) => LaidOut::NotKept(reason),
+                        // A function does not wait for the end of it.
+                        None if taken_over => LaidOut::NotKept(keep::BY_FUNCTIONS.to_owned()),
+                        None => LaidOut::AsBefore,
                     }));
                 }
                 Some(laid) if !last_word && !self.store.is_function_alone().await? => {
                     return Ok(Durable::assert(LaidOut::Elsewhere(laid.layout)));
                 }
-                Some(laid) => taken_over |= self.take_over(&known, laid, layout).await?,
+                Some(laid) => taken_over |= self.take_over(&known, laid, (layout, bytes_max)).await?,
                 None => self.store.lay_first(name, layout).await?,
             }
         }
@@ -101,29 +117,41 @@ impl Layouts for Aws {
     }
 
     async fn former(&self, name: &ConsumerName) -> Result<Option<Former>> {
-        let laid = self.store.known_as(name).await?.and_then(|known| known.laid);
-        let relaid = laid.is_some_and(|laid| laid.number > 0);
-        Ok(relaid.then(|| Former::Gone { reason: NONE_KEPT.to_owned() }))
+        let Some(item) = self.store.table.get(&Key::consumer(name)).await? else { return Ok(None) };
+        let known = Known::read(&item)?;
+        if let Some(kept) = &known.kept {
+            return Ok(Some(Former::Kept(kept.shown(&item)?)));
+        }
+        let relaid = known.laid.is_some_and(|laid| laid.number > 0 && laid.is_ready);
+        let reason = item.text_or_none("kpw").unwrap_or(NONE_KEPT).to_owned();
+        Ok(relaid.then_some(Former::Gone { reason }))
     }
 
-    async fn set_out(&self, _: &ConsumerName, _: WayBack, _: Subscriptions) -> Result<Durable<SetOut>> {
-        Ok(Durable::assert(SetOut::NotKept))
+    async fn set_out(&self, name: &ConsumerName, way: WayBack, hears: Subscriptions) -> Result<Durable<SetOut>> {
+        self.set_out_for(name, &way, &hears).await.map(Durable::assert)
     }
 
-    async fn way_back(&self, _: &ConsumerName) -> Result<Option<WayBack>> {
-        Ok(None)
+    async fn way_back(&self, name: &ConsumerName) -> Result<Option<WayBack>> {
+        let known = self.store.known_as(name).await?;
+        let Some(known) = known.filter(|known| known.rebuilding.is_some()) else { return Ok(None) };
+        let fills = Fills::load(&self.store, name, known.fills).await?;
+        Ok(fills.under_way().and_then(|fill| fill.back.as_ref()).map(|back| back.way.clone()))
+    }
+
+    fn returning(&self) -> Vec<ConsumerName> {
+        let returns = |inbox: &Arc<AwsInbox>| inbox.fills().under_way().is_some_and(|fill| fill.back.is_some());
+        self.store.inboxes().into_iter().filter(returns).map(|inbox| inbox.name.clone()).collect()
     }
 
     fn handed_over(&self) -> Arc<Notify> {
-        // No way back is ever under way.
-        Arc::default()
+        Arc::clone(&self.store.handed_over)
     }
 }
 
 impl Aws {
     /// Takes the state over, unless something else became of it meanwhile. From then on nobody handles anything by the layout
     /// before.
-    async fn take_over(&self, known: &Known, laid: Laid, layout: u32) -> Result<bool> {
+    async fn take_over(&self, known: &Known, laid: Laid, (layout, bytes_max): (u32, u64)) -> Result<bool> {
         let name = &known.name;
         if known.rebuilding.is_some() {
             // It fills a state of the layout before.
@@ -132,12 +160,16 @@ impl Aws {
         }
         self.store.shut_gates(known).await?;
         let next = laid.number + 1;
-        let change = Change::of("SET lay = :layout, lyn = :next")
+        // Where nobody has come to handle anything since, the state is of the layout before that.
+        let set = "SET lay = :layout, lyn = :next, lym = :max";
+        let set = if laid.is_ready { format!("{set}, lyb = :before") } else { set.to_owned() };
+        let change = Change::of(set)
             .only_if("lay = :before AND (attribute_not_exists(lyn) OR lyn = :number) AND attribute_not_exists(bfr)")
             .value(":layout", number(layout))
             .value(":before", number(laid.layout))
             .value(":number", number(laid.number))
-            .value(":next", number(next));
+            .value(":next", number(next))
+            .value(":max", number(bytes_max));
         let mut transaction = Transaction::default();
         transaction.update((), Key::consumer(name), change);
         for host in hosts::keepers(&self.store.table).await?.iter().take(HOSTS_MAX) {
@@ -203,10 +235,12 @@ impl Store {
         }
     }
 
-    /// Says that the state is laid anew where all have left, who knows of the take-over `since` then.
+    /// Keeps the state before and says that it is laid anew, where all have left, who knows of the take-over `since` then.
     pub async fn look_at_take_over(&self, name: &ConsumerName, take_over: i64, since: Instant) -> Result<bool> {
-        let known = self.known_as(name).await?.filter(|known| known.laid.is_some_and(|laid| laid.number == take_over));
-        let Some(known) = known else { return Ok(false) };
+        let Some(item) = self.table.get(&Key::consumer(name)).await? else { return Ok(false) };
+        let known = Known::read(&item)?;
+        let is_open = |laid: &Laid| laid.number == take_over && !laid.is_ready;
+        let Some(laid) = known.laid.filter(is_open) else { return Ok(false) };
         let living = hosts::keepers(&self.table).await?;
         let (mut left, mut missing) = (BTreeSet::new(), BTreeSet::new());
         let mut items = Vec::new();
@@ -225,13 +259,14 @@ impl Store {
         if is_waited_for || (are_gone && since.elapsed() <= UNHEARD_MAX) {
             return Ok(false);
         }
-        let change = Change::of("SET lyr = :number").only_if("lyn = :number").value(":number", number(take_over));
+        let Some(change) = keep::end(self, &item, laid).await? else { return Ok(false) };
         let mut transaction = Transaction::default();
         transaction.update((), Key::consumer(name), change);
         let more = items.split_off(items.len().min(HOSTS_MAX));
         items.into_iter().for_each(|item| transaction.delete((), item, Change::default()));
         let is_ready = self.table.transact(transaction).await?.is_ok();
         if is_ready {
+            fault::pass(Point::LayoutDurable);
             self.table.delete_all(more).await?;
         }
         Ok(is_ready)

@@ -57,6 +57,8 @@ pub struct Store {
     /// Rung when it is another.
     pub retained: tokio::sync::Notify,
     pub outgoing: Handed,
+    /// Rung when this host has handed a way back over.
+    pub handed_over: Arc<tokio::sync::Notify>,
     pub window: catch_up::Window,
     pub failed: watch::Sender<Option<Arc<str>>>,
     pub stopping: CancellationToken,
@@ -96,6 +98,7 @@ impl Store {
             retention: Mutex::default(),
             retained: tokio::sync::Notify::new(),
             outgoing: Handed::default(),
+            handed_over: Arc::default(),
             window: catch_up::Window::default(),
             failed: watch::Sender::new(None),
             stopping: CancellationToken::new(),

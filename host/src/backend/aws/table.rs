@@ -84,6 +84,25 @@ impl Table {
         }
     }
 
+    /// How many items are in partitions that begin and end like this.
+    #[cfg(test)]
+    pub async fn count_all(&self, prefix: &str, suffix: &str) -> Result<u64> {
+        let (mut start, mut count) = (None, 0);
+        loop {
+            let request = self.client.scan().table_name(&self.name).filter_expression("begins_with(pk, :prefix)");
+            let request = request.consistent_read(true).projection_expression("pk");
+            let request = request.expression_attribute_values(":prefix", text(prefix)).set_exclusive_start_key(start);
+            let answer = request.send().await.map_err(|error| failed("Scan", &error))?;
+            for item in answer.items.unwrap_or_default().into_iter().map(Item::from) {
+                count += u64::from(item.text("pk")?.ends_with(suffix));
+            }
+            start = answer.last_evaluated_key;
+            if start.is_none() {
+                return Ok(count);
+            }
+        }
+    }
+
     pub async fn clear_partition(&self, partition: &str) -> Result<()> {
         let (from, to) = ("\u{1}".to_owned(), "\u{10ffff}".to_owned());
         let span = Span { partition: partition.to_owned(), from, to, newest_first: false, limit: usize::MAX };

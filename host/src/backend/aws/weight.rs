@@ -357,6 +357,13 @@ fn counters(effects: &Effects) -> std::collections::BTreeSet<&str> {
     effects.adjustments.iter().map(|adjustment| &*adjustment.key).collect()
 }
 
+/// What a generation of a state weighs in all.
+pub async fn whole(store: &Store, name: &ConsumerName, generation: i64) -> Result<u64> {
+    let entries = weigh(store, entries_partition(name, generation)).await?;
+    let counters = weigh(store, counters_partition(name, generation)).await?;
+    Ok(u64::try_from(entries + counters).unwrap_or_default())
+}
+
 async fn weigh(store: &Store, partition: String) -> Result<i64> {
     let (mut bytes, mut from) = (0, "\u{0}".to_owned());
     loop {

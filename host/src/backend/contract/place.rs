@@ -107,6 +107,14 @@ impl Place {
         }
     }
 
+    /// How many entries and counters there are of states, those that are kept or past too.
+    pub async fn state_items(&self) -> (u64, u64) {
+        match &self.kind {
+            Kind::Directory(_) => (self.rows("entries"), self.rows("counters")),
+            Kind::Prefix(settings) => aws::state_items(settings).await,
+        }
+    }
+
     /// How many rows a table of the file has.
     pub fn rows(&self, table: &str) -> u64 {
         match &self.kind {

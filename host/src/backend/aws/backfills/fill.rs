@@ -5,6 +5,8 @@
 
 use std::num::NonZeroU32;
 
+use serde::{Deserialize, Serialize};
+
 use crate::backend::aws::consumers::{heard, said};
 use crate::backend::aws::item::{Item, Key, backfills_partition, json, number, text};
 use crate::backend::aws::lane::{Logged, Prior};
@@ -13,7 +15,7 @@ use crate::backend::aws::store::Store;
 use crate::backend::aws::table::Span;
 use crate::backend::{
     Backfill, BackfillEffects, BackfillFailure, BackfillReport, BackfillState, Backfilled, Error, FromBackfill, Result,
-    Since,
+    Since, WAY_BACK_RATE, WayBack,
 };
 use crate::clock::Timestamp;
 use crate::event::Subscriptions;
@@ -28,8 +30,12 @@ pub const DROPPED: &str = "x";
 #[derive(Clone, Debug)]
 pub struct Fill {
     pub number: i64,
-    /// It fills the generation of its number: the item says itself what was done, and up to where events were counted.
+    /// It fills a generation: the item says itself what was done, and up to where events were counted.
     pub rebuild: Option<Counted>,
+    /// That generation. A rebuild's has its number.
+    pub generation: i64,
+    /// It fills what was kept.
+    pub back: Option<Back>,
     pub state: BackfillState,
     since: Since,
     filter: Option<Filter>,
@@ -59,6 +65,16 @@ pub struct Counted {
     pub failure: Option<BackfillFailure>,
 }
 
+/// What only a way back says of itself.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Back {
+    pub way: WayBack,
+    /// Beside which number stands what was put off before it began.
+    pub put_off: i64,
+    /// Everything up to this position was in the state that was kept, or put off.
+    pub from: u64,
+}
+
 impl Fill {
     /// One that begins now. A rebuild has counted its events up to `counted`.
     pub fn new(
@@ -76,6 +92,8 @@ impl Fill {
         Self {
             number,
             rebuild,
+            generation: number,
+            back: None,
             state: if nothing { BackfillState::Done } else { BackfillState::Running },
             since: asked.from,
             filter: asked.filter.clone(),
@@ -94,6 +112,44 @@ impl Fill {
         }
     }
 
+    /// A way back that begins now, to a state that has everything up to a position, as it was kept at a time. It has so many
+    /// events to handle, of which none behind `through` is counted.
+    pub fn way_back(
+        number: i64,
+        back: Back,
+        (generation, since): (i64, Timestamp),
+        (events, through): (u64, u64),
+    ) -> Self {
+        let from = back.from;
+        Self {
+            number,
+            rebuild: Some(Counted { through, failure: None }),
+            generation,
+            back: Some(back),
+            state: BackfillState::Running,
+            since: Since::At(since),
+            filter: None,
+            rate: WAY_BACK_RATE,
+            effects: BackfillEffects::StateOnly,
+            heard: None,
+            // It offers nothing that was not offered before.
+            first: from + 1,
+            last: from,
+            position: from,
+            left: None,
+            events,
+            delivered: 0,
+            dropped: 0,
+            started_at: Timestamp::now(),
+            ended_at: None,
+        }
+    }
+
+    /// Beside which number stands what it put off.
+    pub fn put_off(&self) -> i64 {
+        self.back.as_ref().map_or(self.number, |back| back.put_off)
+    }
+
     pub fn item(&self, name: &ConsumerName) -> Result<Item> {
         let since = match self.since {
             Since::Beginning => None,
@@ -103,6 +159,8 @@ impl Fill {
             .with("sta", text(self.state.as_str()))
             .with_some("rb", self.rebuild.as_ref().map(|_| number(1)))
             .with_some("upt", self.rebuild.as_ref().map(|counted| number(counted.through)))
+            .with_some("gen", self.back.as_ref().map(|_| number(self.generation)))
+            .with_some("wb", self.back.as_ref().map(json).transpose()?)
             .with_some("dl", self.rebuild.as_ref().map(|_| number(0)))
             .with_some("dx", self.rebuild.as_ref().map(|_| number(0)))
             .with_some("frm", since)
@@ -122,8 +180,11 @@ impl Fill {
     pub fn read(item: &Item) -> Result<Self> {
         let per_second: NonZeroU32 = item.number("rt")?;
         let filter = item.text_or_none("fil").map(Filter::parse).transpose();
+        let number = item.parse("sk")?;
         Ok(Self {
-            number: item.parse("sk")?,
+            number,
+            generation: item.number_or_none("gen")?.unwrap_or(number),
+            back: item.json_or_none("wb")?,
             rebuild: match item.number_or_none::<u8>("rb")? {
                 Some(_) => Some(Counted { through: item.number("upt")?, failure: item.json_or_none("fl")? }),
                 None => None,
@@ -159,7 +220,7 @@ impl Fill {
         BackfillReport {
             state: self.state,
             rebuild: self.is_rebuild(),
-            back_to: None,
+            back_to: self.back.as_ref().map(|back| back.way.to),
             from: self.since,
             filter: self.filter.clone(),
             rate: self.rate,

@@ -16,7 +16,8 @@
 //!
 //! **Invariants**
 //! - Up to the cursor, everything is handled, needs no handling, or is put off.
-//! - The number of a rebuild is that of the generation which it fills, and never that of another.
+//! - The number of a rebuild is that of the generation which it fills, and never that of another. A way back fills one that was
+//!   kept, and goes on with what was put off beside it.
 //! - Nothing that counts is in memory alone: whoever claims a rebuild goes by its item, and only what he writes under his own
 //!   name moves it on.
 
@@ -39,13 +40,13 @@ use self::claim::Watched;
 use self::hand_over::Try;
 pub use self::hand_over::UNHEARD_MAX;
 use self::look::{Found, Seen, look};
-pub use self::put_off::{position_of, put_off_items};
+pub use self::put_off::{position_of, put_off_item, put_off_items};
 use super::run::Looked;
 use super::{Fill, Fills, gate, news, settled, so_far};
 use crate::backend::aws::consumers::Known;
 use crate::backend::aws::hosts;
 use crate::backend::aws::inbox::{Again, AwsInbox, Fate, Progress, Tried, Until};
-use crate::backend::aws::item::{Item, Key, LaneKey, number, text};
+use crate::backend::aws::item::{Key, LaneKey, number, text};
 use crate::backend::aws::journal::{POSITION_MAX, settled_below};
 use crate::backend::aws::lane::Logged;
 use crate::backend::aws::settle::as_edited;
@@ -55,6 +56,7 @@ use crate::backend::aws::weight;
 use crate::backend::pace::Pace;
 use crate::backend::{BackfillState, Error, Result};
 use crate::clock::Timestamp;
+use crate::event::Subscriptions;
 use crate::fault::{self, Point};
 use crate::policy::ConsumerName;
 
@@ -75,28 +77,35 @@ const HOSTS_MAX: usize = 90;
 /// Items of a state that is past, deleted at once.
 const CLEARED: usize = 500;
 
-/// Begins a rebuild: what its consumer's item says differently. Whoever may commit something is to join.
+/// Begins a rebuild or a way back: what its consumer's item says differently. Whoever may commit something is to join.
 pub async fn begin(
     store: &Store,
     name: &ConsumerName,
-    rebuild: i64,
+    fill: &Fill,
     transaction: &mut Transaction<()>,
 ) -> Result<Change> {
+    let rebuild = fill.number;
     let hosts = hosts::keepers(&store.table).await?;
     if hosts.len() > HOSTS_MAX {
         return Err(Error::Unavailable(format!("a rebuild goes with {HOSTS_MAX} hosts at most").into()));
     }
     gate::begun(name, rebuild, &hosts).for_each(|item| transaction.put((), item));
-    // The generation weighs nothing. That it has a weight says that it is to be cleared when it is no use any more.
+    // The generation weighs nothing. That it has a weight says that it is to be cleared when it is no use any more, with the gates; a
+    // way back has nothing else of its number.
     let begun = news("SET bfa = :number, bfr = :one, #sb = :zero").name("#sb", &weight::attribute(rebuild));
     Ok(begun.value(":number", number(rebuild)))
 }
 
 /// How many events a rebuild would handle by now, from a position on: of many, about. And up to which position that is.
-pub async fn count(store: &Store, known: &Known, fills: &Fills, first: u64) -> Result<(u64, u64)> {
+pub async fn count(
+    store: &Store,
+    known: &Known,
+    fills: &Fills,
+    first: u64,
+    heard: Option<&Subscriptions>,
+) -> Result<(u64, u64)> {
     let last = store.positions.newest(Timestamp::now());
     settled(last).await;
-    let heard = store.heard(known);
     let (mut after, mut count, mut oldest) = (first.saturating_sub(1), 0, None);
     let began = Instant::now();
     loop {
@@ -106,7 +115,7 @@ pub async fn count(store: &Store, known: &Known, fills: &Fills, first: u64) -> R
         let oldest = *oldest.get_or_insert(keys.first().map_or(after, |(_, oldest)| *oldest));
         let keys: Vec<Key> = keys.into_iter().map(|(key, _)| key).collect();
         let mut events = store.logged_at(&keys).await?;
-        events.retain(|logged| heard.as_ref().is_none_or(|heard| heard.want(&logged.event)));
+        events.retain(|logged| heard.is_none_or(|heard| heard.want(&logged.event)));
         let seen = look(store, known, fills, events).await?;
         count += seen.iter().filter(|seen| seen.found == Found::Done).count() as u64;
         if let Some(all) = so_far(count, (oldest, after, last), is_more, began.elapsed()) {
@@ -194,6 +203,7 @@ impl Rebuilder {
         }
         let walk = match self.walk.take().filter(|walk| walk.fill.number == rebuild) {
             Some(walk) => Some(walk),
+            None if !self.has_version() => None,
             None => self.claim(rebuild).await?,
         };
         let Some(mut walk) = walk else { return Ok(Looked::Elsewhere) };
@@ -279,11 +289,23 @@ impl Rebuilder {
         Ok(if is_full { Passed::More } else { Passed::All(handled) })
     }
 
-    /// What became of events, of those that the consumer listens to.
+    /// Whether the version is here that handles what is brought.
+    fn has_version(&self) -> bool {
+        let fills = self.inbox.fills();
+        fills.running().and_then(|fill| fill.back.as_ref()).is_none_or(|back| self.inbox.goes_back_to(&back.way.to))
+    }
+
+    /// What became of events, of those that concern the state that is filled or the one that is in use.
     async fn seen(&self, mut events: Vec<Logged>) -> Result<Vec<Seen>> {
-        let heard = self.inbox.subscriptions();
-        events.retain(|logged| heard.want(&logged.event));
-        look(&self.store, &self.inbox.known(), &self.inbox.fills(), events).await
+        events.retain(|logged| self.wants(logged) || self.inbox.subscriptions().want(&logged.event));
+        let seen = look(&self.store, &self.inbox.known(), &self.inbox.fills(), events).await?;
+        let concerns = |seen: &Seen| seen.found != Found::Done || self.wants(&seen.logged);
+        Ok(seen.into_iter().filter(concerns).collect())
+    }
+
+    /// Whether the version that handles it listens to it.
+    fn wants(&self, logged: &Logged) -> bool {
+        self.inbox.heard_again().want(&logged.event)
     }
 
     /// Moves the cursor to a position up to which nothing is left to handle but what is put off.
@@ -296,8 +318,8 @@ impl Rebuilder {
         let change = walk.own("SET cur = :to", " AND cur = :from").value(":from", number(walk.cursor));
         transaction.update((), Key::backfill(name, rebuild), change.value(":to", number(to)));
         for logged in &put_off {
-            let item = Item::at(&Key::put_off(name, rebuild, logged.position()));
-            transaction.put((), item.with("l", text(logged.key.as_str())).with("q", number(logged.seq)));
+            let put_off = put_off_item(name, walk.fill.put_off(), logged.position(), &logged.key, logged.seq);
+            transaction.put((), put_off);
         }
         let moved = self.store.table.transact(transaction).await?.is_ok();
         if moved {
@@ -323,12 +345,15 @@ impl Rebuilder {
         let Seen { logged, copy, .. } = seen;
         let counted = walk.fill.rebuild.as_ref().map_or(0, |counted| counted.through);
         let failed = walk.fill.rebuild.as_ref().and_then(|counted| counted.failure.as_ref());
+        let is_counted = walk.fill.back.as_ref().is_some_and(|back| logged.position() <= back.from);
         let again = Again {
             rebuild: walk.fill.number,
+            generation: walk.fill.generation,
+            put_off: walk.fill.put_off(),
             edited: copy.map(|copy| as_edited(&logged.event, &copy)).transpose()?,
             progress,
             owner: walk.owner.clone(),
-            is_more: logged.position() > counted || matches!(progress, Progress::PutOff),
+            is_more: logged.position() > counted || (matches!(progress, Progress::PutOff) && !is_counted),
             has_failed: failed.is_some_and(|failure| failure.position == logged.position()),
             tried: walk.tried.filter(|tried| tried.position == logged.position()),
             logged,
@@ -382,7 +407,7 @@ impl Rebuilder {
         for past in &known.past {
             hand_over::clear(&self.store, self.name(), *past, through).await?;
         }
-        Ok(())
+        self.store.clear_put_off(&known).await
     }
 }
 

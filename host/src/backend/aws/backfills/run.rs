@@ -139,8 +139,8 @@ impl Walk {
         if fills.under_way().is_none() {
             if !fills.all.is_empty() && self.swept.is_none_or(|at| at.elapsed() > SWEEP_EVERY) {
                 self.sweep().await?;
-                self.rebuilder.clear().await?;
             }
+            self.rebuilder.clear().await?;
             return Ok(Looked::Nothing);
         }
         self.swept = None;

@@ -71,11 +71,15 @@ pub async fn fault(look: &Look<'_>, kind: &Kind, item: &Item) -> Result<Option<S
             Ok((!is_under_way).then(|| format!("no such take-over is under way: {DELETE}")))
         }
         Kind::State { generation, counter, .. } => match generation.parse() {
-            Ok(generation) if known.generation == generation || known.rebuilding == Some(generation) => {
+            Ok(generation)
+                if known.generation == generation
+                    || known.rebuilding == Some(generation)
+                    || known.kept.as_ref().is_some_and(|kept| kept.generation == generation) =>
+            {
                 state(look, *counter, item)
             }
-            // It is being cleared.
-            Ok(generation) if known.past.contains(&generation) => Ok(None),
+            // It is being cleared, or made.
+            Ok(generation) if known.past.contains(&generation) || known.copying == Some(generation) => Ok(None),
             _ => Ok(Some(format!("no consumer has the state that it is of: {DELETE}"))),
         },
         _ => Ok(Some(format!("no consumer has the state that it is of: {DELETE}"))),
@@ -165,7 +169,11 @@ fn left_over(known: &Known, rebuild: i64) -> Option<String> {
 
 fn put_off(look: &Look<'_>, known: &Known, rebuild: i64, position: u64, item: &Item) -> Result<Option<String>> {
     let (lane, seq): (_, u64) = (LaneKey::known(item.text("l")?), item.number("q")?);
-    if known.rebuilding != Some(rebuild) {
+    let is_kept = known.kept.as_ref().is_some_and(|kept| kept.put_off == rebuild);
+    if known.copying == Some(rebuild) {
+        return Ok(None);
+    }
+    if known.rebuilding != Some(rebuild) && !is_kept {
         return Ok(left_over(known, rebuild));
     }
     let event = event(look, &lane, seq).filter(|event| event.number("pos").is_ok_and(|at: u64| at == position));

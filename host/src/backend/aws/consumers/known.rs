@@ -2,7 +2,7 @@
 
 use crate::backend::aws::item::Item;
 use crate::backend::aws::lane::{Logged, Prior};
-use crate::backend::aws::layouts::Laid;
+use crate::backend::aws::layouts::{Kept, Laid};
 use crate::backend::aws::weight::{self, Total};
 use crate::backend::{Error, Pause, Result};
 use crate::clock::Timestamp;
@@ -31,7 +31,7 @@ pub struct Known {
     /// Changes of its backfills, and the number of the one that is under way.
     pub fills: u64,
     pub filling: Option<i64>,
-    /// That one, where it is a rebuild: its number is that of the generation which it fills.
+    /// That one, where it is a rebuild or a way back.
     pub rebuilding: Option<i64>,
     /// The rebuild is about to be handed over.
     pub near: Option<Near>,
@@ -39,6 +39,12 @@ pub struct Known {
     pub past: Vec<i64>,
     /// The layout of its state, where somebody said one.
     pub laid: Option<Laid>,
+    /// The state of the layout before.
+    pub kept: Option<Kept>,
+    /// The generation that the state is copied to, to be kept.
+    pub copying: Option<i64>,
+    /// Copies that were begun until now.
+    pub copies: i64,
     /// Functions have handled its events: who commits them is not known by their slots alone.
     pub by_functions: bool,
 }
@@ -82,8 +88,11 @@ impl Known {
         let filling = item.number_or_none("bfa")?;
         let rebuilding = filling.filter(|_| item.number_or_none::<u8>("bfr").is_ok_and(|is| is.is_some()));
         let near = item.number_or_none("nr")?.zip(item.time_or_none("nru")?);
+        let kept: Option<Kept> = item.json_or_none("kp")?;
+        let copying = item.number_or_none("cpg")?;
+        let in_use = [Some(generation), rebuilding, copying, kept.as_ref().map(|kept| kept.generation)];
         let mut past = weight::generations(item);
-        past.retain(|other| *other != generation && Some(*other) != rebuilding);
+        past.retain(|other| !in_use.contains(&Some(*other)));
         let then = |then: Option<Vec<String>>| then.as_deref().map(heard).transpose();
         let epochs = epochs.into_iter().map(|(since, heard)| Ok(Epoch { since, heard: then(heard)? }));
         Ok(Self {
@@ -104,6 +113,9 @@ impl Known {
             near: near.map(|(number, until)| Near { number, until }).filter(|_| rebuilding.is_some()),
             past,
             laid: Laid::read(item)?,
+            kept,
+            copying,
+            copies: item.number_or_none("cpn")?.unwrap_or_default(),
             by_functions: item.number_or_none::<u8>("byf")?.is_some(),
         })
     }
@@ -218,6 +230,9 @@ mod tests {
             near: None,
             past: Vec::new(),
             laid: None,
+            kept: None,
+            copying: None,
+            copies: 0,
             by_functions: false,
         }
     }

@@ -108,6 +108,8 @@ pub struct Footing {
     asked: Asked,
     /// The take-over that has not ended, and since when this host knows of it.
     relaid: Option<(i64, Instant)>,
+    /// Somebody here is about to end it.
+    follows: bool,
     /// What commits without a gate went by that may be on their way.
     unfenced: Vec<Weak<Ground>>,
     /// The rebuild of which this host has said that it commits through its gate alone.
@@ -118,7 +120,7 @@ impl Footing {
     pub fn of(known: &Known, asked: Asked) -> Self {
         let stands = known.rebuilding.map_or(Stands::Free, |rebuild| Stands::Shut { rebuild });
         let ground = Arc::new(Ground::of(known, stands));
-        Self { ground, asked, relaid: None, unfenced: Vec::new(), joined: None }
+        Self { ground, asked, relaid: None, follows: false, unfenced: Vec::new(), joined: None }
     }
 
     fn stand(&mut self, ground: Ground) {
@@ -367,17 +369,40 @@ impl AwsInbox {
         footing.ground.laid == Some(laid) && footing.is_young() && self.desk.lock().running() == 0
     }
 
-    /// Ends a take-over for the layout that is handled by here, whoever began it.
-    pub async fn follow_take_over(&self) -> Result<()> {
-        let Some((number, since)) = self.footing.lock().relaid else { return Ok(()) };
-        let is_own = {
-            let (known, desk) = (self.known.lock(), self.desk.lock());
-            known.laid.is_some_and(|laid| desk.layout() == Some(laid.layout))
+    /// Ends a take-over for the layout that is handled by here, whoever began it. What is to be kept may take a while to copy.
+    pub async fn follow_take_over(self: &Arc<Self>) {
+        let (layout, laid) = (self.desk.lock().layout(), self.known.lock().laid);
+        let is_own = laid.is_some_and(|laid| layout == Some(laid.layout));
+        let (number, since) = {
+            let mut footing = self.footing.lock();
+            let Some(relaid) = footing.relaid.filter(|_| is_own && !footing.follows) else { return };
+            footing.follows = true;
+            relaid
         };
-        match is_own && self.store.look_at_take_over(&self.name, number, since).await? {
-            true => self.reknow().await,
-            false => Ok(()),
+        let followed = Arc::clone(self).end_take_over(number, since);
+        if self.handed.is_some() {
+            // It copies nothing, and is frozen at the end of the invocation.
+            followed.await;
+        } else {
+            self.tasks.spawn(followed);
         }
+    }
+
+    async fn end_take_over(self: Arc<Self>, number: i64, since: Instant) {
+        let ended = async {
+            match self.store.look_at_take_over(&self.name, number, since).await? {
+                true => self.reknow().await,
+                false => Ok(()),
+            }
+        };
+        let ended = tokio::select! {
+            ended = Box::pin(ended) => ended,
+            () = self.ending.cancelled() => Ok(()),
+        };
+        if let Err(error) = ended {
+            tracing::debug!(consumer = %self.name, %error, "the take-over of its state is looked at again");
+        }
+        self.footing.lock().follows = false;
     }
 
     /// Gives back what is in memory, where nothing of it is handled here.

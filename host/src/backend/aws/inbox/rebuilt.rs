@@ -26,8 +26,9 @@ use crate::backend::{
 };
 use crate::clock::Timestamp;
 use crate::effects::{Effects, Reads};
-use crate::event::Event;
+use crate::event::{Event, Subscriptions};
 use crate::fault::{self, Point};
+use crate::version::Hash;
 
 /// One lease in so many is the rebuild's, if it has one to make: it runs behind live events, and comes to its end.
 const TURN_EVERY: u8 = 4;
@@ -38,6 +39,10 @@ const TICKET: u64 = 1 << 63;
 #[derive(Clone, Debug)]
 pub struct Again {
     pub rebuild: i64,
+    /// What it fills.
+    pub generation: i64,
+    /// Beside which number stands what it put off.
+    pub put_off: i64,
     pub logged: Logged,
     /// As the consumer had it, where a person edited it.
     pub edited: Option<Arc<Event>>,
@@ -119,6 +124,18 @@ impl Again {
 }
 
 impl AwsInbox {
+    /// Whether the version is here that a way back leads to.
+    pub fn goes_back_to(&self, version: &Hash) -> bool {
+        self.desk.lock().back().is_some_and(|back| back.version == *version)
+    }
+
+    /// What the version listens to that handles what is offered.
+    pub fn heard_again(&self) -> Subscriptions {
+        let is_way_back = self.fills().running().is_some_and(|fill| fill.back.is_some());
+        let back = self.desk.lock().back().filter(|_| is_way_back).map(|back| back.subscriptions.clone());
+        back.unwrap_or_else(|| self.subscriptions())
+    }
+
     /// Offers an event to be handled. Nothing else is offered.
     pub fn offer(&self, again: Again) {
         let (attempts, due) = again.tried.map(|tried| (tried.attempts, tried.due_ms)).unwrap_or_default();
@@ -174,10 +191,10 @@ impl AwsInbox {
 
     /// A rebuild is this host's when so much is delivered. Where others did some of it, they `told` what the generation weighs, or
     /// it is to be weighed.
-    pub fn take_weight(&self, rebuild: i64, delivered: u64, told: Option<i64>) {
+    pub fn take_weight(&self, (rebuild, generation): (i64, i64), delivered: u64, told: Option<i64>) {
         let mut own = self.weight_again.lock();
         if (own.rebuild, own.delivered) != (rebuild, delivered) {
-            *own = WeightAgain { rebuild, delivered, weight: Arc::new(Weight::told_of(rebuild, told)) };
+            *own = WeightAgain { rebuild, delivered, weight: Arc::new(Weight::told_of(generation, told)) };
         }
     }
 
@@ -196,7 +213,14 @@ impl AwsInbox {
         let mut offered = self.offered.lock();
         let offered = offered.as_mut().filter(|it| it.ticket.is_none() && it.fate.is_none() && it.due <= now)?;
         let rebuild = offered.again.rebuild;
-        if self.fills().running().is_none_or(|fill| fill.number != rebuild) || !self.desk.lock().begin_again(now) {
+        let fills = self.fills();
+        let fill = fills.running().filter(|fill| fill.number == rebuild)?;
+        let by = match &fill.back {
+            Some(back) if !self.goes_back_to(&back.way.to) => return None,
+            Some(_) => AttemptBy::Returning,
+            None => AttemptBy::Live,
+        };
+        if !self.desk.lock().begin_again(now) {
             return None;
         }
         let ticket = TICKET | self.tickets_again.fetch_add(1, Ordering::Relaxed);
@@ -209,8 +233,8 @@ impl AwsInbox {
             attempt: offered.attempts + 1,
             origin: Origin::Backfill,
             first_attempt_at: *offered.first_attempt_at.get_or_insert(now),
-            generation: Generation { state: rebuild, epoch: 0 },
-            by: AttemptBy::Live,
+            generation: Generation { state: offered.again.generation, epoch: 0 },
+            by,
             lease,
         })
     }
@@ -313,7 +337,7 @@ impl AwsInbox {
         settlement: &Settlement,
         dropped: u64,
     ) -> Result<Settled> {
-        let Again { rebuild, logged, .. } = again;
+        let Again { rebuild, generation, put_off, logged, .. } = again;
         let running = Running {
             ticket: 0,
             lane: logged.key.clone(),
@@ -328,7 +352,7 @@ impl AwsInbox {
             leased_at: Timestamp::now(),
         };
         let (store, name, committer, on_dead) = (&self.store, &self.name, &self.committer, self.desk.lock().on_dead());
-        let (generation, gate) = (*rebuild, None);
+        let (generation, gate) = (*generation, None);
         let settling = Settling { store, committer, name, generation, on_dead, running: &running, gate, dropped };
         let mut set = "SET dl = dl + :one, dx = dx + :dropped".to_owned();
         if again.is_more {
@@ -352,7 +376,7 @@ impl AwsInbox {
             transaction.update(Mark::Place, Key::backfill(name, *rebuild), change);
             if forgets {
                 let is_there = Change::default().only_if("attribute_exists(pk)");
-                transaction.delete(Mark::Place, Key::put_off(name, *rebuild, logged.position()), is_there);
+                transaction.delete(Mark::Place, Key::put_off(name, *put_off, logged.position()), is_there);
             }
         };
         settling.settle_rebuilt(reads, settlement, says).await

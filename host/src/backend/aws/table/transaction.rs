@@ -44,6 +44,25 @@ impl Change {
         pairs.filter_map(|(name, value)| Some((name.to_owned(), self.values.get(value)?.clone()))).collect()
     }
 
+    /// Together with what another change does. Conditions stay this one's.
+    #[must_use]
+    pub fn and(mut self, other: Self) -> Self {
+        fn parts(update: &str) -> (&str, &str) {
+            let (set, remove) = update.split_once("REMOVE ").unwrap_or((update, ""));
+            (set.trim().trim_start_matches("SET "), remove)
+        }
+        let ((set, remove), (more, less)) = (parts(&self.update), parts(&other.update));
+        let joined = |word: &str, parts: [&str; 2]| {
+            let parts: Vec<&str> = parts.into_iter().filter(|part| !part.is_empty()).collect();
+            if parts.is_empty() { String::new() } else { format!("{word} {}", parts.join(", ")) }
+        };
+        let update = [joined("SET", [set, more]), joined("REMOVE", [remove, less])];
+        self.update = update.join(" ").trim().to_owned();
+        self.names.extend(other.names);
+        self.values.extend(other.values);
+        self
+    }
+
     #[must_use]
     pub fn only_if(mut self, condition: impl Into<String>) -> Self {
         self.condition = Some(condition.into());
@@ -235,6 +254,15 @@ pub fn some<V>(map: HashMap<String, V>) -> Option<HashMap<String, V>> {
 mod tests {
     use super::*;
     use crate::backend::aws::item::number;
+
+    #[test]
+    fn changes_are_made_together() {
+        let both = |one: &str, other: &str| Change::of(one).and(Change::of(other)).update;
+        assert_eq!(both("SET a = :a REMOVE b", "SET c = :c REMOVE d, e"), "SET a = :a, c = :c REMOVE b, d, e");
+        assert_eq!(both("SET a = :a", "REMOVE d"), "SET a = :a REMOVE d");
+        assert_eq!(both("REMOVE b", "SET c = :c"), "SET c = :c REMOVE b");
+        assert_eq!(both("REMOVE b", "REMOVE d"), "REMOVE b, d");
+    }
 
     #[test]
     fn a_condition_goes_without_the_values_of_its_update_and_the_other_way_round() {

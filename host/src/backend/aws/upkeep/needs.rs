@@ -65,7 +65,7 @@ pub async fn limits(store: &Store, old: u64) -> Result<Limits> {
             limits.lower(ahead, &known.name, HeldBy::Backfill);
             if fill.is_under_way() && fill.is_rebuild() {
                 // Read behind the cursor, which moves on in the transaction that puts one off.
-                let put_off = put_off_items(store, &known.name, fill.number, 1).await?;
+                let put_off = put_off_items(store, &known.name, fill.put_off(), 1).await?;
                 let first = put_off.first().map(position_of).transpose()?;
                 limits.lower(first, &known.name, HeldBy::Backfill);
             }

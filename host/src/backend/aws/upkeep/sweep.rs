@@ -121,6 +121,12 @@ impl Round<'_> {
             let limits = limits(self.store, old).await?;
             keys.retain(|(_, position)| *position <= limits.last);
             if let Some((_, last)) = keys.last() {
+                for known in &limits.consumers {
+                    if !self.store.let_kept_go(known, *last).await? {
+                        // It is being brought along by now, and needs them.
+                        return Ok(());
+                    }
+                }
                 self.note_gone(*last).await?;
             }
             let letting = self.letting(&limits);

@@ -55,12 +55,16 @@ impl Rebuilder {
         self.last.clone_from(&owner);
         let fill = Fill::read(&item)?;
         let mut put_off = BTreeMap::new();
-        for item in put_off_items(&self.store, self.name(), rebuild, usize::MAX).await? {
+        for item in put_off_items(&self.store, self.name(), fill.put_off(), usize::MAX).await? {
             put_off.insert(position_of(&item)?, (LaneKey::known(item.text("l")?), item.number("q")?));
         }
         // What it weighed when somebody let go of it, if nothing was done since.
         let told = item.number_or_none::<u64>("wta")?.filter(|at| *at == fill.delivered);
-        self.inbox.take_weight(rebuild, fill.delivered, item.number_or_none("wt")?.filter(|_| told.is_some()));
+        self.inbox.take_weight(
+            (rebuild, fill.generation),
+            fill.delivered,
+            item.number_or_none("wt")?.filter(|_| told.is_some()),
+        );
         let (cursor, pace) = (fill.position, Pace::new(fill.rate));
         let (put_off_at, pending, edge, near) = (None, None, None, None);
         let (fenced, tries) = (item.number_or_none::<u8>("fen")?.is_some(), hand_over::Tries::default());
@@ -86,7 +90,7 @@ impl Rebuilder {
     /// Whether the rebuild goes on, and is still this host's: said again, from time to time.
     pub(super) async fn goes_on(&self, walk: &mut Walk) -> Result<bool> {
         let runs = self.inbox.fills().running().is_some_and(|fill| fill.number == walk.fill.number);
-        if !runs || !self.inbox.is_open() || self.inbox.is_ending() {
+        if !runs || !self.has_version() || !self.inbox.is_open() || self.inbox.is_ending() {
             return Ok(false);
         }
         if walk.claimed.elapsed() < RENEW_EVERY {

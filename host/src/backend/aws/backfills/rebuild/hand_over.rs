@@ -21,12 +21,12 @@ use tokio::time::{Instant, sleep};
 
 use super::{AGAIN, BATCH, CLEARED, Found, POSITION_MAX, Passed, Rebuilder, Walk};
 use crate::backend::aws::backfills::{gate, news};
-use crate::backend::aws::consumers::Known;
 use crate::backend::aws::item::{Item, Key, counters_partition, entries_partition, number, rebuilds_partition, text};
 use crate::backend::aws::journal::{SETTLED, settled_below};
+use crate::backend::aws::layouts::back;
 use crate::backend::aws::store::Store;
 use crate::backend::aws::table::{Change, Span, Transaction};
-use crate::backend::aws::weight;
+use crate::backend::aws::{versions, weight};
 use crate::backend::{BackfillState, Result};
 use crate::clock::Timestamp;
 use crate::fault::{self, Point};
@@ -221,7 +221,8 @@ impl Rebuilder {
     /// Makes what the rebuild filled the consumer's state, unless it has ended, or its try.
     async fn hand_over(&self, walk: &mut Walk, tried: Try) -> Result<()> {
         let (name, rebuild) = (self.name(), walk.fill.number);
-        let Known { generation, .. } = self.inbox.known();
+        let (known, filled) = (self.inbox.known(), walk.fill.generation);
+        let generation = known.generation;
         let mut transaction = Transaction::default();
         let done = walk.own("SET sta = :done, tz = :now, evs = dl REMOVE fl", " AND cur = :cursor");
         let done = done
@@ -231,7 +232,7 @@ impl Rebuilder {
         transaction.update((), Key::backfill(name, rebuild), done);
         let bytes = self.inbox.weight_of(rebuild).bytes();
         // That the state of before has a weight says that it is to be cleared.
-        let mut set = "SET gen = :rebuild, #old = if_not_exists(#old, :zero)".to_owned();
+        let mut set = "SET gen = :filled, #old = if_not_exists(#old, :zero)".to_owned();
         let removes = match bytes {
             Some(_) => {
                 set += ", #new = :bytes";
@@ -246,18 +247,33 @@ impl Rebuilder {
         let mut swap = news(&format!("{set} {removes}"))
             .only_if(format!("bfa = :rebuild AND nr = :try AND {condition}"))
             .name("#old", &weight::attribute(generation))
-            .name("#new", &weight::attribute(rebuild))
+            .name("#new", &weight::attribute(filled))
             .value(":rebuild", number(rebuild))
+            .value(":filled", number(filled))
             .value(":try", number(tried.number))
             .value(":before", number(generation));
         if let Some(bytes) = bytes {
             swap = swap.value(":bytes", number(bytes.max(0)));
         }
+        let mut gone = Vec::new();
+        if let Some(back) = &walk.fill.back {
+            let handed = back::hand_over(&self.store, &known, (back, walk.cursor), &mut transaction).await?;
+            let Some((change, files)) = handed else { return Ok(()) };
+            (swap, gone) = (swap.and(change), files);
+        }
         transaction.update((), Key::consumer(name), swap);
         if self.store.table.transact(transaction).await?.is_ok() {
             fault::pass(Point::RebuildHandedOver);
             walk.near = None;
-            tracing::info!(consumer = %name, "its rebuilt state is in use from now on");
+            match &walk.fill.back {
+                None => tracing::info!(consumer = %name, "its rebuilt state is in use from now on"),
+                Some(back) => {
+                    let version = back.way.to.short();
+                    tracing::info!(consumer = %name, %version, "it has gone back to a version and the state of its layout");
+                    versions::let_files_go(&self.store.table, &gone).await;
+                    self.store.handed_over.notify_one();
+                }
+            }
         }
         self.inbox.refresh_fills().await
     }

@@ -9,7 +9,7 @@ use super::look::{Found, look};
 use super::{BATCH, Rebuilder, Walk};
 use crate::backend::aws::due;
 use crate::backend::aws::inbox::Progress;
-use crate::backend::aws::item::{Item, Key, LaneKey, put_off_prefix, rebuilds_partition};
+use crate::backend::aws::item::{Item, Key, LaneKey, number, put_off_prefix, rebuilds_partition, text};
 use crate::backend::aws::place::{HeadState, Place};
 use crate::backend::aws::store::Store;
 use crate::backend::aws::table::{Change, Span, Transaction};
@@ -50,7 +50,7 @@ impl Rebuilder {
             let is_done = match seen.found {
                 Found::Pending | Found::Exception => continue,
                 // What the consumer hears may have changed.
-                Found::Done if self.inbox.subscriptions().want(&seen.logged.event) => {
+                Found::Done if self.wants(&seen.logged) => {
                     handled += 1;
                     self.handle(walk, seen, Progress::PutOff).await?
                 }
@@ -99,12 +99,17 @@ impl Rebuilder {
         let mut transaction = Transaction::default();
         let (name, rebuild) = (self.name(), walk.fill.number);
         transaction.check((), Key::backfill(name, rebuild), walk.own("", ""));
-        transaction.delete((), Key::put_off(name, rebuild, position), Change::default());
+        transaction.delete((), Key::put_off(name, walk.fill.put_off(), position), Change::default());
         Ok(self.store.table.transact(transaction).await?.is_ok())
     }
 }
 
-/// What a rebuild has put off, lowest position first.
+/// Of an event that is put off beside a number.
+pub fn put_off_item(name: &ConsumerName, beside: i64, position: u64, lane: &LaneKey, seq: u64) -> Item {
+    Item::at(&Key::put_off(name, beside, position)).with("l", text(lane.as_str())).with("q", number(seq))
+}
+
+/// What is put off beside the number of a rebuild or a copy, lowest position first.
 pub async fn put_off_items(store: &Store, name: &ConsumerName, rebuild: i64, limit: usize) -> Result<Vec<Item>> {
     let (partition, from) = (rebuilds_partition(name), put_off_prefix(rebuild));
     let to = format!("{from}~");

@@ -1,6 +1,7 @@
 //! A host that handles nothing of the consumer, while others may: it has none of its messages.
 
 use super::{Desk, Receipt};
+use crate::backend::BackPolicy;
 use crate::backend::aws::due::Due;
 
 impl Desk {
@@ -25,6 +26,11 @@ impl Desk {
 
     pub fn layout(&self) -> Option<u32> {
         self.policy.as_ref().and_then(|policy| policy.layout)
+    }
+
+    /// The version that a way back leads to, if it is here.
+    pub fn back(&self) -> Option<&BackPolicy> {
+        self.policy.as_ref().and_then(|policy| policy.back.as_ref())
     }
 
     /// Forgets what does not run, where nothing of it is handled here: the messages, and what stands in the table for lanes.

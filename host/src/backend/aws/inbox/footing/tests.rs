@@ -16,7 +16,7 @@ fn gated() -> Stands {
 fn a_host_is_fenced_once_nothing_is_on_its_way_that_went_by_what_was_known_before() {
     let on = |generation, stands| Ground { generation, laid: None, stands };
     let (ground, asked) = (Arc::new(on(0, Stands::Free)), Asked::now());
-    let mut footing = Footing { ground, asked, relaid: None, unfenced: Vec::new(), joined: None };
+    let mut footing = Footing { ground, asked, relaid: None, follows: false, unfenced: Vec::new(), joined: None };
     let on_its_way = Arc::clone(&footing.ground);
     assert!(!footing.is_fenced());
     footing.stand(on(0, gated()));
@@ -40,7 +40,7 @@ fn a_host_has_left_a_layout_once_nothing_is_on_its_way_that_went_by_it() {
     assert!(!on(Some(under_way)).holds(0, Some(2)));
 
     let (ground, asked) = (Arc::new(on(laid(1))), Asked::now());
-    let mut footing = Footing { ground, asked, relaid: None, unfenced: Vec::new(), joined: None };
+    let mut footing = Footing { ground, asked, relaid: None, follows: false, unfenced: Vec::new(), joined: None };
     let on_its_way = Arc::clone(&footing.ground);
     footing.stand(on(Some(under_way)));
     assert!(!footing.is_young());
