@@ -72,6 +72,21 @@ fn what_a_page_of_another_site_makes_a_browser_send_changes_nothing() {
 }
 
 #[test]
+fn a_connection_goes_on_behind_a_request_that_is_refused_for_its_head() {
+    let host = TestHost::with(&[]);
+    let address = host.client().address().to_owned();
+    let mut wire = Wire::connect(&address);
+    let head = "Origin: null\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n";
+    assert!(wire.send(format!("POST /v1/orders HTTP/1.1\r\nHost: {address}\r\n{head}").as_bytes()));
+    // As of a client that sends the body by itself.
+    std::thread::sleep(std::time::Duration::from_millis(200));
+    let next = format!("GET /v1/orders HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    assert!(wire.send(format!("{{}}{next}").as_bytes()));
+    let answers = wire.read_to_end();
+    assert!(answers.starts_with("HTTP/1.1 403") && answers.contains("HTTP/1.1 200"), "{answers}");
+}
+
+#[test]
 fn each_bad_order_gets_a_problem_that_names_the_field_and_is_not_stored() {
     let host = TestHost::with(&[]);
     let client = host.client();

@@ -46,10 +46,7 @@ pub async fn read(headers: &HeaderMap, body: Body, max: usize) -> Result<Bytes> 
 async fn read_within(time_max: Duration, headers: &HeaderMap, mut body: Body, max: usize) -> Result<Bytes> {
     let declared = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
     if declared.is_some_and(|bytes| bytes > max as u64) {
-        // A client that waits for `100 Continue` has not begun to send: answer it at once.
-        if !headers.contains_key(header::EXPECT) {
-            discard(body).await;
-        }
+        pass_by(headers, body).await;
         return Err(Error::BodyTooLarge { max });
     }
     let turn = room::for_body(&body).await?;
@@ -81,6 +78,14 @@ async fn collect(body: &mut Body, max: usize) -> Result<Bytes> {
         }
     }
     Ok(if pieces.is_empty() { whole } else { pieces.freeze() })
+}
+
+/// Reads the body of a request that is refused for its head.
+pub async fn pass_by(headers: &HeaderMap, body: Body) {
+    // A client that waits for `100 Continue` has not begun to send: answer it at once.
+    if !headers.contains_key(header::EXPECT) {
+        discard(body).await;
+    }
 }
 
 /// Reads on without keeping anything; see [`DISCARD_BYTES_MAX`].

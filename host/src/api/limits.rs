@@ -43,7 +43,7 @@ pub const ANSWER_TIME_MAX: Duration = Duration::from_secs(30);
 /// Time to send a whole body (not of an import): a client that takes longer holds a connection for nothing.
 pub const BODY_TIME_MAX: Duration = Duration::from_secs(10);
 
-/// Of a body that is too large, this much is read and thrown away, for [`DISCARD_TIME_MAX`] at most: a client
+/// Of a body that is too large, or that nobody asks for, this much is read and thrown away, for [`DISCARD_TIME_MAX`] at most: a client
 /// that only reads after it has written would see a broken connection instead of the problem.
 pub const DISCARD_BYTES_MAX: usize = 32 << 20;
 pub const DISCARD_TIME_MAX: Duration = Duration::from_secs(2);

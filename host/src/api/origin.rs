@@ -14,12 +14,17 @@ use axum::http::{HeaderMap, Method};
 use axum::middleware::Next;
 use axum::response::Response;
 
+use super::body;
 use super::problem::{Error, Result};
 use super::request::clip;
 
 /// Around every call.
 pub async fn own(request: Request, next: Next) -> Result<Response> {
-    check(&request)?;
+    if let Err(refused) = check(&request) {
+        let (head, rest) = request.into_parts();
+        body::pass_by(&head.headers, rest).await;
+        return Err(refused);
+    }
     Ok(next.run(request).await)
 }
 

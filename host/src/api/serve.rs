@@ -31,7 +31,7 @@ use super::limits::{
 };
 use super::problem::{Error, Result};
 use super::request::clip;
-use super::{Api, Hosts, router};
+use super::{Api, Hosts, body, router};
 
 /// How long accepting rests after it failed, which is mostly for want of file descriptors.
 const ACCEPT_REST: Duration = Duration::from_millis(100);
@@ -122,11 +122,17 @@ async fn converse(
     }
     let router = TowerToHyperService::new(router);
     let service = service_fn(move |request: Request<Incoming>| {
-        let answer = hosts.check(&request).map(|()| router.call(request.map(Body::new)));
+        let answer = match hosts.check(&request) {
+            Ok(()) => Ok(router.call(request.map(Body::new))),
+            Err(err) => Err((err, request.into_parts())),
+        };
         async move {
             match answer {
                 Ok(answer) => answer.await,
-                Err(err) => Ok(err.into_response()),
+                Err((err, (head, rest))) => {
+                    body::pass_by(&head.headers, Body::new(rest)).await;
+                    Ok(err.into_response())
+                }
             }
         }
     });
