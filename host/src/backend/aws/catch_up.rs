@@ -45,18 +45,25 @@ pub type Window = tokio::sync::Mutex<Option<(u64, u64, Arc<[Logged]>)>>;
 
 /// Follows the journal until the inbox ends.
 pub async fn run(inbox: Arc<AwsInbox>, store: Arc<Store>, owner: String) {
-    let (mut audited, mut ahead) = (None, 0);
+    let (mut audited, mut ahead, mut claims) = (None, 0, false);
     loop {
         tokio::select! {
             () = tokio::time::sleep(LOOK_EVERY) => {}
-            () = inbox.ended() => return,
+            () = inbox.ended() => break,
         }
         inbox.look_at_wrong_way();
-        let eager = inbox.known().catch_up.is_eager();
-        let to = audited_to(Timestamp::now());
-        if !inbox.is_open() || (!eager && audited == Some(to)) {
+        if !inbox.is_open() {
+            if std::mem::take(&mut claims) {
+                give_back(&inbox, &store, &owner).await;
+            }
             continue;
         }
+        let eager = inbox.known().catch_up.is_eager();
+        let to = audited_to(Timestamp::now());
+        if !eager && audited == Some(to) {
+            continue;
+        }
+        claims = true;
         match step(&inbox, &store, &owner, to, &mut ahead).await {
             // There may be more.
             Ok(true) => audited = None,
@@ -65,6 +72,18 @@ pub async fn run(inbox: Arc<AwsInbox>, store: Arc<Store>, owner: String) {
                 tracing::warn!(consumer = %inbox.name, %error, "the journal cannot be followed; it is tried again");
             }
         }
+    }
+    if claims {
+        give_back(&inbox, &store, &owner).await;
+    }
+}
+
+/// Another host may follow the journal at once.
+async fn give_back(inbox: &AwsInbox, store: &Store, owner: &str) {
+    let change = Change::of("SET cut = :zero").only_if("cuo = :owner");
+    let change = change.value(":zero", number(0)).value(":owner", text(owner));
+    if let Err(error) = store.table.update(&Key::consumer(&inbox.name), change).await {
+        tracing::debug!(consumer = %inbox.name, %error, "another host follows the journal when the claim runs out");
     }
 }
 

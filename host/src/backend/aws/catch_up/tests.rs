@@ -5,7 +5,8 @@ use crate::backend::aws::inbox::Inboxed;
 use crate::backend::aws::journal::settled_below;
 use crate::backend::aws::lane::Tail;
 use crate::backend::aws::table::Transaction;
-use crate::backend::contract::custom;
+use crate::backend::contract::{custom, policy};
+use crate::backend::{Inbox as _, InboxPolicy};
 use crate::event::Body;
 
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -54,5 +55,32 @@ async fn an_event_whose_write_took_long_comes_though_the_journal_was_followed_pa
     assert_eq!(followed(&handed, position).await, [1]);
     assert!(inbox.known().catch_up.after >= position);
     assert!(followed(&handed, position).await.is_empty());
+    handed.backend.lifecycle.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_host_that_handles_nothing_any_more_lets_another_one_follow_at_once() {
+    let handed = Inboxed::open().await;
+    let Inboxed { store, inbox, .. } = &handed;
+    let owner = async || {
+        let item = store.table.get(&Key::consumer(&inbox.name)).await.unwrap().unwrap();
+        (item.text_or_none("cuo").map(str::to_owned), item.number_or_none::<u64>("cut").unwrap())
+    };
+    let follows = tokio::spawn(run(Arc::clone(inbox), Arc::clone(store), "one".to_owned()));
+    let until = async |wanted: &dyn Fn(u64) -> bool| {
+        let begun = Instant::now();
+        while !matches!(owner().await, (Some(of), Some(until)) if of == "one" && wanted(until)) {
+            assert!(begun.elapsed() < PATIENCE, "{:?}", owner().await);
+            tokio::time::sleep(PAUSE).await;
+        }
+    };
+    until(&|until| until > 0).await;
+    let mut ahead = 0;
+    assert!(!step(inbox, store, "two", 1, &mut ahead).await.unwrap(), "it is another's");
+    inbox.configure(InboxPolicy { concurrency: 0, ..policy() });
+    until(&|until| until == 0).await;
+    step(inbox, store, "two", 1, &mut ahead).await.unwrap();
+    assert_eq!(owner().await.0.as_deref(), Some("two"));
+    follows.abort();
     handed.backend.lifecycle.close().await;
 }
