@@ -413,9 +413,13 @@ impl AwsInbox {
 
     /// Why nothing is handled here, while that is done by another layout.
     pub fn aside(&self) -> Option<String> {
+        let is_copied = self.known.lock().copying.is_some();
         let desk = self.desk.lock();
         let (Laid { layout, .. }, own) = desk.laid.filter(|_| desk.is_aside()).zip(desk.layout())?;
         Some(match layout == own {
+            true if is_copied => {
+                "what its state was before is copied, to be kept: nothing is handled until that is done".to_owned()
+            }
             true => format!(
                 "it takes over from hosts that handle by another layout of state than {own}: they are waited for"
             ),

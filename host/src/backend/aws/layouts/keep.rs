@@ -376,7 +376,11 @@ impl Store {
         if kept.position(&fills) < through {
             return Ok(true);
         }
-        let (mut lanes, mut positions) = (Vec::new(), BTreeSet::new());
+        let lowest = put_off_items(self, &known.name, kept.put_off, 1).await?;
+        if lowest.first().map(position_of).transpose()?.is_none_or(|lowest| lowest > through) {
+            return Ok(false);
+        }
+        let (mut lanes, mut positions, mut over) = (Vec::new(), BTreeSet::new(), Vec::new());
         for item in put_off_items(self, &known.name, kept.put_off, OPEN_MAX + 1).await? {
             let position = position_of(&item)?;
             if position <= through {
@@ -387,11 +391,14 @@ impl Store {
         for keys in lanes.chunks(BATCH) {
             let there = self.logged_at(keys).await?;
             for seen in look(self, known, &fills, there).await? {
-                if seen.found == Found::Discarded {
-                    positions.remove(&seen.logged.position());
+                let position = seen.logged.position();
+                if seen.found == Found::Discarded && positions.remove(&position) {
+                    over.push(Key::put_off(&known.name, kept.put_off, position));
                 }
             }
         }
+        // When its event is gone, nobody could tell any more.
+        self.table.delete_all(over).await?;
         Ok(!positions.is_empty())
     }
 

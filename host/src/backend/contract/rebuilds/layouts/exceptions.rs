@@ -225,6 +225,33 @@ async fn a_state_that_lacks_an_exception_goes_when_its_event_does(home: Place) {
     assert!(gone(&backend).await.contains("have left the journal"));
 }
 
+async fn what_was_discarded_is_nothing_that_a_state_lacks(home: Place) {
+    let backend = home.open().await;
+    let inbox = attach(&backend, Start::Beginning).await;
+    record(&backend, turn(TurnOutcome::Live, 1, 1)).await;
+    lay_out(&backend, 1, ROOM).await;
+    run(&inbox, 1, None);
+    publish(&backend, "dead").await;
+    publish(&backend, "fine").await;
+    let [dead, fine] = leases(&inbox).await;
+    fail(&inbox, dead).await;
+    done(&inbox, fine).await;
+    serve_until(&backend, &inbox, 1).await;
+    take_over(&backend, &inbox, 2, ROOM).await;
+    backend.dead_letters.discard(&name(CONSUMER), Which::All.first(1)).await.unwrap().into_inner();
+    let keep = Keep::For(Duration::from_millis(1));
+    backend.upkeep.retain(Retention { events: keep, orders: keep, open_orders: keep, ..Retention::default() });
+    eventually("its event goes", async || (home.events_kept(&backend).await == 1).then_some(())).await;
+    backend.upkeep.retain(Retention::default());
+    publish(&backend, "later").await;
+    serve_otherwise(&backend, &inbox, 0).await;
+    assert_eq!(kept_layout(&backend).await, Some(1));
+    let SetOut::Yes(report) = set_out(&backend, 2, 1).await else { panic!("it is kept") };
+    assert_eq!(report.events, 1);
+    run(&inbox, 2, Some(1));
+    assert_eq!(go(&backend, &inbox).await, 1);
+}
+
 async fn a_consumer_that_is_forgotten_leaves_no_state_that_was_kept(home: Place) {
     let backend = home.open().await;
     let inbox = relaid(&backend, 4).await;
@@ -256,5 +283,6 @@ claims! {
     what_was_done_ahead_of_others_is_in_the_state_that_is_kept_and_nothing_else on [embedded, aws],
     no_state_is_kept_while_past_events_are_on_their_way_to_it on [embedded, aws],
     a_state_that_lacks_an_exception_goes_when_its_event_does on [embedded, aws],
+    what_was_discarded_is_nothing_that_a_state_lacks on [aws] because "the positions of a file do not say it",
     a_consumer_that_is_forgotten_leaves_no_state_that_was_kept on [embedded, aws],
 }
