@@ -48,8 +48,9 @@ pub fn step(name: &str, step: &str, body: &Value, client: &Client, output: &Outp
     output.show(&consumer, |consumer| {
         let [name, version] = ["/name", "/version"].map(|path| visible(&text(consumer, path)));
         if let Some(way) = way_back(consumer) {
+            let back = if step == "promote" { "" } else { " back" };
             return format!(
-                "{name} is on its way back to {way}\nversion {version} runs until that state is up to date: `fanfare consumers \
+                "{name} is on its way{back} to {way}\nversion {version} runs until that state is up to date: `fanfare consumers \
                  backfill {name} --status` shows how far it is, --pause, --resume and --cancel steer it"
             );
         }
