@@ -15,6 +15,22 @@ use crate::version::Hash;
 /// What a way back runs at: its consumer waits for it, so quicker than a backfill, and still behind live traffic.
 pub const WAY_BACK_RATE: Rate = Rate { per_second: const { std::num::NonZeroU32::new(5_000).unwrap() } };
 
+/// Why a state is not kept, or not any more.
+pub(in crate::backend) const IS_FILLED: &str = "past events are being delivered to it, and nobody can say which of them are in it; \
+                                                a state is kept while no backfill is under way";
+pub(in crate::backend) const BROUGHT_MORE: &str =
+    "a backfill or a rebuild has brought events from before the consumer began, which are not in it";
+pub(in crate::backend) const AGED: &str =
+    "events that it lacks have left the journal; `[retention] events` says how long they stay";
+
+/// The same, of one that weighs more than its side file allows.
+pub(in crate::backend) fn weighs(bytes: u64, bytes_max: u64) -> String {
+    match bytes_max {
+        0 => "`keep_state` is \"0\" in its side file".to_owned(),
+        _ => format!("it weighs {bytes} bytes, and `keep_state` allows {bytes_max} in its side file"),
+    }
+}
+
 /// The layouts (a plugin's `state-version`) of consumers' states.
 ///
 /// A version of another layout takes the state over as it is, and what it was before is *kept*: a copy, with the positions

@@ -42,6 +42,7 @@ use super::place::Place;
 use super::settle::Counter;
 use super::store::Store;
 use super::table::{Change, Transaction};
+use crate::backend::layouts::BROUGHT_MORE;
 use crate::backend::{
     Backfill, BackfillReport, BackfillState, BackfillStep, Backfilled, Backfills, Durable, Error, Origin, Result,
     Since, Started, Steered,
@@ -87,7 +88,7 @@ impl Backfills for Aws {
                 (true, false) => news("SET bfa = :number").value(":number", number(fill.number)),
                 (false, _) => news(""),
             };
-            let news = if brings_more { news.and(keep::goes(keep::BROUGHT_MORE)) } else { news };
+            let news = if brings_more { news.and(keep::goes(BROUGHT_MORE)) } else { news };
             let news = news.only_if("attribute_exists(pk) AND attribute_not_exists(bfa)");
             transaction.update((), Key::consumer(name), news);
             // Refused where another one began meanwhile, or the consumer was forgotten.

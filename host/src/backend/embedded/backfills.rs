@@ -19,7 +19,8 @@ use super::commit::{BackfillCommit, BackfillNumber, ConsumerNumber, StateNumber}
 use super::inbox::EmbeddedInbox;
 use super::progress::Progress;
 use super::writer::Writer;
-use super::{Embedded, Store, failed, layouts, rows};
+use super::{Embedded, Store, failed, rows};
+use crate::backend::layouts::BROUGHT_MORE;
 use crate::backend::{
     Backfill, BackfillEffects, BackfillReport, BackfillState, BackfillStep, Backfilled, Backfills, Durable, Error,
     FromBackfill, Result, Since, Started, Steered, WayBack,
@@ -274,7 +275,7 @@ fn insert(writer: &mut Writer<'_>, scope: &Scope, asked: &Backfill) -> rusqlite:
     let nothing = events == 0 && !is_rebuild;
     let state = if nothing { BackfillState::Done } else { BackfillState::Running };
     if more {
-        writer.former_goes(consumer, layouts::BROUGHT_MORE)?;
+        writer.former_goes(consumer, BROUGHT_MORE)?;
     }
     let number: BackfillNumber =
         writer.connection.query_row("SELECT coalesce(max(number), 0) + 1 FROM backfills", [], |row| row.get(0))?;

@@ -31,16 +31,11 @@ use super::generations::Filling;
 use super::progress::Progress;
 use super::writer::Writer;
 use super::{Embedded, Store, generations, rows, size, versions};
+use crate::backend::layouts::{AGED, IS_FILLED, weighs};
 use crate::backend::{Durable, Former, KeptState, LaidOut, Layouts, Result, SetOut, WayBack};
 use crate::event::Subscriptions;
 use crate::fault::{self, Point};
 use crate::policy::ConsumerName;
-
-const IS_FILLED: &str = "past events are being delivered to it, and nobody can say which of them are in it; a state is kept while \
-                         no backfill is under way";
-pub const BROUGHT_MORE: &str =
-    "a backfill or a rebuild has brought events from before the consumer began, which are not in it";
-const AGED: &str = "events that it lacks have left the journal; `[retention] events` says how long they stay";
 
 #[async_trait]
 impl Layouts for Embedded {
@@ -229,10 +224,7 @@ impl NotKept {
     fn told(self) -> String {
         match self {
             Self::IsFilled => IS_FILLED.to_owned(),
-            Self::Weighs { bytes_max: 0, .. } => "`keep_state` is \"0\" in its side file".to_owned(),
-            Self::Weighs { bytes, bytes_max } => {
-                format!("it weighs {bytes} bytes, and `keep_state` allows {bytes_max} in its side file")
-            }
+            Self::Weighs { bytes, bytes_max } => weighs(bytes, bytes_max),
         }
     }
 }

@@ -35,17 +35,13 @@ use crate::backend::aws::place::Place;
 use crate::backend::aws::store::Store;
 use crate::backend::aws::table::{Change, Span, Transaction, WRITES_MAX};
 use crate::backend::aws::{upkeep, versions, weight};
+use crate::backend::layouts::{AGED, IS_FILLED, weighs};
 use crate::backend::{KeptState, Result};
 use crate::clock::Timestamp;
 use crate::fault::{self, Point};
 use crate::policy::ConsumerName;
 use crate::version::Hash;
 
-pub const IS_FILLED: &str = "past events are being delivered to it, and nobody can say which of them are in it; a state is kept \
-                             while no backfill is under way";
-pub const BROUGHT_MORE: &str =
-    "a backfill or a rebuild has brought events from before the consumer began, which are not in it";
-const AGED: &str = "events that it lacks have left the journal; `[retention] events` says how long they stay";
 pub const BY_FUNCTIONS: &str = "functions of AWS Lambda keep none: nobody can go back to it there";
 const UNSAID: &str = "a host of an earlier release began to take it over, which keeps none";
 const AHEAD: &str = "the clock of a host is ahead by more than 10 seconds, and nobody can say which events are in it";
@@ -122,10 +118,7 @@ impl NotKept {
     fn told(&self) -> String {
         match self {
             Self::Because(why) => (*why).to_owned(),
-            Self::Weighs { bytes_max: 0, .. } => "`keep_state` is \"0\" in its side file".to_owned(),
-            Self::Weighs { bytes, bytes_max } => {
-                format!("it weighs {bytes} bytes, and `keep_state` allows {bytes_max} in its side file")
-            }
+            Self::Weighs { bytes, bytes_max } => weighs(*bytes, *bytes_max),
             Self::Behind => format!("more than {OPEN_MAX} events were to be done when it was taken over"),
             Self::Elsewhere => String::new(),
         }
