@@ -297,15 +297,16 @@ impl Rebuilder {
 
     /// What became of events, of those that concern the state that is filled or the one that is in use.
     async fn seen(&self, mut events: Vec<Logged>) -> Result<Vec<Seen>> {
-        events.retain(|logged| self.wants(logged) || self.inbox.subscriptions().want(&logged.event));
+        let (heard, in_use) = (self.heard()?, self.inbox.subscriptions());
+        events.retain(|logged| heard.want(&logged.event) || in_use.want(&logged.event));
         let seen = look(&self.store, &self.inbox.known(), &self.inbox.fills(), events).await?;
-        let concerns = |seen: &Seen| seen.found != Found::Done || self.wants(&seen.logged);
+        let concerns = |seen: &Seen| seen.found != Found::Done || heard.want(&seen.logged.event);
         Ok(seen.into_iter().filter(concerns).collect())
     }
 
-    /// Whether the version that handles it listens to it.
-    fn wants(&self, logged: &Logged) -> bool {
-        self.inbox.heard_again().want(&logged.event)
+    /// What the version listens to that handles what is brought.
+    fn heard(&self) -> Result<Subscriptions> {
+        self.inbox.heard_again().ok_or_else(|| Error::Unavailable("the version that it leads to is not here".into()))
     }
 
     /// Moves the cursor to a position up to which nothing is left to handle but what is put off.

@@ -129,11 +129,16 @@ impl AwsInbox {
         self.desk.lock().back().is_some_and(|back| back.version == *version)
     }
 
-    /// What the version listens to that handles what is offered.
-    pub fn heard_again(&self) -> Subscriptions {
-        let is_way_back = self.fills().running().is_some_and(|fill| fill.back.is_some());
-        let back = self.desk.lock().back().filter(|_| is_way_back).map(|back| back.subscriptions.clone());
-        back.unwrap_or_else(|| self.subscriptions())
+    /// What the version listens to that handles what is offered; `None` where that is not here.
+    pub fn heard_again(&self) -> Option<Subscriptions> {
+        match self.fills().running().and_then(|fill| fill.back.as_ref()) {
+            None => Some(self.subscriptions()),
+            Some(to) => {
+                let desk = self.desk.lock();
+                let back = desk.back().filter(|back| back.version == to.way.to)?;
+                Some(back.subscriptions.clone())
+            }
+        }
     }
 
     /// Offers an event to be handled. Nothing else is offered.

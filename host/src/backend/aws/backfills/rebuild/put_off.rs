@@ -44,13 +44,13 @@ impl Rebuilder {
     async fn come_back_to_these(&self, walk: &mut Walk, these: &[(LaneKey, u64)]) -> Result<Option<usize>> {
         let keys: Vec<Key> = these.iter().map(|(lane, seq)| Key::event(lane, *seq)).collect();
         let events = self.store.logged_at(&keys).await?;
-        let mut handled = 0;
+        let (heard, mut handled) = (self.heard()?, 0);
         for seen in look(&self.store, &self.inbox.known(), &self.inbox.fills(), events).await? {
             let position = seen.logged.position();
             let is_done = match seen.found {
                 Found::Pending | Found::Exception => continue,
                 // What the consumer hears may have changed.
-                Found::Done if self.wants(&seen.logged) => {
+                Found::Done if heard.want(&seen.logged.event) => {
                     handled += 1;
                     self.handle(walk, seen, Progress::PutOff).await?
                 }
