@@ -72,18 +72,33 @@ fn what_a_page_of_another_site_makes_a_browser_send_changes_nothing() {
 }
 
 #[test]
-fn a_connection_goes_on_behind_a_request_that_is_refused_for_its_head() {
+fn a_connection_goes_on_behind_a_request_that_is_refused_before_its_body_was_read() {
     let host = TestHost::with(&[]);
     let address = host.client().address().to_owned();
-    let mut wire = Wire::connect(&address);
-    let head = "Origin: null\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n";
-    assert!(wire.send(format!("POST /v1/orders HTTP/1.1\r\nHost: {address}\r\n{head}").as_bytes()));
-    // As of a client that sends the body by itself.
-    std::thread::sleep(std::time::Duration::from_millis(200));
-    let next = format!("GET /v1/orders HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
-    assert!(wire.send(format!("{{}}{next}").as_bytes()));
-    let answers = wire.read_to_end();
-    assert!(answers.starts_with("HTTP/1.1 403") && answers.contains("HTTP/1.1 200"), "{answers}");
+    let key = format!("Idempotency-Key: {}\r\n", "k".repeat(2_000));
+    for (request, more, status) in [
+        ("POST /v1/orders", "Origin: null\r\n", 403),
+        ("POST /v1/orders", "Content-Type: text/plain\r\n", 415),
+        ("POST /v1/orders", "Content-Encoding: gzip\r\n", 415),
+        ("POST /v1/orders", &key, 400),
+        ("POST /v1/nothing", "", 404),
+        ("PUT /v1/orders", "", 405),
+        ("POST /v1/consumers?name=a", "", 405),
+        ("POST /v1/consumers/nobody/pause?why=", "", 400),
+        ("DELETE /v1/consumers/nobody", "", 404),
+    ] {
+        let json = if more.contains("Content-Type") { "" } else { "Content-Type: application/json\r\n" };
+        let head = format!("{request} HTTP/1.1\r\nHost: {address}\r\n{json}{more}Content-Length: 2\r\n\r\n");
+        let mut wire = Wire::connect(&address);
+        assert!(wire.send(head.as_bytes()));
+        // As of a client that sends the body by itself.
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        let next = format!("GET /v1/orders HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+        assert!(wire.send(format!("{{}}{next}").as_bytes()));
+        let answers = wire.read_to_end();
+        let is_both = answers.starts_with(&format!("HTTP/1.1 {status}")) && answers.contains("HTTP/1.1 200");
+        assert!(is_both, "{request} {more}: {answers}");
+    }
 }
 
 #[test]

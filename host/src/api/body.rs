@@ -9,7 +9,7 @@ use http_body_util::BodyExt as _;
 use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
-use super::limits::{BODY_TIME_MAX, DISCARD_BYTES_MAX, DISCARD_TIME_MAX};
+use super::limits::BODY_TIME_MAX;
 use super::problem::{Error, Result};
 use super::room;
 use crate::order::draft::{FieldError, Object};
@@ -46,15 +46,10 @@ pub async fn read(headers: &HeaderMap, body: Body, max: usize) -> Result<Bytes> 
 async fn read_within(time_max: Duration, headers: &HeaderMap, mut body: Body, max: usize) -> Result<Bytes> {
     let declared = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
     if declared.is_some_and(|bytes| bytes > max as u64) {
-        pass_by(headers, body).await;
         return Err(Error::BodyTooLarge { max });
     }
     let turn = room::for_body(&body).await?;
     match timeout(time_max, collect(&mut body, max)).await {
-        Ok(Err(err @ Error::BodyTooLarge { .. })) => {
-            discard(body).await;
-            Err(err)
-        }
         Ok(read) => read.map(|bytes| room::kept(bytes, turn)),
         Err(_elapsed) => Err(Error::BodyTooSlow),
     }
@@ -78,29 +73,6 @@ async fn collect(body: &mut Body, max: usize) -> Result<Bytes> {
         }
     }
     Ok(if pieces.is_empty() { whole } else { pieces.freeze() })
-}
-
-/// Reads the body of a request that is refused for its head.
-pub async fn pass_by(headers: &HeaderMap, body: Body) {
-    // A client that waits for `100 Continue` has not begun to send: answer it at once.
-    if !headers.contains_key(header::EXPECT) {
-        discard(body).await;
-    }
-}
-
-/// Reads on without keeping anything; see [`DISCARD_BYTES_MAX`].
-async fn discard(mut body: Body) {
-    let reading = async {
-        let mut bytes = 0;
-        while let Some(Ok(frame)) = body.frame().await {
-            bytes += frame.data_ref().map_or(0, Bytes::len);
-            if bytes > DISCARD_BYTES_MAX {
-                break;
-            }
-        }
-    };
-    // Too slow or too much: the connection is closed, which the client has earned.
-    let _ = timeout(DISCARD_TIME_MAX, reading).await;
 }
 
 /// Reads a JSON object into `T`. A value of the wrong shape is refused through `invalid`, with the path of the field.

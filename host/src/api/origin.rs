@@ -14,17 +14,12 @@ use axum::http::{HeaderMap, Method};
 use axum::middleware::Next;
 use axum::response::Response;
 
-use super::body;
 use super::problem::{Error, Result};
 use super::request::clip;
 
 /// Around every call.
 pub async fn own(request: Request, next: Next) -> Result<Response> {
-    if let Err(refused) = check(&request) {
-        let (head, rest) = request.into_parts();
-        body::pass_by(&head.headers, rest).await;
-        return Err(refused);
-    }
+    check(&request)?;
     Ok(next.run(request).await)
 }
 

@@ -4,6 +4,7 @@
 //! holds a connection without end is cut off in each phase: the head of a request (and idleness between two) by
 //! hyper's timer, the body by [`body::read`](super::body::read), the answer by [`Unstalled`].
 
+use std::convert::Infallible;
 use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -11,7 +12,6 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::Body;
 use axum::http::{Request, header};
 use axum::response::IntoResponse as _;
 use hyper::body::Incoming;
@@ -31,7 +31,7 @@ use super::limits::{
 };
 use super::problem::{Error, Result};
 use super::request::clip;
-use super::{Api, Hosts, body, router};
+use super::{Api, Hosts, router, unread};
 
 /// How long accepting rests after it failed, which is mostly for want of file descriptors.
 const ACCEPT_REST: Duration = Duration::from_millis(100);
@@ -122,18 +122,15 @@ async fn converse(
     }
     let router = TowerToHyperService::new(router);
     let service = service_fn(move |request: Request<Incoming>| {
-        let answer = match hosts.check(&request) {
-            Ok(()) => Ok(router.call(request.map(Body::new))),
-            Err(err) => Err((err, request.into_parts())),
-        };
+        let (request, unread) = unread::lend(request);
+        let answer = hosts.check(&request).map(|()| router.call(request));
         async move {
-            match answer {
-                Ok(answer) => answer.await,
-                Err((err, (head, rest))) => {
-                    body::pass_by(&head.headers, Body::new(rest)).await;
-                    Ok(err.into_response())
-                }
-            }
+            let response = match answer {
+                Ok(answer) => answer.await?,
+                Err(refused) => refused.into_response(),
+            };
+            unread.discard(response.status()).await;
+            Ok::<_, Infallible>(response)
         }
     });
     let connection = http1::Builder::new()
