@@ -48,6 +48,7 @@ mod room;
 mod serve;
 mod stream;
 mod timeline;
+mod unread;
 mod versions;
 
 pub use invoked::Function;

@@ -51,7 +51,7 @@ use self::footing::Footing;
 use self::handed::Handed;
 pub use self::handed::{Message, Until};
 pub use self::rebuilt::{Again, Fate, Progress, Tried};
-use self::rebuilt::{Offered, WeightAgain};
+use self::rebuilt::{Batches, Offered};
 use self::view::AwsView;
 pub use self::view::page;
 use self::way::Way;
@@ -64,7 +64,7 @@ use super::resources::Queue;
 use super::seat;
 use super::settle::{Committer, Settled, Settling};
 use super::store::Store;
-use super::weight::{self, Verdict, Weight};
+use super::weight::{self, Weight};
 use crate::backend::{Delivery, Error, Excess, Finished, Inbox, InboxPolicy, Result, Settlement, View};
 use crate::clock::Timestamp;
 use crate::effects::{Effects, Reads};
@@ -79,7 +79,7 @@ const TURN_MAX: Duration = Duration::from_millis(300);
 pub struct AwsInbox {
     pub name: ConsumerName,
     pub queue: Queue,
-    store: Arc<Store>,
+    pub(super) store: Arc<Store>,
     committer: Arc<Committer>,
     desk: Mutex<Desk>,
     /// What the table says of the consumer, as it was last read.
@@ -100,7 +100,8 @@ pub struct AwsInbox {
     handled: Notify,
     again_turn: AtomicU8,
     tickets_again: AtomicU64,
-    weight_again: Mutex<WeightAgain>,
+    /// What it has handled and not written yet.
+    pub batches: Arc<Batches>,
     changed: Notify,
     /// Rung when something may be due.
     pub(super) rung: Notify,
@@ -132,11 +133,11 @@ impl AwsInbox {
     pub fn start(store: &Arc<Store>, known: Known, asked: Asked, fills: Fills, queue: Queue) -> Arc<Self> {
         let invoked = store.seat.kept().is_none();
         let owner = uuid::Uuid::now_v7().to_string();
+        let committer = Committer::new(store);
         let inbox = Arc::new(Self {
             name: known.name.clone(),
             queue,
             store: Arc::clone(store),
-            committer: Committer::new(store),
             desk: Mutex::new(Desk::new(known.paused.is_some())),
             weight: Weight::of(&known),
             footing: Mutex::new(Footing::of(&known, asked)),
@@ -149,7 +150,8 @@ impl AwsInbox {
             handled: Notify::new(),
             again_turn: AtomicU8::new(0),
             tickets_again: AtomicU64::new(0),
-            weight_again: Mutex::default(),
+            batches: Batches::new(store, &committer, &known.name),
+            committer,
             changed: Notify::new(),
             rung: Notify::new(),
             done: AtomicU64::new(0),
@@ -227,16 +229,9 @@ impl AwsInbox {
         }
     }
 
-    /// Whether there is room for what a delivery leaves in the state.
-    pub(super) async fn room(
-        &self,
-        weight: &Weight,
-        generation: i64,
-        reads: &Reads,
-        effects: &Effects,
-    ) -> Result<Option<Verdict>> {
-        let max = self.desk.lock().state_bytes_max();
-        weight.room(&self.store, &self.name, (max, generation), reads, effects).await
+    /// Bytes that its state may have.
+    pub fn state_bytes_max(&self) -> i64 {
+        i64::try_from(self.desk.lock().state_bytes_max()).unwrap_or(i64::MAX)
     }
 
     /// Whether somebody handles its events, or has attached and is about to.
@@ -477,7 +472,10 @@ impl Inbox for AwsInbox {
     }
 
     fn view_for(&self, delivery: &Delivery) -> Arc<dyn View> {
-        Arc::new(AwsView::of(&self.store, &self.name, delivery))
+        match delivery.is_of_rebuild() {
+            true => Arc::new(self.view_again(delivery)),
+            false => Arc::new(AwsView::of(&self.store, &self.name, delivery)),
+        }
     }
 
     async fn finish(&self, delivery: Delivery, reads: &Reads, settlement: Settlement) -> Finished {

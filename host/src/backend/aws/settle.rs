@@ -88,9 +88,13 @@ impl Settling<'_> {
     pub async fn settle(&self, reads: &Reads, settlement: &Settlement, by: &AttemptBy) -> Result<Settled> {
         // The lane of the event most likely ends with it, which is tried without a look; what has gone on is looked at.
         let mut tails = HashMap::from([(self.running.logged.key.clone(), Tail::behind(&self.running.logged))]);
-        let mut looked = false;
+        let (mut looked, nothing) = (false, Effects::default());
+        let effects = match settlement {
+            Settlement::Done { effects, .. } => effects,
+            _ => &nothing,
+        };
         loop {
-            let Some(mut draft) = self.draft(reads, settlement, &mut tails).await? else {
+            let Some(mut draft) = self.draft(reads, effects, &mut tails).await? else {
                 if looked {
                     return Ok(Settled::Conflict);
                 }
@@ -144,11 +148,11 @@ impl Settling<'_> {
     async fn draft(
         &self,
         reads: &Reads,
-        settlement: &Settlement,
+        effects: &Effects,
         tails: &mut HashMap<LaneKey, Tail>,
     ) -> Result<Option<Draft>> {
         let mut draft = Draft { gate: self.gate.cloned(), ..Draft::default() };
-        let holds = self.fill(&mut draft, reads, settlement, tails).await;
+        let holds = self.fill(&mut draft, reads, effects, tails).await;
         if !matches!(holds, Ok(true)) {
             self.store.publisher.abandon(&draft.events);
         }
@@ -160,14 +164,9 @@ impl Settling<'_> {
         &self,
         draft: &mut Draft,
         reads: &Reads,
-        settlement: &Settlement,
+        effects: &Effects,
         tails: &mut HashMap<LaneKey, Tail>,
     ) -> Result<bool> {
-        let nothing = Effects::default();
-        let effects = match settlement {
-            Settlement::Done { effects, .. } => effects,
-            _ => &nothing,
-        };
         self.state(draft, reads, effects);
         let mut orders: BTreeMap<OrderId, Option<u64>> = BTreeMap::new();
         for (id, seen) in &reads.orders {

@@ -157,29 +157,25 @@ impl Weight {
         own.total.map(|_| own.bytes())
     }
 
-    /// Whether there is room for what a commit writes, at most `max` bytes of state.
+    /// Room for what a commit writes, at most `max` bytes of state, where that is surely there.
+    pub fn room_from_above(&self, (max, generation): (i64, i64), reads: &Reads, effects: &Effects) -> Option<Room> {
+        let mut own = self.known.lock();
+        if own.generation != generation {
+            *own = Weighed { generation, flying: own.flying, aloft: own.aloft, ..Weighed::default() };
+        }
+        let (adds, exact) = from_above(reads, effects);
+        let fits = own.total.is_some() && own.bytes().saturating_add(adds.max(0)) <= max;
+        fits.then(|| own.reserve(adds, exact))
+    }
+
+    /// Whether there is room for what a commit writes, by what is in the table.
     pub async fn room(
         &self,
         store: &Store,
         name: &ConsumerName,
-        (max, generation): (u64, i64),
-        reads: &Reads,
+        (max, generation): (i64, i64),
         effects: &Effects,
     ) -> Result<Option<Verdict>> {
-        if effects.entries.is_empty() && effects.adjustments.is_empty() {
-            return Ok(None);
-        }
-        let max = i64::try_from(max).unwrap_or(i64::MAX);
-        {
-            let mut own = self.known.lock();
-            if own.generation != generation {
-                *own = Weighed { generation, flying: own.flying, aloft: own.aloft, ..Weighed::default() };
-            }
-            let (adds, exact) = from_above(reads, effects);
-            if own.total.is_some() && own.bytes().saturating_add(adds.max(0)) <= max {
-                return Ok(Some(Verdict::Room(own.reserve(adds, exact))));
-            }
-        }
         let adds = exactly(store, name, generation, effects).await?;
         if let Some(room) = self.is_room(adds, max) {
             return Ok(Some(Verdict::Room(room)));
@@ -267,7 +263,7 @@ pub async fn settle(inbox: &AwsInbox, delivery: Delivery, reads: &Reads, settlem
     let of_rebuild = inbox.weight_of_rebuild(&delivery);
     let weight = of_rebuild.as_deref().unwrap_or(&inbox.weight);
     let room = match &settlement {
-        Settlement::Done { effects, .. } => inbox.room(weight, delivery.generation.state, reads, effects).await,
+        Settlement::Done { effects, .. } => room(inbox, weight, &delivery, reads, effects).await,
         _ => Ok(None),
     };
     match (room, settlement) {
@@ -286,6 +282,28 @@ pub async fn settle(inbox: &AwsInbox, delivery: Delivery, reads: &Reads, settlem
             inbox.settle(delivery, reads, settlement).await
         }
     }
+}
+
+/// Whether there is room for what a delivery leaves in the state.
+async fn room(
+    inbox: &AwsInbox,
+    weight: &Weight,
+    delivery: &Delivery,
+    reads: &Reads,
+    effects: &Effects,
+) -> Result<Option<Verdict>> {
+    if effects.entries.is_empty() && effects.adjustments.is_empty() {
+        return Ok(None);
+    }
+    let scope = (inbox.state_bytes_max(), delivery.generation.state);
+    if let Some(room) = weight.room_from_above(scope, reads, effects) {
+        return Ok(Some(Verdict::Room(room)));
+    }
+    if delivery.is_of_rebuild() {
+        // The table is asked, and is to have what was staged.
+        inbox.batches.write().await?;
+    }
+    weight.room(&inbox.store, &inbox.name, scope, effects).await
 }
 
 /// What a host is about to add to the total in a consumer's item.

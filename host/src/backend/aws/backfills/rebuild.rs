@@ -8,14 +8,15 @@
 //! ```
 //!
 //! One host at a time does it, as long as it says so. What moves the rebuild on is written in the transaction of what it leaves in
-//! the state, under the condition that it is still this host's and stands where it stood: nothing is handled twice, whoever dies.
+//! the state, of many events at once, under the condition that it is still this host's and stands where it stood: nothing counts
+//! twice, whoever dies.
 //! An event that is retried, waits or is dead when the cursor comes to it, and one that is not done for long, is *put off*: an
 //! item each, looked at again until it is done, and before anything behind it in its lane. How it is handed over, see
 //! [`hand_over`]. A host that AWS Lambda invokes does it for as long as deliveries may begin, and lets go of it then: what holds
 //! from one of them to the next is in the rebuild's item.
 //!
 //! **Invariants**
-//! - Up to the cursor, everything is handled, needs no handling, or is put off.
+//! - Up to the cursor, everything is handled and written, needs no handling, or is put off.
 //! - The number of a rebuild is that of the generation which it fills, and never that of another. A way back fills one that was
 //!   kept, and goes on with what was put off beside it.
 //! - Nothing that counts is in memory alone: whoever claims a rebuild goes by its item, and only what he writes under his own
@@ -213,6 +214,7 @@ impl Rebuilder {
             self.walk = Some(walk);
             return Ok(Looked::More);
         }
+        self.inbox.batches.end().await;
         if let Some(tried) = walk.near {
             self.end_try(tried.number).await?;
         }
@@ -309,10 +311,11 @@ impl Rebuilder {
         self.inbox.heard_again().ok_or_else(|| Error::Unavailable("the version that it leads to is not here".into()))
     }
 
-    /// Moves the cursor to a position up to which nothing is left to handle but what is put off.
+    /// Writes what was handled, and moves the cursor to a position up to which nothing is left to handle but what is put off.
     async fn advance(&self, walk: &mut Walk, to: u64, put_off: Vec<Logged>) -> Result<bool> {
-        if to <= walk.cursor {
-            return Ok(true);
+        let is_written = self.inbox.batches.write().await?;
+        if !is_written || to <= walk.cursor {
+            return Ok(is_written);
         }
         let (name, rebuild) = (self.name(), walk.fill.number);
         let mut transaction = Transaction::default();
@@ -331,10 +334,10 @@ impl Rebuilder {
         Ok(moved)
     }
 
-    /// Has an event handled on the new generation: `true` once that is durable.
+    /// Has an event handled on the new generation: `true` once that is done, to be written with what comes next.
     async fn handle(&self, walk: &mut Walk, seen: Seen, progress: Progress) -> Result<bool> {
         while walk.near.is_none() && !walk.pace.allows(Timestamp::now()) {
-            if !self.has_time() || !self.goes_on(walk).await? {
+            if !self.has_time() || !self.goes_on(walk).await? || !self.inbox.batches.write_if_due().await? {
                 return Ok(false);
             }
             sleep(STEP / 5).await;
@@ -365,7 +368,7 @@ impl Rebuilder {
             match self.inbox.fate() {
                 Some(Fate::Done) => {
                     self.inbox.withdraw();
-                    return Ok(true);
+                    return self.inbox.batches.write_if_due().await;
                 }
                 Some(Fate::Open { leased, attempts, due }) => {
                     if let Some(tried) = walk.near.take_if(|_| attempts > 0) {
@@ -386,7 +389,7 @@ impl Rebuilder {
                     return Ok(false);
                 }
             }
-            if !self.goes_on(walk).await? {
+            if !self.goes_on(walk).await? || !self.inbox.batches.write_if_due().await? {
                 self.inbox.withdraw();
                 return Ok(false);
             }

@@ -1,8 +1,9 @@
 //! The delivery of a rebuild: one at a time, beside the live ones, and on the generation that is filled.
 //!
-//! Whoever goes through a rebuild (`backfills::rebuild`) offers an event, a worker leases it, and its end is one transaction with
-//! what the rebuild says of itself: how far it is, or that it has come back to what it had put off.
+//! Whoever goes through a rebuild (`backfills::rebuild`) offers an event, a worker leases it, and its end goes with others into one
+//! transaction ([`Batches`]) with what the rebuild says of itself: how far it is, or that it has come back to what it had put off.
 
+mod batch;
 #[cfg(test)]
 mod tests;
 
@@ -11,13 +12,13 @@ use std::sync::atomic::Ordering;
 
 use serde::{Deserialize, Serialize};
 
-use super::desk::Running;
-use super::{AGAIN, AwsInbox};
+pub use self::batch::{BatchView, Batches};
+use super::{AGAIN, AwsInbox, AwsView};
 use crate::backend::aws::backfills::news;
 use crate::backend::aws::item::{Key, json, number, text};
 use crate::backend::aws::lane::Logged;
 use crate::backend::aws::place::Place;
-use crate::backend::aws::settle::{Mark, Settled, Settling};
+use crate::backend::aws::settle::Settled;
 use crate::backend::aws::table::{Change, Transaction};
 use crate::backend::aws::weight::Weight;
 use crate::backend::{
@@ -27,7 +28,6 @@ use crate::backend::{
 use crate::clock::Timestamp;
 use crate::effects::{Effects, Reads};
 use crate::event::{Event, Subscriptions};
-use crate::fault::{self, Point};
 use crate::version::Hash;
 
 /// One lease in so many is the rebuild's, if it has one to make: it runs behind live events, and comes to its end.
@@ -85,6 +85,7 @@ pub enum Fate {
         /// When the next one may begin.
         due: Timestamp,
     },
+    /// It is to be written, or is.
     Done,
     /// It fails, or somebody else goes on, or nobody knows: the table does.
     Lost,
@@ -97,14 +98,6 @@ pub struct Offered {
     due: Timestamp,
     ticket: Option<u64>,
     fate: Option<Fate>,
-}
-
-/// What the generation weighs that a rebuild fills, by the word of whoever had delivered so much of it.
-#[derive(Default)]
-pub struct WeightAgain {
-    rebuild: i64,
-    delivered: u64,
-    weight: Arc<Weight>,
 }
 
 impl Again {
@@ -173,38 +166,8 @@ impl AwsInbox {
         self.handled.notified().await;
     }
 
-    /// What the generation weighs that a rebuild fills.
-    pub fn weight_of(&self, rebuild: i64) -> Arc<Weight> {
-        let mut own = self.weight_again.lock();
-        if own.rebuild != rebuild {
-            *own = WeightAgain { rebuild, ..WeightAgain::default() };
-        }
-        Arc::clone(&own.weight)
-    }
-
-    fn note_delivered(&self, rebuild: i64) {
-        let mut own = self.weight_again.lock();
-        own.delivered += u64::from(own.rebuild == rebuild);
-    }
-
-    /// The same, to be told to whoever goes on: when how much was delivered, and what it weighed.
-    pub fn weighs_again(&self, rebuild: i64) -> Option<(u64, i64)> {
-        let own = self.weight_again.lock();
-        let bytes = own.weight.bytes().filter(|_| own.rebuild == rebuild)?;
-        Some((own.delivered, bytes.max(0)))
-    }
-
-    /// A rebuild is this host's when so much is delivered. Where others did some of it, they `told` what the generation weighs, or
-    /// it is to be weighed.
-    pub fn take_weight(&self, (rebuild, generation): (i64, i64), delivered: u64, told: Option<i64>) {
-        let mut own = self.weight_again.lock();
-        if (own.rebuild, own.delivered) != (rebuild, delivered) {
-            *own = WeightAgain { rebuild, delivered, weight: Arc::new(Weight::told_of(generation, told)) };
-        }
-    }
-
     pub fn weight_of_rebuild(&self, delivery: &Delivery) -> Option<Arc<Weight>> {
-        delivery.lease.rebuild.map(|rebuild| self.weight_of(rebuild))
+        delivery.lease.rebuild.map(|rebuild| self.batches.weight_of(rebuild))
     }
 
     /// Whether the next lease is the rebuild's, if it has one to make.
@@ -244,6 +207,13 @@ impl AwsInbox {
         })
     }
 
+    /// What the delivery of a rebuild sees.
+    pub(super) fn view_again(&self, delivery: &Delivery) -> BatchView {
+        let owner = self.leased_again(delivery.lease.epoch).map(|again| again.owner);
+        let table = AwsView::new(&self.store, &self.name, delivery.generation.state);
+        BatchView { batches: Arc::clone(&self.batches), table, owner }
+    }
+
     fn leased_again(&self, ticket: u64) -> Option<Again> {
         let offered = self.offered.lock();
         offered.as_ref().filter(|offered| offered.ticket == Some(ticket)).map(|offered| offered.again.clone())
@@ -281,7 +251,7 @@ impl AwsInbox {
                 self.end_again(ticket, |_| {});
                 return Finished::Accepted;
             }
-            Settlement::Done { .. } => self.commit_again(&again, reads, &settlement, dropped).await,
+            Settlement::Done { effects, .. } => self.batches.stage(&again, reads, effects, dropped).await,
             Settlement::Retry { at, cause, .. } => {
                 let tried = Tried {
                     position: delivery.event.position.get(),
@@ -312,8 +282,6 @@ impl AwsInbox {
                 Finished::Accepted
             }
             (Ok(Settled::Written(_)), _) => {
-                fault::pass(Point::RebuildHandled);
-                self.note_delivered(again.rebuild);
                 self.end_again(ticket, |offered| offered.fate = Some(Fate::Done));
                 Finished::Accepted
             }
@@ -335,58 +303,6 @@ impl AwsInbox {
         }
     }
 
-    async fn commit_again(
-        &self,
-        again: &Again,
-        reads: &Reads,
-        settlement: &Settlement,
-        dropped: u64,
-    ) -> Result<Settled> {
-        let Again { rebuild, generation, put_off, logged, .. } = again;
-        let running = Running {
-            ticket: 0,
-            lane: logged.key.clone(),
-            logged: logged.clone(),
-            event: Arc::clone(&logged.event),
-            place: Place::default(),
-            head: None,
-            edited: again.edited.is_some(),
-            stray: false,
-            due_ver: 0,
-            from: None,
-            leased_at: Timestamp::now(),
-        };
-        let (store, name, committer, on_dead) = (&self.store, &self.name, &self.committer, self.desk.lock().on_dead());
-        let (generation, gate) = (*generation, None);
-        let settling = Settling { store, committer, name, generation, on_dead, running: &running, gate, dropped };
-        let mut set = "SET dl = dl + :one, dx = dx + :dropped".to_owned();
-        if again.is_more {
-            set += ", evs = evs + :one";
-        }
-        let (from, forgets) = match again.progress {
-            Progress::From(from) => (Some(from), false),
-            Progress::PutOff => (None, true),
-        };
-        if from.is_some() {
-            set += ", cur = :here";
-        }
-        if again.has_failed {
-            set += " REMOVE fl, fla";
-        }
-        let says = |transaction: &mut Transaction<Mark>| {
-            let mut change = again.change(&set, from).value(":one", number(1)).value(":dropped", number(dropped));
-            if from.is_some() {
-                change = change.value(":here", number(logged.position()));
-            }
-            transaction.update(Mark::Place, Key::backfill(name, *rebuild), change);
-            if forgets {
-                let is_there = Change::default().only_if("attribute_exists(pk)");
-                transaction.delete(Mark::Place, Key::put_off(name, *put_off, logged.position()), is_there);
-            }
-        };
-        settling.settle_rebuilt(reads, settlement, says).await
-    }
-
     /// Writes down what could not be done, and when it is `tried` again; where it is not, the rebuild stops, and whoever resumes
     /// it begins anew.
     async fn fail_again(&self, again: &Again, failure: BackfillFailure, tried: Option<Tried>) -> Result<Settled> {
@@ -401,7 +317,7 @@ impl AwsInbox {
             let paused = news("REMOVE nr, nru").only_if("bfa = :rebuild").value(":rebuild", number(again.rebuild));
             transaction.update((), Key::consumer(&self.name), paused);
         }
-        let written = self.store.table.transact(transaction).await?.is_ok();
+        let written = self.batches.write().await? && self.store.table.transact(transaction).await?.is_ok();
         Ok(if written { Settled::Written(Place::default()) } else { Settled::Elsewhere })
     }
 }

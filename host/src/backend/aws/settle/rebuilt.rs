@@ -1,11 +1,11 @@
-//! The end of a delivery that a rebuild made: state of the generation that is filled, and what the rebuild says of itself.
+//! The end of deliveries that a rebuild made: state of the generation that is filled, and what the rebuild says of itself.
 
 use std::collections::HashMap;
 
 use super::{Done, Mark, Settled, Settling, intent};
+use crate::backend::Result;
 use crate::backend::aws::table::Transaction;
-use crate::backend::{Result, Settlement};
-use crate::effects::Reads;
+use crate::effects::{Effects, Reads};
 
 impl Settling<'_> {
     /// Commits what is left of the effects, together with what `says` adds: it is refused for [`Mark::Place`] where somebody
@@ -13,11 +13,11 @@ impl Settling<'_> {
     pub async fn settle_rebuilt(
         &self,
         reads: &Reads,
-        settlement: &Settlement,
+        effects: &Effects,
         says: impl Fn(&mut Transaction<Mark>),
     ) -> Result<Settled> {
         loop {
-            let Some(mut draft) = self.draft(reads, settlement, &mut HashMap::new()).await? else {
+            let Some(mut draft) = self.draft(reads, effects, &mut HashMap::new()).await? else {
                 return Ok(Settled::Conflict);
             };
             says(&mut draft.writes);

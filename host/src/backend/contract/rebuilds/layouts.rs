@@ -201,6 +201,11 @@ async fn the_state_from_before_is_kept_and_brought_up_to_date_beside_live_events
     assert_eq!((state(&backend).await, kept_layout(&backend).await), (in_use, Some(1)));
 }
 
+/// It may wait for others, to be written with them.
+async fn first_is_delivered(backend: &Backend) {
+    eventually("it counts", async || (latest(backend).await.delivered == 1).then_some(())).await;
+}
+
 async fn a_way_back_that_is_left_goes_on_later_from_where_it_came(home: Place) {
     let backend = home.open().await;
     let inbox = relaid(&backend, 6).await;
@@ -210,6 +215,7 @@ async fn a_way_back_that_is_left_goes_on_later_from_where_it_came(home: Place) {
     run(&inbox, 2, Some(1));
     done(&inbox, lease(&inbox).await).await;
     let past = lease(&inbox).await;
+    first_is_delivered(&backend).await;
     steer(&backend, BackfillStep::Cancel).await;
     done(&inbox, past).await;
     let more = nothing_comes(&home, &backend, &inbox, "it is cancelled").await;
@@ -218,6 +224,7 @@ async fn a_way_back_that_is_left_goes_on_later_from_where_it_came(home: Place) {
     let SetOut::Yes(report) = set_out(&backend, 2, 1).await else { panic!("it is kept") };
     assert_eq!(report.events, 5 + more);
     done(&inbox, lease(&inbox).await).await;
+    first_is_delivered(&backend).await;
     // Another file is another decision.
     record(&backend, turn(TurnOutcome::Live, 4, 4)).await;
     assert_eq!(latest(&backend).await.state, BackfillState::Cancelled);

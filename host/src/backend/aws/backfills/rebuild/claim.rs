@@ -49,6 +49,7 @@ impl Rebuilder {
         let Some(item) = self.store.table.update(&Key::backfill(self.name(), rebuild), change).await? else {
             return Ok(None);
         };
+        self.inbox.batches.begin(&owner).await;
         // What others saw of it ended before this.
         let before = Duration::from_millis(item.number_or_none("wd")?.unwrap_or_default());
         self.watched = Watched { before, since: Instant::now() };
@@ -60,7 +61,7 @@ impl Rebuilder {
         }
         // What it weighed when somebody let go of it, if nothing was done since.
         let told = item.number_or_none::<u64>("wta")?.filter(|at| *at == fill.delivered);
-        self.inbox.take_weight(
+        self.inbox.batches.take_weight(
             (rebuild, fill.generation),
             fill.delivered,
             item.number_or_none("wt")?.filter(|_| told.is_some()),
@@ -113,7 +114,8 @@ impl Rebuilder {
         self.inbox.withdraw();
         let Some(fill) = self.inbox.fills().under_way().filter(|fill| fill.is_rebuild()).cloned() else { return };
         let left = async {
-            let weighs = self.inbox.weighs_again(fill.number);
+            self.inbox.batches.end().await;
+            let weighs = self.inbox.batches.weighs(fill.number);
             let set = match weighs {
                 Some(_) => "SET til = :zero, wd = :watched, wt = :bytes, wta = :delivered",
                 None => "SET til = :zero, wd = :watched",

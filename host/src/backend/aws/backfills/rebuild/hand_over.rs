@@ -230,7 +230,7 @@ impl Rebuilder {
             .value(":now", number(Timestamp::now().as_millis()))
             .value(":cursor", number(walk.cursor));
         transaction.update((), Key::backfill(name, rebuild), done);
-        let bytes = self.inbox.weight_of(rebuild).bytes();
+        let bytes = self.inbox.batches.weight_of(rebuild).bytes();
         // That the state of before has a weight says that it is to be cleared.
         let mut set = "SET gen = :filled, #old = if_not_exists(#old, :zero)".to_owned();
         let removes = match bytes {

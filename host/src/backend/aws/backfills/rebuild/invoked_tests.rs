@@ -233,6 +233,13 @@ async fn what_fails_in_a_rebuild_is_tried_by_the_next_worker_as_often_as_is_left
         }
     };
     timeout(PATIENCE, tried).await.unwrap();
+    // Nobody wrote it before that invocation was cut off, so it is handled again.
+    let written = async {
+        while one.report().await.delivered == 0 {
+            other.invoke(Duration::from_secs(2)).await;
+        }
+    };
+    timeout(PATIENCE, written).await.unwrap();
     let report = one.report().await;
     assert_eq!((report.delivered, report.failure.is_none()), (1, true), "{report:?}");
     assert!(one.item().await.text_or_none("fla").is_none());

@@ -26,7 +26,7 @@ impl Rebuilder {
             handled += more;
         }
         walk.put_off_at = Some(Instant::now());
-        Ok(Some(handled))
+        Ok(self.inbox.batches.write().await?.then_some(handled))
     }
 
     /// What was put off in a lane before an event that is done comes first.
