@@ -24,12 +24,15 @@ use parking_lot::Mutex;
 
 use self::staged::Staged;
 use super::{Again, AwsView};
+use crate::backend::aws::item::LaneKey;
+use crate::backend::aws::lane::Tail;
 use crate::backend::aws::place::Place;
 use crate::backend::aws::settle::{Committer, Settled};
 use crate::backend::aws::store::Store;
 use crate::backend::aws::weight::Weight;
 use crate::backend::{Error, Lease, Result, View};
 use crate::effects::{Effects, Reads, Value};
+use crate::event::Lane;
 use crate::fault::{self, Point};
 use crate::order::{Order, OrderId};
 use crate::policy::ConsumerName;
@@ -67,6 +70,8 @@ struct Known {
     entries: HashMap<Arc<str>, Value>,
     counters: HashMap<Arc<str>, i64>,
     bytes: usize,
+    /// Orders, and where their lanes end, as the handlers of this batch are told.
+    orders: HashMap<OrderId, (Option<Order>, Tail)>,
 }
 
 /// What the generation weighs that a rebuild fills, by the word of whoever had delivered so much of it.
@@ -118,11 +123,12 @@ impl Batches {
             current.known.take(effects);
             return Ok(Settled::Written(Place::default()));
         }
-        let settled = self.commit(&one).await;
+        let settled = self.commit(&one, &current.known).await;
         match settled {
             Ok(Settled::Written(_)) => {
                 current.alone = current.alone.saturating_sub(1);
                 current.known.take(effects);
+                current.known.orders.clear();
             }
             // Of what is known, something may be wrong.
             _ => current.known = Known::default(),
@@ -150,11 +156,12 @@ impl Batches {
         }
         // Whoever stops in the middle of it does not know how it ends.
         let Current { owner, staged, mut known, at_once, .. } = std::mem::take(current);
-        let settled = self.commit(&staged).await;
+        let settled = self.commit(&staged, &known).await;
         if let Ok(Settled::Written(_)) = settled {
             if known.bytes > KNOWN_BYTES_MAX {
                 known = Known::default();
             }
+            known.orders.clear();
             *current = Current { owner, known, at_once, ..Current::default() };
             return Ok(true);
         }
@@ -165,9 +172,9 @@ impl Batches {
         settled.map(|_| false)
     }
 
-    async fn commit(&self, staged: &Staged) -> Result<Settled> {
+    async fn commit(&self, staged: &Staged, known: &Known) -> Result<Settled> {
         let delivered = self.weight.lock().delivered.take();
-        let settled = Box::pin(staged.commit(&self.store, &self.committer, &self.name)).await?;
+        let settled = Box::pin(staged.commit(&self.store, &self.committer, &self.name, known.tails())).await?;
         let is_written = matches!(settled, Settled::Written(_));
         let more = if is_written { staged.events() as u64 } else { 0 };
         self.weight.lock().delivered = delivered.map(|delivered| delivered + more);
@@ -220,6 +227,10 @@ impl Known {
     fn take_entry(&mut self, key: &Arc<str>, value: Value) {
         self.bytes += EACH + key.len() + value.as_ref().map_or(0, |value| value.len());
         self.entries.insert(Arc::clone(key), value);
+    }
+
+    fn tails(&self) -> HashMap<LaneKey, Tail> {
+        self.orders.iter().map(|(id, (_, tail))| (LaneKey::of(&Lane::Order(*id)), tail.clone())).collect()
     }
 
     fn take_counter(&mut self, key: &str, value: i64) {
@@ -290,7 +301,17 @@ impl View for BatchView {
     }
 
     async fn order(&self, id: OrderId) -> Result<Option<Order>> {
-        self.table.order(id).await
+        let mut current = self.batches.current.lock().await;
+        if !self.sees(&current) {
+            return self.table.order(id).await;
+        }
+        if let Some((order, _)) = current.known.orders.get(&id) {
+            return Ok(order.clone());
+        }
+        // Where it goes on before the batch is written, that is refused.
+        let (order, tail) = self.batches.store.order(id).await?;
+        current.known.orders.insert(id, (order.clone(), tail));
+        Ok(order)
     }
 
     async fn durable(&self, lease: Lease) -> Result<()> {

@@ -1,6 +1,6 @@
 //! Ends of deliveries of a rebuild that go in one transaction.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +9,8 @@ use tokio::time::Instant;
 use super::super::{Again, Progress};
 use crate::backend::Result;
 use crate::backend::aws::inbox::Running;
-use crate::backend::aws::item::{Key, number};
+use crate::backend::aws::item::{Key, LaneKey, number};
+use crate::backend::aws::lane::Tail;
 use crate::backend::aws::place::Place;
 use crate::backend::aws::settle::{Committer, Mark, Settled, Settling};
 use crate::backend::aws::store::Store;
@@ -184,8 +185,14 @@ impl Staged {
         (reads, effects)
     }
 
-    /// Writes them, with what they say of the rebuild.
-    pub async fn commit(&self, store: &Store, committer: &Arc<Committer>, name: &ConsumerName) -> Result<Settled> {
+    /// Writes them, with what they say of the rebuild. Lanes that were looked at end so, unless they have gone on.
+    pub async fn commit(
+        &self,
+        store: &Store,
+        committer: &Arc<Committer>,
+        name: &ConsumerName,
+        tails: HashMap<LaneKey, Tail>,
+    ) -> Result<Settled> {
         let Some(again) = &self.last else { return Ok(Settled::Written(Place::default())) };
         let Again { rebuild, generation, put_off, logged, .. } = again;
         let running = Running {
@@ -228,14 +235,12 @@ impl Staged {
             }
         };
         let (reads, effects) = self.merged();
-        settling.settle_rebuilt(&reads, &effects, says).await
+        settling.settle_rebuilt(&reads, &effects, tails, says).await
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashMap;
-
     use proptest::prelude::*;
 
     use super::super::fixture::again;
