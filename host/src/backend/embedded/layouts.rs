@@ -344,8 +344,15 @@ fn former_goes(disk: &Connection, consumer: ConsumerNumber, why: &str) -> rusqli
     Ok(())
 }
 
-/// The journal up to `last` is gone: states that lack something of it cannot be brought up to date.
+/// The journal up to `last` is gone: states that lack something of it cannot be brought up to date. What a person discarded, they do
+/// not lack.
 pub fn let_go(disk: &Connection, last: u64) -> rusqlite::Result<()> {
+    disk.prepare_cached(
+        "DELETE FROM deferred AS d WHERE position <= ?1 AND state IN (SELECT state FROM generations WHERE standing IN ('kept', 'keeping'))
+         AND EXISTS (SELECT 1 FROM interventions AS i JOIN generations AS g ON g.consumer = i.consumer
+                     WHERE g.state = d.state AND i.position = d.position AND i.what = 'discarded')",
+    )?
+    .execute([rows::signed(last)])?;
     let mut kept = disk.prepare_cached(
         "SELECT consumer FROM generations AS g WHERE standing IN ('kept', 'keeping')
          AND (position < ?1 OR EXISTS (SELECT 1 FROM deferred AS d WHERE d.state = g.state AND d.position <= ?1))",

@@ -283,6 +283,6 @@ claims! {
     what_was_done_ahead_of_others_is_in_the_state_that_is_kept_and_nothing_else on [embedded, aws],
     no_state_is_kept_while_past_events_are_on_their_way_to_it on [embedded, aws],
     a_state_that_lacks_an_exception_goes_when_its_event_does on [embedded, aws],
-    what_was_discarded_is_nothing_that_a_state_lacks on [aws] because "the positions of a file do not say it",
+    what_was_discarded_is_nothing_that_a_state_lacks on [embedded, aws],
     a_consumer_that_is_forgotten_leaves_no_state_that_was_kept on [embedded, aws],
 }
