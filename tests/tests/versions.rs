@@ -4,7 +4,7 @@ use std::os::unix::process::ExitStatusExt;
 
 use fanfare_tests::load::Load;
 use fanfare_tests::orders::order;
-use fanfare_tests::{Client, TestHost, eventually, guests, json, program};
+use fanfare_tests::{Client, TestHost, Value, eventually, guests, json, program};
 
 /// A host where `reports` came as version 1.0.0 and is 2.0.0 now.
 fn upgraded() -> TestHost {
@@ -163,6 +163,52 @@ fn a_consumer_that_is_forgotten_leaves_neither_history_nor_files_of_its_versions
         0 => Ok(()),
         some => Err(format!("{some} are there")),
     });
+}
+
+#[test]
+fn a_rollback_that_is_repeated_goes_back_once() {
+    let mut host = upgraded();
+    let client = host.client();
+    let second = client.consumer("reports").expect("reports")["hash"].clone();
+    host.consumers.put("reports", &guests::variant("reports-two", 1));
+    let third = client.wait_for_consumer("reports", |consumer| consumer["hash"] != second);
+    let third = third["hash"].as_str().expect("a hash");
+    let back = |client: &Client, from: &str| client.post("/v1/consumers/reports/rollback", &json!({ "from": from }));
+    let _ = back(&client, &third[..8]).expect(200);
+    let refused = back(&client, third).problem(409);
+    assert!(refused["detail"].to_string().contains("and not"), "{refused:#}");
+    assert_eq!(client.consumer("reports").expect("reports")["hash"], second, "{refused:#}");
+    assert_eq!(back(&client, "last").problem(422)["errors"][0]["field"], "from");
+    let told = program::run(["consumers", "rollback", "reports", "--from", third, "--url", client.base()]);
+    assert_eq!(told.code(), Some(3), "{told:#?}");
+
+    // Its answer is lost with the host: whether it went back, nobody can tell.
+    host.kill();
+    host.die_at(Some("version.recorded"));
+    host.start();
+    let lost = program::run(["consumers", "rollback", "reports", "--url", host.client().base()]);
+    assert_eq!(lost.code(), Some(1), "the same command is no way to repeat it: {lost:#?}");
+    let from = second.as_str().expect("a hash");
+    assert!(lost.stderr.contains(&format!("fanfare consumers rollback reports --from {}", &from[..12])), "{lost:#?}");
+    let _ = host.ended();
+    host.die_at(None).start();
+    let again = program::run(["consumers", "rollback", "reports", "--from", from, "--url", host.client().base()]);
+    assert_eq!(again.code(), Some(3), "{again:#?}");
+    assert_eq!(host.client().consumer("reports").expect("reports")["version"], "1.0.0");
+}
+
+#[test]
+fn a_rollback_of_a_version_that_is_tried_names_that_one_as_left() {
+    let host = TestHost::with(&["reports-one"]);
+    let client = host.client();
+    host.consumers.set_policy("reports-one", "[rollout]\npercent = 50\nmin_events = 1000\n");
+    host.consumers.put("reports-one", &guests::wasm("reports-two"));
+    let tried = client.wait_for_consumer("reports-one", |consumer| consumer["candidate"]["state"] == "canary");
+    let back = |from: &Value| client.post("/v1/consumers/reports-one/rollback", &json!({ "from": from }));
+    assert_eq!(back(&tried["hash"]).problem(409)["type"], "/problems/step-refused");
+    let _ = back(&tried["candidate"]["hash"]).expect(200);
+    assert_eq!(back(&tried["candidate"]["hash"]).problem(409)["type"], "/problems/step-refused");
+    assert_eq!(client.consumer("reports-one").expect("reports")["candidate"]["state"], "rolled-back");
 }
 
 #[track_caller]

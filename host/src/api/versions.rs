@@ -71,22 +71,27 @@ pub async fn shadow(State(shared): State<Arc<Shared>>, Segment(name): Segment<Co
 #[serde(deny_unknown_fields)]
 struct Back {
     version: Option<String>,
+    from: Option<String>,
     reason: Option<String>,
 }
 
-/// `POST /v1/consumers/{name}/rollback`: to the version before, or to the one named.
+/// `POST /v1/consumers/{name}/rollback`: to the version before, or to the one named. With `from`, only where that one is tried or
+/// runs, so that it can be repeated.
 pub async fn roll_back(
     State(shared): State<Arc<Shared>>,
     Segment(name): Segment<ConsumerName>,
     request: Request,
 ) -> Result<Response> {
-    let Back { version, reason } = body::parse(&orders::command(request).await?, Error::InvalidBody)?;
-    let to = version.map(|text| text.parse::<HashPrefix>()).transpose().map_err(|error: NotAPrefix| {
-        let detail = error.to_string();
-        Error::InvalidBody(vec![FieldError { field: "version".to_owned(), detail: detail.into() }])
-    })?;
+    let Back { version, from, reason } = body::parse(&orders::command(request).await?, Error::InvalidBody)?;
+    let (to, from) = (prefix("version", version)?, prefix("from", from)?);
     let reason = reason.map(pause::check).transpose()?;
-    take(&shared, &name, Step::RollBack { to, reason }).await
+    take(&shared, &name, Step::RollBack { to, from, reason }).await
+}
+
+fn prefix(field: &str, text: Option<String>) -> Result<Option<HashPrefix>> {
+    text.map(|text| text.parse()).transpose().map_err(|error: NotAPrefix| {
+        Error::InvalidBody(vec![FieldError { field: field.to_owned(), detail: error.to_string().into() }])
+    })
 }
 
 #[derive(Deserialize)]

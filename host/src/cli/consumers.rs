@@ -36,15 +36,7 @@ pub enum Consumers {
     /// Show what became of each plugin file of a consumer, newest first.
     History(versions::History),
     /// Go back to a version that ran before; it stays until another plugin file comes.
-    Rollback {
-        name: String,
-        /// The first digits of the version's SHA-256; without, the version before this one.
-        #[arg(long, value_name = "HASH")]
-        to: Option<String>,
-        /// Why, for whoever looks.
-        #[arg(long)]
-        reason: Option<String>,
-    },
+    Rollback(versions::Rollback),
     /// Take up the plugin file that was rolled back.
     Promote {
         name: String,
@@ -83,9 +75,7 @@ impl Consumers {
             Self::Pause { name, reason } => step(client, output, &name, "pause", &json!({ "reason": reason }))?,
             Self::Resume { name } => step(client, output, &name, "resume", &json!({}))?,
             Self::History(history) => history.run(client, output)?,
-            Self::Rollback { name, to, reason } => {
-                versions::step(&name, "rollback", &json!({ "version": to, "reason": reason }), client, output)?;
-            }
+            Self::Rollback(rollback) => rollback.run(client, output)?,
             Self::Promote { name, reason } => {
                 versions::step(&name, "promote", &json!({ "reason": reason }), client, output)?;
             }

@@ -1,7 +1,7 @@
 //! `fanfare consumers history | rollback | promote`: which version of a consumer handles its events.
 
 use clap::Args;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::Failure;
 use super::client::{Client, Payload, escaped};
@@ -40,6 +40,51 @@ fn listed(history: &Value) -> String {
     };
     let columns = ["time", "outcome", "version", "hash", "live then", "kept", "owner", "reason"];
     page(history, columns, items(history, "/versions").iter().map(row))
+}
+
+#[derive(Args, Debug)]
+pub struct Rollback {
+    name: String,
+    /// The first digits of the version's SHA-256; without, the version before this one.
+    #[arg(long, value_name = "HASH")]
+    to: Option<String>,
+    /// Only from this version, tried or running, so that the command can be repeated [default: the one that is there].
+    #[arg(long, value_name = "HASH")]
+    from: Option<String>,
+    /// Why, for whoever looks.
+    #[arg(long)]
+    reason: Option<String>,
+}
+
+impl Rollback {
+    pub fn run(&self, client: &Client, output: &Output) -> Result<(), Failure> {
+        let Self { name, to, from, reason } = self;
+        // What another one named or decided meanwhile is not to be left by accident.
+        let seen = match (to, from) {
+            (None, None) => Some(leaves(&client.get(&format!("/v1/consumers/{}", escaped(name)), &[])?)),
+            _ => None,
+        };
+        let seen = seen.filter(|hash| !hash.is_empty());
+        let body = json!({ "version": to, "from": from.as_ref().or(seen.as_ref()), "reason": reason });
+        step(name, "rollback", &body, client, output).map_err(|failure| match (failure, seen) {
+            // Where it was done, the same command would go back once more.
+            (Failure::Unavailable(why), Some(seen)) => Failure::Failed(format!(
+                "{why}; nobody can tell whether it was done: to repeat it, say `fanfare consumers rollback {} --from {}`, which \
+                 goes back at most once",
+                visible(name),
+                visible(&seen.chars().take(DIGITS).collect::<String>())
+            )),
+            (failure, _) => failure,
+        })
+    }
+}
+
+/// The version that a consumer is rolled back from.
+fn leaves(consumer: &Value) -> String {
+    match text(consumer, "/candidate/state").as_str() {
+        "canary" => text(consumer, "/candidate/hash"),
+        _ => text(consumer, "/hash"),
+    }
 }
 
 pub fn step(name: &str, step: &str, body: &Value, client: &Client, output: &Output) -> Result<(), Failure> {
@@ -133,8 +178,6 @@ fn digits(value: &Value, path: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[test]

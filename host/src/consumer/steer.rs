@@ -13,8 +13,9 @@ pub const ASKED_MAX: usize = 64;
 /// One step that a person asked for.
 #[derive(Clone, Debug)]
 pub enum Step {
-    /// Back to a version that ran before; `None` is the one before this one.
-    RollBack { to: Option<HashPrefix>, reason: Option<String> },
+    /// Back to a version that ran before; `None` is the one before this one. Only from the version `from`, where that is given:
+    /// the one that is tried, or else the one that runs.
+    RollBack { to: Option<HashPrefix>, from: Option<HashPrefix>, reason: Option<String> },
     /// The file that was rolled back is taken up after all.
     Promote { reason: Option<String> },
 }

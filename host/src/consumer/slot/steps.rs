@@ -13,20 +13,30 @@ use crate::version::{Hash, HashPrefix};
 impl<R: Runtime> Slot<R> {
     pub async fn step(&mut self, step: Step, shared: &Arc<Shared<R>>) -> Result<(), Refusal> {
         match step {
-            Step::RollBack { to, reason } => self.roll_back(to, reason, shared).await,
+            Step::RollBack { to, from, reason } => self.roll_back((to, from), reason, shared).await,
             Step::Promote { reason } => self.promote(reason, shared).await,
         }
     }
 
     async fn roll_back(
         &mut self,
-        to: Option<HashPrefix>,
+        (to, from): (Option<HashPrefix>, Option<HashPrefix>),
         reason: Option<String>,
         shared: &Arc<Shared<R>>,
     ) -> Result<(), Refusal> {
         let (Some(running), Some((_, newest))) = (&self.running, &self.newest) else {
             return Err(self.does_not_run(shared));
         };
+        // Whoever asks again, because no answer came, would go two versions back.
+        let leaves = running.candidate.as_ref().map_or(running.loaded.hash, |tried| tried.loaded.hash);
+        if let Some(from) = from.filter(|from| !from.matches(&leaves)) {
+            return Err(Refusal::Impossible(format!(
+                "{0} has version {1} by now, and not {from}…: it went back already, or another file came; `fanfare consumers \
+                 history {0}` says which",
+                self.name,
+                leaves.short()
+            )));
+        }
         let (live, policy, file) = (running.loaded.clone(), Arc::clone(&running.policy), newest.file.clone());
         let canary = running.candidate.is_some();
         let target = match to {

@@ -115,7 +115,7 @@ impl World {
     /// Goes back to the version whose content this is, or to the one before.
     pub async fn roll_back(&self, name: &str, to: Option<&str>) -> Result<(), Refusal> {
         let to = to.map(|content| Hash::of(content.as_bytes()).to_string()[..12].parse().unwrap());
-        self.step(name, Step::RollBack { to, reason: Some("a test".to_owned()) }).await
+        self.step(name, Step::RollBack { to, from: None, reason: Some("a test".to_owned()) }).await
     }
 
     pub async fn promote(&self, name: &str) -> Result<(), Refusal> {
