@@ -125,8 +125,8 @@ impl FromStr for Hash {
 pub struct HashPrefix(String);
 
 /// Fewer digits would be guessed rather than copied.
-const PREFIX_DIGITS_MIN: usize = 4;
-const PREFIX_DIGITS_MAX: usize = 64;
+pub const PREFIX_DIGITS_MIN: usize = 4;
+pub const PREFIX_DIGITS_MAX: usize = 64;
 
 impl HashPrefix {
     #[must_use]

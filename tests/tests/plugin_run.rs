@@ -200,6 +200,22 @@ fn what_cannot_be_run_is_said_with_what_to_do() {
     told(&good, &["--events", ".."], 1, "say whose events these are with --consumer NAME");
     told(&good, &["--consumer", "Reports", "--events", ".."], 2, "is not a consumer name");
     told(&good, &[&of_reports("..")[..], &["--against", "abcdef"]].concat(), 1, "keeps no version abcdef");
+    let hash = host.client().consumer("reports").expect("reports")["hash"].as_str().expect("a hash").to_owned();
+    let [kept, other] = [&hash[..12], "abcdef"];
+    let against = |hash: &str, code: i32, why: &str| {
+        told(&good, &[&of_reports("..")[..], &["--against", hash]].concat(), code, why);
+    };
+    against(other, 1, &format!("it keeps {kept}"));
+    for wrong in ["abc", "1.0.0", "Live"] {
+        against(wrong, 2, "live, nothing, or the first 4 to 64 digits");
+    }
+    host.consumers.put("reports", b"no plugin");
+    host.client().wait_for_consumer("reports", |reports| reports["candidate"]["state"] == "failed");
+    let versions = host.data().join("versions");
+    fs::rename(&versions, host.folder().join("away")).expect("the versions");
+    against(kept, 1, "--against nothing");
+    fs::rename(host.folder().join("away"), versions).expect("the versions");
+    host.consumers.put("reports", &guests::wasm("reports-one"));
     told(b"no component", &of_reports(".."), 1, "next.wasm: ");
     let needs = [&of_reports("..")[..], &["--against", "nothing"]].concat();
     told(&guests::wasm("needs-setting"), &needs, 1, "reports.toml must say");

@@ -8,7 +8,7 @@ use super::client::{Client, Payload, escaped};
 use super::print::{Output, items, page, table, text, visible};
 
 /// As many digits of a hash as people need to tell versions apart, and `rollback --to` takes.
-const DIGITS: usize = 12;
+pub const DIGITS: usize = 12;
 
 #[derive(Args, Debug)]
 pub struct History {

@@ -26,7 +26,7 @@ use crate::delivery::shadow::replay::{Did, Replay, Side};
 use crate::event::EventRange;
 use crate::policy::{ConsumerName, Policy};
 use crate::sandbox::Sandbox;
-use crate::version::{Binary, Hash, HashPrefix};
+use crate::version::{Binary, Hash, HashPrefix, PREFIX_DIGITS_MAX, PREFIX_DIGITS_MIN};
 
 const ABOUT: &str = "\
 Handle recorded events with a plugin, without effect, and say what it does otherwise than the version that runs.
@@ -111,7 +111,7 @@ impl Run {
         let cast = runtime.block_on(self.cast(&setting))?;
         let (candidate, live) = (&cast.0, cast.1.as_ref());
         if let (Some(live), false) = (live, self.state == Begin::Empty) {
-            same_layout(live, candidate)?;
+            self.same_layout(live, candidate)?;
         }
         let warm_up = self.before(&setting, first)?;
         let bar = output.progress(
@@ -183,7 +183,11 @@ impl Run {
         let binary = setting.kept(&hash)?;
         let live = setting.cast(Settled { binary, owner: None }).await;
         let live = live.map_err(|refused| {
-            Failure::Failed(format!("version {}, to compare with, cannot run: {refused}", hash.short()))
+            Failure::Failed(format!(
+                "version {}, to compare with, cannot run: {refused}. {}",
+                hash.short(),
+                otherwise(&setting.name)
+            ))
         })?;
         Ok((candidate, Some(live)))
     }
@@ -201,17 +205,23 @@ impl Run {
                 ))),
             },
             Against::Version(prefix) => {
-                let mut kept = setting.past.kept(name)?;
-                kept.retain(|hash| prefix.matches(hash));
-                match kept[..] {
-                    [hash] => Ok(Some(hash)),
-                    [] => Err(Failure::Failed(format!("{name} keeps no version {prefix}…"))),
-                    _ => {
-                        Err(Failure::Usage(format!("{name} keeps {} versions {prefix}…: give more digits", kept.len())))
-                    }
-                }
+                let kept = setting.past.kept(name)?;
+                chosen(name, prefix, &kept).map(Some)
             }
         }
+    }
+
+    fn same_layout(&self, live: &Cast, candidate: &Cast) -> Result<(), Failure> {
+        let [runs, wanted] = [live, candidate].map(|cast| cast.loaded.plugin.description().state_version);
+        if runs == wanted {
+            return Ok(());
+        }
+        Err(Failure::Failed(format!(
+            "{} keeps state of layout {wanted}, and version {}, to compare with, of layout {runs}: neither reads the other's. Say \
+             --state empty",
+            self.file.display(),
+            live.loaded.hash.short()
+        )))
     }
 
     /// The events that make the state before the one at `first`.
@@ -264,7 +274,10 @@ impl Setting {
         let there = scan::entry_at(&path).and_then(|entry| File { path, entry }.read(PLUGIN_BYTES_MAX).ok());
         match there.filter(|file| file.binary.hash() == hash) {
             Some(file) => Ok(file.binary),
-            None => Err(Failure::Failed(format!("version {}, to compare with: {gone}", hash.short()))),
+            None => {
+                let otherwise = otherwise(&self.name);
+                Err(Failure::Failed(format!("version {}, to compare with: {gone}. {otherwise}", hash.short())))
+            }
         }
     }
 }
@@ -290,15 +303,53 @@ impl Begin {
 }
 
 impl FromStr for Against {
-    type Err = crate::version::NotAPrefix;
+    type Err = NotAgainst;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         match text {
             "live" => Ok(Self::Live),
             "nothing" => Ok(Self::Nothing),
-            prefix => prefix.parse().map(Self::Version),
+            prefix => prefix.parse().map(Self::Version).map_err(|_| NotAgainst),
         }
     }
+}
+
+/// Why a text names no version to compare with.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "must be live, nothing, or the first {PREFIX_DIGITS_MIN} to {PREFIX_DIGITS_MAX} digits of the SHA-256 of a version that is kept"
+)]
+struct NotAgainst;
+
+/// The one of the versions that are kept which begins with `prefix`.
+fn chosen(name: &ConsumerName, prefix: &HashPrefix, kept: &[Hash]) -> Result<Hash, Failure> {
+    let told = |hashes: &[Hash]| {
+        let digits = hashes.iter().map(|hash| hash.to_string().chars().take(versions::DIGITS).collect::<String>());
+        digits.collect::<Vec<_>>().join(", ")
+    };
+    let meant: Vec<Hash> = kept.iter().copied().filter(|hash| prefix.matches(hash)).collect();
+    match meant[..] {
+        [hash] => Ok(hash),
+        [] if kept.is_empty() => Err(Failure::Failed(format!(
+            "{name} keeps no version {prefix}…, nor any other: name another consumer with --consumer, or say --against nothing"
+        ))),
+        [] => Err(Failure::Failed(format!(
+            "{name} keeps no version {prefix}…: it keeps {}; say --against one of these, or --against nothing",
+            told(kept)
+        ))),
+        _ => Err(Failure::Usage(format!(
+            "--against: {} versions that {name} keeps begin with {prefix}: {}; give more digits",
+            meant.len(),
+            told(&meant)
+        ))),
+    }
+}
+
+/// What to do where the version to compare with is of no use.
+fn otherwise(name: &ConsumerName) -> String {
+    format!(
+        "Say --against another one (`fanfare consumers history {name}` lists those that are kept), or --against nothing"
+    )
 }
 
 impl From<PastError> for Failure {
@@ -319,16 +370,6 @@ fn failed(refused: Refused) -> Failure {
 
 fn unknown(name: &ConsumerName) -> Failure {
     Failure::Failed(format!("the store knows no consumer {name}: name one with --consumer, or say --state empty"))
-}
-
-fn same_layout(live: &Cast, candidate: &Cast) -> Result<(), Failure> {
-    let [runs, wanted] = [live, candidate].map(|cast| cast.loaded.plugin.description().state_version);
-    if runs == wanted {
-        return Ok(());
-    }
-    Err(Failure::Failed(format!(
-        "it keeps state of layout {wanted}, and the version to compare with of layout {runs}: it cannot read it. Say --state empty"
-    )))
 }
 
 async fn for_each(
@@ -390,4 +431,25 @@ fn rows(told: &Value) -> Vec<[String; 3]> {
         [name, live, candidate]
     };
     paths.into_iter().map(row).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_version_that_is_named_is_one_of_those_that_are_kept_or_they_are_told() {
+        let name = "reports".parse().unwrap();
+        let kept: Vec<Hash> = ["11112", "11113", "2"].map(|digits| format!("{digits:0<64}").parse().unwrap()).to_vec();
+        let chosen = |prefix: &str, kept: &[Hash]| chosen(&name, &prefix.parse().unwrap(), kept);
+        assert_eq!(chosen("20000", &kept).unwrap(), kept[2]);
+        let told = |prefix: &str, kept: &[Hash], code: u8| {
+            let failure = chosen(prefix, kept).unwrap_err();
+            assert_eq!(failure.code(), code);
+            failure.to_string()
+        };
+        assert!(told("1111", &kept, 2).ends_with("111120000000, 111130000000; give more digits"));
+        assert!(told("3333", &kept[..1], 1).contains("it keeps 111120000000; say --against one of these"));
+        assert!(told("3333", &[], 1).contains("nor any other"));
+    }
 }
