@@ -220,6 +220,11 @@ fn data_of_a_dead_letter_and_of_its_copy_stay_as_they_were_written() {
 fn records_are_exported_as_json_lines() {
     let host = TestHost::with(&["analytics"]);
     let client = host.client();
+    let none = fanfare(&host, &["records", "export", "orders"]).succeeded();
+    assert_eq!(none.stdout, "", "it is declared, and has no rows yet");
+    let unknown = fanfare(&host, &["records", "export", "ordres"]);
+    assert_eq!(unknown.code(), REFUSED, "{unknown:#?}");
+    assert!(unknown.stderr.contains("changes, lines, orders"), "{unknown:#?}");
     let mut placed = order(&[("TEA", 2), ("CUP", 1)]);
     placed["customer"]["id"] = json!("C\u{202e}1");
     let id = client.placed(&placed);

@@ -16,6 +16,7 @@ use super::problem::{Error, Result};
 use super::request::{Named, Params, Segment, bounded, reading};
 use super::{Shared, page};
 use crate::backend::{Journal, MessageReport};
+use crate::policy::ConsumerName;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -53,11 +54,12 @@ impl std::str::FromStr for DatasetName {
 
 impl Named for DatasetName {
     fn unknown(text: String) -> Error {
-        Error::UnknownDataset(text)
+        Error::NotADataset(text)
     }
 }
 
-/// `GET /v1/records/{dataset}`: every row, oldest first, one JSON object a line. A data set without rows is empty.
+/// `GET /v1/records/{dataset}`: every row, oldest first, one JSON object a line. A data set that a plugin declares and that has no
+/// rows is empty; one without either is unknown.
 /// A failure on the way breaks the answer off, so that nobody takes a part for the whole.
 pub async fn records(State(shared): State<Arc<Shared>>, Segment(dataset): Segment<DatasetName>) -> Result<Response> {
     let permit = Arc::clone(&shared.exports)
@@ -67,9 +69,27 @@ pub async fn records(State(shared): State<Arc<Shared>>, Segment(dataset): Segmen
     let mut rows = Rows { journal, dataset: dataset.0, left: Left::All, _permit: permit };
     // The first page is read before the answer begins, so that a store that fails is still a problem.
     let first = rows.next().await.transpose()?;
+    if first.as_ref().is_none_or(Bytes::is_empty) && matches!(rows.left, Left::Nothing) {
+        require_declared(&shared, rows.dataset.clone())?;
+    }
     let pieces =
         stream::iter(first.map(Ok)).chain(stream::unfold(rows, |mut rows| async { Some((rows.next().await?, rows)) }));
     Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(pieces)).into_response())
+}
+
+/// Where it is not known here what every plugin declares, each name may be one.
+fn require_declared(shared: &Shared, name: String) -> Result<()> {
+    let here = shared.api.catalogue.list();
+    let is_here = |consumer: &ConsumerName| here.iter().any(|status| status.name == *consumer);
+    if !shared.api.fleet.hosts().iter().flat_map(|host| host.running.keys()).all(is_here) {
+        return Ok(());
+    }
+    match shared.api.catalogue.datasets() {
+        Some(known) if !known.contains(&name) => {
+            Err(Error::UnknownDataset { name, known: known.into_iter().collect() })
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The rows of a data set that were not yet sent.

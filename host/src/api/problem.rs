@@ -68,7 +68,9 @@ pub enum Error {
     #[error("{0}")]
     UnknownVersion(String),
     #[error("{0:?} is not the name of a data set: use letters, digits, '-', '_' and '.'")]
-    UnknownDataset(String),
+    NotADataset(String),
+    #[error("no plugin that is here declares a data set {name:?}, and it has no rows; {}", declared(.known))]
+    UnknownDataset { name: String, known: Vec<String> },
     #[error(transparent)]
     IllegalChange(#[from] Illegal),
     #[error("nothing is at {0}; GET / lists what there is")]
@@ -109,6 +111,13 @@ pub enum Error {
     Bug(String),
 }
 
+fn declared(known: &[String]) -> String {
+    match known {
+        [] => "none is declared: a plugin does that in what it says of itself".to_owned(),
+        known => format!("declared are {}", known.join(", ")),
+    }
+}
+
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
@@ -147,7 +156,9 @@ impl Error {
             Self::NoShadow(_) => (S::NOT_FOUND, "/problems/no-shadow", "No shadow"),
             Self::StepRefused(_) => (S::CONFLICT, "/problems/step-refused", "Step refused"),
             Self::UnknownVersion(_) => (S::NOT_FOUND, "/problems/unknown-version", "Unknown version"),
-            Self::UnknownDataset(_) => (S::NOT_FOUND, "/problems/unknown-dataset", "Unknown data set"),
+            Self::NotADataset(_) | Self::UnknownDataset { .. } => {
+                (S::NOT_FOUND, "/problems/unknown-dataset", "Unknown data set")
+            }
             Self::NeverRan(_) => (S::CONFLICT, "/problems/consumer-never-ran", "Consumer never ran"),
             Self::IllegalChange(_) => (S::CONFLICT, "/problems/illegal-change", "Illegal change"),
             Self::NotFound(_) => (S::NOT_FOUND, "/problems/not-found", "Not found"),

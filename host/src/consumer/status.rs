@@ -1,5 +1,6 @@
 //! What the directory of consumers tells about each of them: plain data, for the API and the command line.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use serde::Serialize;
@@ -33,6 +34,12 @@ pub trait Catalogue: Send + Sync {
     /// What the consumer's shadow did otherwise; `None` where it has none that handles events.
     fn shadow(&self, name: &ConsumerName) -> Option<Report>;
 
+    /// Data sets that plugins here declare, whether they run or not; `None` where what plugins declare is not known here.
+    fn datasets(&self) -> Option<BTreeSet<String>> {
+        let declared = self.list().into_iter().flat_map(|status| status.datasets);
+        Some(declared.collect())
+    }
+
     /// Deletes the files of versions that nobody keeps any more, soon.
     fn let_go(&self, versions: Vec<Hash>);
 }
@@ -59,6 +66,9 @@ pub struct ConsumerStatus {
     pub subscriptions: Vec<String>,
     /// What the plugin asks for, one phrase each: `change-order`, `publish com.example.*`, …
     pub needs: Vec<String>,
+    /// Data sets that it declares, and those of the newest file.
+    #[serde(skip)]
+    pub datasets: Vec<String>,
     /// Since when this version handles events; absent while none does.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub loaded_at: Option<Timestamp>,
@@ -139,6 +149,7 @@ impl ConsumerStatus {
             summary: None,
             subscriptions: Vec::new(),
             needs: Vec::new(),
+            datasets: Vec::new(),
             loaded_at: None,
             shadow: None,
             way_back: None,

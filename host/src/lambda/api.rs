@@ -1,5 +1,6 @@
 //! `fanfare lambda api`: each event is a request, in the words of API Gateway, of a load balancer or of a function's URL.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -87,6 +88,10 @@ impl Catalogue for ByOthers {
 
     fn absent(&self) -> (State, &'static str) {
         (State::Running, "a function of its own or other hosts handle its events, and tell more of it")
+    }
+
+    fn datasets(&self) -> Option<BTreeSet<String>> {
+        None
     }
 
     fn forget(&self, _name: &ConsumerName) {}

@@ -272,6 +272,13 @@ async fn what_is_empty_is_an_empty_list() {
     let host = Host::start();
     assert_eq!(host.json(200, get("/v1/consumers")).await, serde_json::json!({"consumers": []}));
     assert_eq!(host.json(200, get("/v1/messages")).await, serde_json::json!({"messages": [], "next": null}));
-    assert_eq!(host.lines(get("/v1/records/orders")).await, Vec::<Value>::new());
     assert_eq!(host.json(200, get("/readyz")).await["status"], "ready");
+}
+
+#[tokio::test]
+async fn a_data_set_that_nobody_declares_and_that_has_no_rows_is_unknown() {
+    let host = Host::start();
+    let unknown = host.json(404, get("/v1/records/ordres")).await;
+    assert_eq!(unknown["type"], "/problems/unknown-dataset");
+    assert!(unknown["detail"].as_str().unwrap().contains("no plugin"), "{unknown}");
 }

@@ -4,6 +4,7 @@ use super::{Shared, Slot};
 use crate::consumer::runtime::Runtime;
 use crate::consumer::stage::{Loaded, Refused};
 use crate::consumer::status::{Candidate, CandidateState, ConsumerStatus, State};
+use crate::sandbox::Need;
 
 impl<R: Runtime> Slot<R> {
     pub(super) fn show(&self, refusals: &[Refused], newest: Option<&Loaded<R>>, shared: &Shared<R>) {
@@ -13,6 +14,8 @@ impl<R: Runtime> Slot<R> {
             Refused::KeptOut(_) => CandidateState::RolledBack,
             Refused::Faulty(_) | Refused::Unavailable(_) | Refused::Changed => CandidateState::Failed,
         });
+        let running = self.running.as_ref().map(|running| &running.loaded);
+        let datasets = running.into_iter().chain(newest).flat_map(|loaded| datasets(loaded, shared)).collect();
         let status = match (&self.running, refused) {
             (Some(running), refused) => {
                 let version = &shared.runtime.description(&running.loaded.plugin).version;
@@ -46,7 +49,7 @@ impl<R: Runtime> Slot<R> {
                 ConsumerStatus { reason: Some(told), ..self.status(state, newest, shared) }
             }
         };
-        shared.board.show(status);
+        shared.board.show(ConsumerStatus { datasets, ..status });
     }
 
     fn status(&self, state: State, loaded: Option<&Loaded<R>>, shared: &Shared<R>) -> ConsumerStatus {
@@ -63,4 +66,9 @@ impl<R: Runtime> Slot<R> {
             ..bare
         }
     }
+}
+
+fn datasets<R: Runtime>(loaded: &Loaded<R>, shared: &Shared<R>) -> Vec<String> {
+    let needs = shared.runtime.description(&loaded.plugin).needs.iter();
+    needs.filter_map(|need| if let Need::Records(dataset) = need { Some(dataset.name.clone()) } else { None }).collect()
 }
