@@ -158,6 +158,7 @@ fn describe(consumer: &Value) -> String {
         "summary",
         "subscriptions",
         "needs",
+        "not_kept",
         "pending",
         "dead",
         "done",

@@ -35,6 +35,11 @@ impl Archive {
         Self { dir }
     }
 
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     /// Keeps `binary`; on disk when this returns. Blocks on the file system.
     ///
     /// # Errors

@@ -36,7 +36,17 @@ impl Board {
         let status = match self.get(name) {
             Some(before) => {
                 let loaded_at = before.loaded_at.filter(|_| state == State::Draining);
-                ConsumerStatus { state, reason, candidate: None, shadow: None, way_back: None, loaded_at, ..before }
+                let not_kept = before.not_kept.clone().filter(|_| loaded_at.is_some());
+                ConsumerStatus {
+                    state,
+                    reason,
+                    candidate: None,
+                    shadow: None,
+                    way_back: None,
+                    not_kept,
+                    loaded_at,
+                    ..before
+                }
             }
             None => ConsumerStatus::bare(name.clone(), state, reason),
         };

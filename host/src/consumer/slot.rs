@@ -12,6 +12,7 @@
 
 mod back;
 mod canary;
+mod files;
 mod load;
 mod shadow;
 mod shown;
@@ -27,8 +28,10 @@ use tokio_util::sync::CancellationToken;
 
 use self::back::Returning;
 use self::canary::NotTried;
+use self::files::Files;
 use self::shadow::{Attending, same_ledger};
 pub use self::shadow::{no_shadow, same_layout};
+pub use self::shown::removed_reason;
 use super::archive::Archive;
 use super::board::Board;
 use super::history::{self, Came, Plan, Word};
@@ -89,6 +92,7 @@ pub struct Slot<R: Runtime> {
     /// What its side file names as its shadow.
     shadow: Option<Attending<R>>,
     back: Option<Returning<R>>,
+    files: Files,
     /// Whether somebody put the newest file there since the last sighting was taken up.
     arrived: bool,
 }
@@ -133,7 +137,8 @@ pub enum TakenUp {
 impl<R: Runtime> Slot<R> {
     #[must_use]
     pub fn new(name: ConsumerName, arrived: bool) -> Self {
-        Self { name, running: None, newest: None, policy: None, side_file: None, shadow: None, back: None, arrived }
+        let (newest, side_file, files) = (None, None, Files::default());
+        Self { name, running: None, newest, policy: None, side_file, shadow: None, back: None, files, arrived }
     }
 
     /// Brings the consumer as near to what is in the directory as it goes.
@@ -320,7 +325,7 @@ impl<R: Runtime> Slot<R> {
     ) -> Result<(), Refused> {
         let versions = || std::iter::once(&loaded).chain(candidate.iter().map(|tried| &tried.loaded));
         let is_news = turn.is_some();
-        if is_news || self.running.is_none() {
+        if is_news || self.running.is_none() || versions().any(|loaded| self.files.lack(&loaded.hash)) {
             self.share(versions(), shared).await;
         }
         if is_news && word == Word::Last {
@@ -474,20 +479,8 @@ impl Refusals {
     }
 }
 
-impl<R: Runtime> Clone for Newest<R> {
-    fn clone(&self) -> Self {
-        Self { file: self.file.clone(), loaded: self.loaded.clone() }
-    }
-}
-
 fn turn(outcome: TurnOutcome, file: &PluginFile, live: Hash) -> Turn {
     Turn { outcome, reason: None, file: file.clone(), live: Some(live) }
-}
-
-/// What a removed consumer's status says.
-pub fn removed_reason<R>(name: &ConsumerName, shared: &Shared<R>) -> String {
-    let path = scan::plugin_path(&shared.dir, name);
-    format!("{} is gone; position and state are kept: put it back to go on", path.display())
 }
 
 /// Runs `work` where blocking is allowed.

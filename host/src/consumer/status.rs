@@ -69,6 +69,9 @@ pub struct ConsumerStatus {
     /// Data sets that it declares, and those of the newest file.
     #[serde(skip)]
     pub datasets: Vec<String>,
+    /// Why the file of its version, or of the newest one, is not kept to go back to, or not for other hosts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub not_kept: Option<String>,
     /// Since when this version handles events; absent while none does.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub loaded_at: Option<Timestamp>,
@@ -150,6 +153,7 @@ impl ConsumerStatus {
             subscriptions: Vec::new(),
             needs: Vec::new(),
             datasets: Vec::new(),
+            not_kept: None,
             loaded_at: None,
             shadow: None,
             way_back: None,

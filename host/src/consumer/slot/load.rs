@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::files::keep;
 use super::{Newest, Running, Shared, Slot, blocking};
 use crate::backend::PluginFile;
 use crate::consumer::archive;
@@ -9,7 +10,7 @@ use crate::consumer::runtime::Runtime;
 use crate::consumer::scan::{self, Entry, Sighting};
 use crate::consumer::stage::{File, Loaded, Refused, Settled};
 use crate::policy::{Policy, SecretSource};
-use crate::version::{Binary, Hash};
+use crate::version::Hash;
 
 impl<R: Runtime> Slot<R> {
     /// The same value as long as the file is the same.
@@ -48,7 +49,7 @@ impl<R: Runtime> Slot<R> {
     }
 
     async fn load_anew(
-        &self,
+        &mut self,
         file: File,
         told: &mut PluginFile,
         shared: &Arc<Shared<R>>,
@@ -79,38 +80,10 @@ impl<R: Runtime> Slot<R> {
             let description = shared.runtime.description(&loaded.plugin);
             told.version = Some(description.version.to_string());
             told.state_version = Some(description.state_version);
-            keep(binary, shared).await;
+            let kept = keep(binary, shared).await;
+            self.files.note_kept(loaded.hash, kept);
         }
         loaded
-    }
-
-    /// Keeps the newest file again, where it is one of these and was let go of since it was loaded: it was kept out, or another
-    /// consumer had it.
-    pub(super) async fn keep_newest(&self, mut versions: impl Iterator<Item = &Loaded<R>>, shared: &Shared<R>) {
-        let Some((entry, Newest { file: PluginFile { hash: Some(hash), .. }, .. })) = &self.newest else { return };
-        if !versions.any(|loaded| loaded.hash == *hash) {
-            return;
-        }
-        let file = File { path: scan::plugin_path(&shared.dir, &self.name), entry: entry.clone() };
-        let (archive, hash, bytes_max) = (Arc::clone(&shared.archive), *hash, shared.plugin_bytes_max);
-        let read = move || (!archive.has(&hash)).then(|| file.read(bytes_max));
-        match blocking(read).await {
-            Some(Ok(settled)) => keep(settled.binary, shared).await,
-            Some(Err(error)) => {
-                tracing::warn!(version = %hash.short(), %error, "cannot keep the file of a version: nobody will be able to go back to it");
-            }
-            None => {}
-        }
-    }
-
-    /// Keeps the files of versions for other hosts, too. That one cannot be kept is no reason not to run it: hosts that do not
-    /// have it will say so.
-    pub(super) async fn share(&self, versions: impl Iterator<Item = &Loaded<R>>, shared: &Shared<R>) {
-        for Loaded { hash, .. } in versions {
-            if let Err(why) = share(*hash, shared).await {
-                tracing::warn!(consumer = %self.name, version = %hash.short(), why, "other hosts cannot have the file of a version from here");
-            }
-        }
     }
 
     /// A version whose file was kept.
@@ -122,7 +95,8 @@ impl<R: Runtime> Slot<R> {
             Ok(binary) => binary,
             Err(gone) => match shared.fleet.file(&hash).await {
                 Ok(Some(binary)) => {
-                    keep(binary.clone(), shared).await;
+                    // It is where it came from, too.
+                    let _ = keep(binary.clone(), shared).await;
                     binary
                 }
                 Ok(None) => return Err(told(gone.to_string())),
@@ -134,6 +108,12 @@ impl<R: Runtime> Slot<R> {
             Refused::Faulty(what) => told(what),
             other => other,
         })
+    }
+}
+
+impl<R: Runtime> Clone for Newest<R> {
+    fn clone(&self) -> Self {
+        Self { file: self.file.clone(), loaded: self.loaded.clone() }
     }
 }
 
@@ -165,22 +145,4 @@ pub(super) async fn load_settled<R: Runtime>(settled: Settled, shared: &Arc<Shar
         () = shared.stopping.cancelled() => Err(Refused::Changed),
         loaded = trusted.load(&shared.runtime) => loaded,
     }
-}
-
-/// Keeps the file of a version that is about to run. That it cannot is no reason not to run it: only going back to it will
-/// be refused.
-async fn keep<R: Runtime>(binary: Binary, shared: &Shared<R>) {
-    let (archive, hash) = (Arc::clone(&shared.archive), *binary.hash());
-    if let Err(error) = blocking(move || archive.keep(&binary)).await {
-        tracing::warn!(version = %hash.short(), %error, "cannot keep the file of a version: nobody will be able to go back to it");
-    }
-}
-
-async fn share<R: Runtime>(hash: Hash, shared: &Shared<R>) -> Result<(), String> {
-    if shared.fleet.has_file(&hash).await.map_err(|error| error.to_string())? {
-        return Ok(());
-    }
-    let archive = Arc::clone(&shared.archive);
-    let binary = blocking(move || archive.read(&hash)).await.map_err(|gone| gone.to_string())?;
-    shared.fleet.keep_file(&binary).await.map_err(|error| error.to_string())
 }

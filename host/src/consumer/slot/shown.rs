@@ -2,8 +2,10 @@
 
 use super::{Shared, Slot};
 use crate::consumer::runtime::Runtime;
+use crate::consumer::scan;
 use crate::consumer::stage::{Loaded, Refused};
 use crate::consumer::status::{Candidate, CandidateState, ConsumerStatus, State};
+use crate::policy::ConsumerName;
 use crate::sandbox::Need;
 
 impl<R: Runtime> Slot<R> {
@@ -16,6 +18,7 @@ impl<R: Runtime> Slot<R> {
         });
         let running = self.running.as_ref().map(|running| &running.loaded);
         let datasets = running.into_iter().chain(newest).flat_map(|loaded| datasets(loaded, shared)).collect();
+        let not_kept = self.not_kept(newest, shared);
         let status = match (&self.running, refused) {
             (Some(running), refused) => {
                 let version = &shared.runtime.description(&running.loaded.plugin).version;
@@ -49,7 +52,7 @@ impl<R: Runtime> Slot<R> {
                 ConsumerStatus { reason: Some(told), ..self.status(state, newest, shared) }
             }
         };
-        shared.board.show(ConsumerStatus { datasets, ..status });
+        shared.board.show(ConsumerStatus { datasets, not_kept, ..status });
     }
 
     fn status(&self, state: State, loaded: Option<&Loaded<R>>, shared: &Shared<R>) -> ConsumerStatus {
@@ -71,4 +74,10 @@ impl<R: Runtime> Slot<R> {
 fn datasets<R: Runtime>(loaded: &Loaded<R>, shared: &Shared<R>) -> Vec<String> {
     let needs = shared.runtime.description(&loaded.plugin).needs.iter();
     needs.filter_map(|need| if let Need::Records(dataset) = need { Some(dataset.name.clone()) } else { None }).collect()
+}
+
+/// What a removed consumer's status says.
+pub fn removed_reason<R>(name: &ConsumerName, shared: &Shared<R>) -> String {
+    let path = scan::plugin_path(&shared.dir, name);
+    format!("{} is gone; position and state are kept: put it back to go on", path.display())
 }

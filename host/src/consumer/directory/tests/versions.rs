@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::world::{World, keeps_again};
+use super::world::{TOO_LARGE, World, keeps_again};
 use crate::consumer::status::{CandidateState, State};
 use crate::consumer::steer::Refusal;
 use futures::FutureExt as _;
@@ -241,5 +241,36 @@ async fn another_layout_of_state_is_written_down_once_others_have_made_way_and_t
     // Who takes over from then on came later.
     let log = ["lay out a 1.0.0", "start a 1.0.0", "lay out a 2.0.0", "stop a 1.0.0", "start a 2.0.0"];
     assert_eq!(world.log(), log);
+    world.close().await;
+}
+
+#[tokio::test]
+async fn a_file_that_cannot_be_kept_runs_and_its_status_says_so_until_it_is() {
+    let world = World::open(&[]).await;
+    let folder = world.kept_path(ONE).parent().unwrap().to_owned();
+    let not_kept = |name: &str| serde_json::to_value(world.status(name)).unwrap()["not_kept"].clone();
+    std::fs::write(&folder, "no folder").unwrap();
+    world.put("a.wasm", ONE);
+    world.until("it runs", || world.running("a", "1.0.0")).await;
+    let told = not_kept("a");
+    let why = told.as_str().unwrap();
+    for part in [folder.to_str().unwrap(), "1.0.0", "a.wasm"] {
+        assert!(why.contains(part), "{part}: {why}");
+    }
+    std::fs::remove_file(&folder).unwrap();
+    world.put("a.wasm", ONE);
+    world.until("it is kept", || not_kept("a").is_null()).await;
+    assert!(world.kept_path(ONE).exists());
+    world.close().await;
+}
+
+#[tokio::test]
+async fn a_file_that_other_hosts_cannot_have_runs_and_its_status_says_so_until_they_can() {
+    let world = World::open_sharing(&[("a.wasm", TOO_LARGE)]).await;
+    assert!(world.running("a", "7.0.0"));
+    let why = world.status("a").unwrap().not_kept.unwrap();
+    assert!(why.starts_with("other hosts cannot have the file of version 7.0.0"), "{why}");
+    world.put("a.wasm", TOO_LARGE);
+    world.until("they can", || world.status("a").unwrap().not_kept.is_none()).await;
     world.close().await;
 }

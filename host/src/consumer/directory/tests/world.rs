@@ -18,6 +18,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use self::forgetful::Forgetful;
+pub use self::shared::TOO_LARGE;
 use crate::backend::{self, Backend, Fleet, Turn, embedded};
 use crate::consumer::directory::{Directory, Settings};
 use crate::consumer::runtime::{Candidate, Live, LoadError, Loader, Runtime};

@@ -1,12 +1,13 @@
 //! One of several hosts; what the others do, the tests write into the store.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use async_trait::async_trait;
 use tokio::sync::watch;
 
 use super::{Fake, World};
-use crate::backend::{Fleet, HostRuns, PluginFile, Result, Running, Standings, Turn, TurnOutcome};
+use crate::backend::{Error, Fleet, HostRuns, PluginFile, Result, Running, Standings, Turn, TurnOutcome};
 use crate::version::{Binary, Hash};
 
 impl World {
@@ -29,13 +30,22 @@ impl World {
     }
 }
 
+/// A plugin that a fleet does not take the first two times.
+pub const TOO_LARGE: &str = "plugin 7.0.0";
+
 /// A fleet in which nobody says a word.
 #[derive(Default)]
-struct Silent(watch::Sender<Standings>);
+struct Silent {
+    standings: watch::Sender<Standings>,
+    refused: AtomicU32,
+}
 
 #[async_trait]
 impl Fleet for Silent {
-    async fn has_file(&self, _hash: &Hash) -> Result<bool> {
+    async fn has_file(&self, hash: &Hash) -> Result<bool> {
+        if *hash == Hash::of(TOO_LARGE.as_bytes()) && self.refused.fetch_add(1, Ordering::Relaxed) < 2 {
+            return Err(Error::Unavailable("the table takes no more now".into()));
+        }
         Ok(true)
     }
 
@@ -48,7 +58,7 @@ impl Fleet for Silent {
     }
 
     fn standings(&self) -> Option<watch::Receiver<Standings>> {
-        Some(self.0.subscribe())
+        Some(self.standings.subscribe())
     }
 
     fn tell_running(&self, _running: Running) {}
