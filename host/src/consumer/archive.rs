@@ -8,6 +8,8 @@ use std::fs;
 use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
+use tokio::sync::{Mutex, MutexGuard};
+
 use crate::fault::{self, Point};
 use crate::version::{Binary, Hash};
 
@@ -16,6 +18,8 @@ const PIECE_BYTES: usize = 64 << 10;
 
 pub struct Archive {
     dir: PathBuf,
+    /// Held while it is decided whether a file is needed.
+    deciding: Mutex<()>,
 }
 
 /// Why the file of a version is not there.
@@ -32,12 +36,17 @@ pub enum Gone {
 impl Archive {
     #[must_use]
     pub fn new(dir: PathBuf) -> Self {
-        Self { dir }
+        Self { dir, deciding: Mutex::default() }
     }
 
     #[must_use]
     pub fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    /// Nobody else lets go of what turned out to be needed by nobody, until this is dropped.
+    pub async fn alone(&self) -> MutexGuard<'_, ()> {
+        self.deciding.lock().await
     }
 
     /// Keeps `binary`; on disk when this returns. Blocks on the file system.

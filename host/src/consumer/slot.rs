@@ -271,7 +271,8 @@ impl<R: Runtime> Slot<R> {
     /// Stops the consumer because its file is gone. Its position stays in the store.
     pub async fn remove(&mut self, shared: &Arc<Shared<R>>) {
         self.drain(shared).await;
-        (self.newest, self.shadow, self.back, self.arrived) = (None, None, None, true);
+        files::leave(self.newest.take().and_then(|(_, newest)| newest.file.hash), shared).await;
+        (self.shadow, self.back, self.arrived) = (None, None, true);
         shared.shadow_files.lock().remove(&self.name);
         shared.returning.lock().remove(&self.name);
         shared.board.show_state(&self.name, State::Removed, Some(removed_reason(&self.name, shared)));
@@ -334,8 +335,10 @@ impl<R: Runtime> Slot<R> {
             word = Word::Earlier;
         }
         if let Some(turn) = turn {
+            let alone = shared.archive.alone().await;
             self.keep_newest(versions(), shared).await;
             self.record(turn, &live.policy, shared).await?;
+            drop(alone);
             // Others may have let go of a file until then.
             self.share(versions(), shared).await;
             // Whatever is recorded ends a way back.

@@ -1,4 +1,4 @@
-//! Files of versions: kept to go back to, and shared with other hosts.
+//! Files of versions: kept to go back to, shared with other hosts, and let go of once nobody needs them.
 //!
 //! That one cannot be kept is no reason not to run it. Its status says so until it is.
 
@@ -121,4 +121,21 @@ async fn share<R: Runtime>(hash: Hash, shared: &Shared<R>) -> Result<(), String>
     let archive = Arc::clone(&shared.archive);
     let binary = blocking(move || archive.read(&hash)).await.map_err(|gone| gone.to_string())?;
     shared.fleet.keep_file(&binary).await.map_err(|error| error.to_string())
+}
+
+/// Lets go of the file of a version that is in the directory no more, unless it ran and is kept. Who has the same one keeps it again
+/// before it runs.
+pub(super) async fn leave<R: Runtime>(left: Option<Hash>, shared: &Shared<R>) {
+    let Some(hash) = left else { return };
+    let _alone = shared.archive.alone().await;
+    match shared.versions.kept().await {
+        Ok(kept) if !kept.contains(&hash) => {
+            let archive = Arc::clone(&shared.archive);
+            blocking(move || archive.let_go(&[hash])).await;
+        }
+        Ok(_) => {}
+        Err(error) => {
+            tracing::warn!(version = %hash.short(), %error, "cannot tell whether the file of a version is needed: it stays")
+        }
+    }
 }

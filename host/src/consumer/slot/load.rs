@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::files::keep;
+use super::files::{keep, leave};
 use super::{Newest, Running, Shared, Slot, blocking};
 use crate::backend::PluginFile;
 use crate::consumer::archive;
@@ -43,7 +43,9 @@ impl<R: Runtime> Slot<R> {
         let newest = Newest { file, loaded };
         self.arrived |= self.newest.as_ref().is_some_and(|(_, before)| before.file.hash != newest.file.hash);
         if !matches!(newest.loaded, Err(Refused::Changed | Refused::Unavailable(_))) {
-            self.newest = Some((entry.clone(), newest.clone()));
+            let before = self.newest.replace((entry.clone(), newest.clone()));
+            let left = before.and_then(|(_, before)| before.file.hash).filter(|hash| newest.file.hash != Some(*hash));
+            leave(left, shared).await;
         }
         newest
     }

@@ -245,6 +245,31 @@ async fn another_layout_of_state_is_written_down_once_others_have_made_way_and_t
 }
 
 #[tokio::test]
+async fn the_file_of_a_version_that_never_ran_is_not_kept_when_another_one_comes_or_it_goes() {
+    const WAITS: &str = "plugin 2.0.0 needs change_order";
+    const WAITS_TOO: &str = "plugin 3.0.0 needs change_order";
+    let world = World::open(&[("a.wasm", ONE), ("b.wasm", WAITS_TOO)]).await;
+    let is_kept = |content| world.kept_path(content).exists();
+    world.put("a.wasm", WAITS);
+    world.until("it waits", || world.kept("a", "1.0.0", CandidateState::AwaitingGrant)).await;
+    assert!(is_kept(WAITS));
+    world.put("a.wasm", WAITS_TOO);
+    world.until("its file is gone", || !is_kept(WAITS)).await;
+    world.remove("b.wasm");
+    world.until("b is removed", || world.state("b") == Some(State::Removed)).await;
+    // `a` has it too; what it runs needs it all the same when the grant comes.
+    world.put("a.toml", "[grant]\nchange_order = true\n");
+    world.until("it runs", || world.running("a", "3.0.0")).await;
+    assert!(is_kept(ONE) && is_kept(WAITS_TOO));
+    world.put("b.wasm", WAITS);
+    world.until("it waits", || world.state("b") == Some(State::AwaitingGrant)).await;
+    world.remove("b.wasm");
+    world.until("its file is gone", || !is_kept(WAITS)).await;
+    assert!(is_kept(ONE) && is_kept(WAITS_TOO));
+    world.close().await;
+}
+
+#[tokio::test]
 async fn a_file_that_cannot_be_kept_runs_and_its_status_says_so_until_it_is() {
     let world = World::open(&[]).await;
     let folder = world.kept_path(ONE).parent().unwrap().to_owned();
