@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use parking_lot::Mutex;
 
 use super::status::{Candidate, CandidateState, ConsumerStatus, State};
@@ -15,6 +15,8 @@ type Table = BTreeMap<ConsumerName, ConsumerStatus>;
 #[derive(Default)]
 pub struct Board {
     shown: ArcSwap<Table>,
+    /// What is amiss with all of them.
+    amiss: ArcSwapOption<String>,
     /// Held while the next snapshot is made, so that no writer undoes another's.
     writing: Mutex<()>,
 }
@@ -62,7 +64,20 @@ impl Board {
 
     #[must_use]
     pub fn list(&self) -> Vec<ConsumerStatus> {
-        self.shown.load().values().cloned().collect()
+        let amiss = self.amiss.load();
+        let told = |mut status: ConsumerStatus| {
+            if let Some(amiss) = &*amiss {
+                status.reason =
+                    Some([Some(amiss.to_string()), status.reason].into_iter().flatten().collect::<Vec<_>>().join("\n"));
+            }
+            status
+        };
+        self.shown.load().values().cloned().map(told).collect()
+    }
+
+    /// Says what is amiss with all of them from now on.
+    pub fn tell_of_all(&self, amiss: Option<String>) {
+        self.amiss.store(amiss.map(Arc::new));
     }
 
     /// Forgets a consumer that is removed.

@@ -269,11 +269,12 @@ impl<R: Runtime> Directory<R> {
         {
             Ok((look, moved)) => {
                 self.told.unreadable = None;
+                self.shared.board.tell_of_all(None);
                 self.note_moving(moved);
                 self.take_in(&look);
             }
             // Nothing is known of the consumers then, so nothing is done to them.
-            Err(error) => self.told.unreadable(&self.shared.dir.display().to_string(), &error),
+            Err(error) => self.told.unreadable(&self.shared, &error),
         }
     }
 
@@ -471,10 +472,11 @@ impl Told {
         self.strays.clone_from(&look.strays);
     }
 
-    fn unreadable(&mut self, dir: &str, error: &io::Error) {
-        let error = error.to_string();
+    fn unreadable<R>(&mut self, Shared { dir, board, .. }: &Shared<R>, error: &io::Error) {
+        let (dir, error) = (dir.display(), error.to_string());
         if self.unreadable.as_ref() != Some(&error) {
-            tracing::error!(dir, error, "cannot read the directory of consumers; what runs goes on");
+            tracing::error!(%dir, error, "cannot read the directory of consumers; what runs goes on");
+            board.tell_of_all(Some(format!("{dir} cannot be read, so nothing new is taken up: {error}")));
         }
         self.unreadable = Some(error);
     }

@@ -292,3 +292,17 @@ async fn a_check_reports_the_stages_up_to_the_one_that_failed() {
     assert!(report.faults().next().unwrap().starts_with("there is no file"));
     world.close().await;
 }
+
+#[tokio::test]
+async fn a_directory_that_cannot_be_read_is_told_of_with_each_consumer_until_it_can() {
+    let world = World::open(&[("a.wasm", "plugin 1.0.0")]).await;
+    let (dir, away) = (world.path("").components().collect::<PathBuf>(), world.kept_path("away"));
+    let reason = || world.status("a").unwrap().reason;
+    std::fs::rename(&dir, &away).unwrap();
+    world.until("it is told", || reason().is_some_and(|why| why.contains("cannot be read"))).await;
+    assert!(reason().unwrap().starts_with(dir.to_str().unwrap()) && world.running("a", "1.0.0"));
+    std::fs::rename(&away, &dir).unwrap();
+    world.until("it is well", || reason().is_none()).await;
+    assert!(world.running("a", "1.0.0"));
+    world.close().await;
+}
