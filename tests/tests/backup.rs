@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use fanfare_tests::disk::SmallDisk;
 use fanfare_tests::load::Load;
 use fanfare_tests::orders::order;
 use fanfare_tests::program::{self, Run};
@@ -117,4 +118,19 @@ fn a_copy_that_is_not_whole_and_a_folder_that_is_not_empty_are_refused() {
     let checked =
         program::finish(program::fanfare().args(["check", "--json", "--data-dir"]).arg(&empty)).succeeded().json();
     assert_eq!((&checked["rows"]["orders"], &checked["count"]), (&50.into(), &0.into()), "{checked}");
+}
+
+#[test]
+fn a_backup_without_room_for_it_says_where_that_is_missing_and_leaves_nothing() {
+    let mut host = TestHost::new();
+    let disk = SmallDisk::under(&mut host);
+    host.start();
+    disk.fill(&host);
+    let file = host.folder().join("copy.sqlite");
+    let run = backup(&host.client(), &file);
+    assert_eq!(run.code(), Some(4), "{run:#?}");
+    assert!(run.stderr.contains(&host.data().display().to_string()), "{run:#?}");
+    assert!(copies_left(host.data()).is_empty() && !file.exists());
+    disk.free(&host);
+    let _ = backup(&host.client(), &file).succeeded();
 }

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use rusqlite::Connection;
 use rusqlite::backup::{Backup, StepResult};
+use rusqlite::{Connection, ErrorCode};
 use tokio::sync::{oneshot, watch};
 
 use super::queue::Job;
@@ -71,7 +71,8 @@ pub async fn backup(embedded: &Embedded, told: watch::Sender<Copied>) -> Result<
             () = tokio::time::sleep(TICK) => {}
         }
     };
-    outcome.map_err(|_| Error::Unavailable("the host is shutting down".into()))?.map_err(|error| failed(&error))?;
+    let made = outcome.map_err(|_| Error::Unavailable("the host is shutting down".into()))?;
+    made.map_err(|error| not_made(directory, &error))?;
     fault::pass(Point::BackupCopied);
     let path = snapshot.path().to_owned();
     let sealed = tokio::task::spawn_blocking(move || seal(&path)).await;
@@ -92,10 +93,24 @@ pub(super) async fn tick(store: &Store) -> Result<()> {
     Ok(())
 }
 
+/// A disk that is full says nothing against the store.
+fn not_made(directory: &Path, error: &rusqlite::Error) -> Error {
+    match error.sqlite_error_code() {
+        Some(ErrorCode::DiskFull | ErrorCode::SystemIoFailure | ErrorCode::CannotOpen) => Error::Unavailable(
+            format!(
+                "the host makes the copy in {} first, where it cannot be written ({error}): make room for another one of the store",
+                directory.display()
+            )
+            .into(),
+        ),
+        _ => failed(error),
+    }
+}
+
 /// Makes the copy one file that is on disk.
 fn seal(path: &Path) -> Result<()> {
     let sealed = Connection::open(path).and_then(|copy| copy.execute_batch("PRAGMA journal_mode = DELETE"));
-    sealed.map_err(|error| failed(&error))?;
+    sealed.map_err(|error| not_made(path.parent().unwrap_or(path), &error))?;
     File::open(path).and_then(|file| file.sync_all()).map_err(|error| Error::Failed(error.to_string().into()))
 }
 
