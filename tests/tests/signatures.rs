@@ -16,7 +16,8 @@ fn of_two_key_files_neither_is_made_where_one_is_there() {
         fs::write(&there, "mine").expect("a file");
         let refused = program::run([Path::new("plugin"), "keygen".as_ref(), &name]);
         assert_eq!(refused.code(), Some(1), "{refused:#?}");
-        assert!(refused.stderr.contains(&there.display().to_string()), "{refused:#?}");
+        let why = format!("{} is there already", there.display());
+        assert!(refused.stderr.contains(&why), "{refused:#?}");
         assert_eq!(fs::read(&there).expect("a file"), b"mine");
         assert!(!name.with_extension(other).exists(), "half a pair is left: {other}");
         fs::remove_file(&there).expect("a file");

@@ -1,7 +1,7 @@
 //! Keys that sign plugins, and signing: for those who have no other tool.
 
 use std::fs;
-use std::io::Write as _;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, anyhow};
@@ -70,7 +70,10 @@ fn create(path: &Path, mode: u32, content: &[u8]) -> Result<()> {
         // On a full disk nothing is better than a part.
         file.write_all(content).inspect_err(|_| drop(fs::remove_file(path)))
     });
-    made.with_context(|| format!("cannot make {}", path.display()))
+    made.map_err(|error| match error.kind() {
+        io::ErrorKind::AlreadyExists => anyhow!("{} is there already: choose another NAME", path.display()),
+        _ => anyhow!("cannot make {}: {error}", path.display()),
+    })
 }
 
 fn with_end(path: &Path, end: &str) -> PathBuf {
