@@ -2,6 +2,8 @@
 
 use std::ffi::OsStr;
 use std::fs;
+use std::io::Write as _;
+use std::net::TcpListener;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::process::Command;
@@ -260,6 +262,25 @@ fn records_are_exported_as_json_lines() {
     assert_eq!(reading.join().expect("a reader").lines().count(), 1);
     let left: Vec<_> = fs::read_dir(&folder).expect("a folder").map(|entry| entry.expect("an entry").path()).collect();
     assert_eq!(left, [pipe]);
+}
+
+#[test]
+fn a_signal_in_the_middle_of_an_export_leaves_no_half_file() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let stalls = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let url = format!("http://{}", stalls.local_addr().expect("an address"));
+    for (signal, code) in [("-INT", 130), ("-TERM", 143)] {
+        let mut command = program::fanfare();
+        command.args(["records", "export", "rows", "--url", &url, "--output"]).arg(folder.path().join("rows"));
+        let mut export = command.spawn().expect("fanfare");
+        let (mut stream, _) = stalls.accept().expect("a connection");
+        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n{}\n").expect("a part of the answer");
+        let left = || fs::read_dir(folder.path()).expect("a folder").count();
+        eventually("it is being written", || if left() == 1 { Ok(()) } else { Err("nothing is there".to_owned()) });
+        assert!(Command::new("kill").args([signal, &export.id().to_string()]).status().expect("kill").success());
+        assert_eq!(export.wait().expect("an end").code(), Some(code));
+        assert_eq!(left(), 0, "{signal}");
+    }
 }
 
 #[test]

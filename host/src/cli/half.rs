@@ -1,12 +1,21 @@
 //! A file that is written by a command and is not complete yet.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Once;
+
+use parking_lot::Mutex;
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::Failure;
 
-/// It lies beside the file that it becomes, under a name of its own, and is gone when dropped.
+/// Those of this process.
+static HALVES: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+static HEEDED: Once = Once::new();
+
+/// It lies beside the file that it becomes, under a name of its own, and is gone when dropped, or when a signal ends the command.
 pub struct Half(PathBuf);
 
 impl Half {
@@ -17,7 +26,13 @@ impl Half {
             return Err(Failure::Usage(format!("{}: is not the name of a file", file.display())));
         };
         let half = file.with_file_name(format!(".{}.{}.half", name.to_string_lossy(), std::process::id()));
+        HEEDED.call_once(|| {
+            if let Err(error) = heed_signals() {
+                tracing::debug!(%error, "a signal leaves what is half written");
+            }
+        });
         File::create_new(&half).map_err(|error| Failure::Failed(told(file, &error)))?;
+        HALVES.lock().insert(half.clone());
         Ok(Self(half))
     }
 
@@ -60,7 +75,38 @@ impl Drop for Half {
     fn drop(&mut self) {
         // What cannot be deleted is told from a whole file by its name.
         drop(fs::remove_file(&self.0));
+        HALVES.lock().remove(&self.0);
     }
+}
+
+/// Lets signals that end this process delete what it has half written: some of it is as large as a store, and hidden.
+fn heed_signals() -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (mut interrupt, mut terminate) = {
+        let _inside = runtime.enter();
+        (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?)
+    };
+    let heed = move || {
+        let code = runtime.block_on(async {
+            tokio::select! {
+                _ = interrupt.recv() => 130,
+                _ = terminate.recv() => 143,
+            }
+        });
+        // Held on to, so that none is made meanwhile.
+        let halves = HALVES.lock();
+        halves.iter().for_each(|half| drop(fs::remove_file(half)));
+        end(code)
+    };
+    std::thread::Builder::new().name("signals".to_owned()).spawn(heed).map(drop)
+}
+
+#[allow(
+    clippy::disallowed_methods,
+    reason = "a signal ends the process wherever it is; what destructors would do is done"
+)]
+fn end(code: i32) {
+    std::process::exit(code)
 }
 
 /// An error about a file.
