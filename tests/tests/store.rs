@@ -34,6 +34,20 @@ fn a_host_whose_data_folder_cannot_be_made_says_so_and_ends() {
 }
 
 #[test]
+fn a_file_that_is_no_store_is_refused_with_what_to_do_and_stays_as_it_is() {
+    let mut host = TestHost::new();
+    let file = host.data().join("fanfare.sqlite");
+    fs::create_dir_all(host.data()).expect("a data folder");
+    fs::write(&file, "shopping list").expect("a file");
+    assert!(!host.start_in_vain().success());
+    let said = host.log();
+    for part in [file.to_str().expect("a path"), "no store of fanfare", "--data-dir"] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    assert_eq!(fs::read_to_string(file).expect("the file"), "shopping list");
+}
+
+#[test]
 fn a_host_whose_data_folder_cannot_be_written_says_so_and_ends() {
     let mut host = TestHost::new();
     let folder = host.folder().join("read-only");

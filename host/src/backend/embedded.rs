@@ -66,7 +66,7 @@ use std::thread::JoinHandle;
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
-use rusqlite::Connection;
+use rusqlite::{Connection, ErrorCode};
 use tokio::sync::watch;
 
 use self::checkpoint::Checkpointer;
@@ -107,8 +107,21 @@ pub enum OpenError {
         path.display()
     )]
     LogAlone { path: PathBuf },
-    #[error("{}: {error}", path.display())]
+    #[error("{}: {error}{}", path.display(), what_to_do(.error))]
     Database { path: PathBuf, error: rusqlite::Error },
+}
+
+fn what_to_do(error: &rusqlite::Error) -> &'static str {
+    match error.sqlite_error_code() {
+        Some(ErrorCode::NotADatabase) => {
+            ". It is no store of fanfare: name another directory with --data-dir, or put the store back"
+        }
+        Some(ErrorCode::DatabaseCorrupt) => {
+            ". Keep a copy of it, and make a new data directory of a backup with `fanfare restore`"
+        }
+        Some(ErrorCode::DiskFull) => ". Make room on its disk, or name another directory with --data-dir",
+        _ => "",
+    }
 }
 
 /// Opens the store in `settings.data_dir`, making it where there is none, and starts its writer.
