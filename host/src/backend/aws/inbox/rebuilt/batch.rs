@@ -123,15 +123,14 @@ impl Batches {
             current.known.take(effects);
             return Ok(Settled::Written(Place::default()));
         }
-        let settled = self.commit(&one, &current.known).await;
-        match settled {
-            Ok(Settled::Written(_)) => {
-                current.alone = current.alone.saturating_sub(1);
-                current.known.take(effects);
-                current.known.orders.clear();
-            }
-            // Of what is known, something may be wrong.
-            _ => current.known = Known::default(),
+        // Where it is not written, something of what is known may be why; and who stops here does not know.
+        let mut known = std::mem::take(&mut current.known);
+        let settled = self.commit(&one, &known).await;
+        if let Ok(Settled::Written(_)) = settled {
+            known.take(effects);
+            known.orders.clear();
+            current.known = known;
+            current.alone = current.alone.saturating_sub(1);
         }
         settled
     }
