@@ -34,10 +34,11 @@ pub trait Catalogue: Send + Sync {
     /// What the consumer's shadow did otherwise; `None` where it has none that handles events.
     fn shadow(&self, name: &ConsumerName) -> Option<Report>;
 
-    /// Data sets that plugins here declare, whether they run or not; `None` where what plugins declare is not known here.
+    /// Data sets that plugins here declare, whether they run or not; `None` where what plugins declare is not known here, or not yet.
     fn datasets(&self) -> Option<BTreeSet<String>> {
-        let declared = self.list().into_iter().flat_map(|status| status.datasets);
-        Some(declared.collect())
+        let all = self.list();
+        let is_known = all.iter().all(|status| status.state != State::Loading);
+        is_known.then(|| all.into_iter().flat_map(|status| status.datasets).collect())
     }
 
     /// Deletes the files of versions that nobody keeps any more, soon.
@@ -213,5 +214,40 @@ impl State {
 impl fmt::Display for State {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Listed(Vec<ConsumerStatus>);
+
+    impl Catalogue for Listed {
+        fn list(&self) -> Vec<ConsumerStatus> {
+            self.0.clone()
+        }
+
+        fn forget(&self, _: &ConsumerName) {}
+
+        fn shadow(&self, _: &ConsumerName) -> Option<Report> {
+            None
+        }
+
+        fn let_go(&self, _: Vec<Hash>) {}
+    }
+
+    #[test]
+    fn which_data_sets_there_are_is_not_known_while_a_plugin_loads() {
+        let listed = |state| {
+            let status = ConsumerStatus::bare("a".parse().unwrap(), state, None);
+            let loads = ConsumerStatus::bare("b".parse().unwrap(), State::Loading, None);
+            let declares = ConsumerStatus { datasets: vec!["rows".to_owned()], ..status };
+            (Listed(vec![declares.clone()]).datasets(), Listed(vec![declares, loads]).datasets())
+        };
+        let rows = BTreeSet::from(["rows".to_owned()]);
+        for state in [State::Running, State::Failed, State::Removed] {
+            assert_eq!(listed(state), (Some(rows.clone()), None), "{state}");
+        }
     }
 }
