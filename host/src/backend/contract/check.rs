@@ -24,13 +24,14 @@ async fn walk(backend: &Backend) -> (BTreeMap<&'static str, u64>, Vec<Finding>) 
     let mut place = Some(CheckPlace::default());
     while let Some(at) = place {
         let step = backend.upkeep.check(at).await.unwrap();
-        assert!(!step.checked.is_empty(), "a step says what it looked at");
         for checked in step.checked {
             *rows.entry(checked.rule).or_default() += checked.rows;
             findings.extend(checked.findings);
         }
         place = step.next;
     }
+    // A page of a table may be empty, a store is not.
+    assert!(rows.values().sum::<u64>() > 0, "a walk says what it looked at");
     (rows, findings)
 }
 
