@@ -161,6 +161,9 @@ impl Lifecycle for Aws {
         for inbox in self.store.inboxes() {
             inbox.close().await;
         }
+        if let Err(error) = self.store.leave_layouts().await {
+            tracing::debug!(%error, "a take-over waits until nothing of this host can be on its way");
+        }
         outgoing::give_back(&self.store).await;
         // The publisher runs until what it has is out.
         match self.store.seat.kept() {

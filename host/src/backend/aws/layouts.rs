@@ -289,6 +289,18 @@ impl Store {
         }
     }
 
+    /// Says that this host has left, of whatever is taken over: it goes, and nobody is to wait for it.
+    pub async fn leave_layouts(&self) -> Result<()> {
+        let asked = Asked::now();
+        for known in self.known().await? {
+            if let Some(inbox) = self.inbox_of(&known).filter(|_| known.laid.is_some_and(|laid| !laid.is_ready)) {
+                inbox.learn(known.clone(), asked);
+            }
+            self.leave_layout(&known).await?;
+        }
+        Ok(())
+    }
+
     /// Says that nothing of this host is on its way that was handled by a layout before that of this take-over.
     async fn say_left(&self, name: &ConsumerName, take_over: i64, host: &str) -> Result<()> {
         let is_under_way = "lyn = :number AND (attribute_not_exists(lyr) OR lyr <> :number)";

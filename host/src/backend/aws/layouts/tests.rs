@@ -1,6 +1,8 @@
 use super::*;
+use crate::backend::aws;
 use crate::backend::aws::fixture::{self, alpha};
 use crate::backend::aws::inbox::{Inboxed, shop};
+use crate::backend::aws::seat::Seat;
 use crate::backend::contract::{policy, publish};
 use crate::backend::{Backfilled, Inbox as _, InboxPolicy};
 use crate::policy::Start;
@@ -51,6 +53,30 @@ async fn nobody_is_waited_for_where_all_have_left() {
     store.table.transact(transaction).await.unwrap().unwrap();
     assert!(store.look_at_take_over(&alpha(), 1, Instant::now()).await.unwrap());
     assert!(store.left(&alpha(), 0, 1).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_host_that_stops_meanwhile_is_not_waited_for() {
+    for has_consumer in [true, false] {
+        let settings = fixture::settings();
+        let seat = async |table: &_| hosts::claim(table, hosts::Stay::Kept).await.map(Seat::Kept);
+        let stops = Box::pin(aws::store(&settings, seat)).await.unwrap();
+        let looks = Box::pin(aws::store(&settings, async |_| Ok(Seat::lent()))).await.unwrap();
+        let backend = aws::backend(Arc::clone(&stops));
+        if has_consumer {
+            backend
+                .consumers
+                .attach(&alpha(), Start::Now)
+                .await
+                .unwrap()
+                .configure(InboxPolicy { layout: Some(1), ..policy() });
+        } else {
+            backend.consumers.introduce(&alpha(), Start::Now).await.unwrap();
+        }
+        begin(&looks, &[&stops.seat.kept().unwrap().owner]).await;
+        backend.lifecycle.close().await;
+        assert!(looks.look_at_take_over(&alpha(), 1, Instant::now()).await.unwrap());
+    }
 }
 
 #[tokio::test]
