@@ -1,6 +1,9 @@
 //! A consumer's state is made anew by hosts that share a store, while all of them go on with the old one: whoever dies meanwhile,
 //! it ends as the state of one that was left alone.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::Duration;
 
 use fanfare_tests::crash::fleet::prefix;
@@ -171,4 +174,29 @@ fn a_rebuild_is_paused_by_one_host_and_resumed_by_another_and_both_follow_though
     hosts[dead].start();
     holds_the_same(&[living, hosts[dead].client()]);
     agrees_with_itself(&hosts[dead].client());
+}
+
+#[test]
+fn a_rebuild_ends_beside_a_client_that_places_orders_without_a_pause() {
+    let mut host = host(&prefix());
+    host.start();
+    let client = host.client();
+    runs(&client);
+    client.stock(&["TEA"], 1_000_000);
+    (0..30).for_each(|_| drop(client.placed_at_last(&order(&[("TEA", 1)]))));
+    is_idle(&client);
+    let ends = Arc::new(AtomicBool::new(false));
+    let shop = thread::spawn({
+        let (client, ends) = (client.clone(), Arc::clone(&ends));
+        move || {
+            let orders = (1..).inspect(|_| drop(client.placed_at_last(&order(&[("TEA", 1)]))));
+            orders.take_while(|_| !ends.load(Ordering::Relaxed)).last()
+        }
+    });
+    let begun = begin(&client, "1000000/s");
+    let done = stands(&client, 0, "the rebuild is done", |report| report["state"] == "done");
+    ends.store(true, Ordering::Relaxed);
+    assert!(shop.join().expect("orders are taken") > Some(0));
+    assert!(done["events"].as_u64() > begun["events"].as_u64(), "it has come after what came meanwhile: {done:#}");
+    holds_the_same(&[client]);
 }
