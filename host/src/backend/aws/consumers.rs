@@ -26,6 +26,7 @@ use crate::backend::{
     ConsumerReport, Consumers, Durable, Error, Forgotten, Held, Inbox, Pause, Result, StatePage, StateQuery,
 };
 use crate::clock::Timestamp;
+use crate::event::Subscriptions;
 use crate::policy::{ConsumerName, Start};
 
 /// How long SNS may go on by an old filter.
@@ -48,7 +49,13 @@ pub async fn hear(store: &Store, inbox: &AwsInbox, epochs: Vec<Epoch>) {
     if let Err(error) = write_epochs(store, inbox, &epochs).await {
         tracing::warn!(consumer = %inbox.name, %error, "what the consumer hears is not written down; other hosts do not know it yet");
     }
-    let Some(Epoch { heard: Some(heard), .. }) = epochs.last() else { return };
+    if let Some(Epoch { heard: Some(heard), .. }) = epochs.last() {
+        narrow(store, inbox, heard).await;
+    }
+}
+
+/// Has SNS send the consumer what it hears, and as little else as can be.
+pub async fn narrow(store: &Store, inbox: &AwsInbox, heard: &Subscriptions) {
     let subscription = inbox.subscription_arn();
     if let Err(error) = resources::narrow(&store.clients, &store.settings, &inbox.name, &subscription, heard).await {
         tracing::warn!(consumer = %inbox.name, %error, "SNS sends the consumer what it sent before; the host filters all the same");
@@ -56,6 +63,21 @@ pub async fn hear(store: &Store, inbox: &AwsInbox, epochs: Vec<Epoch>) {
 }
 
 async fn write_epochs(store: &Store, inbox: &AwsInbox, epochs: &[Epoch]) -> Result<()> {
+    let mut change = heard_by(epochs)?.only_if("attribute_exists(pk)");
+    if let Some(layout) = inbox.layout() {
+        // Who went back to another version wrote with that what is heard by it.
+        change = change
+            .only_if("attribute_exists(pk) AND (attribute_not_exists(lay) OR lay = :layout OR lyr < lyn)")
+            .value(":layout", number(layout));
+    }
+    if let Some(item) = store.table.update_once(&Key::consumer(&inbox.name), change).await? {
+        inbox.learn_catch_up(catch_up(&item)?);
+    }
+    Ok(())
+}
+
+/// What a consumer's item says of what it heard, from which positions on.
+pub fn heard_by(epochs: &[Epoch]) -> Result<Change> {
     let mut set = "SET epochs = :epochs".to_owned();
     let mut change = Change::default().value(":epochs", json(&spoken(epochs))?);
     // Until SNS knows, only the log tells of kinds that are new.
@@ -67,11 +89,7 @@ async fn write_epochs(store: &Store, inbox: &AwsInbox, epochs: &[Epoch]) -> Resu
         set += ", cuu = :until";
         change = change.value(":until", number(until));
     }
-    let change = change.update(set).only_if("attribute_exists(pk)");
-    if let Some(item) = store.table.update_once(&Key::consumer(&inbox.name), change).await? {
-        inbox.learn_catch_up(catch_up(&item)?);
-    }
-    Ok(())
+    Ok(change.update(set))
 }
 
 impl Store {

@@ -21,6 +21,7 @@ mod dues;
 mod fixture;
 mod footing;
 mod handed;
+mod heard;
 mod history;
 mod rebuilt;
 mod receive;
@@ -209,6 +210,10 @@ impl AwsInbox {
         self.desk.lock().subscriptions()
     }
 
+    pub fn layout(&self) -> Option<u32> {
+        self.desk.lock().layout()
+    }
+
     /// Messages whose events are done.
     pub fn to_be_deleted(&self) -> u64 {
         self.acknowledged.lock().len() as u64
@@ -265,9 +270,13 @@ impl AwsInbox {
             desk.paused = known.paused.is_some();
             (desk.says_what_is_heard(), before)
         };
-        // What it hears is this host's own until it is written down, unless others say it.
-        let epochs = if says { std::mem::take(&mut own.epochs) } else { known.epochs };
-        // An answer may be older than one that came before.
+        let has_gone_back = own.has_gone_back(&known);
+        // What it hears is this host's own until it is written down, unless others say it, or went back to another version. An
+        // answer may be older than one that came before.
+        let epochs = match known.laid < own.laid || (says && !has_gone_back) {
+            true => std::mem::take(&mut own.epochs),
+            false => known.epochs,
+        };
         let known = Known { epochs, laid: own.laid.max(known.laid), ..known };
         *own = if known.fills < own.fills { own.but_for_backfills(known) } else { known };
         self.weight.learn(&own);
@@ -277,28 +286,14 @@ impl AwsInbox {
             let desk = self.desk.lock();
             (desk.paused, desk.is_aside())
         };
+        if has_gone_back {
+            self.narrow();
+        }
         if now != before {
             self.note_heard();
         }
         self.step_aside();
         self.ring();
-    }
-
-    /// Writes down what is passed by from now on, where that has changed: nothing, while the consumer is paused or gone.
-    fn note_heard(&self) {
-        let newest = self.store.positions.newest(Timestamp::now());
-        let heard = {
-            let desk = self.desk.lock();
-            if !desk.says_what_is_heard() {
-                return;
-            }
-            desk.is_open().then(|| desk.subscriptions())
-        };
-        let Some(epochs) = self.known.lock().hears(heard.as_ref(), newest) else { return };
-        if let Some(inbox) = self.store.inbox(&self.name) {
-            let heard = async move { super::consumers::hear(&inbox.store, &inbox, epochs).await };
-            self.store.tasks.spawn(self.store.in_flight.track_future(heard));
-        }
     }
 
     /// Settles one delivery, in its turn where it met others before.

@@ -118,7 +118,7 @@ pub async fn count(
         let mut events = store.logged_at(&keys).await?;
         events.retain(|logged| heard.is_none_or(|heard| heard.want(&logged.event)));
         let seen = look(store, known, fills, events).await?;
-        count += seen.iter().filter(|seen| seen.found == Found::Done).count() as u64;
+        count += seen.iter().filter(|seen| seen.found.is_over()).count() as u64;
         if let Some(all) = so_far(count, (oldest, after, last), is_more, began.elapsed()) {
             return Ok((all, last));
         }
@@ -174,7 +174,7 @@ enum Passed {
     Waits,
     /// There may be more.
     More,
-    /// Nothing is left up to the end, and so many were handled.
+    /// Nothing is left up to the end, and so many were handled that a hand-over cannot leave.
     All(usize),
 }
 
@@ -270,7 +270,7 @@ impl Rebuilder {
                     });
                 }
                 Found::Pending => put_off.push(logged),
-                Found::Done => {
+                Found::Done | Found::Unheard => {
                     let is_at = put_off.is_empty() || self.advance(walk, through, std::mem::take(&mut put_off)).await?;
                     if !is_at || !self.come_back_to(walk, &logged.key, logged.seq).await? {
                         return Ok(Passed::Stopped);
@@ -280,7 +280,7 @@ impl Rebuilder {
                         return Ok(Passed::Stopped);
                     }
                     walk.cursor = position;
-                    handled += 1;
+                    handled += usize::from(walk.cannot_leave(found));
                 }
             }
             through = position;
@@ -302,7 +302,7 @@ impl Rebuilder {
         let (heard, in_use) = (self.heard()?, self.inbox.subscriptions());
         events.retain(|logged| heard.want(&logged.event) || in_use.want(&logged.event));
         let seen = look(&self.store, &self.inbox.known(), &self.inbox.fills(), events).await?;
-        let concerns = |seen: &Seen| seen.found != Found::Done || heard.want(&seen.logged.event);
+        let concerns = |seen: &Seen| !seen.found.is_over() || heard.want(&seen.logged.event);
         Ok(seen.into_iter().filter(concerns).collect())
     }
 
@@ -422,6 +422,12 @@ impl Walk {
             .only_if(format!("own = :owner AND sta = :running{more}"))
             .value(":owner", text(&self.owner))
             .value(":running", text(BackfillState::Running.as_str()))
+    }
+
+    /// Whether an event must be handled before the rebuild is handed over. What only the version hears that is gone back to, its
+    /// consumer hears from the cursor on.
+    fn cannot_leave(&self, found: Found) -> bool {
+        found == Found::Done || (found == Found::Unheard && self.fill.back.is_none())
     }
 
     /// Whether to wait for an event that is not done.

@@ -120,6 +120,11 @@ impl Known {
         })
     }
 
+    /// Whether a way back was handed over between this and what is known later, which wrote what the consumer hears since then.
+    pub fn has_gone_back(&self, later: &Self) -> bool {
+        later.laid > self.laid && later.generation != self.generation
+    }
+
     /// Notes that `heard` counts for what comes behind `newest`, or with `None` that nothing is passed by from there on. What
     /// to write down, if that is news.
     pub fn hears(&mut self, heard: Option<&Subscriptions>, newest: u64) -> Option<Vec<Epoch>> {

@@ -7,7 +7,7 @@
 use super::keep::{self, Kept};
 use super::{Aws, Laid};
 use crate::backend::aws::backfills::{Back, Fill, Fills, news, put_off_items, rebuild};
-use crate::backend::aws::consumers::Known;
+use crate::backend::aws::consumers::{self, Known};
 use crate::backend::aws::item::{Key, json, number, text};
 use crate::backend::aws::store::Store;
 use crate::backend::aws::table::{Change, Transaction};
@@ -93,11 +93,13 @@ impl Store {
 }
 
 /// What a way back writes in the transaction that hands it over, beside the generation: what the consumer's item says
-/// differently, and which plugin files nobody keeps any more. `None` where nobody said by which layout the state is handled.
+/// differently, and which plugin files nobody keeps any more. The consumer hears from the cursor on what its version does, so
+/// that nothing of what comes without a pause is passed by. `None` where nobody said by which layout the state is handled.
 pub async fn hand_over(
     store: &Store,
-    known: &Known,
-    (back, cursor): (&Back, u64),
+    mut known: Known,
+    back: &Back,
+    (cursor, heard): (u64, Subscriptions),
     transaction: &mut Transaction<()>,
 ) -> Result<Option<(Change, Vec<Hash>)>> {
     let Some(Laid { layout, .. }) = known.laid else { return Ok(None) };
@@ -115,6 +117,9 @@ pub async fn hand_over(
     };
     let next = "if_not_exists(lyn, :zero) + :one";
     let change = Change::of(format!("SET kp = :kept, lay = :layout, lyn = {next}, lyr = {next} REMOVE kpw"));
-    let change = change.value(":kept", json(&kept)?).value(":layout", number(way.layout));
+    let mut change = change.value(":kept", json(&kept)?).value(":layout", number(way.layout));
+    if let Some(epochs) = known.hears(Some(&heard), cursor) {
+        change = change.and(consumers::heard_by(&epochs)?);
+    }
     Ok(Some((change, gone.unwrap_or_default())))
 }

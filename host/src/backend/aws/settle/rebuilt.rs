@@ -10,8 +10,8 @@ use crate::backend::aws::table::Transaction;
 use crate::effects::{Effects, Reads};
 
 impl Settling<'_> {
-    /// Commits effects on state, by where lanes end as far as somebody looked, together with what `says` adds: it is refused for [`Mark::Place`] where somebody
-    /// else goes on with the rebuild.
+    /// Commits effects on state, by where lanes end as far as somebody looked, together with what `says` adds: it is refused for
+    /// [`Mark::Place`] where somebody else goes on with the rebuild.
     pub async fn settle_rebuilt(
         &self,
         reads: &Reads,

@@ -19,7 +19,7 @@ use std::time::Duration;
 use futures::future::try_join_all;
 use tokio::time::{Instant, sleep};
 
-use super::{AGAIN, BATCH, CLEARED, Found, POSITION_MAX, Passed, Rebuilder, Walk};
+use super::{AGAIN, BATCH, CLEARED, POSITION_MAX, Passed, Rebuilder, Walk};
 use crate::backend::aws::backfills::{gate, news};
 use crate::backend::aws::item::{Item, Key, counters_partition, entries_partition, number, rebuilds_partition, text};
 use crate::backend::aws::journal::{SETTLED, settled_below};
@@ -215,7 +215,7 @@ impl Rebuilder {
         }
         // By a clock that is ahead, or in the index already.
         let young = self.store.between(settled, POSITION_MAX, REST_MAX * 2).await?;
-        Ok(!self.seen(young).await?.iter().any(|seen| seen.found == Found::Done))
+        Ok(!self.seen(young).await?.iter().any(|seen| walk.cannot_leave(seen.found)))
     }
 
     /// Makes what the rebuild filled the consumer's state, unless it has ended, or its try.
@@ -257,7 +257,8 @@ impl Rebuilder {
         }
         let mut gone = Vec::new();
         if let Some(back) = &walk.fill.back {
-            let handed = back::hand_over(&self.store, &known, (back, walk.cursor), &mut transaction).await?;
+            let from = (walk.cursor, self.heard()?);
+            let handed = back::hand_over(&self.store, known.clone(), back, from, &mut transaction).await?;
             let Some((change, files)) = handed else { return Ok(()) };
             (swap, gone) = (swap.and(change), files);
         }

@@ -24,13 +24,22 @@ pub struct Seen {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Found {
-    /// Or never to be delivered otherwise: passed by, or from before the consumer began.
+    /// Or never to be delivered otherwise, since it is from before the consumer began.
     Done,
+    /// Passed by: the version in use does not hear it, or did not when it came.
+    Unheard,
     /// To be delivered, and not tried yet.
     Pending,
     /// Retrying, waiting behind one, dead, or left to its lane by a backfill.
     Exception,
     Discarded,
+}
+
+impl Found {
+    /// Nothing of it is to come.
+    pub fn is_over(self) -> bool {
+        matches!(self, Self::Done | Self::Unheard)
+    }
 }
 
 /// Looks at events that the consumer listens to. What is done stays so, and so does what was discarded.
@@ -75,8 +84,9 @@ fn became(store: &Store, known: &Known, fills: &Fills, place: &Place, logged: &L
     if logged.position() < known.start {
         return if fills.brings(place, logged).is_some() { Found::Exception } else { Found::Done };
     }
-    match logged.seq <= place.seq || !store.wants(known, logged) {
+    match logged.seq <= place.seq {
         true => Found::Done,
+        false if !store.wants(known, logged) => Found::Unheard,
         false if place.is_parked() => Found::Exception,
         false => Found::Pending,
     }

@@ -50,11 +50,11 @@ impl Rebuilder {
             let is_done = match seen.found {
                 Found::Pending | Found::Exception => continue,
                 // What the consumer hears may have changed.
-                Found::Done if heard.want(&seen.logged.event) => {
+                Found::Done | Found::Unheard if heard.want(&seen.logged.event) => {
                     handled += 1;
                     self.handle(walk, seen, Progress::PutOff).await?
                 }
-                Found::Done | Found::Discarded => self.dismiss(walk, position).await?,
+                Found::Done | Found::Unheard | Found::Discarded => self.dismiss(walk, position).await?,
             };
             if !is_done {
                 return Ok(None);

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::super::{
@@ -152,6 +153,45 @@ async fn an_event_that_the_version_in_use_does_not_hear_is_handled_by_the_one_th
     assert_eq!(state(&backend).await, expected(&backend, &BTreeSet::new()).await);
 }
 
+async fn a_way_back_ends_beside_events_without_a_pause_that_its_version_alone_hears(home: Place) {
+    let backend = home.open().await;
+    let inbox = relaid(&backend, 2).await;
+    let back = BackPolicy { version: version(1), subscriptions: listens().subscriptions };
+    let deaf = InboxPolicy { subscriptions: hears(&["order.*"]), layout: Some(2), back: Some(back), ..listens() };
+    inbox.configure(deaf);
+    let SetOut::Yes(_) = set_out(&backend, 2, 1).await else { panic!("it is kept") };
+    let ends = Arc::new(AtomicBool::new(false));
+    let shop = tokio::spawn({
+        let (backend, ends) = (backend.clone(), Arc::clone(&ends));
+        async move {
+            for subject in ["tea", "salt", "pepper"].iter().cycle() {
+                if ends.load(Ordering::Relaxed) {
+                    return;
+                }
+                publish(&backend, subject).await;
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+    });
+    go(&backend, &inbox).await;
+    // Until the version is live, nobody hears them.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    lay_out(&backend, 1, ROOM).await;
+    run(&inbox, 1, None);
+    let handed_over = report(&backend, CONSUMER).await.done;
+    eventually("it goes on", async || {
+        while let Some(delivery) = inbox.lease() {
+            done(&inbox, delivery).await;
+        }
+        (report(&backend, CONSUMER).await.done > handed_over + 10).then_some(())
+    })
+    .await;
+    ends.store(true, Ordering::Relaxed);
+    shop.await.unwrap();
+    serve_until(&backend, &inbox, 0).await;
+    assert_eq!(state(&backend).await, expected(&backend, &BTreeSet::new()).await);
+}
+
 async fn what_was_done_ahead_of_others_is_in_the_state_that_is_kept_and_nothing_else(home: Place) {
     let backend = home.open().await;
     let inbox = attach(&backend, Start::Beginning).await;
@@ -280,6 +320,7 @@ claims! {
     an_exception_that_was_over_before_versions_marked_it_is_handled on [embedded] because "only files are from before",
     exceptions_of_many_pieces_are_in_neither_state_before_they_are_done on [embedded] because "its rows are counted",
     an_event_that_the_version_in_use_does_not_hear_is_handled_by_the_one_that_is_gone_back_to on [embedded, aws],
+    a_way_back_ends_beside_events_without_a_pause_that_its_version_alone_hears on [embedded, aws],
     what_was_done_ahead_of_others_is_in_the_state_that_is_kept_and_nothing_else on [embedded, aws],
     no_state_is_kept_while_past_events_are_on_their_way_to_it on [embedded, aws],
     a_state_that_lacks_an_exception_goes_when_its_event_does on [embedded, aws],
