@@ -31,3 +31,81 @@ impl AwsInbox {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::aws::consumers::{Epoch, Known};
+    use crate::backend::aws::fixture::alpha;
+    use crate::backend::aws::inbox::{Asked, Inboxed};
+    use crate::backend::aws::item::{Key, number};
+    use crate::backend::aws::layouts::Laid;
+    use crate::backend::aws::table::Change;
+    use crate::backend::contract::{eventually, hears, policy};
+    use crate::backend::{Inbox as _, InboxPolicy};
+    use crate::event::Subscriptions;
+
+    async fn runs(shop: &Inboxed, layout: u32, kinds: &[&str]) {
+        shop.inbox.configure(InboxPolicy { layout: Some(layout), subscriptions: hears(kinds), ..policy() });
+        eventually("it is written down", async || (heard(shop).await == Some(hears(kinds))).then_some(())).await;
+    }
+
+    async fn known(shop: &Inboxed) -> Known {
+        shop.store.known_as(&alpha()).await.unwrap().unwrap()
+    }
+
+    async fn heard(shop: &Inboxed) -> Option<Subscriptions> {
+        known(shop).await.last_heard().cloned()
+    }
+
+    /// What SNS lets through.
+    async fn passes(shop: &Inboxed) -> String {
+        let asked =
+            shop.store.clients.sns.get_subscription_attributes().subscription_arn(shop.inbox.subscription_arn());
+        let mut attributes = asked.send().await.unwrap().attributes.unwrap();
+        attributes.remove("FilterPolicy").unwrap_or_default()
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn after_a_way_back_the_consumer_hears_from_where_that_was_handed_over() {
+        let shop = Inboxed::open().await;
+        shop.backend.layouts.lay_out(&alpha(), 1, 0, true).await.unwrap().into_inner();
+        runs(&shop, 1, &["order.placed"]).await;
+        let before = known(&shop).await;
+        let mut after = before.clone();
+        after.epochs.push(Epoch { since: 7, heard: Some(hears(&["order.confirmed"])) });
+        after.laid = before.laid.map(|laid| Laid { number: laid.number + 1, layout: 2, ..laid });
+        after.generation += 1;
+        let epochs = after.epochs.clone();
+        shop.inbox.learn(after, Asked::now());
+        // An answer that took long.
+        shop.inbox.learn(before, Asked::now());
+        shop.inbox.configure(InboxPolicy { layout: Some(2), subscriptions: hears(&["order.confirmed"]), ..policy() });
+        assert_eq!(shop.inbox.known().epochs, epochs);
+        eventually("SNS knows", async || passes(&shop).await.contains("confirmed").then_some(())).await;
+        shop.backend.lifecycle.close().await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_version_that_was_gone_back_from_does_not_say_any_more_what_is_heard() {
+        let shop = Inboxed::open().await;
+        shop.backend.layouts.lay_out(&alpha(), 2, 0, true).await.unwrap().into_inner();
+        runs(&shop, 2, &["order.placed"]).await;
+        let says = async |kind: &str| {
+            let epochs = vec![Epoch { since: 9, heard: Some(hears(&[kind])) }];
+            consumers::hear(&shop.store, &shop.inbox, epochs).await;
+            heard(&shop).await
+        };
+        let lay = async |layout: u32, take_over: u64, ready: u64| {
+            let change = Change::of("SET lay = :layout, lyn = :number, lyr = :ready").value(":layout", number(layout));
+            let change = change.value(":number", number(take_over)).value(":ready", number(ready));
+            shop.store.table.update(&Key::consumer(&alpha()), change).await.unwrap();
+        };
+        assert_eq!(says("order.rejected").await, Some(hears(&["order.rejected"])));
+        lay(1, 1, 0).await;
+        assert_eq!(says("order.cancelled").await, Some(hears(&["order.cancelled"])), "it has not left yet");
+        lay(1, 1, 1).await;
+        assert_eq!(says("order.placed").await, Some(hears(&["order.cancelled"])));
+        shop.backend.lifecycle.close().await;
+    }
+}
