@@ -61,7 +61,7 @@ impl Journal for Aws {
             };
             let (ids, mut cursors): (Vec<OrderId>, VecDeque<String>) = found.into_iter().unzip();
             let mut orders = self.store.orders(ids);
-            while let Some(order) = orders.try_next().await? {
+            while let Some((order, _)) = orders.try_next().await? {
                 let cursor = cursors.pop_front();
                 if let Some(order) = order.filter(|order| status.is_none_or(|status| order.status == status)) {
                     bytes += length(&order);

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
-use futures::{Stream, StreamExt as _, TryStreamExt as _, stream};
+use futures::{Stream, StreamExt as _, stream};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -233,10 +233,10 @@ impl Store {
         self.gone_on.lock().get(&id).is_some()
     }
 
-    /// Several orders as they stand, in the order in which they are asked for.
-    pub fn orders(&self, ids: Vec<OrderId>) -> impl Stream<Item = Result<Option<Order>>> + Unpin {
+    /// Several orders as they stand, and the ends of their lanes, in the order in which they are asked for.
+    pub fn orders(&self, ids: Vec<OrderId>) -> impl Stream<Item = Result<(Option<Order>, Tail)>> + Unpin {
         let asked: Vec<_> = ids.into_iter().map(|id| Box::pin(self.order(id))).collect();
-        stream::iter(asked).buffered(ORDERS_AT_ONCE).map_ok(|(order, _)| order)
+        stream::iter(asked).buffered(ORDERS_AT_ONCE)
     }
 }
 

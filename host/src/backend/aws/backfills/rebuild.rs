@@ -118,7 +118,9 @@ pub async fn count(
         let mut events = store.logged_at(&keys).await?;
         events.retain(|logged| heard.is_none_or(|heard| heard.want(&logged.event)));
         let seen = look(store, known, fills, events).await?;
-        count += seen.iter().filter(|seen| seen.found.is_over()).count() as u64;
+        // What is pending is done when the cursor comes there.
+        let is_brought = |seen: &&Seen| !matches!(seen.found, Found::Exception | Found::Discarded);
+        count += seen.iter().filter(is_brought).count() as u64;
         if let Some(all) = so_far(count, (oldest, after, last), is_more, began.elapsed()) {
             return Ok((all, last));
         }
@@ -256,6 +258,8 @@ impl Rebuilder {
         let (reached, is_full) = (*reached, keys.len() == BATCH);
         let keys: Vec<Key> = keys.into_iter().map(|(key, _)| key).collect();
         let seen = self.seen(self.store.logged_at(&keys).await?).await?;
+        let next = seen.iter().filter(|seen| seen.found.is_over()).filter_map(|seen| seen.logged.event.order_id());
+        self.inbox.batches.look_ahead(next).await;
         let (mut through, mut handled) = (walk.cursor, 0);
         let mut put_off: Vec<Logged> = Vec::new();
         for Seen { logged, found, copy } in seen {

@@ -9,6 +9,7 @@
 //! - What is staged is lost where its write is refused, or nobody knows how that ended. The cursor says what is handled again.
 //! - The end of a delivery is staged in the batch that it saw, and nowhere else.
 
+mod ahead;
 #[cfg(test)]
 mod fixture;
 mod staged;
@@ -20,8 +21,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures::TryStreamExt as _;
 use parking_lot::Mutex;
 
+use self::ahead::{Ahead, Stands};
 use self::staged::Staged;
 use super::{Again, AwsView};
 use crate::backend::aws::item::LaneKey;
@@ -42,6 +45,8 @@ const WAIT_MAX: Duration = Duration::from_millis(200);
 /// What is remembered of the state beneath, and what one part of it takes beside key and value.
 const KNOWN_BYTES_MAX: usize = 8 << 20;
 const EACH: usize = 64;
+/// From more than this that were written together on, what was refused once is forgotten.
+const MANY_MAX: usize = 64;
 
 /// The batch of the rebuild that this host goes through.
 pub struct Batches {
@@ -58,8 +63,8 @@ struct Current {
     owner: Option<String>,
     staged: Staged,
     known: Known,
-    /// So many go by themselves, since they were refused together.
-    alone: usize,
+    /// No more than so many go together, since more were refused; 0 where none were.
+    many_max: usize,
     /// Nobody comes to write what is staged.
     at_once: bool,
 }
@@ -70,8 +75,9 @@ struct Known {
     entries: HashMap<Arc<str>, Value>,
     counters: HashMap<Arc<str>, i64>,
     bytes: usize,
-    /// Orders, and where their lanes end, as the handlers of this batch are told.
-    orders: HashMap<OrderId, (Option<Order>, Tail)>,
+    /// Orders, as the handlers of this batch are told.
+    orders: HashMap<OrderId, Stands>,
+    ahead: Ahead,
 }
 
 /// What the generation weighs that a rebuild fills, by the word of whoever had delivered so much of it.
@@ -96,7 +102,12 @@ impl Batches {
         if !current.staged.is_empty() {
             self.weight.lock().delivered = None;
         }
-        *current = Current { owner: Some(owner.to_owned()), alone: current.alone, ..Current::default() };
+        *current = Current { owner: Some(owner.to_owned()), many_max: current.many_max, ..Current::default() };
+    }
+
+    /// These are the orders of the events that come next.
+    pub async fn look_ahead(&self, orders: impl Iterator<Item = OrderId>) {
+        self.current.lock().await.known.ahead.look(orders);
     }
 
     /// Writes what is staged. What is handled still is written as it ends.
@@ -113,8 +124,9 @@ impl Batches {
         let mut current = self.current.lock().await;
         let is_own = current.owner.as_ref() == Some(&again.owner);
         let one = Staged::of(again, reads, effects, dropped);
-        let is_alone = current.at_once || current.alone > 0 || one.is_large();
-        let has_room = !is_alone && current.staged.takes(&one);
+        let is_alone = current.at_once || current.many_max == 1 || one.is_large();
+        let is_full = current.many_max > 0 && current.staged.events() >= current.many_max;
+        let has_room = !is_alone && !is_full && current.staged.takes(&one);
         if !is_own || (!has_room && !self.write_now(&mut current).await?) {
             return Ok(Settled::Elsewhere);
         }
@@ -130,7 +142,7 @@ impl Batches {
             known.take(effects);
             known.orders.clear();
             current.known = known;
-            current.alone = current.alone.saturating_sub(1);
+            current.take_more();
         }
         settled
     }
@@ -154,19 +166,21 @@ impl Batches {
             return Ok(current.owner.is_some());
         }
         // Whoever stops in the middle of it does not know how it ends.
-        let Current { owner, staged, mut known, at_once, .. } = std::mem::take(current);
+        let Current { owner, staged, mut known, many_max, at_once } = std::mem::take(current);
         let settled = self.commit(&staged, &known).await;
         if let Ok(Settled::Written(_)) = settled {
             if known.bytes > KNOWN_BYTES_MAX {
                 known = Known::default();
             }
             known.orders.clear();
-            *current = Current { owner, known, at_once, ..Current::default() };
+            *current = Current { owner, known, many_max, at_once, ..Current::default() };
+            current.take_more();
             return Ok(true);
         }
         self.weight.lock().delivered = None;
+        // Mostly something has gone on meanwhile, and is asked for anew; what is refused all the same is found by itself.
         if matches!(settled, Ok(Settled::Conflict) | Err(Error::Failed(_))) {
-            current.alone = staged.events();
+            current.many_max = (staged.events() / 2).max(1);
         }
         settled.map(|_| false)
     }
@@ -207,6 +221,13 @@ impl Batches {
         if (own.rebuild, own.delivered) != (rebuild, delivered) {
             *own = WeightAgain { rebuild, delivered, weight: Arc::new(Weight::told_of(generation, told)) };
         }
+    }
+}
+
+impl Current {
+    /// What was written is no reason to hold others back.
+    fn take_more(&mut self) {
+        self.many_max = if self.many_max > MANY_MAX { 0 } else { 2 * self.many_max };
     }
 }
 
@@ -308,8 +329,18 @@ impl View for BatchView {
             return Ok(order.clone());
         }
         // Where it goes on before the batch is written, that is refused.
-        let (order, tail) = self.batches.store.order(id).await?;
-        current.known.orders.insert(id, (order.clone(), tail));
+        let Known { orders, ahead, .. } = &mut current.known;
+        let stands = match ahead.get(id) {
+            Some(stands) => stands,
+            None => {
+                let asked = ahead.ask(id);
+                let read: Vec<Stands> = self.batches.store.orders(asked.clone()).try_collect().await?;
+                asked.into_iter().zip(read).for_each(|(id, stands)| ahead.add(id, stands));
+                ahead.get(id).unwrap_or_default()
+            }
+        };
+        let order = stands.0.clone();
+        orders.insert(id, stands);
         Ok(order)
     }
 
