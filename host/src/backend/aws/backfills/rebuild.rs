@@ -38,12 +38,13 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 
 use self::claim::Watched;
-use self::hand_over::Try;
 pub use self::hand_over::UNHEARD_MAX;
+use self::hand_over::{EDGE_MAX, Try};
 use self::look::{Found, Seen, look};
 pub use self::put_off::{position_of, put_off_item, put_off_items};
 use super::run::Looked;
 use super::{Fill, Fills, gate, news, settled, so_far};
+use crate::backend::aws::clock::first_at;
 use crate::backend::aws::consumers::Known;
 use crate::backend::aws::hosts;
 use crate::backend::aws::inbox::{Again, AwsInbox, Fate, Progress, Tried, Until};
@@ -159,7 +160,7 @@ struct Walk {
     rests: bool,
     /// An event that is not done yet, since when.
     pending: Option<(u64, Instant)>,
-    /// Since when there is nothing left but what came a moment ago.
+    /// Since when there is nothing left but what came a moment ago, or is not done yet.
     edge: Option<Instant>,
     /// Nothing that was decided on before the rebuild was heard of can be committed any more.
     fenced: bool,
@@ -239,14 +240,12 @@ impl Rebuilder {
         match self.pass(walk, settled).await? {
             Passed::Stopped => Ok(false),
             Passed::More => {
-                walk.edge = None;
+                walk.edge = walk.edge.filter(|_| walk.cursor > first_at(Timestamp::now().minus(EDGE_MAX)));
                 Ok(true)
             }
-            Passed::Waits => {
-                sleep(AGAIN).await;
-                Ok(true)
-            }
-            Passed::All(_) => self.approach(walk, settled).await,
+            // Under load, live deliveries are never done with what is settled.
+            Passed::Waits => self.approach(walk, false).await,
+            Passed::All(_) => self.approach(walk, true).await,
         }
     }
 

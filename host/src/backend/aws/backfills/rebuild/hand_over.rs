@@ -21,6 +21,7 @@ use tokio::time::{Instant, sleep};
 
 use super::{AGAIN, BATCH, CLEARED, POSITION_MAX, Passed, Rebuilder, Walk};
 use crate::backend::aws::backfills::{gate, news};
+use crate::backend::aws::clock::first_at;
 use crate::backend::aws::item::{Item, Key, counters_partition, entries_partition, number, rebuilds_partition, text};
 use crate::backend::aws::journal::{SETTLED, settled_below};
 use crate::backend::aws::layouts::back;
@@ -32,10 +33,10 @@ use crate::clock::Timestamp;
 use crate::fault::{self, Point};
 use crate::policy::ConsumerName;
 
-/// Events that came a moment ago, and may be left when live deliveries are held back.
-const REST_MAX: usize = 256;
+/// Events that came a moment ago, or are not done yet, and may be left when live deliveries are held back.
+const REST_MAX: usize = 512;
 /// How long those are waited for that are to be done.
-const EDGE_MAX: Duration = Duration::from_secs(5);
+pub const EDGE_MAX: Duration = Duration::from_secs(5);
 /// How long live deliveries are held back at the first try; each that fails is followed by one of twice that.
 const HELD_BACK_TIME: Duration = Duration::from_secs(4);
 const HELD_BACK_TIME_MAX: Duration = Duration::from_secs(64);
@@ -69,16 +70,15 @@ pub struct Try {
 }
 
 impl Rebuilder {
-    /// Everything was handled that is settled. Once what came since is little, and done or waited for long enough, the rebuild
-    /// is about to be handed over.
-    pub(super) async fn approach(&self, walk: &mut Walk, settled: u64) -> Result<bool> {
+    /// Everything was handled that is settled and done. Once the rest is little and young, and done or waited for long enough, the
+    /// rebuild is about to be handed over. What is older was put off by then, and is fenced off.
+    pub(super) async fn approach(&self, walk: &mut Walk, all_done: bool) -> Result<bool> {
         let edge = *walk.edge.get_or_insert_with(Instant::now);
-        let keys = self.store.log(settled + 1, POSITION_MAX, false, REST_MAX + 1).await?;
-        let keys: Vec<Key> = keys.into_iter().map(|(key, _)| key).collect();
-        let young = self.store.logged_at(&keys).await?;
-        let heard = self.inbox.subscriptions();
-        let young = young.iter().filter(|logged| heard.want(&logged.event)).count();
-        let is_near = young == 0 || (young <= REST_MAX && edge.elapsed() > EDGE_MAX);
+        let is_young = |(position, _)| position > first_at(Timestamp::now().minus(EDGE_MAX));
+        let is_near = match edge.elapsed() > EDGE_MAX {
+            true => (all_done || walk.pending.is_some_and(is_young)) && self.rest(walk, REST_MAX).await? <= REST_MAX,
+            false => all_done && self.rest(walk, 0).await? == 0,
+        };
         let rests = walk.tries.rest.is_some_and(|until| Instant::now() < until);
         if rests || !is_near || self.time_left() < TRY_TIME || !self.is_known_to_all(walk).await? {
             sleep(AGAIN).await;
@@ -95,6 +95,18 @@ impl Rebuilder {
             walk.fenced = true;
         }
         self.begin_try(walk).await
+    }
+
+    /// How many events behind the cursor the consumer hears, roughly and from above where that is no more than `enough`.
+    async fn rest(&self, walk: &Walk, enough: usize) -> Result<usize> {
+        let keys = self.store.log(walk.cursor + 1, POSITION_MAX, false, REST_MAX + 1).await?;
+        if keys.len() <= enough {
+            return Ok(keys.len());
+        }
+        let keys: Vec<Key> = keys.into_iter().map(|(key, _)| key).collect();
+        let heard = self.inbox.subscriptions();
+        let events = self.store.logged_at(&keys).await?;
+        Ok(events.iter().filter(|logged| heard.want(&logged.event)).count())
     }
 
     /// Whether everybody who may commit something of the consumer has heard of the rebuild.
