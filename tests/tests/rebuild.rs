@@ -154,6 +154,11 @@ fn what_goes_with_no_rebuild_is_refused() {
     assert_eq!(ask(json!({"from": "beginning", "rebuild": true, "effects": "all"}))["field"], "effects");
     let filter = json!({"from": "beginning", "rebuild": true, "filter": {"order": {"currency": ["EUR"]}}});
     assert_eq!(ask(filter)["field"], "filter");
+    // A state that is made of the newest events alone would take the place of the whole one.
+    let late = ["consumers", "backfill", "analytics", "--from", "2026-11-01T00:00:00Z", "--rebuild"];
+    let refused = fanfare(&host, &late);
+    assert_eq!(refused.code(), Some(3), "{refused:#?}");
+    assert!(refused.stderr.contains("must be \\\"beginning\\\" with a rebuild"), "{refused:#?}");
     let asked = ["consumers", "backfill", "analytics", "--from", "beginning", "--rebuild"];
     assert_eq!(fanfare(&host, &[&asked[..], &["--filter", "{}"]].concat()).code(), Some(2));
     assert_eq!(fanfare(&host, &[&asked[..], &["--effects", "all"]].concat()).code(), Some(3));

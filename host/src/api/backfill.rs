@@ -49,7 +49,7 @@ impl Asked {
         let effects = read(&mut errors, "effects", self.effects, effects);
         let of = if self.rebuild == Some(true) { Backfilled::Rebuild } else { Backfilled::Missed };
         if of == Backfilled::Rebuild {
-            check_rebuild(&mut errors, filter.is_some(), effects);
+            check_rebuild(&mut errors, from, filter.is_some(), effects);
         }
         let (Some(from), true) = (from, errors.is_empty()) else { return Err(Error::InvalidBody(errors)) };
         let rate = rate.unwrap_or(BACKFILL_RATE_DEFAULT);
@@ -62,10 +62,13 @@ impl Asked {
 }
 
 /// What the consumer did took effect then: a rebuild must not do it again, and leaves nothing out.
-fn check_rebuild(errors: &mut Vec<FieldError>, filters: bool, effects: Option<BackfillEffects>) {
+fn check_rebuild(errors: &mut Vec<FieldError>, from: Option<Since>, filters: bool, effects: Option<BackfillEffects>) {
     let mut refuse = |field: &str, detail: &'static str| {
         errors.push(FieldError { field: field.to_owned(), detail: detail.into() });
     };
+    if matches!(from, Some(Since::At(_))) {
+        refuse("from", r#"must be "beginning" with a rebuild: the new state takes the place of the whole one"#);
+    }
     if filters {
         refuse("filter", "goes with no rebuild, which is of all that the consumer listens to");
     }
@@ -261,5 +264,6 @@ mod tests {
         assert_eq!(fields(r#"{"from":"beginning","rat":"1/s"}"#), ["rat"]);
         let part = r#"{"from":"beginning","rebuild":true,"filter":{"order":{"currency":["EUR"]}},"effects":"all"}"#;
         assert_eq!(fields(part), ["filter", "effects"]);
+        assert_eq!(fields(r#"{"from":"2026-11-01T00:00:00Z","rebuild":true}"#), ["from"]);
     }
 }
