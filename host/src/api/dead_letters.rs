@@ -77,7 +77,8 @@ pub async fn show(State(shared): State<Arc<Shared>>, Segments([name, event]): Se
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Command {
-    event_id: Option<EventId>,
+    /// Read here, so that what is no id is told as that.
+    event_id: Option<String>,
     cause: Option<String>,
     /// Narrows `cause`.
     outcome: Option<CauseKind>,
@@ -106,6 +107,12 @@ enum Order {
 impl Command {
     fn check(self) -> Result<Order> {
         let Self { event_id, cause, outcome, all, after, rate, data } = self;
+        let event_id = match event_id.map(|text| text.parse::<EventId>().map_err(|_| text)).transpose() {
+            Ok(event_id) => event_id,
+            Err(text) => {
+                return refuse("event_id", format!("{:?} is no event's id", super::request::clip(&text)));
+            }
+        };
         let which = match (event_id, cause, all) {
             (Some(id), None, None) => Which::Event(id),
             (None, Some(text), None) => Which::Cause(CauseKey { outcome, text }),
@@ -233,6 +240,12 @@ mod tests {
     fn a_command_is_about_exactly_one() {
         for bad in ["{}", r#"{"all":false}"#, r#"{"all":true,"cause":"x"}"#, r#"{"all":true,"outcome":"trap"}"#] {
             assert!(checked(bad).is_err(), "{bad}");
+        }
+        match checked(r#"{"event_id":"none"}"#) {
+            Err(Error::InvalidBody(errors)) => {
+                assert_eq!((&*errors[0].field, &*errors[0].detail), ("event_id", "\"none\" is no event's id"));
+            }
+            _ => panic!(),
         }
         let Ok(Order::Each { which: Which::Cause(key), .. }) = checked(r#"{"cause":"x","outcome":"trap"}"#) else {
             panic!()

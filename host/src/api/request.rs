@@ -99,6 +99,9 @@ pub struct NoParams {}
 
 /// What serde says of a query string, as `limit: invalid digit found in string`, in words for whoever wrote it.
 fn refused_parameter(text: &str) -> Error {
+    if let Some(name) = text.strip_prefix("duplicate field `").and_then(|rest| rest.strip_suffix('`')) {
+        return Error::InvalidParameter { field: name.to_owned().into(), detail: "stands more than once".to_owned() };
+    }
     let named = text.split_once(": ").filter(|(name, _)| !name.contains(' '));
     let (field, detail) = named.unwrap_or(("query", text));
     let detail = match detail.strip_prefix(&format!("unknown field `{field}`, ")) {

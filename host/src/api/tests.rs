@@ -188,6 +188,7 @@ async fn parameters_are_checked() {
         ("/v1/orders?limit=-1", "limit", "must be a whole number"),
         ("/v1/orders?limit=", "limit", "must be a whole number"),
         ("/v1/events?after=99999999999999999999", "after", "must be a whole number"),
+        ("/v1/orders?limit=1&limit=2", "limit", "stands more than once"),
         ("/v1/orders?custmer=a", "custmer", "is not known here; there is `customer`, `status`"),
         ("/v1/check?rte=1", "rte", "is not known here; there is `rate`"),
         ("/v1/consumers?name=a", "name", "is not known here; there are no parameters"),
