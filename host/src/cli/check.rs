@@ -76,10 +76,17 @@ fn online(client: &Client, rate: Option<Rate>, mut tell: impl FnMut(&Value)) -> 
 
 impl Report {
     fn add(&mut self, step: &Value) {
-        *self.rows.entry(text(step, "/rule")).or_default() += field(step, "rows").as_u64().unwrap_or(0);
+        let rule = text(step, "/rule");
         let findings = items(step, "/findings");
         self.count += findings.len();
-        self.findings.extend(findings.iter().take(SHOWN_MAX.saturating_sub(self.findings.len())).cloned());
+        let shown = findings.iter().take(SHOWN_MAX.saturating_sub(self.findings.len())).cloned();
+        self.findings.extend(shown.map(|mut finding| {
+            if let Some(finding) = finding.as_object_mut() {
+                finding.insert("rule".to_owned(), json!(rule));
+            }
+            finding
+        }));
+        *self.rows.entry(rule).or_default() += field(step, "rows").as_u64().unwrap_or(0);
     }
 }
 
@@ -92,4 +99,18 @@ fn summary(report: &Value) -> String {
     let looked: Vec<_> = rows.into_iter().flatten().map(|(rule, rows)| format!("{rows} {rule}")).collect();
     let found = if field(report, "count") == 0 { "nothing is wrong" } else { "something is wrong" };
     format!("{found}: looked at {}", looked.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_finding_says_of_which_rule_it_is() {
+        let mut report = Report::default();
+        let finding = json!({"place": "order 1", "fault": "it has no event"});
+        report.add(&json!({"rule": "orders", "rows": 2, "findings": [finding]}));
+        report.add(&json!({"rule": "orders", "rows": 1, "findings": []}));
+        assert_eq!((report.findings[0]["rule"].clone(), report.rows["orders"], report.count), (json!("orders"), 3, 1));
+    }
 }
