@@ -40,6 +40,12 @@ fn an_order_of_api_gateway_is_durable_and_told_when_it_is_answered() {
 
     let (status, problem) = asked(&api.invoke(&placing(&json!({"currency": "USD"}))));
     assert_eq!((status, &problem["type"]), (422, &json!("/problems/invalid-order")));
+    // Lines are text, which a REST API need not be told to decode.
+    let mut lines = request_v1("POST", "/v1/orders:import", &json!({}), Some(&order));
+    lines["headers"]["content-type"] = json!("application/x-ndjson");
+    let imported = api.invoke(&lines);
+    assert!(imported["body"].as_str().is_some_and(|body| body.contains("\"created\"")), "{imported}");
+    assert_eq!(imported["isBase64Encoded"], false);
     let (status, problem) = asked(&api.invoke(&request("GET", "/v1/nowhere", &json!({}), None)));
     assert_eq!((status, &problem["type"]), (404, &json!("/problems/not-found")));
     let consumers = get(&mut api, "/v1/consumers");

@@ -1,12 +1,14 @@
 //! `fanfare lambda api`: each event is a request, in the words of API Gateway, of a load balancer or of a function's URL.
 
 use std::collections::BTreeSet;
+use std::future::{Future, ready};
+use std::pin::Pin;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use lambda_http::request::RequestContext;
-use lambda_http::{Body, RequestExt as _, service_fn};
+use lambda_http::{Body, IntoResponse, RequestExt as _, service_fn};
 use lambda_runtime::Context;
 
 use super::{Times, rest};
@@ -42,16 +44,25 @@ impl Shop {
         lambda_http::run(service_fn(|request| self.answer(request))).await
     }
 
-    async fn answer(&self, request: lambda_http::Request) -> Result<lambda_http::Response<Body>, super::Error> {
+    async fn answer(&self, request: lambda_http::Request) -> Result<Answer, super::Error> {
         let times = Times::of(&request.lambda_context_ref().cloned().unwrap_or_else(Context::default));
         self.invoked.wake().await?;
         let answer = self.api.answer(asked(request), times.end).await;
         rest(&self.invoked, times).await;
-        Ok(answer.map(|body| match String::from_utf8(body.into()) {
+        Ok(Answer(answer.map(|body| match String::from_utf8(body.into()) {
             Ok(text) if text.is_empty() => Body::Empty,
             Ok(text) => Body::Text(text),
             Err(error) => Body::Binary(error.into_bytes()),
-        }))
+        })))
+    }
+}
+
+/// An answer whose body is as it is here. By its type, `application/x-ndjson` would become Base64, which a REST API hands on as that.
+struct Answer(lambda_http::Response<Body>);
+
+impl IntoResponse for Answer {
+    fn into_response(self) -> Pin<Box<dyn Future<Output = lambda_http::Response<Body>> + Send>> {
+        Box::pin(ready(self.0))
     }
 }
 
