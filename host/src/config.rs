@@ -23,6 +23,7 @@ mod retention;
 pub mod settings;
 mod shown;
 
+pub use cloud::{is_endpoint, is_region};
 pub use raw::{Given, Origin, RawConfig};
 pub use shown::without_login;
 

@@ -65,6 +65,16 @@ fn without_region_or_credentials_it_says_where_they_may_come_from() {
     assert_eq!(run.code(), USAGE, "{run:#?}");
     assert!(run.stderr.contains("no AWS region is set: set aws.region (FANFARE_AWS_REGION)"), "{run:#?}");
 
+    for (region, said) in [("", "no AWS region is set"), ("eu central", "\"eu central\" is not an AWS region such as")]
+    {
+        let run = finish(provision(&folder, "nobody").env("AWS_REGION", region).arg("fraud"));
+        assert_eq!(run.code(), USAGE, "{run:#?}");
+        assert!(run.stderr.contains(said), "{run:#?}");
+    }
+
+    let run = finish(provision(&folder, "nobody").env("AWS_SECRET_ACCESS_KEY", "").arg("fraud"));
+    assert_eq!(run.code(), USAGE, "{run:#?}");
+    assert!(run.stderr.contains("AWS_ACCESS_KEY_ID is set without AWS_SECRET_ACCESS_KEY"), "{run:#?}");
     let mut command = provision(&folder, "nobody");
     let run = finish(command.env_remove("AWS_ACCESS_KEY_ID").env("FANFARE_AWS_PROFILE", "shop").arg("fraud"));
     assert_eq!(run.code(), USAGE, "{run:#?}");
@@ -74,6 +84,10 @@ fn without_region_or_credentials_it_says_where_they_may_come_from() {
 #[test]
 fn an_endpoint_where_nobody_listens_is_named() {
     let folder = TempDir::new().expect("a folder");
+    let run = finish(provision(&folder, "nobody").env("AWS_ENDPOINT_URL_SQS", "shop.example:4566").arg("fraud"));
+    assert_eq!(run.code(), USAGE, "{run:#?}");
+    let said = "the endpoint of SQS, \"shop.example:4566\", is not a URL such as http://127.0.0.1:4566: see AWS_ENDPOINT_URL_SQS";
+    assert!(run.stderr.contains(said), "{run:#?}");
     let mut command = provision(&folder, "nobody");
     // Nothing listens on port 1. The variable of this service alone comes before that of all.
     command.env("AWS_ENDPOINT_URL_DYNAMODB", "http://127.0.0.1:1").env("FANFARE_AWS_ATTEMPTS_MAX", "1");

@@ -115,7 +115,12 @@ impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         let said = error.to_string();
         match error {
-            Error::Open(OpenError::NoRegion | OpenError::NoCredentials { .. }) => Self::Usage(said),
+            Error::Open(
+                OpenError::NoRegion
+                | OpenError::BadRegion { .. }
+                | OpenError::BadEndpoint { .. }
+                | OpenError::NoCredentials { .. },
+            ) => Self::Usage(said),
             Error::Open(OpenError::Unreachable { .. }) | Error::Slow { .. } => Self::Unavailable(said),
             Error::Open(OpenError::Refused { .. } | OpenError::Failed { .. })
             | Error::Missing { .. }

@@ -74,12 +74,20 @@ fn timeout(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| format!("{text:?} is not a time from {least:?} to {most:?}, such as 500ms or 5s"))
 }
 
-fn region(text: &str) -> Result<String, String> {
+/// Whether a region can be called so: it is a part of the names of AWS's hosts.
+pub fn is_region(text: &str) -> bool {
     let legal = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-    if !text.is_empty() && text.len() <= 64 && text.bytes().all(legal) {
-        return Ok(text.to_owned());
-    }
-    Err(format!("{text:?} is not a region such as eu-central-1"))
+    !text.is_empty() && text.len() <= 64 && text.bytes().all(legal)
+}
+
+/// Whether it says by which scheme whom to call.
+pub fn is_endpoint(text: &str) -> bool {
+    let url = text.parse::<http::Uri>();
+    url.is_ok_and(|url| url.host().is_some() && matches!(url.scheme_str(), Some("http" | "https")))
+}
+
+fn region(text: &str) -> Result<String, String> {
+    if is_region(text) { Ok(text.to_owned()) } else { Err(format!("{text:?} is not a region such as eu-central-1")) }
 }
 
 fn endpoint(text: &str, insecure: bool) -> Result<String, String> {

@@ -13,7 +13,7 @@ use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
 
 use super::resources::POLL_MAX;
 use super::settings::{Endpoints, Settings};
-use crate::config::{from_env, without_login};
+use crate::config::{from_env, is_endpoint, is_region, without_login};
 use meter::Meter;
 use throttled::Throttled;
 
@@ -35,10 +35,22 @@ impl Clients {
     /// Finds region and credentials. No service is called yet.
     ///
     /// # Errors
-    /// Where there is no region, or are no credentials.
+    /// Where there is no region, or are no credentials, or where a region or an endpoint that the environment has cannot be one.
     pub async fn connect(settings: &Settings) -> Result<Self, OpenError> {
         let config = loader(settings).load().await;
-        let region = config.region().ok_or(OpenError::NoRegion)?.to_string();
+        let region =
+            config.region().filter(|region| !region.as_ref().is_empty()).ok_or(OpenError::NoRegion)?.to_string();
+        if !is_region(&region) {
+            return Err(OpenError::BadRegion { region });
+        }
+        let endpoints = endpoints(settings, &config);
+        let named =
+            [(Service::DynamoDb, &endpoints.dynamodb), (Service::Sns, &endpoints.sns), (Service::Sqs, &endpoints.sqs)];
+        for (service, url) in named {
+            if let Some(url) = url.as_ref().filter(|url| !is_endpoint(url)) {
+                return Err(OpenError::BadEndpoint { service, url: without_login(url) });
+            }
+        }
         let credentials = config.credentials_provider().ok_or_else(|| error::no_credentials(settings, None))?;
         if let Err(error) = credentials.provide_credentials().await {
             return Err(error::no_credentials(settings, Some(&error)));
@@ -56,7 +68,7 @@ impl Clients {
             sns: aws_sdk_sns::Client::from_conf(sns.interceptor(Meter).retry_classifier(Throttled).build()),
             sqs: aws_sdk_sqs::Client::from_conf(sqs.build()),
             polling: aws_sdk_sqs::Client::from_conf(polling.build()),
-            endpoints: endpoints(settings, &config),
+            endpoints,
             region,
         })
     }

@@ -8,6 +8,7 @@ use aws_smithy_runtime_api::http::Response;
 
 use super::super::settings::Settings;
 use super::Clients;
+use crate::config::from_env;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Service {
@@ -30,6 +31,17 @@ impl fmt::Display for Service {
 pub enum OpenError {
     #[error("no AWS region is set: set aws.region (FANFARE_AWS_REGION), AWS_REGION, or a region in the profile")]
     NoRegion,
+    #[error(
+        "{region:?} is not an AWS region such as eu-central-1: see aws.region (FANFARE_AWS_REGION), AWS_REGION, and the \
+         region in the profile"
+    )]
+    BadRegion { region: String },
+    #[error(
+        "the endpoint of {service}, {url:?}, is not a URL such as http://127.0.0.1:4566: see AWS_ENDPOINT_URL_{}, and \
+         AWS_ENDPOINT_URL",
+        service.to_string().to_uppercase()
+    )]
+    BadEndpoint { service: Service, url: String },
     #[error(
         "no AWS credentials were found{}: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, name a profile that has them \
          with aws.profile (FANFARE_AWS_PROFILE), or give this machine a role ({detail})",
@@ -117,6 +129,11 @@ fn told(response: &Response) -> String {
 
 pub(super) fn no_credentials(settings: &Settings, error: Option<&dyn Error>) -> OpenError {
     let detail = error.map_or_else(|| "nowhere to look".to_owned(), chain);
+    let detail = match ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"].map(|name| from_env(name).is_some()) {
+        [true, false] => format!("AWS_ACCESS_KEY_ID is set without AWS_SECRET_ACCESS_KEY; {detail}"),
+        [false, true] => format!("AWS_SECRET_ACCESS_KEY is set without AWS_ACCESS_KEY_ID; {detail}"),
+        _ => detail,
+    };
     OpenError::NoCredentials { profile: settings.profile.clone(), detail }
 }
 
