@@ -153,7 +153,7 @@ pub async fn remove_consumer(
     name: &ConsumerName,
 ) -> Result<Plan, Error> {
     let topic = Some(shared.topic_arn.as_str());
-    let site = ConsumerSite::new(clients, settings, topic, name, Passing::Unknown, false);
+    let site = ConsumerSite::new(clients, settings, topic, name, Passing::Unknown, settings.provision);
     site.remove(settings.provision).await
 }
 

@@ -50,7 +50,8 @@ impl<'a> ConsumerSite<'a> {
         Self { clients, kind: settings.topic, topic_arn, passing, with_tags, queue, dead, subscription, tags }
     }
 
-    /// Deletes what is there, or only tells it.
+    /// Deletes what is there, or only tells it. A queue that is somebody else's stays: a consumer may be called so that its
+    /// queues have the names of another shop's.
     pub async fn remove(&self, really: bool) -> Result<Plan, Error> {
         let found = self.look().await?;
         let delete = |on: Resource| Step::useful(on, Change::Delete);
@@ -64,7 +65,7 @@ impl<'a> ConsumerSite<'a> {
             }
         }
         for (name, found) in [(&self.queue, &found.queue), (&self.dead, &found.dead)] {
-            if let Some(found) = found {
+            if let Some(found) = found.as_ref().filter(|found| found.other_owner(&self.tags).is_none()) {
                 match really {
                     true => queue::delete(self.clients, name, &found.url).await?,
                     false => plan.steps.push(delete(queue(name))),

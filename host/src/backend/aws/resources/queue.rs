@@ -34,6 +34,18 @@ pub struct Found {
     tags: Option<Tags>,
 }
 
+impl Found {
+    /// The first of these tags that says somebody else has the queue, with what is wanted and what it says.
+    pub fn other_owner<'t>(&'t self, wanted: &[(&'t str, &'t str)]) -> Option<(&'t str, &'t str, &'t str)> {
+        let tags = self.tags.as_ref()?;
+        let of_another = |&(tag, value): &(&'t str, &'t str)| {
+            let other = tags.get(tag).filter(|other| *other != value)?;
+            Some((tag, value, other.as_str()))
+        };
+        wanted.iter().find_map(of_another)
+    }
+}
+
 /// What a queue should be.
 pub struct Wanted<'a> {
     pub name: &'a str,
@@ -81,14 +93,12 @@ pub fn compare(wanted: &Wanted<'_>, found: Option<&Found>) -> Result<Vec<Step>, 
         });
         return Ok(vec![Step::needed(on, Change::Create { settings: settings.chain(fed).collect() })]);
     };
-    for (tag, value) in wanted.tags {
-        if let Some(other) = found.tags.as_ref().and_then(|tags| tags.get(*tag)).filter(|other| other != value) {
-            let what = format!(
-                "the queue {name} has the tag {tag} = {other}, not {value}: it is another shop's or another consumer's; \
-                 set another aws.prefix, or rename the consumer"
-            );
-            return Err(Error::Unmendable { what });
-        }
+    if let Some((tag, value, other)) = found.other_owner(wanted.tags) {
+        let what = format!(
+            "the queue {name} has the tag {tag} = {other}, not {value}: it is another shop's or another consumer's; \
+             set another aws.prefix, or rename the consumer"
+        );
+        return Err(Error::Unmendable { what });
     }
     let plain = wanted.made_with();
     let plain = plain.iter().map(|(name, value)| (*name, value.as_str())).filter(|(name, _)| *name != "FifoQueue");

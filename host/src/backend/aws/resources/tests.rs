@@ -312,6 +312,13 @@ async fn what_is_somebody_elses_is_left_alone() {
         ensure_consumer(&shop.clients, &shop.settings, &shared, &consumer("inventory"), Some(&hears(&["*"]))).await;
     let error = error.unwrap_err();
     assert!(matches!(&error, Error::Unmendable { what } if what.contains("fanfare:prefix = another")), "{error}");
+    // Nor does it go with a consumer that only has the name for it.
+    remove_consumer(&shop.clients, &shop.settings, &shared, &consumer("inventory")).await.unwrap();
+    let [name, _] = names::queues(&shop.settings.prefix, &consumer("inventory"), shared.kind);
+    let there = queue::look(&shop.clients, &name, true).await.unwrap();
+    assert!(there.is_some(), "another shop's queue stays");
+    let own = shop.settings.prefix.as_str();
+    shop.clients.sqs.tag_queue().queue_url(&queue.url).tags(names::PREFIX_TAG, own).send().await.unwrap();
     shop.close(&["inventory"]).await;
 }
 
