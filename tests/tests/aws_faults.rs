@@ -330,6 +330,21 @@ fn a_host_that_provisions_mends_a_subscription_that_was_deleted_and_what_was_mis
 }
 
 #[test]
+fn a_queue_for_dead_letters_that_was_deleted_is_made_anew_for_what_is_no_event() {
+    let cloud = Cloud::start();
+    let queue = cloud.queue("");
+    cloud.sqs("DeleteQueue", &json!({"QueueUrl": cloud.queue("-dead")}));
+    let letter = json!({"QueueUrl": queue, "MessageBody": "good morning", "MessageGroupId": "letter",
+        "MessageDeduplicationId": "letter"});
+    cloud.sqs("SendMessage", &letter);
+    within(RECOVERED_WITHIN, "what is no event is put aside", || match cloud.messages(&queue) {
+        0 => Ok(()),
+        other => Err(format!("{other} are in the queue; {}", cloud.host.log())),
+    });
+    assert_eq!(cloud.messages(&cloud.queue("-dead")), 1);
+}
+
+#[test]
 fn a_message_that_is_no_event_is_put_aside_and_one_of_a_newer_host_waits_for_it() {
     let cloud = Cloud::start();
     let client = cloud.client();

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aws_sdk_sqs::operation::receive_message::ReceiveMessageError;
+use aws_sdk_sqs::operation::send_message::SendMessageError;
 use aws_sdk_sqs::types::{
     ChangeMessageVisibilityBatchRequestEntry, DeleteMessageBatchRequestEntry, Message, MessageSystemAttributeName,
 };
@@ -414,7 +415,7 @@ impl AwsInbox {
     }
 
     /// What is no event goes where a person can look at it.
-    async fn put_aside(&self, message: &Message, receipt: Receipt, why: &str) {
+    async fn put_aside(self: &Arc<Self>, message: &Message, receipt: Receipt, why: &str) {
         tracing::error!(
             consumer = %self.name, id = message.message_id().unwrap_or_default(), why,
             "a message of the queue is no event of Fanfare; it is put into the queue's dead-letter queue. Who sends to this queue?"
@@ -431,6 +432,9 @@ impl AwsInbox {
         match sent.send().await {
             Ok(_) => self.acknowledge(vec![receipt]),
             Err(error) => {
+                if error.as_service_error().is_some_and(SendMessageError::is_queue_does_not_exist) {
+                    self.look_at_way();
+                }
                 tracing::warn!(consumer = %self.name, error = %failed("SendMessage", &error), "it stays in the queue");
                 self.hand_back(|| vec![receipt]);
             }
