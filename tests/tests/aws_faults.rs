@@ -360,15 +360,25 @@ fn a_message_that_is_no_event_is_put_aside_and_one_of_a_newer_host_waits_for_it(
     send("letter", "good morning", None);
     send("damaged", "{}", Some("{\"v\":1,\"lane\":7}"));
     send("newer", "{}", Some("{\"v\":99,\"whatever\":\"comes\"}"));
+    // One of a shop with another table, or with the one that was here before.
+    let event = json!({"specversion": "1.0", "id": "01a22d62-7e0c-7557-a046-2527ed841ce6", "source": "/other",
+        "type": "com.example.a", "subject": "TEA", "time": "2026-11-30T16:55:59.244Z", "data": {}});
+    let envelope = json!({"v": 1, "lane": "s#TEA", "seq": 1, "position": 753586661328576_u64, "depth": 0,
+        "table": "17235b6a-42ef-490a-89d1-77689d57aa87"});
+    send("other", &event.to_string(), Some(&envelope.to_string()));
     eventually("what is no event is put aside", || match cloud.messages(&dead) {
-        2 => Ok(()),
+        3 => Ok(()),
         other => Err(format!("{other} are; {}", cloud.host.log())),
     });
     let asked = json!({"QueueUrl": dead, "MaxNumberOfMessages": 10, "VisibilityTimeout": 0});
     let aside = cloud.sqs("ReceiveMessage", &asked);
     let bodies: Vec<_> = aside["Messages"].as_array().into_iter().flatten().map(|message| &message["Body"]).collect();
-    assert_eq!(bodies, [&json!("good morning"), &json!("{}")], "as they came");
-    for said in ["Who sends to this queue?", "an event of a newer host waits in the queue: update this host"] {
+    assert_eq!(bodies, [&json!("good morning"), &json!("{}"), &json!(event.to_string())], "as they came");
+    for said in [
+        "Who sends to this queue?",
+        "it is of another store",
+        "an event of a newer host waits in the queue: update this host",
+    ] {
         eventually("the host says so", || match cloud.host.log() {
             log if log.contains(said) => Ok(()),
             log => Err(log),

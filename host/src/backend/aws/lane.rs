@@ -275,6 +275,9 @@ pub struct Envelope {
     /// The event is too large for a message, and stands in the table alone.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub by_reference: bool,
+    /// The id of the table that the event stands in. Hosts of before do not say it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub table: Option<String>,
 }
 
 /// The series of envelopes that this host writes and reads.
@@ -291,6 +294,7 @@ impl Envelope {
             standing: logged.standing,
             prior: logged.prior.clone(),
             by_reference: false,
+            table: None,
         }
     }
 

@@ -56,6 +56,7 @@ const UNSURE: Duration = Duration::from_secs(20);
 pub struct Publisher {
     client: aws_sdk_sns::Client,
     topic_arn: String,
+    table_id: Option<String>,
     fifo: bool,
     state: Mutex<State>,
     changed: Notify,
@@ -81,7 +82,8 @@ impl Publisher {
     pub fn new(client: aws_sdk_sns::Client, shared: &Shared) -> Self {
         let fifo = shared.kind == TopicKind::Fifo;
         let (state, changed, empty) = (Mutex::default(), Notify::new(), Notify::new());
-        Self { client, topic_arn: shared.topic_arn.clone(), fifo, state, changed, empty }
+        let (topic_arn, table_id) = (shared.topic_arn.clone(), shared.table_id.clone());
+        Self { client, topic_arn, table_id, fifo, state, changed, empty }
     }
 
     /// A position that is open from the moment on in which it is drawn.
@@ -258,7 +260,7 @@ impl Publisher {
     }
 
     fn entry(&self, number: usize, logged: &Logged) -> anyhow::Result<PublishBatchRequestEntry> {
-        let (attributes, body) = message(logged)?;
+        let (attributes, body) = message(logged, self.table_id.as_deref())?;
         let entry = PublishBatchRequestEntry::builder().id(number.to_string()).message(body);
         let mut entry = entry;
         for (name, value) in attributes {
@@ -275,11 +277,11 @@ impl Publisher {
 /// Attribute that carries the [`Envelope`].
 pub const ENVELOPE_ATTRIBUTE: &str = "fanfare";
 
-/// Attributes and body of an event's message.
-pub fn message(logged: &Logged) -> serde_json::Result<([(&'static str, String); 2], String)> {
+/// Attributes and body of an event's message, where `table_id` is that of the table.
+pub fn message(logged: &Logged, table_id: Option<&str>) -> serde_json::Result<([(&'static str, String); 2], String)> {
     let body = serde_json::to_string(&*logged.event)?;
-    let by_reference = body.len() > EVENT_BYTES_MAX;
-    let envelope = serde_json::to_string(&Envelope { by_reference, ..Envelope::of(logged) })?;
+    let (by_reference, table) = (body.len() > EVENT_BYTES_MAX, table_id.map(str::to_owned));
+    let envelope = serde_json::to_string(&Envelope { by_reference, table, ..Envelope::of(logged) })?;
     let body = if by_reference { "{}".to_owned() } else { body };
     Ok(([(names::KIND_ATTRIBUTE, logged.event.kind().to_owned()), (ENVELOPE_ATTRIBUTE, envelope)], body))
 }
@@ -289,9 +291,12 @@ pub fn group(lane: &LaneKey) -> String {
     Sha256::digest(lane.as_str()).iter().take(20).fold(String::new(), |digits, byte| digits + &format!("{byte:02x}"))
 }
 
+/// As long as any.
+const TABLE_ID: &str = "00000000-0000-0000-0000-000000000000";
+
 /// What an event weighs in a batch, roughly and from above.
 fn weight(logged: &Logged) -> usize {
-    let Ok((attributes, body)) = message(logged) else { return 0 };
+    let Ok((attributes, body)) = message(logged, Some(TABLE_ID)) else { return 0 };
     body.len() + attributes.iter().map(|(name, value)| name.len() + value.len() + 16).sum::<usize>()
 }
 

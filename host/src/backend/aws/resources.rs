@@ -46,6 +46,8 @@ pub use queue::{KEPT, POLL_MAX, VISIBILITY};
 #[derive(Clone, Debug)]
 pub struct Shared {
     pub table: String,
+    /// Which table of that name it is; `None` where the service does not say.
+    pub table_id: Option<String>,
     pub topic_arn: String,
     pub kind: TopicKind,
 }
@@ -89,7 +91,8 @@ pub async fn ensure(clients: &Clients, settings: &Settings) -> Result<Shared, Er
     let site = SharedSite::new(clients, settings, settings.provision);
     let found = settle(&site, settings.provision).await?;
     let topic = found.topic.ok_or_else(|| lost("topic"))?;
-    Ok(Shared { table: site.table, topic_arn: topic.arn, kind: settings.topic })
+    let table_id = found.table.and_then(|table| table.id);
+    Ok(Shared { table: site.table, table_id, topic_arn: topic.arn, kind: settings.topic })
 }
 
 /// The consumer's queue, as it should be, subscribed to the kinds of events that `hears`. Where that is not known yet, a filter

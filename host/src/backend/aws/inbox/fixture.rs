@@ -51,7 +51,7 @@ impl Handed {
         let logged = self.store.logged(lane, 1, SEQ_MAX, usize::MAX).await.unwrap();
         assert!(logged.iter().map(|it| it.seq).eq(1..=logged.len() as u64));
         let of = |logged| {
-            let (attributes, body) = message(logged).unwrap();
+            let (attributes, body) = message(logged, self.store.shared.table_id.as_deref()).unwrap();
             let attributes = attributes.map(|(name, value)| {
                 let value = MessageAttributeValue::builder().data_type("String").string_value(value);
                 (name.to_owned(), value.build().unwrap())

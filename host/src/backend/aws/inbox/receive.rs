@@ -471,6 +471,13 @@ async fn open(store: &Store, message: &Message) -> Result<Opened> {
     if !(1..SEQ_MAX).contains(&envelope.seq) {
         return Ok(Opened::Nothing(format!("no lane has an event {}", envelope.seq)));
     }
+    if let (Some(its), Some(own)) = (&envelope.table, &store.shared.table_id)
+        && its != own
+    {
+        return Ok(Opened::Nothing(format!(
+            "it is of another store: its table has the id {its}, this one's has {own}"
+        )));
+    }
     if envelope.by_reference {
         let logged = store.logged(&LaneKey::known(envelope.lane), envelope.seq, envelope.seq, 1).await?.pop();
         return Ok(logged.map_or(Opened::Gone, |logged| Opened::Event(Box::new(logged))));

@@ -16,7 +16,7 @@ pub struct SharedSite<'a> {
 }
 
 pub struct FoundShared {
-    table: Option<table::Found>,
+    pub table: Option<table::Found>,
     pub topic: Option<topic::Found>,
 }
 

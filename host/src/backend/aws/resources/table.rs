@@ -39,6 +39,8 @@ struct Key {
 /// A table that is there and in use.
 #[derive(Debug)]
 pub struct Found {
+    /// No other table has it, not one of the same name that is made anew either.
+    pub id: Option<String>,
     arn: String,
     key: String,
     /// Key and projection, by name.
@@ -83,6 +85,7 @@ pub async fn look(clients: &Clients, name: &str, with_tags: bool) -> Result<Opti
     let arn = table.table_arn.clone().unwrap_or_default();
     let tags = if with_tags { Some(tags(clients, &arn).await?) } else { None };
     Ok(Some(Found {
+        id: table.table_id.clone(),
         key: shown_key(table.key_schema(), &table),
         indexes: table.global_secondary_indexes().iter().map(|index| shown_index(index, &table)).collect(),
         ttl: shown_ttl(ttl.time_to_live_description),
