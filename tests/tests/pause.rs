@@ -1,7 +1,7 @@
 //! A person stops a consumer for a while: nothing starts, nothing is missed, and a crash changes nothing of it.
 
 use fanfare_tests::orders::order;
-use fanfare_tests::{Client, TestHost, json, program};
+use fanfare_tests::{Client, TestHost, eventually, json, program};
 
 #[test]
 fn a_paused_consumer_stands_still_through_a_crash_and_then_catches_up() {
@@ -51,6 +51,27 @@ fn pausing_works_from_the_command_line_and_without_the_plugin() {
     assert!(told.stdout.contains("goes on"), "{told:#?}");
     client.wait_until_idle();
     assert_eq!(client.counter("reports-one", "handled"), 2);
+}
+
+#[test]
+fn a_backfill_of_a_paused_consumer_says_that_it_waits_and_how_it_goes_on() {
+    let host = TestHost::with(&["reports-one"]);
+    let client = host.client();
+    place(&client, 1);
+    client.wait_until_idle();
+    let paused = client.post("/v1/consumers/reports-one/pause", &json!({"reason": "stocktaking"}));
+    drop(paused.expect(200));
+    let path = "/v1/consumers/reports-one/backfill";
+    let asked = client.post(path, &json!({"from": "beginning", "rebuild": true})).expect(202).json();
+    let waits = asked["waits"].as_str().expect("why it waits");
+    assert!(waits.contains("reports-one is paused, since") && waits.contains("stocktaking"), "{waits}");
+    let told = program::run(["consumers", "backfill", "reports-one", "--status", "--url", client.base()]).succeeded();
+    assert!(told.stdout.contains("`fanfare consumers resume reports-one` lets it go on"), "{told:#?}");
+    drop(client.post("/v1/consumers/reports-one/resume", &json!({})).expect(200));
+    eventually("it is done", || match client.get(path).expect(200).json() {
+        done if done["state"] == "done" && done["waits"].is_null() => Ok(()),
+        other => Err(other.to_string()),
+    });
 }
 
 #[test]

@@ -129,9 +129,22 @@ struct Shown {
     waits: Option<String>,
 }
 
-fn shown(shared: &Shared, name: &ConsumerName, report: BackfillReport) -> Result<Response> {
-    let waits = if report.state == BackfillState::Running { waits(shared, name, report.back_to) } else { None };
+async fn shown(shared: &Shared, name: &ConsumerName, report: BackfillReport) -> Result<Response> {
+    let waits = match report.state {
+        BackfillState::Running => match waits(shared, name, report.back_to) {
+            None => stopped(shared, name).await,
+            waits => waits,
+        },
+        _ => None,
+    };
     page::json(&Shown { report, waits })
+}
+
+/// Whether a person stopped the consumer. Where nobody can tell, how far it is counts for more.
+async fn stopped(shared: &Shared, name: &ConsumerName) -> Option<String> {
+    let known = reading(shared.api.consumers.known()).await.ok()?;
+    let paused = known.into_iter().find(|report| report.name == *name)?.paused?;
+    Some(format!("the consumer {name} is paused, {}", consumers::paused_since(name, &paused)))
 }
 
 /// Why no version is there that would handle what is delivered.
@@ -172,7 +185,7 @@ pub async fn start(
         return page::json(&Counted { dry_run, events });
     }
     match committing(backfills.start(&name, asked)).await?.into_inner() {
-        Started::Yes(report) => Ok((StatusCode::ACCEPTED, shown(&shared, &name, report)?).into_response()),
+        Started::Yes(report) => Ok((StatusCode::ACCEPTED, shown(&shared, &name, report).await?).into_response()),
         Started::UnknownConsumer => Err(Error::NeverRan(name.clone())),
         Started::Runs => Err(Error::BackfillRuns(name)),
     }
@@ -183,7 +196,7 @@ pub async fn show(State(shared): State<Arc<Shared>>, Segment(name): Segment<Cons
     consumers::require_known(&shared, &name).await?;
     let report = reading(shared.api.backfills.latest(&name)).await?;
     let Some(report) = report else { return Err(Error::NoBackfill(name)) };
-    shown(&shared, &name, report)
+    shown(&shared, &name, report).await
 }
 
 /// `POST /v1/consumers/{name}/backfill/pause`.
@@ -230,7 +243,7 @@ async fn steer(
     }
     consumers::require_known(shared, &name).await?;
     match committing(shared.api.backfills.steer(&name, step)).await?.into_inner() {
-        Steered::Yes(report) => self::shown(shared, &name, report),
+        Steered::Yes(report) => self::shown(shared, &name, report).await,
         Steered::None => Err(Error::NoBackfillRuns(name)),
     }
 }

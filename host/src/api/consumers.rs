@@ -79,13 +79,11 @@ impl ConsumerShown {
 
     /// What keeps a consumer from running without the pause stays its state.
     fn pause(&mut self, paused: Option<Pause>) {
-        if let Some(Pause { since, reason }) = &paused
+        if let Some(pause) = &paused
             && self.status.state == ConsumerState::Running
         {
-            let why = reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
-            let name = &self.status.name;
             self.status.state = ConsumerState::Paused;
-            self.status.reason = Some(format!("since {since}{why}; `fanfare consumers resume {name}` lets it go on"));
+            self.status.reason = Some(paused_since(&self.status.name, pause));
         }
         self.paused = paused;
     }
@@ -112,6 +110,12 @@ impl ConsumerShown {
         }
         self.hosts = hosts;
     }
+}
+
+/// Since when and why a person stopped it, and how it goes on.
+pub(super) fn paused_since(name: &ConsumerName, Pause { since, reason }: &Pause) -> String {
+    let why = reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+    format!("since {since}{why}; `fanfare consumers resume {name}` lets it go on")
 }
 
 /// A version, and a host on which it handles events.
