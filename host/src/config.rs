@@ -163,6 +163,12 @@ pub fn from_env(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
+/// Whether the variable is there with nothing in it, which others may take for something.
+#[must_use]
+pub fn is_blank_in_env(name: &str) -> bool {
+    std::env::var_os(name).is_some_and(|value| value.is_empty())
+}
+
 /// Names of the variables of settings whose values are no UTF-8: to pass over them would be to do something else than was
 /// set.
 #[must_use]

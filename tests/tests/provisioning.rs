@@ -84,6 +84,15 @@ fn without_region_or_credentials_it_says_where_they_may_come_from() {
 #[test]
 fn an_endpoint_where_nobody_listens_is_named() {
     let folder = TempDir::new().expect("a folder");
+    let mut common = provision(&folder, "nobody");
+    common.env_remove("AWS_ENDPOINT_URL_SQS").env("AWS_ENDPOINT_URL", "");
+    let mut own = provision(&folder, "nobody");
+    own.env("AWS_ENDPOINT_URL_SQS", "");
+    for mut blank in [common, own] {
+        let run = finish(blank.arg("fraud"));
+        assert_eq!(run.code(), USAGE, "{run:#?}");
+        assert!(run.stderr.contains("the endpoint of SQS, \"\", is not a URL"), "{run:#?}");
+    }
     let run = finish(provision(&folder, "nobody").env("AWS_ENDPOINT_URL_SQS", "shop.example:4566").arg("fraud"));
     assert_eq!(run.code(), USAGE, "{run:#?}");
     let said = "the endpoint of SQS, \"shop.example:4566\", is not a URL such as http://127.0.0.1:4566: see AWS_ENDPOINT_URL_SQS";

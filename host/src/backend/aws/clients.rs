@@ -13,7 +13,7 @@ use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
 
 use super::resources::POLL_MAX;
 use super::settings::{Endpoints, Settings};
-use crate::config::{from_env, is_endpoint, is_region, without_login};
+use crate::config::{from_env, is_blank_in_env, is_endpoint, is_region, without_login};
 use meter::Meter;
 use throttled::Throttled;
 
@@ -129,7 +129,12 @@ fn patient(settings: &Settings) -> TimeoutConfig {
 fn endpoints(settings: &Settings, config: &SdkConfig) -> Endpoints {
     let own = &settings.endpoints;
     let of = |service: &Option<String>, variable: &str| {
-        let from_environment = || from_env(variable).or_else(|| config.endpoint_url().map(str::to_owned));
+        let from_environment = || match from_env(variable) {
+            // The SDK takes that for a URL, and panics.
+            None if is_blank_in_env(variable) => Some(String::new()),
+            None if is_blank_in_env("AWS_ENDPOINT_URL") => Some(config.endpoint_url().unwrap_or_default().to_owned()),
+            url => url.or_else(|| config.endpoint_url().map(str::to_owned)),
+        };
         service.clone().or_else(|| own.all.clone()).or_else(from_environment)
     };
     Endpoints {
