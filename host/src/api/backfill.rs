@@ -142,8 +142,7 @@ async fn shown(shared: &Shared, name: &ConsumerName, report: BackfillReport) -> 
 
 /// Whether a person stopped the consumer. Where nobody can tell, how far it is counts for more.
 async fn stopped(shared: &Shared, name: &ConsumerName) -> Option<String> {
-    let known = reading(shared.api.consumers.known()).await.ok()?;
-    let paused = known.into_iter().find(|report| report.name == *name)?.paused?;
+    let paused = reading(shared.api.consumers.pause(name)).await.ok()??;
     Some(format!("the consumer {name} is paused, {}", consumers::paused_since(name, &paused)))
 }
 

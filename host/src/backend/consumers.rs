@@ -37,6 +37,9 @@ pub trait Consumers: Send + Sync {
     /// restarts, whether its plugin is there or not. Paused once more it keeps its time, and its reason unless another
     /// is given.
     async fn set_pause(&self, name: &ConsumerName, pause: Option<Pause>) -> Result<Durable<bool>>;
+
+    /// The pause that it is in. What it costs does not grow with what is pending, as that of [`Consumers::known`] does.
+    async fn pause(&self, name: &ConsumerName) -> Result<Option<Pause>>;
 }
 
 #[derive(Clone, Debug)]

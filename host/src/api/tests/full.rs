@@ -103,6 +103,10 @@ impl Consumers for Full {
     async fn set_pause(&self, _: &ConsumerName, _: Option<Pause>) -> Result<Durable<bool>> {
         full()
     }
+
+    async fn pause(&self, _: &ConsumerName) -> Result<Option<Pause>> {
+        Ok(None)
+    }
 }
 
 #[async_trait]

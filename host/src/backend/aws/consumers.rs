@@ -323,6 +323,10 @@ impl Consumers for Aws {
         }
         Ok(Durable::assert(true))
     }
+
+    async fn pause(&self, name: &ConsumerName) -> Result<Option<Pause>> {
+        Ok(self.store.known_as(name).await?.and_then(|known| known.paused))
+    }
 }
 
 impl Aws {

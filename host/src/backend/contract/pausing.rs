@@ -28,6 +28,8 @@ async fn a_paused_consumer_ends_what_runs_and_starts_nothing(home: Place) {
     stays_quiet(&home, &backend, &deliveries).await;
     let paused = report(&backend, "alpha").await.paused.unwrap();
     assert_eq!(paused.reason.as_deref(), Some("stocktaking"));
+    let told = async |consumer| backend.consumers.pause(&name(consumer)).await.unwrap();
+    assert_eq!((told("alpha").await.as_ref(), told("nobody").await), (Some(&paused), None));
 
     // Once more changes nothing but a reason that is given.
     assert!(pause(&backend, "alpha", None).await);
@@ -35,7 +37,7 @@ async fn a_paused_consumer_ends_what_runs_and_starts_nothing(home: Place) {
     assert_eq!(again, paused);
 
     assert!(resume(&backend, "alpha").await && resume(&backend, "alpha").await);
-    assert_eq!(report(&backend, "alpha").await.paused, None);
+    assert_eq!((report(&backend, "alpha").await.paused, told("alpha").await), (None, None));
     accept(&deliveries, lease(&deliveries).await, done(Effects::default())).await;
     report_when(&backend, "alpha", |it| (it.pending, it.done) == (0, 2)).await;
 }

@@ -46,6 +46,14 @@ pub fn read(row: &Row<'_>, index: usize) -> rusqlite::Result<Option<Pause>> {
     Ok(Some(Pause { since, reason: row.get(index + 1)? }))
 }
 
+pub fn of(disk: &Connection, name: &ConsumerName) -> rusqlite::Result<Option<Pause>> {
+    let paused = disk
+        .prepare_cached("SELECT paused_at, pause_reason FROM consumers WHERE name = ?1")?
+        .query_row([name.as_str()], |row| read(row, 0))
+        .optional()?;
+    Ok(paused.flatten())
+}
+
 pub fn is_paused(disk: &Connection, consumer: ConsumerNumber) -> rusqlite::Result<bool> {
     let paused = disk
         .prepare_cached("SELECT paused_at IS NOT NULL FROM consumers WHERE number = ?1")?

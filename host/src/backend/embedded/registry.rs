@@ -70,6 +70,11 @@ impl Consumers for Embedded {
     async fn set_pause(&self, name: &ConsumerName, pause: Option<Pause>) -> Result<Durable<bool>> {
         pause::set(self, name, pause).await
     }
+
+    async fn pause(&self, name: &ConsumerName) -> Result<Option<Pause>> {
+        let name = name.clone();
+        self.store.read(move |disk| pause::of(disk, &name)).await
+    }
 }
 
 impl Embedded {

@@ -106,6 +106,10 @@ impl Consumers for BrokenConsumers {
     async fn set_pause(&self, name: &ConsumerName, pause: Option<Pause>) -> Result<Durable<bool>> {
         self.real.set_pause(name, pause).await
     }
+
+    async fn pause(&self, name: &ConsumerName) -> Result<Option<Pause>> {
+        self.real.pause(name).await
+    }
 }
 
 struct BrokenInbox {
