@@ -17,6 +17,7 @@
 //! A filter is compiled once. Matching an event allocates a few bytes at most: the order is walked as it would be
 //! serialized, and only keys that the filter names are gone into.
 
+mod distinct;
 mod parse;
 mod rule;
 mod walk;

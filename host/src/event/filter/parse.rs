@@ -3,6 +3,7 @@
 
 use serde_json::{Map, Number, Value};
 
+use super::distinct::Distinct;
 use super::rule::{Bound, Decimal, Network, Range, Rule, Wildcard};
 use super::{BYTES_MAX, COMBINATIONS_MAX, Compiled, Condition, KEYS_MAX, Keys, Test};
 
@@ -31,8 +32,11 @@ pub fn compile(text: &str) -> Result<Compiled> {
     if text.len() > BYTES_MAX {
         return Err(compiler.wrong(format!("{} bytes are too many: at most {BYTES_MAX}", text.len())));
     }
-    let policy: Map<String, Value> = serde_json::from_str(text)
-        .map_err(|error| compiler.wrong(format!("a filter is a JSON object: {error}, in {}", clip(text))))?;
+    let policy = match serde_json::from_str(text) {
+        Ok(Distinct(Value::Object(policy))) => policy,
+        Ok(_) => return Err(compiler.wrong(format!("a filter is a JSON object, not {}", clip(text)))),
+        Err(error) => return Err(compiler.wrong(format!("a filter is a JSON object: {error}, in {}", clip(text)))),
+    };
     let (condition, combinations) = compiler.object(&policy)?;
     if compiler.names.len() > KEYS_MAX {
         let names = compiler.names.join(", ");

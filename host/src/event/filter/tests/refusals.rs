@@ -59,3 +59,17 @@ fn what_is_larger_than_a_filter_may_be_is_refused_unread() {
     let text = format!("{{\"a\":[\"{}\"]}}", "x".repeat(BYTES_MAX));
     assert!(Filter::parse(&text).unwrap_err().to_string().contains("bytes are too many"));
 }
+
+#[test]
+fn of_two_values_of_one_key_none_is_taken() {
+    for (filter, key) in [
+        (r#"{"a": ["x"], "b": ["x"], "a": ["y"]}"#, "a"),
+        (r#"{"order": {"id": [1], "id": [2]}}"#, "id"),
+        (r#"{"a": [{"prefix": "x", "prefix": "y"}]}"#, "prefix"),
+        (r#"{"$or": [{"a": [1], "a": [2]}, {"b": [null, true, 1.5]}]}"#, "a"),
+    ] {
+        let error = Filter::parse(filter).unwrap_err().to_string();
+        assert!(error.contains(&format!("the key {key:?} stands twice")), "{error}");
+    }
+    assert!(Filter::parse(r#"{"$or": [{"a": [-1, 2, 1.5]}, {"a": [null, true, "x"]}], "b": {"a": ["x"]}}"#).is_ok());
+}
