@@ -10,6 +10,7 @@ pub mod cloud;
 pub mod fleet;
 pub mod goods;
 pub mod network;
+pub mod operator;
 pub mod points;
 pub mod power;
 pub mod random;

@@ -119,14 +119,21 @@ fn a_restore_that_dies_leaves_a_whole_store_or_none_and_is_done_again() {
 
 #[test]
 fn kills_at_random_moments() {
-    let run = Run { kills: 8, seed: 1, power_loss: false };
+    let run = Run { kills: 8, seed: 1, power_loss: false, operator: false };
     let report = run.run(|_| {}).unwrap_or_else(|faults| panic!("{faults}"));
     assert!(report.answered > 0, "{report:#?}");
 }
 
 #[test]
+fn kills_while_consumers_are_paused_rebuilt_replaced_and_rolled_back() {
+    let run = Run { kills: 12, seed: 5, power_loss: false, operator: true };
+    let report = run.run(|_| {}).unwrap_or_else(|faults| panic!("{faults}"));
+    assert!(report.answered > 0 && report.acts.keys().any(|act| act == "rollback, done"), "{report:#?}");
+}
+
+#[test]
 fn power_cuts_at_random_moments() {
-    let run = Run { kills: 8, seed: 2, power_loss: true };
+    let run = Run { kills: 8, seed: 2, power_loss: true, operator: false };
     let report = run.run(|_| {}).unwrap_or_else(|faults| panic!("{faults}"));
     assert!(report.answered > 0 && report.lost > 0, "the disk lost nothing that was not synced: {report:#?}");
 }

@@ -12,17 +12,24 @@ use fanfare_tests::within;
 
 #[test]
 fn hosts_on_one_store_are_killed_and_nothing_is_lost_repeated_or_out_of_turn() {
-    let run = Run { hosts: 3, kills: 3, standard: false, seed: 3 };
+    let run = Run { hosts: 3, kills: 3, standard: false, operator: false, seed: 3 };
     let report = run.run(|_| {}).unwrap_or_else(|faults| panic!("{faults}"));
     assert!(report.answered > 0 && report.network.disordered > 0, "{report:#?}");
 }
 
 #[test]
 fn hosts_keep_lanes_where_messages_come_in_any_order_and_again() {
-    let run = Run { hosts: 2, kills: 1, standard: true, seed: 4 };
+    let run = Run { hosts: 2, kills: 1, standard: true, operator: false, seed: 4 };
     let report = run.run(|_| {}).unwrap_or_else(|faults| panic!("{faults}"));
     let network = report.network;
     assert!(report.answered > 0 && network.disordered > 0 && network.repeated > 0, "{report:#?}");
+}
+
+#[test]
+fn hosts_are_killed_while_consumers_are_paused_rebuilt_replaced_and_rolled_back() {
+    let run = Run { hosts: 2, kills: 3, standard: false, operator: true, seed: 5 };
+    let report = run.run(|_| {}).unwrap_or_else(|faults| panic!("{faults}"));
+    assert!(report.answered > 0 && !report.acts.is_empty(), "{report:#?}");
 }
 
 #[test]

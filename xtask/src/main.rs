@@ -27,7 +27,8 @@ Usage: cargo xtask COMMAND
   ci            test, and the checks of the dependencies (cargo deny, cargo machete)
   bench [ARGS]  build everything for speed and measure it over HTTP; `bench --help` says what ARGS there are
   crash [ARGS]  kill a host under load at random, 200 times, and compare what is left with what was promised; `--power-loss`
-                takes what was not synced with it; `--hosts 3` kills one of three on AWS's stand-ins, 50 times
+                takes what was not synced with it; `--hosts 3` kills one of three on AWS's stand-ins, 50 times; with
+                `--operator`, consumers are paused, rebuilt, replaced and rolled back meanwhile
   swaps [ARGS]  swap a plugin under load 10,000 times, and look whether anything was lost, repeated, reordered or failed
   cost [ARGS]   count what an order takes at AWS, against emulators, and print what a million of them cost
   fuzz [ARGS]   hand damaged plugins, side files, filters, orders and events to the host until it does not stand one

@@ -5,11 +5,12 @@ use std::process::ExitCode;
 
 use fanfare_tests::crash::{fleet, random};
 
-const USAGE: &str = "Usage: cargo xtask crash [--kills N] [--seed N] [--power-loss]
-       cargo xtask crash --hosts N [--standard] [--kills N] [--seed N]
+const USAGE: &str = "Usage: cargo xtask crash [--kills N] [--seed N] [--operator] [--power-loss]
+       cargo xtask crash --hosts N [--standard] [--kills N] [--seed N] [--operator]
 
   --kills N      SIGKILLs at random moments, on one store under load [200; of several hosts 50]
   --seed N       draw the same moments again
+  --operator     somebody pauses, rebuilds, replaces and rolls back consumers meanwhile
   --power-loss   what was not synced to disk goes with each kill
   --hosts N      so many hosts on one store at AWS, for which emulators stand in, each behind a network that fails
   --standard     with topic and queues that keep no order, and give messages again";
@@ -66,7 +67,7 @@ fn progress(kills: u32) -> impl FnMut(u32) {
 
 fn arguments(mut given: impl Iterator<Item = String>) -> Result<Run, String> {
     let (mut hosts, mut kills, mut seed) = (None, None, std::process::id().into());
-    let (mut power_loss, mut standard) = (false, false);
+    let (mut power_loss, mut standard, mut operator) = (false, false, false);
     while let Some(flag) = given.next() {
         let mut number = || given.next().and_then(|text| text.parse().ok()).ok_or(format!("{flag} takes a number"));
         match flag.as_str() {
@@ -75,6 +76,7 @@ fn arguments(mut given: impl Iterator<Item = String>) -> Result<Run, String> {
             "--hosts" => hosts = usize::try_from(number()?).ok().filter(|hosts| (1..=16).contains(hosts)),
             "--power-loss" => power_loss = true,
             "--standard" => standard = true,
+            "--operator" => operator = true,
             _ => return Err(format!("{flag} is no flag")),
         }
         if flag == "--hosts" && hosts.is_none() {
@@ -83,8 +85,8 @@ fn arguments(mut given: impl Iterator<Item = String>) -> Result<Run, String> {
     }
     match hosts {
         Some(_) if power_loss => Err("--power-loss is about a disk, and several hosts share none".to_owned()),
-        Some(hosts) => Ok(Run::Fleet(fleet::Run { hosts, kills: kills.unwrap_or(50), standard, seed })),
+        Some(hosts) => Ok(Run::Fleet(fleet::Run { hosts, kills: kills.unwrap_or(50), standard, operator, seed })),
         None if standard => Err("--standard is about AWS: say --hosts, too".to_owned()),
-        None => Ok(Run::One(random::Run { kills: kills.unwrap_or(200), seed, power_loss })),
+        None => Ok(Run::One(random::Run { kills: kills.unwrap_or(200), seed, power_loss, operator })),
     }
 }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use super::books;
 use super::goods::{Dice, SCARCE};
 use super::network::{Faults, Network};
+use super::operator::{Acts, Operator};
 use super::shops::{Ledger, Shops};
 use crate::{Client, TestHost, eventually, orders, within};
 
@@ -23,6 +24,8 @@ const START_MS_MAX: u64 = 1_500;
 /// Between two kills in so many, one host loses its network for a while: less than it takes to be held for dead.
 const CUT_OFF_EVERY: u64 = 4;
 const CUT_OFF: Duration = Duration::from_secs(2);
+/// In one life, somebody does fewer than so many things to consumers.
+const ACTS_A_LIFE: u64 = 9;
 const SOLD_OUT_WITHIN: Duration = Duration::from_secs(300);
 
 #[derive(Clone, Copy, Debug)]
@@ -31,6 +34,8 @@ pub struct Run {
     pub kills: u32,
     /// Topic and queues are standard ones: messages come in any order, and some of them again.
     pub standard: bool,
+    /// Somebody pauses, rebuilds, replaces and rolls back consumers meanwhile.
+    pub operator: bool,
     /// The same seed draws the same moments and faults; what the hosts are doing then is up to the machine.
     pub seed: u64,
 }
@@ -48,6 +53,8 @@ pub struct Report {
     pub ended: u32,
     /// What happened to requests between hosts and AWS.
     pub network: Faults,
+    /// What was done to consumers meanwhile.
+    pub acts: Acts,
     /// From the last kill until every consumer had done everything.
     pub settled_in: Duration,
     pub took: Duration,
@@ -103,7 +110,8 @@ impl Run {
         shops.serve_by_all(fleet.serving());
         let ledger = shops.close();
         let calm = Instant::now();
-        fleet.check(&ledger, Duration::from_secs(600) + Duration::from_secs(2) * self.kills)?;
+        fleet.rest();
+        let acts = fleet.check(&ledger, Duration::from_secs(600) + Duration::from_secs(2) * self.kills)?;
         Ok(Report {
             orders: ledger.sales.len(),
             answered: ledger.sales.values().filter(|sale| sale.id.is_some()).count(),
@@ -112,6 +120,7 @@ impl Run {
             killed_at_start: fleet.killed_at_start,
             ended: fleet.ended,
             network: fleet.networks.iter().map(Network::faults).fold(Faults::default(), Faults::and),
+            acts,
             settled_in: calm.elapsed(),
             took: begin.elapsed(),
         })
@@ -123,6 +132,7 @@ struct Fleet {
     /// Of each host.
     networks: Vec<Network>,
     dice: Dice,
+    operator: Option<Operator>,
     killed_at_start: u32,
     ended: u32,
 }
@@ -136,9 +146,10 @@ impl Fleet {
             host.variable("FANFARE_AWS_TOPIC", "standard");
         }
         let mut dice = Dice::new(run.seed);
+        let operator = run.operator.then(|| Operator::of(&hosts, run.seed));
         let networks = hosts.iter_mut().map(|host| Network::before(host, dice.below(u64::MAX))).collect();
         hosts.iter_mut().for_each(TestHost::start);
-        Self { hosts, networks, dice, killed_at_start: 0, ended: 0 }
+        Self { hosts, networks, dice, operator, killed_at_start: 0, ended: 0 }
     }
 
     /// Some time under load, at the end of which one host dies, and comes back meanwhile.
@@ -154,6 +165,7 @@ impl Fleet {
             let host = self.draw_host();
             self.networks[host].fall(CUT_OFF);
         }
+        self.operate();
         self.wait(LIFE_MS_MAX);
         let victim = self.draw_host();
         self.hosts[victim].kill();
@@ -163,6 +175,29 @@ impl Fleet {
             self.hosts[victim].kill();
             self.hosts[victim].spawn();
             self.killed_at_start += 1;
+        }
+    }
+
+    /// What somebody does to consumers, by way of one host or another.
+    fn operate(&mut self) {
+        let Some(mut operator) = self.operator.take() else { return };
+        for _ in 0..self.dice.below(ACTS_A_LIFE) {
+            let serving = self.serving();
+            let drawn = usize::try_from(self.dice.below(serving.len() as u64)).unwrap_or(0);
+            if let Some(client) = serving.get(drawn) {
+                operator.act(&self.hosts, client);
+            }
+            self.wait(LIFE_MS_MAX / ACTS_A_LIFE);
+        }
+        self.operator = Some(operator);
+    }
+
+    /// Has what somebody began come to its end.
+    fn rest(&mut self) {
+        if let Some(mut operator) = self.operator.take() {
+            let serving = self.one_that_serves();
+            operator.rest(&self.hosts, &mut || serving.clone());
+            self.operator = Some(operator);
         }
     }
 
@@ -178,14 +213,20 @@ impl Fleet {
     }
 
     /// Waits until every consumer has done everything, and compares the books.
-    fn check(&mut self, ledger: &Ledger, patience: Duration) -> Result<(), String> {
+    fn check(&mut self, ledger: &Ledger, patience: Duration) -> Result<Acts, String> {
         let settled = books::settled_where(|| self.one_that_serves(), patience);
-        let faults = match settled {
+        let mut faults = match settled {
             Ok(()) => books::faults(&self.one_that_serves(), ledger),
             Err(left) => vec![left],
         };
+        let client = self.one_that_serves();
+        let acts = self.operator.take().map(|operator| operator.check(&client)).transpose();
+        let acts = acts.unwrap_or_else(|fault| {
+            faults.push(fault);
+            None
+        });
         let logs = || self.hosts.iter().map(TestHost::log).collect::<Vec<_>>().join("\n---\n");
-        if faults.is_empty() { Ok(()) } else { Err(format!("{}\n{}", faults.join("\n"), logs())) }
+        if faults.is_empty() { Ok(acts.unwrap_or_default()) } else { Err(format!("{}\n{}", faults.join("\n"), logs())) }
     }
 
     /// A machine that has too much to do may have one taken for dead until the end.
