@@ -225,6 +225,10 @@ impl Store {
             self.leave_layout(&known).await?;
             let ended = self.look_at_take_over(name, laid.number, began).await?;
             let (_, now) = self.laid(name).await?;
+            if !ended && now.is_some_and(|now| now.number == laid.number && now.is_ready) {
+                // Whoever ended it may have died since.
+                self.forget_left(name, laid.number).await?;
+            }
             if ended || self.seat.kept().is_none() || now.is_none_or(|now| now.number != laid.number || now.is_ready) {
                 return Ok(now);
             }
@@ -262,14 +266,19 @@ impl Store {
         let Some(change) = keep::end(self, &item, laid).await? else { return Ok(false) };
         let mut transaction = Transaction::default();
         transaction.update((), Key::consumer(name), change);
-        let more = items.split_off(items.len().min(HOSTS_MAX));
-        items.into_iter().for_each(|item| transaction.delete((), item, Change::default()));
+        items.into_iter().take(HOSTS_MAX).for_each(|item| transaction.delete((), item, Change::default()));
         let is_ready = self.table.transact(transaction).await?.is_ok();
         if is_ready {
             fault::pass(Point::LayoutDurable);
-            self.table.delete_all(more).await?;
+            self.forget_left(name, take_over).await?;
         }
         Ok(is_ready)
+    }
+
+    /// Deletes what hosts said of a take-over that has ended, some of them just before: from then on nobody says anything of it.
+    async fn forget_left(&self, name: &ConsumerName, take_over: i64) -> Result<()> {
+        let left = self.left(name, 0, take_over).await?;
+        self.table.delete_all(left.iter().map(Item::key).collect::<Result<_>>()?).await
     }
 
     /// What hosts said of take-overs, from one number to another.

@@ -56,6 +56,35 @@ async fn nobody_is_waited_for_where_all_have_left() {
 }
 
 #[tokio::test]
+async fn what_a_host_says_of_a_take_over_just_before_it_ends_goes_with_it() {
+    let (backend, store) = shop().await;
+    let name = alpha();
+    backend.consumers.introduce(&name, Start::Now).await.unwrap();
+    for _ in 0..20 {
+        begin(&store, &[]).await;
+        let (said, ended) =
+            tokio::join!(store.say_left(&name, 1, "late"), store.look_at_take_over(&name, 1, Instant::now()));
+        said.unwrap();
+        assert!(ended.unwrap());
+        assert!(store.left(&name, 0, 1).await.unwrap().is_empty());
+        let change = Change::of("REMOVE lyr");
+        store.table.update(&Key::consumer(&name), change).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_host_that_finds_a_take_over_ended_deletes_what_was_said_of_it() {
+    let (backend, store) = shop().await;
+    backend.consumers.introduce(&alpha(), Start::Now).await.unwrap();
+    begin(&store, &["late"]).await;
+    let of = laid(&store).await.unwrap();
+    let change = Change::of("SET lyr = lyn");
+    store.table.update(&Key::consumer(&alpha()), change).await.unwrap();
+    assert_eq!(store.end_take_over(&alpha(), of).await.unwrap(), Some(Laid { is_ready: true, ..of }));
+    assert!(store.left(&alpha(), 0, 1).await.unwrap().is_empty());
+}
+
+#[tokio::test]
 async fn a_host_that_stops_meanwhile_is_not_waited_for() {
     for has_consumer in [true, false] {
         let settings = fixture::settings();
