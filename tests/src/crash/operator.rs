@@ -8,9 +8,14 @@ use super::goods::Dice;
 use super::{CONSUMERS, REBUILT, points};
 use crate::{Client, TestHost, Value, guests, json, program, within};
 
-/// A consumer whose versions count each order once, two of them in one layout of the state and one in another.
+/// A consumer whose versions count each order once: one of them in another layout of the state, and one that fails one in five.
 const REPORTS: &str = "reports";
-const VERSIONS: [&str; 3] = ["reports-one", "reports-two", "reports-relaid"];
+const VERSIONS: [&str; 4] = ["reports-one", "reports-two", "reports-relaid", "reports-flaky"];
+/// The side files that it is given.
+const ROLLOUTS: [&str; 2] = [
+    "start = \"beginning\"\n",
+    "start = \"beginning\"\n[rollout]\npercent = 50\nmin_events = 10\nmax_failure_rate = 0.05\nmax_slowdown = 100.0\n",
+];
 /// Taken away and put back.
 const PASSING: &str = "loyalty";
 /// Replaced by the same under another hash, and given other side files.
@@ -42,7 +47,7 @@ impl Operator {
     #[must_use]
     pub fn of(hosts: &[TestHost], seed: u64) -> Self {
         for host in hosts {
-            host.consumers.set_policy(REPORTS, "start = \"beginning\"\n");
+            host.consumers.set_policy(REPORTS, ROLLOUTS[0]);
             host.consumers.put(REPORTS, &guests::wasm(VERSIONS[0]));
         }
         Self { dice: Dice::new(seed), variants: 0, retold: REPORTS, acts: Acts::new(), faults: Vec::new() }
@@ -50,7 +55,7 @@ impl Operator {
 
     /// Does something to the consumers of `hosts`, of which the one behind `client` serves, or did.
     pub fn act(&mut self, hosts: &[TestHost], client: &Client) {
-        match self.dice.below(20) {
+        match self.dice.below(21) {
             0 | 1 => self.ask(client, "pause", &json!({"reason": "to look at it"})),
             2..=4 => self.ask(client, "resume", &json!({})),
             5 | 6 => self.rebuild(client),
@@ -61,6 +66,7 @@ impl Operator {
             13 | 14 => self.ask_of(client, REPORTS, "promote", &json!({})),
             15..=17 => self.replace_reports(hosts),
             18 => self.replace_lanes(hosts),
+            19 => self.ask_of(client, REPORTS, "dead-letters/retry", &json!({"all": true})),
             _ => self.take_or_put_back(hosts),
         }
     }
@@ -73,6 +79,8 @@ impl Operator {
         for host in hosts {
             host.consumers.add(PASSING);
             host.consumers.set_policy(REPLACED, POLICIES[0]);
+            host.consumers.set_policy(REPORTS, ROLLOUTS[0]);
+            host.consumers.put(REPORTS, &guests::wasm(VERSIONS[0]));
         }
         for consumer in CONSUMERS.into_iter().chain([REPORTS]) {
             within(QUIET_WITHIN, "the consumer goes on", || {
@@ -86,6 +94,18 @@ impl Operator {
             });
         }
         points::retelling_ends(&serving());
+        within(QUIET_WITHIN, "the first version does what others failed", || {
+            let client = serving();
+            let shown = client.look(&format!("/v1/consumers/{REPORTS}"))?;
+            let runs = shown["version"] == "1.0.0" && shown["candidate"].is_null() && shown["way_back"].is_null();
+            if runs && shown["dead"] == 0 {
+                return Ok(());
+            }
+            let what = if runs { "dead-letters/retry" } else { "promote" };
+            let body = if runs { "{\"all\":true}" } else { "{}" };
+            drop(client.try_post(&format!("/v1/consumers/{REPORTS}/{what}"), &[], body.as_bytes()));
+            Err(shown.to_string())
+        });
     }
 
     /// What is wrong once everything is done.
@@ -139,6 +159,11 @@ impl Operator {
 
     /// As a deployment does: one host's folder after another.
     fn replace_reports(&mut self, hosts: &[TestHost]) {
+        if self.dice.below(4) == 0 {
+            let policy = self.draw(&ROLLOUTS);
+            self.count("another rollout");
+            hosts.iter().for_each(|host| host.consumers.set_policy(REPORTS, policy));
+        }
         let version = self.draw(&VERSIONS);
         self.count(version);
         hosts.iter().for_each(|host| host.consumers.put(REPORTS, &guests::wasm(version)));
