@@ -7,8 +7,9 @@ use clap::{ArgGroup, Args};
 use serde_json::{Map, Value, json};
 
 use super::Failure;
-use super::client::{Client, Payload, escaped};
+use super::client::{Client, Payload};
 use super::print::{Output, text, visible};
+use crate::policy::ConsumerName;
 
 /// Between two looks at a backfill that is waited for.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -22,7 +23,7 @@ const STEERING: [&str; 4] = ["status", "pause", "resume", "cancel"];
 #[derive(Args, Debug)]
 #[command(group(ArgGroup::new("what").required(true)))]
 pub struct Backfill {
-    consumer: String,
+    consumer: ConsumerName,
     /// Deliver past events: from the `beginning`, or recorded at this time or later.
     #[arg(long, value_name = "beginning|TIME", group = "what")]
     from: Option<String>,
@@ -59,7 +60,7 @@ pub struct Backfill {
 
 impl Backfill {
     pub fn run(&self, client: &Client, output: &Output) -> Result<(), Failure> {
-        let path = format!("/v1/consumers/{}/backfill", escaped(&self.consumer));
+        let path = format!("/v1/consumers/{}/backfill", self.consumer);
         let steer = |step: &str| client.post(&format!("{path}/{step}"), Payload::json(b"{}"));
         let report = match () {
             () if self.status => client.get(&path, &[])?,

@@ -198,6 +198,18 @@ pub fn escaped(text: &str) -> String {
     part
 }
 
+/// A name that can be one part of a path. Under none, and under `.` or `..`, another resource would be asked for, and an answer about
+/// that one taken for the answer.
+///
+/// # Errors
+/// Where `text` is none.
+pub fn part(text: &str) -> Result<String, String> {
+    match text {
+        "" | "." | ".." => Err("it names nothing".to_owned()),
+        _ => Ok(text.to_owned()),
+    }
+}
+
 fn checked(mut response: Response<Body>) -> Result<Response<Body>, Failure> {
     let status = response.status();
     if status.is_success() {

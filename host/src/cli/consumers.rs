@@ -5,30 +5,31 @@ use std::io::{IsTerminal as _, Write as _};
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use super::client::{Client, Payload, escaped};
+use super::client::{Client, Payload};
 use super::print::{Output, field, items, table, text, visible};
 use super::{Failure, versions};
+use crate::policy::ConsumerName;
 
 #[derive(Debug, Subcommand)]
 pub enum Consumers {
     /// List consumers with what is pending and dead.
     List,
     /// Show one consumer.
-    Show { name: String },
+    Show { name: ConsumerName },
     /// Show a consumer's entries and counters.
     State(State),
     /// Start no more deliveries of a consumer; those that run finish, and nothing is passed by.
     Pause {
-        name: String,
+        name: ConsumerName,
         /// Why, for whoever looks.
         #[arg(long)]
         reason: Option<String>,
     },
     /// Let a consumer go on where it stood when it was paused.
-    Resume { name: String },
+    Resume { name: ConsumerName },
     /// Forget a consumer whose plugin file is removed: its position, its state and its dead letters go for good.
     Forget {
-        name: String,
+        name: ConsumerName,
         /// Do not ask.
         #[arg(long)]
         yes: bool,
@@ -39,20 +40,20 @@ pub enum Consumers {
     Rollback(versions::Rollback),
     /// Take up the plugin file that was rolled back.
     Promote {
-        name: String,
+        name: ConsumerName,
         /// Why, for whoever looks.
         #[arg(long)]
         reason: Option<String>,
     },
     /// Show what the shadow of a consumer would have done otherwise.
-    Shadow { name: String },
+    Shadow { name: ConsumerName },
     /// Deliver past events to a consumer, behind live ones.
     Backfill(super::backfill::Backfill),
 }
 
 #[derive(Args, Debug)]
 pub struct State {
-    name: String,
+    name: ConsumerName,
     /// Only keys that start with this.
     #[arg(long, default_value = "")]
     prefix: String,
@@ -68,7 +69,7 @@ impl Consumers {
         match self {
             Self::List => output.show(&client.get("/v1/consumers", &[])?, overview),
             Self::Show { name } => {
-                output.show(&client.get(&format!("/v1/consumers/{}", escaped(&name)), &[])?, describe);
+                output.show(&client.get(&format!("/v1/consumers/{name}"), &[])?, describe);
             }
             Self::Forget { name, yes } => forget(&name, yes, client, output)?,
             Self::State(state) => output.show(&state.read(client)?, contents),
@@ -86,8 +87,8 @@ impl Consumers {
     }
 }
 
-fn step(client: &Client, output: &Output, name: &str, step: &str, body: &Value) -> Result<(), Failure> {
-    let path = format!("/v1/consumers/{}/{step}", escaped(name));
+fn step(client: &Client, output: &Output, name: &ConsumerName, step: &str, body: &Value) -> Result<(), Failure> {
+    let path = format!("/v1/consumers/{name}/{step}");
     let consumer = client.post(&path, Payload::json(body.to_string().as_bytes()))?;
     output.show(&consumer, |consumer| {
         let [name, state, pending] = ["/name", "/state", "/pending"].map(|path| text(consumer, path));
@@ -99,8 +100,8 @@ fn step(client: &Client, output: &Output, name: &str, step: &str, body: &Value) 
     Ok(())
 }
 
-fn forget(name: &str, yes: bool, client: &Client, output: &Output) -> Result<(), Failure> {
-    let path = format!("/v1/consumers/{}", escaped(name));
+fn forget(name: &ConsumerName, yes: bool, client: &Client, output: &Output) -> Result<(), Failure> {
+    let path = format!("/v1/consumers/{name}");
     if !yes {
         // A name that is not known is refused before anybody is asked.
         let consumer = client.get(&path, &[])?;
@@ -135,7 +136,7 @@ impl State {
         let asked =
             [("prefix", Some(self.prefix.as_str())), ("after", self.after.as_deref()), ("limit", limit.as_deref())];
         let query: Vec<_> = asked.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
-        client.get(&format!("/v1/consumers/{}/state", escaped(&self.name)), &query)
+        client.get(&format!("/v1/consumers/{}/state", self.name), &query)
     }
 }
 

@@ -11,11 +11,11 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use super::client::{Client, Payload, escaped};
+use super::client::{Client, Payload, escaped, part};
 use super::import::read_input;
 use super::print::{Output, field, items, set, text, visible, whole_table};
 use super::{Failure, print};
-use crate::policy::Rate;
+use crate::policy::{ConsumerName, Rate};
 
 /// An event's data is at most 256 KiB; a file much larger is another file.
 const DATA_BYTES_MAX: u64 = 1 << 20;
@@ -26,8 +26,9 @@ pub enum DeadLetters {
     List(List),
     /// Show one: its event, and what each attempt staged, logged and ended with.
     Show {
-        consumer: String,
+        consumer: ConsumerName,
         /// Id of the event.
+        #[arg(value_parser = part)]
         event: String,
     },
     /// Deliver dead letters again; their lanes go on.
@@ -49,7 +50,7 @@ pub enum DeadLetters {
 
 #[derive(Args, Debug)]
 pub struct List {
-    consumer: String,
+    consumer: ConsumerName,
     /// Only those that died of this.
     #[arg(long)]
     cause: Option<String>,
@@ -65,7 +66,7 @@ pub struct List {
 #[derive(Args, Debug)]
 #[command(group(clap::ArgGroup::new("which").required(true)))]
 pub struct Which {
-    consumer: String,
+    consumer: ConsumerName,
     #[arg(long, group = "which")]
     all: bool,
     /// The one of this event.
@@ -119,8 +120,8 @@ impl DeadLetters {
     }
 }
 
-fn letters(consumer: &str) -> String {
-    format!("/v1/consumers/{}/dead-letters", escaped(consumer))
+fn letters(consumer: &ConsumerName) -> String {
+    format!("/v1/consumers/{consumer}/dead-letters")
 }
 
 fn read_data(file: &std::path::Path) -> Result<Box<RawValue>, Failure> {

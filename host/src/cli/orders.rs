@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use super::client::{Client, Payload, escaped};
+use super::client::{Client, Payload, escaped, part};
 use super::import::Import;
 use super::print::{Output, items, money, table, text};
 use super::{Failure, print};
@@ -20,9 +20,13 @@ pub enum Orders {
     /// Place many orders, one JSON object a line. Run it again to resume: an order with a reference is placed once.
     Import(Import),
     /// Show an order and what each consumer did with it.
-    Get { id: String },
+    Get {
+        #[arg(value_parser = part)]
+        id: String,
+    },
     /// Show everything that happened to an order, in order of time.
     Timeline {
+        #[arg(value_parser = part)]
         id: String,
         /// `next` of the page before.
         #[arg(long)]
@@ -32,13 +36,17 @@ pub enum Orders {
     List(List),
     /// Cancel an order that is placed or confirmed.
     Cancel {
+        #[arg(value_parser = part)]
         id: String,
         /// Why, in words for the customer.
         #[arg(long, default_value = "cancelled by the shop")]
         reason: String,
     },
     /// Mark a shipped order as delivered.
-    Deliver { id: String },
+    Deliver {
+        #[arg(value_parser = part)]
+        id: String,
+    },
 }
 
 #[derive(Args, Debug)]

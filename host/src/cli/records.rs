@@ -8,7 +8,7 @@ use clap::Subcommand;
 use serde_json::json;
 
 use super::Failure;
-use super::client::{Client, escaped};
+use super::client::{Client, escaped, part};
 use super::half::{Half, told};
 use super::print::{Output, inert};
 
@@ -16,6 +16,7 @@ use super::print::{Output, inert};
 pub enum Records {
     /// Write every row of a data set, one JSON object a line, oldest first.
     Export {
+        #[arg(value_parser = part)]
         dataset: String,
         /// A file instead of standard output; it appears when it is complete.
         #[arg(long, short)]

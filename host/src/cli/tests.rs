@@ -65,6 +65,47 @@ fn wrong_usage_is_refused_before_any_host_is_asked() {
 }
 
 #[test]
+fn what_is_no_name_asks_for_no_other_resource() {
+    let of_a_consumer = [
+        &["consumers", "show"][..],
+        &["consumers", "state"],
+        &["consumers", "pause"],
+        &["consumers", "resume"],
+        &["consumers", "forget", "--yes"],
+        &["consumers", "history"],
+        &["consumers", "rollback"],
+        &["consumers", "promote"],
+        &["consumers", "shadow"],
+        &["consumers", "backfill", "--status"],
+        &["dead-letters", "list"],
+        &["dead-letters", "retry", "--all"],
+        &["dead-letters", "discard", "--all"],
+        &["provision"],
+        &["lambda", "consumer"],
+    ];
+    let of_others = [
+        &["orders", "get"][..],
+        &["orders", "timeline"],
+        &["orders", "cancel"],
+        &["orders", "deliver"],
+        &["records", "export"],
+        &["dead-letters", "show", "loyalty"],
+    ];
+    let taken = |command: &[&str], name: &str| {
+        let arguments = std::iter::once("fanfare").chain(command.iter().copied()).chain([name]);
+        Cli::try_parse_from(arguments).is_ok()
+    };
+    for command in of_a_consumer {
+        assert!(taken(command, "loyalty"), "{command:?}");
+        assert!(!["", ".", "..", "a/b", "a?b", "Loyalty"].iter().any(|none| taken(command, none)), "{command:?}");
+    }
+    for command in of_others {
+        assert!(taken(command, "orders"), "{command:?}");
+        assert!(!["", ".", ".."].iter().any(|none| taken(command, none)), "{command:?}");
+    }
+}
+
+#[test]
 fn what_an_event_is_made_of_goes_with_its_type() {
     for arguments in [
         &["fanfare", "events", "publish", "events.json"][..],

@@ -4,15 +4,16 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::Failure;
-use super::client::{Client, Payload, escaped};
+use super::client::{Client, Payload};
 use super::print::{Output, items, page, table, text, visible};
+use crate::policy::ConsumerName;
 
 /// As many digits of a hash as people need to tell versions apart, and `rollback --to` takes.
 pub const DIGITS: usize = 12;
 
 #[derive(Args, Debug)]
 pub struct History {
-    name: String,
+    name: ConsumerName,
     /// `next` of the page before.
     #[arg(long)]
     after: Option<String>,
@@ -25,7 +26,7 @@ impl History {
         let limit = self.limit.map(|limit| limit.to_string());
         let asked = [("after", self.after.as_deref()), ("limit", limit.as_deref())];
         let query: Vec<_> = asked.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
-        let path = format!("/v1/consumers/{}/versions", escaped(&self.name));
+        let path = format!("/v1/consumers/{}/versions", self.name);
         output.show(&client.get(&path, &query)?, listed);
         Ok(())
     }
@@ -44,7 +45,7 @@ fn listed(history: &Value) -> String {
 
 #[derive(Args, Debug)]
 pub struct Rollback {
-    name: String,
+    name: ConsumerName,
     /// The first digits of the version's SHA-256; without, the version before this one.
     #[arg(long, value_name = "HASH")]
     to: Option<String>,
@@ -61,7 +62,7 @@ impl Rollback {
         let Self { name, to, from, reason } = self;
         // What another one named or decided meanwhile is not to be left by accident.
         let seen = match (to, from) {
-            (None, None) => Some(leaves(&client.get(&format!("/v1/consumers/{}", escaped(name)), &[])?)),
+            (None, None) => Some(leaves(&client.get(&format!("/v1/consumers/{name}"), &[])?)),
             _ => None,
         };
         let seen = seen.filter(|hash| !hash.is_empty());
@@ -71,7 +72,7 @@ impl Rollback {
             (Failure::Unavailable(why), Some(seen)) => Failure::Failed(format!(
                 "{why}; nobody can tell whether it was done: to repeat it, say `fanfare consumers rollback {} --from {}`, which \
                  goes back at most once",
-                visible(name),
+                name,
                 visible(&seen.chars().take(DIGITS).collect::<String>())
             )),
             (failure, _) => failure,
@@ -87,8 +88,8 @@ fn leaves(consumer: &Value) -> String {
     }
 }
 
-pub fn step(name: &str, step: &str, body: &Value, client: &Client, output: &Output) -> Result<(), Failure> {
-    let path = format!("/v1/consumers/{}/{step}", escaped(name));
+pub fn step(name: &ConsumerName, step: &str, body: &Value, client: &Client, output: &Output) -> Result<(), Failure> {
+    let path = format!("/v1/consumers/{name}/{step}");
     let consumer = client.post(&path, Payload::json(body.to_string().as_bytes()))?;
     output.show(&consumer, |consumer| {
         let [name, version] = ["/name", "/version"].map(|path| visible(&text(consumer, path)));
@@ -104,8 +105,8 @@ pub fn step(name: &str, step: &str, body: &Value, client: &Client, output: &Outp
     Ok(())
 }
 
-pub fn shadow(name: &str, client: &Client, output: &Output) -> Result<(), Failure> {
-    let path = format!("/v1/consumers/{}/shadow", escaped(name));
+pub fn shadow(name: &ConsumerName, client: &Client, output: &Output) -> Result<(), Failure> {
+    let path = format!("/v1/consumers/{name}/shadow");
     output.show(&client.get(&path, &[])?, |shadow| {
         let [file, version, reason, compared, differing, passed_over] =
             ["/file", "/version", "/reason", "/compared", "/differing", "/passed_over"]
