@@ -6,14 +6,15 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 use super::{Body, Custom, Event, check_data};
 use crate::clock::Timestamp;
 use crate::order::Order;
-use crate::order::draft::{CheckedOrder, Draft, FieldError, Mode};
+use crate::order::draft::{CheckedOrder, Draft, FieldError, Mode, Object};
 
 /// Members of an order that say which one it is and where it stands.
 const FACTS: [&str; 4] = ["id", "status", "revision", "placed_at"];
@@ -40,7 +41,7 @@ pub fn edited(event: &Event, data: Box<RawValue>) -> Result<Body, Vec<FieldError
         Body::OrderChanged { order, change } => (order, change),
     };
     let OrderData { order: mut edited, change: told } =
-        serde_json::from_str(data.get()).map_err(|error| fault("data", shape(&error)))?;
+        read("data", &mut serde_json::Deserializer::from_str(data.get()))?;
     let mut faults = Vec::new();
     if told.is_some_and(|told| serde_json::to_value(change).ok() != Some(told)) {
         faults.extend(fault("data.change", FIXED));
@@ -54,7 +55,7 @@ pub fn edited(event: &Event, data: Box<RawValue>) -> Result<Body, Vec<FieldError
     if !faults.is_empty() {
         return Err(faults);
     }
-    let draft: Draft = serde_json::from_value(edited.into()).map_err(|error| fault("data.order", shape(&error)))?;
+    let draft: Draft = read("data.order", Value::from(edited))?;
     let CheckedOrder { content, .. } = draft.check(Timestamp::now(), Mode::Submit).map_err(|faults| {
         let within = |it: FieldError| FieldError { field: format!("data.order.{}", it.field), ..it };
         faults.into_iter().map(within).collect::<Vec<_>>()
@@ -69,8 +70,21 @@ fn fault(field: &str, detail: impl Into<Cow<'static, str>>) -> Vec<FieldError> {
     vec![FieldError { field: field.to_owned(), detail: detail.into() }]
 }
 
-fn shape(error: &serde_json::Error) -> String {
-    format!("has another shape than the event's: {error}")
+/// A `T` out of an object, or what is wrong with it, by the field under `at`.
+fn read<'de, T: DeserializeOwned>(
+    at: &str,
+    from: impl Deserializer<'de, Error = serde_json::Error>,
+) -> Result<T, Vec<FieldError>> {
+    serde_path_to_error::deserialize(from).map(|Object(read)| read).map_err(|error| {
+        let field = match error.path().to_string() {
+            whole if whole == "." => at.to_owned(),
+            part => format!("{at}.{part}"),
+        };
+        let (error, text) = (error.inner(), error.inner().to_string());
+        // A person has a file with a field, and no line of what was sent.
+        let told = text.strip_suffix(&format!(" at line {} column {}", error.line(), error.column()));
+        fault(&field, format!("has another shape than the event's: {}", told.unwrap_or(&text)))
+    })
 }
 
 #[cfg(test)]
@@ -160,6 +174,22 @@ mod tests {
         assert_eq!(refused(&event, &value)[0].0, "data.order.total_amount");
         for wrong in [json!({"order": {"colour": "red"}}), json!({"colour": "red"}), json!([1])] {
             assert!(refused(&event, &wrong)[0].0.starts_with("data"), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn another_shape_is_told_by_its_field_without_the_words_of_a_parser() {
+        let event = changed();
+        let mut wrong = shown(&event);
+        wrong["order"]["lines"][0]["quantity"] = json!("two");
+        let told = |value: &Value| refused(&event, value).remove(0);
+        let shape = |field: &str, what: &str| (field.to_owned(), format!("has another shape than the event's: {what}"));
+        let quantity = "invalid type: string \"two\", expected i64";
+        assert_eq!(told(&wrong), shape("data.order.lines[0].quantity", quantity));
+        assert_eq!(told(&json!({"order": 7})), shape("data.order", "invalid type: integer `7`, expected a map"));
+        // The order of the fields of a struct here is nobody's to rely on.
+        for array in [json!([1]), json!([shown(&event)["order"], null])] {
+            assert_eq!(told(&array), shape("data", "invalid type: sequence, expected an object"));
         }
     }
 
