@@ -135,9 +135,13 @@ impl HashPrefix {
     }
 }
 
+/// A whole hash as people tell versions apart, and anything else as the beginning that it is.
 impl fmt::Display for HashPrefix {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        match self.0.parse::<Hash>() {
+            Ok(whole) => f.write_str(&whole.short()),
+            Err(NotAHash(_)) => write!(f, "{}…", self.0),
+        }
     }
 }
 
@@ -182,6 +186,8 @@ mod tests {
         for prefix in [&digits[..4], &digits[..8].to_uppercase(), &digits[..]] {
             assert!(prefix.parse::<HashPrefix>().unwrap().matches(&hash), "{prefix}");
         }
+        let shown = |digits: &str| digits.parse::<HashPrefix>().unwrap().to_string();
+        assert_eq!([shown(&digits[..12]), shown(&digits)], [format!("{}…", &digits[..12]), hash.short()]);
         assert!(!"0000000".parse::<HashPrefix>().unwrap().matches(&hash));
         for wrong in ["", "abc", "xyz1", "abcd ", &"0".repeat(65)] {
             assert!(wrong.parse::<HashPrefix>().is_err(), "{wrong}");

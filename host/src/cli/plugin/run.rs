@@ -331,10 +331,10 @@ fn chosen(name: &ConsumerName, prefix: &HashPrefix, kept: &[Hash]) -> Result<Has
     match meant[..] {
         [hash] => Ok(hash),
         [] if kept.is_empty() => Err(Failure::Failed(format!(
-            "{name} keeps no version {prefix}…, nor any other: name another consumer with --consumer, or say --against nothing"
+            "{name} keeps no version {prefix}, nor any other: name another consumer with --consumer, or say --against nothing"
         ))),
         [] => Err(Failure::Failed(format!(
-            "{name} keeps no version {prefix}…: it keeps {}; say --against one of these, or --against nothing",
+            "{name} keeps no version {prefix}: it keeps {}; say --against one of these, or --against nothing",
             told(kept)
         ))),
         _ => Err(Failure::Usage(format!(

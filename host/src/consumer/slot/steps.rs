@@ -31,7 +31,7 @@ impl<R: Runtime> Slot<R> {
         let leaves = running.candidate.as_ref().map_or(running.loaded.hash, |tried| tried.loaded.hash);
         if let Some(from) = from.filter(|from| !from.matches(&leaves)) {
             return Err(Refusal::Impossible(format!(
-                "{0} has version {1} by now, and not {from}…: it went back already, or another file came; `fanfare consumers \
+                "{0} has version {1} by now, and not {from}: it went back already, or another file came; `fanfare consumers \
                  history {0}` says which",
                 self.name,
                 leaves.short()
