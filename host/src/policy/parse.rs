@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use toml::de::{DeTable, DeValue};
 
-use super::{Grant, HttpGrant, HttpLimits, Isolation, Limits, OnDead, Policy, Retry, Rollout, SecretSource};
+use super::{Grant, HttpGrant, HttpLimits, Isolation, Limits, OnDead, Policy, Retry, Rollout, SecretSource, UrlPrefix};
 use crate::event::{Subscription, Subscriptions};
 use table::{Faults, Table};
 
@@ -137,7 +137,7 @@ fn grant(mut table: Table<'_>, faults: &mut Faults<'_>) -> Grant {
     let grant = Grant {
         change_order: table.take("change_order", faults, value::boolean).unwrap_or_default(),
         publish: table.take("publish", faults, |v| value::list(v, value::published)).unwrap_or_default(),
-        http: table.list_of_tables("http", faults, http),
+        http: table.list_of_tables("http", faults, http_example, http),
         email: table.take("email", faults, value::boolean).unwrap_or_default(),
         sms: table.take("sms", faults, value::boolean).unwrap_or_default(),
         records: table.take("records", faults, |v| value::list(v, value::dataset)).unwrap_or_default(),
@@ -145,6 +145,13 @@ fn grant(mut table: Table<'_>, faults: &mut Faults<'_>) -> Grant {
     };
     table.finish(faults);
     grant
+}
+
+/// An entry for the URL that stands in its place.
+fn http_example(url: Option<&str>) -> String {
+    let legal = |url: &str| UrlPrefix::parse(url).or_else(|_| UrlPrefix::parse(&format!("{url}/"))).ok();
+    let prefix = url.and_then(legal).map_or_else(|| "https://api.carrier.example/v1/".to_owned(), |it| it.to_string());
+    format!("{{ url_prefix = {prefix:?}, methods = [\"GET\"] }}")
 }
 
 fn http(mut table: Table<'_>, faults: &mut Faults<'_>) -> Option<HttpGrant> {

@@ -114,23 +114,33 @@ impl<'t> Table<'t> {
         Self::inner(self.name(key), value, faults)
     }
 
-    /// The list of tables at `key`, those without fault.
+    /// The list of tables at `key`, those without fault. `example` shows a table, made of what stands in its place where that is a text.
     pub(crate) fn list_of_tables<T>(
         &mut self,
         key: &'static str,
         faults: &mut Faults<'_>,
+        example: impl Fn(Option<&str>) -> String,
         mut read: impl FnMut(Self, &mut Faults<'_>) -> Option<T>,
     ) -> Vec<T> {
         let Some(value) = self.remove(key) else { return Vec::new() };
         let (span, path) = (value.span(), self.name(key));
-        let DeValue::Array(items) = value.into_inner() else {
-            faults.add(span, format!("{path}: expected a list of tables: [{{ … }}]"));
-            return Vec::new();
+        let items = match value.into_inner() {
+            DeValue::Array(items) => items,
+            other => {
+                let like = example(other.as_str());
+                faults.add(span, format!("{path}: expected a list of tables such as [{like}], got {}", told(&other)));
+                return Vec::new();
+            }
         };
-        items
-            .into_iter()
-            .filter_map(|item| Self::inner(path.clone(), item, faults).and_then(|table| read(table, faults)))
-            .collect()
+        let read = |item: Spanned<DeValue<'t>>| match item.get_ref() {
+            DeValue::Table(_) => Self::inner(path.clone(), item, faults).and_then(|table| read(table, faults)),
+            value => {
+                let like = example(value.as_str());
+                faults.add(item.span(), format!("{path}: expected a table such as {like}, got {}", told(value)));
+                None
+            }
+        };
+        items.into_iter().filter_map(read).collect()
     }
 
     /// The list at `key`, whose items are values or tables: those without fault. An empty one is a fault, told as

@@ -132,6 +132,7 @@ fn each_fault_names_its_line_and_what_would_be_right() {
         "[grant]\nhttp = [{ url = \"https://b.example/\" }]",
         "[grant]\nhttp = \"https://b.example/\"",
         "[grant]\nhttp = [\"https://b.example/\"]",
+        "[grant]\nhttp = [\"https://b.example\", 7]",
         "[grant]\nrecords = [\"or/ders\"]",
         "[grant]\nsecrets = { TOKEN = \"hunter2\" }",
         "[grant.secrets]\n\"A B\" = \"env:A\"",
