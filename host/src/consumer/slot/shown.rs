@@ -22,14 +22,16 @@ impl<R: Runtime> Slot<R> {
         let status = match (&self.running, refused) {
             (Some(running), refused) => {
                 let version = &shared.runtime.description(&running.loaded.plugin).version;
-                let newest = newest.filter(|newest| newest.hash != running.loaded.hash);
+                let same = newest.is_some_and(|newest| newest.hash == running.loaded.hash);
+                // Where the plugin is right and its side file is not, no other one waits.
+                let (under, waits) = if same { (" under the side file from before", None) } else { ("", refused) };
                 ConsumerStatus {
                     subscriptions: running.subscriptions.iter().map(ToString::to_string).collect(),
                     loaded_at: Some(running.since),
                     shadow: self.shadow.as_ref().map(|shadow| shadow.shown(running, shared)),
                     way_back: self.back.as_ref().map(|back| back.shown(shared)),
-                    reason: refused.map(|_| format!("version {version} keeps running: {told}")),
-                    candidate: refused
+                    reason: refused.map(|_| format!("version {version} keeps running{under}: {told}")),
+                    candidate: waits
                         .map(|state| Candidate {
                             state,
                             reason: told,
