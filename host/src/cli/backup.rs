@@ -1,7 +1,7 @@
 //! `fanfare backup` and `fanfare restore`: a copy of the store, and a data directory made from one.
 
 use std::fs::File;
-use std::io::{self, BufRead, Read as _, Write as _};
+use std::io::{self, BufRead, Read, Write};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -16,6 +16,8 @@ use crate::{config, fault};
 
 /// The longest line before the file: a few numbers, or why there is none.
 const LINE_BYTES_MAX: u64 = 64 << 10;
+/// Of the file, written at once.
+const PIECE_BYTES: usize = 256 << 10;
 
 /// Copy the store of a running host into a file: everything as it is at one moment.
 #[derive(Args, Debug)]
@@ -44,7 +46,7 @@ impl Backup {
         let half = Half::beside(&self.file)?;
         let copied = match &self.data_dir {
             Some(directory) => embedded::copy(directory, half.path()).map(|()| Value::Null)?,
-            None => fetch(&client()?, half.path(), output)?,
+            None => fetch(&client()?, (half.path(), &self.file), output)?,
         };
         embedded::verify(half.path())?;
         let bytes = half.complete(&self.file).map_err(|error| Failure::Failed(told(&self.file, &error)))?;
@@ -77,8 +79,8 @@ impl From<RestoreError> for Failure {
     }
 }
 
-/// Takes the copy that the host makes. Returns what it says of it.
-fn fetch(client: &Client, half: &Path, output: &Output) -> Result<Value, Failure> {
+/// Takes the copy that the host makes, into `half` of `file`. Returns what it says of it.
+fn fetch(client: &Client, (half, file): (&Path, &Path), output: &Output) -> Result<Value, Failure> {
     let mut answer = client.stream("/v1/backup", Payload::json(b""))?;
     let bar = output.progress(Some(0), "{bar:40} {pos} of {len} pages, {eta} left");
     let (bytes, copied) = loop {
@@ -100,10 +102,27 @@ fn fetch(client: &Client, half: &Path, output: &Output) -> Result<Value, Failure
         }
     };
     bar.finish_and_clear();
-    let mut file = File::create(half).map_err(|error| Failure::Failed(told(half, &error)))?;
-    let written = io::copy(&mut answer.take(bytes), &mut file).map_err(|error| broken_off(&error))?;
-    file.flush().map_err(|error| Failure::Failed(told(half, &error)))?;
+    let not_written = |error: io::Error| Failure::Failed(format!("{}; nothing was kept of it", told(file, &error)));
+    let written = keep(answer.take(bytes), File::create(half).map_err(not_written)?, not_written)?;
     if written == bytes { Ok(copied) } else { Err(broken_off(&"the host ended")) }
+}
+
+/// Writes what comes, and returns how much it was. That the host ended is another failure than a disk that is full here.
+fn keep(mut copy: impl Read, mut half: impl Write, not_written: impl Fn(io::Error) -> Failure) -> Result<u64, Failure> {
+    let mut piece = vec![0; PIECE_BYTES];
+    let mut bytes = 0;
+    loop {
+        let read = match copy.read(&mut piece) {
+            Ok(0) => break,
+            Ok(read) => read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(broken_off(&error)),
+        };
+        half.write_all(piece.get(..read).unwrap_or_default()).map_err(&not_written)?;
+        bytes += read as u64;
+    }
+    half.flush().map_err(not_written)?;
+    Ok(bytes)
 }
 
 fn broken_off(why: &dyn std::fmt::Display) -> Failure {
@@ -118,4 +137,39 @@ fn summary(shown: &Value) -> String {
         told.push_str(&format!("; the write-ahead log had {before} MiB before and {max} MiB at most meanwhile"));
     }
     told
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Takes nothing.
+    struct Full;
+
+    impl Write for Full {
+        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+            Err(io::ErrorKind::StorageFull.into())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// Breaks off.
+    struct Gone;
+
+    impl Read for Gone {
+        fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+            Err(io::ErrorKind::ConnectionReset.into())
+        }
+    }
+
+    #[test]
+    fn a_disk_that_is_full_here_is_no_host_that_ended() {
+        let not_written = |error: io::Error| Failure::Failed(error.to_string());
+        assert!(matches!(keep(&b"copy"[..], Full, not_written), Err(Failure::Failed(_))));
+        assert!(matches!(keep(Gone, Vec::new(), not_written), Err(Failure::Unavailable(_))));
+        assert!(matches!(keep(&b"copy"[..], Vec::new(), not_written), Ok(4)));
+    }
 }

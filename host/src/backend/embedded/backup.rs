@@ -93,18 +93,20 @@ pub(super) async fn tick(store: &Store) -> Result<()> {
     Ok(())
 }
 
-/// A disk that is full says nothing against the store.
+/// A folder that takes no copy says nothing against the store.
 fn not_made(directory: &Path, error: &rusqlite::Error) -> Error {
-    match error.sqlite_error_code() {
-        Some(ErrorCode::DiskFull | ErrorCode::SystemIoFailure | ErrorCode::CannotOpen) => Error::Unavailable(
-            format!(
-                "the host makes the copy in {} first, where it cannot be written ({error}): make room for another one of the store",
-                directory.display()
-            )
-            .into(),
-        ),
-        _ => failed(error),
-    }
+    let advice = match error.sqlite_error_code() {
+        Some(ErrorCode::DiskFull) => "make room for another one of the store",
+        Some(ErrorCode::SystemIoFailure | ErrorCode::CannotOpen | ErrorCode::ReadOnly) => {
+            "look whether the host may write there, and whether the disk is in order"
+        }
+        _ => return failed(error),
+    };
+    let told = format!(
+        "the host makes the copy in {} first, where it cannot be written ({error}): {advice}",
+        directory.display()
+    );
+    Error::Unavailable(told.into())
 }
 
 /// Makes the copy one file that is on disk.
@@ -175,5 +177,24 @@ impl Copying<'_, '_> {
         self.progress.of.store(count(progress.pagecount), Ordering::Relaxed);
         self.progress.pages.store(count(progress.pagecount - progress.remaining), Ordering::Relaxed);
         Ok(outcome == StepResult::Done)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rusqlite::ffi;
+
+    use super::*;
+
+    #[test]
+    fn only_a_full_disk_is_told_as_one() {
+        let told = |code| {
+            let error = rusqlite::Error::SqliteFailure(ffi::Error::new(code), None);
+            not_made(Path::new("data"), &error).to_string()
+        };
+        assert!(told(ffi::SQLITE_FULL).contains("make room"), "{}", told(ffi::SQLITE_FULL));
+        for code in [ffi::SQLITE_IOERR_WRITE, ffi::SQLITE_CANTOPEN, ffi::SQLITE_READONLY] {
+            assert!(told(code).contains("may write there") && !told(code).contains("room"), "{}", told(code));
+        }
     }
 }
