@@ -38,6 +38,7 @@ mod invoked;
 pub mod limits;
 mod orders;
 mod origin;
+mod owed;
 mod page;
 mod pause;
 mod place;

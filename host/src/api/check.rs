@@ -5,6 +5,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::header;
@@ -17,6 +18,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::Shared;
 use super::limits::CHECKS_MAX;
+use super::owed::WhileHeard;
 use super::problem::{Error, Result};
 use super::request::{Params, parsed};
 use crate::backend::{CheckPlace, CheckStep, Upkeep};
@@ -38,7 +40,8 @@ pub async fn check(State(shared): State<Arc<Shared>>, Params(asked): Params<Aske
     let rate = rate.or_else(|| upkeep.check_rate());
     let walk = Walk { upkeep, left: Left::From(CheckPlace::default()), rate, next: Instant::now(), _permit: permit };
     let lines = stream::unfold(walk, |mut walk| async { Some((Ok::<_, Infallible>(walk.next().await?), walk)) });
-    Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response())
+    let headers = [(header::CONTENT_TYPE, "application/x-ndjson")];
+    Ok((headers, Extension(WhileHeard), Body::from_stream(lines)).into_response())
 }
 
 struct Walk {

@@ -29,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 use super::limits::{
     CONNECTIONS_MAX, CONNECTIONS_SHARE, DRAIN_TIME_MAX, HEAD_BYTES_MAX, HEADER_TIME_MAX, WRITE_STALL_MAX,
 };
+use super::owed::{Owed, Patient};
 use super::problem::{Error, Result};
 use super::request::clip;
 use super::{Api, Hosts, router, unread};
@@ -121,8 +122,11 @@ async fn converse(
         return;
     }
     let router = TowerToHyperService::new(router);
+    let owed = Owed::default();
+    let stream = Patient::new(Unstalled::new(stream, WRITE_STALL_MAX), owed.clone());
     let service = service_fn(move |request: Request<Incoming>| {
-        let (request, unread) = unread::lend(request);
+        let owed = owed.clone();
+        let (request, unread) = unread::lend(request, &owed);
         let answer = hosts.check(&request).map(|()| router.call(request));
         async move {
             let response = match answer {
@@ -130,14 +134,14 @@ async fn converse(
                 Err(refused) => refused.into_response(),
             };
             unread.discard(response.status()).await;
-            Ok::<_, Infallible>(response)
+            Ok::<_, Infallible>(owed.until_sent(response))
         }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIME_MAX)
         .max_buf_size(HEAD_BYTES_MAX)
-        .serve_connection(TokioIo::new(Unstalled::new(stream, WRITE_STALL_MAX)), service);
+        .serve_connection(TokioIo::new(stream), service);
     let mut connection = pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,

@@ -16,6 +16,7 @@ mod passed;
 use std::convert::Infallible;
 use std::sync::Arc;
 
+use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, header};
@@ -32,6 +33,7 @@ use super::Shared;
 use super::limits::{
     STREAM_BATCH, STREAM_LOOK_AGAIN, STREAM_PIECE_BYTES, STREAM_POLL, STREAM_SILENCE_MAX, STREAMS_MAX,
 };
+use super::owed::WhileHeard;
 use super::page::one_line;
 use super::problem::{Error, Result};
 use super::request::{Params, parsed, reading};
@@ -75,7 +77,7 @@ pub async fn stream(
     let opened = stream::once(async { Ok::<_, Infallible>(Bytes::from(opening)) });
     let events = stream::unfold(follower, |mut follower| async { Some((Ok(follower.next().await?), follower)) });
     let headers = [(header::CONTENT_TYPE, "text/event-stream"), (header::CACHE_CONTROL, "no-store")];
-    Ok((headers, Body::from_stream(futures::StreamExt::chain(opened, events))).into_response())
+    Ok((headers, Extension(WhileHeard), Body::from_stream(futures::StreamExt::chain(opened, events))).into_response())
 }
 
 fn last_event_id(headers: &HeaderMap) -> Result<Option<Cursor>> {
