@@ -2,7 +2,7 @@
 
 use std::fmt::Display;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::num::{NonZeroU32, NonZeroUsize};
+use std::num::{NonZeroU16, NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 
 use lettre::message::Mailbox;
@@ -112,7 +112,11 @@ impl<'a> Check<'a> {
     /// The server's settings are checked whether it is used or not, but must be complete only where it is.
     fn smtp(&mut self, used: bool, insecure: bool) -> Option<Smtp> {
         let host = self.read("mail.host", host);
-        let port = self.read("mail.port", |text| text.parse::<u16>().map_err(|_| format!("{text:?} is not a port")));
+        let port = self.read("mail.port", |text| {
+            text.parse::<NonZeroU16>()
+                .map(NonZeroU16::get)
+                .map_err(|_| format!("{text:?} is not a port from 1 to 65535"))
+        });
         let tls_given = self.raw.take("mail.tls");
         let tls = tls_given.as_ref().and_then(|given| self.understand(given, tls)).unwrap_or(match port {
             Some(465) => Tls::Implicit,

@@ -147,6 +147,9 @@ fn scalar(value: &DeValue<'_>) -> Result<String, String> {
             .map(|number| number.to_string())
             .map_err(|_| format!("{number} is beyond 64 bits")),
         DeValue::Boolean(flag) => Ok(flag.to_string()),
+        DeValue::Array(_) => {
+            Err("expected one text in quotes, got a list: where there are several, write \"one, two\"".to_owned())
+        }
         other => Err(format!("expected text in quotes, a number, true or false, got {}", other.type_str())),
     }
 }

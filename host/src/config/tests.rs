@@ -52,7 +52,7 @@ level = "loud"
     fanfare.toml:3: data_dir: "" is not a folder
     fanfare.toml:2: backend: "cloud" is not known here: use embedded or aws
     fanfare.toml:6: mail.transport: "pigeon" is not known here: use folder or smtp or off
-    fanfare.toml:7: mail.port: "99999" is not a port
+    fanfare.toml:7: mail.port: "99999" is not a port from 1 to 65535
     fanfare.toml:8: mail.tls: "maybe" is not known here: use implicit or starttls or off
     fanfare.toml:9: mail.password: write where the password is found, not the password: env:NAME or file:PATH
     fanfare.toml:12: mail.from: "nobody" is not a sender such as Shop <shop@example.com>
@@ -67,6 +67,8 @@ level = "loud"
 fn an_unknown_key_is_refused_with_a_suggestion() {
     assert_snapshot!(refusal("\n[mail]\ntransprot = \"off\""), @"fanfare.toml:3: unknown key mail.transprot; did you mean \"transport\"?");
     assert_snapshot!(refusal("lissten = 1"), @"fanfare.toml:1: unknown key lissten; did you mean \"listen\"?");
+    assert_snapshot!(refusal("[mail]\nport = 0"), @"fanfare.toml:2: mail.port: \"0\" is not a port from 1 to 65535");
+    assert_snapshot!(refusal("allowed_hosts = [\"a\", \"b\"]"), @"fanfare.toml:1: allowed_hosts: expected one text in quotes, got a list: where there are several, write \"one, two\"");
     assert_snapshot!(refusal("mail = 3"), @"fanfare.toml:1: mail: expected a table, got integer");
 }
 
