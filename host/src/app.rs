@@ -20,7 +20,7 @@ use tokio::net::TcpListener;
 use tokio::runtime::{self, Handle, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::api::{self, Api, Hosts};
@@ -269,21 +269,33 @@ impl Runtimes {
     }
 }
 
+/// A signal to a whole group of processes comes twice where one of them hands it on (`timeout`, a shell's script, a package manager):
+/// what comes so soon behind another is nobody who lost patience.
+const ECHO_MAX: Duration = Duration::from_secs(1);
+
 /// The two signals that ask a program to end.
 struct Signals {
     interrupt: Signal,
     terminate: Signal,
+    last: Option<Instant>,
 }
 
 impl Signals {
     fn listen() -> Result<Self> {
-        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+        let (interrupt, terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+        Ok(Self { interrupt, terminate, last: None })
     }
 
     async fn next(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.interrupt.recv() => "SIGINT",
-            _ = self.terminate.recv() => "SIGTERM",
+        loop {
+            let name = tokio::select! {
+                _ = self.interrupt.recv() => "SIGINT",
+                _ = self.terminate.recv() => "SIGTERM",
+            };
+            if self.last.is_none_or(|last| last.elapsed() > ECHO_MAX) {
+                self.last = Some(Instant::now());
+                return name;
+            }
         }
     }
 }

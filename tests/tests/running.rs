@@ -1,6 +1,7 @@
 //! Starting, ending and looking at a host.
 
 use std::net::TcpListener;
+use std::process::Command;
 
 use fanfare_tests::load::Load;
 use fanfare_tests::mail::MailServer;
@@ -60,6 +61,25 @@ fn sigterm_ends_a_host_in_order_that_still_starts() {
     host.start();
     host.client().placed(&order(&[("TEA", 1)]));
     host.client().wait_until_idle();
+}
+
+#[test]
+fn a_signal_that_comes_twice_at_once_is_one() {
+    let mut host = TestHost::with(&[]);
+    let mut wire = Wire::connect(host.client().address());
+    let head = "POST /v1/orders HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\
+                Expect: 100-continue\r\n\r\n";
+    assert!(wire.send(head.as_bytes()));
+    let _ = wire.read_until(|told| told.contains("100 Continue"));
+    host.ask_to_end();
+    let pid = host.pid().to_string();
+    assert!(Command::new("kill").args(["-INT", &pid]).status().expect("kill").success());
+    eventually("it is stopping", || if host.log().contains("stopping;") { Ok(()) } else { Err(host.log()) });
+    assert!(wire.send(b"{}"));
+    let answer = wire.read_to_end();
+    assert!(answer.contains("/problems/invalid-order"), "what runs is finished: {answer}");
+    let status = host.ended();
+    assert_eq!(status.code(), Some(0), "{status}: {}", host.log());
 }
 
 #[test]
