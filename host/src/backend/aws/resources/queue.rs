@@ -22,6 +22,11 @@ pub const KEPT: Duration = Duration::from_secs(14 * 24 * 3600);
 /// Of a message, before it goes to the dead-letter queue. No host that works gets there.
 const RECEIVED_MAX: u32 = 1_000;
 
+/// What SNS hands on at most. A larger message would be lost on its way.
+const MESSAGE_BYTES_MAX: u64 = 256 << 10;
+
+const DELAY: &str = "DelaySeconds";
+const SIZE: &str = "MaximumMessageSize";
 const POLICY: &str = "Policy";
 const REDRIVE: &str = "RedrivePolicy";
 
@@ -103,6 +108,7 @@ pub fn compare(wanted: &Wanted<'_>, found: Option<&Found>) -> Result<Vec<Step>, 
     let plain = wanted.made_with();
     let plain = plain.iter().map(|(name, value)| (*name, value.as_str())).filter(|(name, _)| *name != "FifoQueue");
     let mut steps = attribute_steps(&on, &found.attributes, plain);
+    steps.extend(hindering(&on, &found.attributes, wanted.fed.is_some()));
     if let Some(Fed { topic_arn, dead_arn }) = wanted.fed {
         let policy = topic_arn.map(|topic_arn| (POLICY, policy(&found.arn, topic_arn)));
         let redrive = dead_arn.map(|dead_arn| (REDRIVE, redrive(dead_arn)));
@@ -116,6 +122,18 @@ pub fn compare(wanted: &Wanted<'_>, found: Option<&Found>) -> Result<Vec<Step>, 
     }
     steps.extend(tag_steps(&on, found.tags.as_ref(), wanted.tags));
     Ok(steps)
+}
+
+/// What a queue has of itself as it should be, and may have been set otherwise. An answer that leaves it out says nothing against it.
+fn hindering(on: &Resource, found: &Attributes, is_fed: bool) -> Vec<Step> {
+    let told = |name: &str| found.get(name).and_then(|told| told.parse::<u64>().ok());
+    let delays = told(DELAY).is_some_and(|seconds| is_fed && seconds > 0).then_some((DELAY, 0));
+    let refuses = told(SIZE).is_some_and(|bytes| bytes < MESSAGE_BYTES_MAX).then_some((SIZE, MESSAGE_BYTES_MAX));
+    let set = |(name, value): (&str, u64)| {
+        let setting = Setting::new(name, value.to_string());
+        Step::needed(on.clone(), Change::Set { setting, found: found.get(name).cloned() })
+    };
+    delays.into_iter().chain(refuses).map(set).collect()
 }
 
 /// Does a step of [`compare`].
@@ -274,6 +292,20 @@ mod tests {
         let more = two["Statement"][0].clone();
         two["Statement"].as_array_mut().unwrap().push(more);
         assert!(!says_the_same(&two.to_string(), &wanted));
+    }
+
+    #[test]
+    fn what_delays_or_refuses_messages_is_to_be_set_and_what_is_as_good_is_not() {
+        let on = Resource::Queue { name: "queue".to_owned() };
+        let steps = |delay: &str, size: &str, is_fed| {
+            let found = [(DELAY, delay), (SIZE, size)].map(|(name, value)| (name.to_owned(), value.to_owned()));
+            hindering(&on, &Attributes::from(found), is_fed).iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        let size = "set MaximumMessageSize of queue queue to 262144: it is 1024";
+        assert_eq!(steps("30", "1024", true), ["set DelaySeconds of queue queue to 0: it is 30", size]);
+        assert_eq!(steps("30", "1024", false), [size], "nothing is waited for in a queue for dead letters");
+        assert!(steps("0", "262144", true).is_empty() && steps("0", "1048576", true).is_empty());
+        assert!(hindering(&on, &Attributes::default(), true).is_empty());
     }
 
     #[test]

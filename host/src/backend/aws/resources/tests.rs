@@ -167,7 +167,10 @@ async fn everything_that_differs_is_told_and_mended() {
     let set = sqs.set_queue_attributes().queue_url(&url).attributes(QueueAttributeName::Policy, wider);
     let set =
         set.attributes(QueueAttributeName::RedrivePolicy, "").attributes(QueueAttributeName::VisibilityTimeout, "5");
-    set.send().await.unwrap();
+    let set = set.attributes(QueueAttributeName::DelaySeconds, "30");
+    let set = set.attributes(QueueAttributeName::MaximumMessageSize, "1024");
+    let set = set.attributes(QueueAttributeName::ReceiveMessageWaitTimeSeconds, "0");
+    set.attributes(QueueAttributeName::MessageRetentionPeriod, "60").send().await.unwrap();
     for (name, value) in [("FilterPolicy", "{\"kind\":[\"order.placed\"]}"), ("RawMessageDelivery", "false")] {
         let set = sns.set_subscription_attributes().subscription_arn(&subscription_arn);
         set.attribute_name(name).attribute_value(value).send().await.unwrap();
@@ -178,7 +181,11 @@ async fn everything_that_differs_is_told_and_mended() {
     replace index customer of table SHOP: it is cp (S) + cs (N), ALL, and should be cp (S) + cs (S), KEYS_ONLY
     set time to live of table SHOP to ttl: it is not set
     set ContentBasedDeduplication of topic SHOP.fifo to false: it is true
+    set MessageRetentionPeriod of queue SHOP-inventory.fifo to 1209600: it is 60
+    set ReceiveMessageWaitTimeSeconds of queue SHOP-inventory.fifo to 20: it is 0
     set VisibilityTimeout of queue SHOP-inventory.fifo to 60: it is 5
+    set DelaySeconds of queue SHOP-inventory.fifo to 0: it is 30
+    set MaximumMessageSize of queue SHOP-inventory.fifo to 262144: it is 1024
     set Policy of queue SHOP-inventory.fifo to {"Statement":[{"Action":"sqs:SendMessage","Condition":{"ArnEquals":{"aws:SourceArn":"ARN:SHOP.fifo"}},"Effect":"Allow","Principal":{"Service":"sns.amazonaws.com"},"Resource":"ARN:SHOP-inventory.fifo","Sid":"Topic"}],"Version":"2012-10-17"}: it is {"Statement":[{"Action":"sqs:SendMessage","Condition":{"ArnEquals":{"aws:SourceArn":"ARN:SHOP.fifo"}},"Effect":"Allow","Principal":{"Service":"sns.amazonaws.com"},"Resource":"*","Sid":"Topic"}],"Version":"2012-10-17"}
     set RedrivePolicy of queue SHOP-inventory.fifo to {"deadLetterTargetArn":"ARN:SHOP-inventory-dead.fifo","maxReceiveCount":1000}: it is not set
     set RawMessageDelivery of subscription of queue SHOP-inventory.fifo to topic SHOP.fifo to true: it is false
