@@ -53,7 +53,17 @@ impl<'a> ConsumerSite<'a> {
     /// Deletes what is there, or only tells it. A queue that is somebody else's stays: a consumer may be called so that its
     /// queues have the names of another shop's.
     pub async fn remove(&self, really: bool) -> Result<Plan, Error> {
-        let found = self.look().await?;
+        let mut found = self.look().await?;
+        for (name, found) in [(&self.queue, &mut found.queue), (&self.dead, &mut found.dead)] {
+            if let Some(found) = found
+                && let Err(error) = found.look_at_tags(self.clients, name).await
+            {
+                if really {
+                    return Err(error);
+                }
+                tracing::warn!(queue = %name, %error, "whose queue this is cannot be seen: look at its tags before you delete it");
+            }
+        }
         let delete = |on: Resource| Step::useful(on, Change::Delete);
         let queue = |name: &str| Resource::Queue { name: name.to_owned() };
         let mut plan = Plan::default();

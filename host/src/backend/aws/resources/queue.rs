@@ -40,6 +40,17 @@ pub struct Found {
 }
 
 impl Found {
+    /// Where nobody has: a host that may change nothing needs them for this alone, and may not be allowed to.
+    ///
+    /// # Errors
+    /// Where the call fails.
+    pub async fn look_at_tags(&mut self, clients: &Clients, name: &str) -> Result<(), Error> {
+        if self.tags.is_none() {
+            self.tags = Some(tags(clients, name, &self.url).await?);
+        }
+        Ok(())
+    }
+
     /// The first of these tags that says somebody else has the queue, with what is wanted and what it says.
     pub fn other_owner<'t>(&'t self, wanted: &[(&'t str, &'t str)]) -> Option<(&'t str, &'t str, &'t str)> {
         let tags = self.tags.as_ref()?;

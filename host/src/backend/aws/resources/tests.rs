@@ -324,6 +324,9 @@ async fn what_is_somebody_elses_is_left_alone() {
     let [name, _] = names::queues(&shop.settings.prefix, &consumer("inventory"), shared.kind);
     let there = queue::look(&shop.clients, &name, true).await.unwrap();
     assert!(there.is_some(), "another shop's queue stays");
+    // Nor is anybody told to delete it.
+    let left = remove_consumer(&shop.clients, &shop.looking(), &shared, &consumer("inventory")).await.unwrap();
+    assert!(!left.to_string().contains("inventory.fifo"), "{left}");
     let own = shop.settings.prefix.as_str();
     shop.clients.sqs.tag_queue().queue_url(&queue.url).tags(names::PREFIX_TAG, own).send().await.unwrap();
     shop.close(&["inventory"]).await;
