@@ -132,7 +132,7 @@ struct Shown {
 async fn shown(shared: &Shared, name: &ConsumerName, report: BackfillReport) -> Result<Response> {
     let waits = match report.state {
         BackfillState::Running => match waits(shared, name, report.back_to) {
-            None => stopped(shared, name).await,
+            None => stopped(shared, name).await.or_else(|| lags(&report)),
             waits => waits,
         },
         _ => None,
@@ -144,6 +144,12 @@ async fn shown(shared: &Shared, name: &ConsumerName, report: BackfillReport) -> 
 async fn stopped(shared: &Shared, name: &ConsumerName) -> Option<String> {
     let paused = reading(shared.api.consumers.pause(name)).await.ok()??;
     Some(format!("the consumer {name} is paused, {}", consumers::paused_since(name, &paused)))
+}
+
+/// All that it has to deliver is delivered, and yet it goes on.
+fn lags(report: &BackfillReport) -> Option<String> {
+    let why = "live deliveries of its consumer lag behind; it is handed over as soon as they have nearly caught up";
+    report.lags.then(|| why.to_owned())
 }
 
 /// Why no version is there that would handle what is delivered.

@@ -145,6 +145,9 @@ pub struct BackfillReport {
     /// Of a rebuild: what failed last, unless it was done since.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failure: Option<BackfillFailure>,
+    /// Of a rebuild: it is not handed over, because live deliveries of its consumer lag too far behind.
+    #[serde(skip)]
+    pub lags: bool,
 }
 
 /// An event that a rebuild could not get done.

@@ -378,6 +378,8 @@ fn report(row: &Row<'_>) -> rusqlite::Result<BackfillReport> {
         ended_at: rows::optional_timestamp(row, 11)?,
         held: rows::unsigned(row.get(12)?),
         failure: row.get_ref(16)?.as_str_or_null()?.map(rows::from_json).transpose()?,
+        // Live ones are held back as soon as nothing else is left.
+        lags: false,
     })
 }
 

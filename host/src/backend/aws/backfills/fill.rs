@@ -63,6 +63,8 @@ pub struct Counted {
     /// Events behind this position were not counted when it began.
     pub through: u64,
     pub failure: Option<BackfillFailure>,
+    /// Too much of what is live is not done for it to be handed over.
+    pub lags: bool,
 }
 
 /// What only a way back says of itself.
@@ -86,7 +88,8 @@ impl Fill {
     ) -> Self {
         let now = Timestamp::now();
         let (first, last) = scope;
-        let rebuild = (asked.of == Backfilled::Rebuild).then_some(Counted { through: counted, failure: None });
+        let rebuild =
+            (asked.of == Backfilled::Rebuild).then_some(Counted { through: counted, failure: None, lags: false });
         // A rebuild of nothing is an empty generation to hand over.
         let nothing = events == 0 && rebuild.is_none();
         Self {
@@ -123,7 +126,7 @@ impl Fill {
         let from = back.from;
         Self {
             number,
-            rebuild: Some(Counted { through, failure: None }),
+            rebuild: Some(Counted { through, failure: None, lags: false }),
             generation,
             back: Some(back),
             state: BackfillState::Running,
@@ -186,7 +189,11 @@ impl Fill {
             generation: item.number_or_none("gen")?.unwrap_or(number),
             back: item.json_or_none("wb")?,
             rebuild: match item.number_or_none::<u8>("rb")? {
-                Some(_) => Some(Counted { through: item.number("upt")?, failure: item.json_or_none("fl")? }),
+                Some(_) => Some(Counted {
+                    through: item.number("upt")?,
+                    failure: item.json_or_none("fl")?,
+                    lags: item.number_or_none::<u8>("lgs")?.is_some(),
+                }),
                 None => None,
             },
             state: match item.text("sta")? {
@@ -235,6 +242,7 @@ impl Fill {
             started_at: self.started_at,
             ended_at: self.ended_at,
             failure: self.rebuild.as_ref().and_then(|counted| counted.failure.clone()),
+            lags: self.state == BackfillState::Running && self.rebuild.as_ref().is_some_and(|counted| counted.lags),
         }
     }
 
@@ -453,7 +461,10 @@ mod tests {
 
     #[test]
     fn a_rebuild_brings_nothing_into_lanes_and_has_offered_all_once_it_is_handed_over() {
-        let rebuild = |state| Fill { rebuild: Some(Counted { through: 100, failure: None }), ..fill(2, state, None) };
+        let rebuild = |state| Fill {
+            rebuild: Some(Counted { through: 100, failure: None, lags: false }),
+            ..fill(2, state, None)
+        };
         let (nowhere, second) = (Place::default(), event(2, "com.a"));
         for (state, through) in
             [(BackfillState::Running, Some(false)), (BackfillState::Done, Some(true)), (BackfillState::Cancelled, None)]

@@ -162,6 +162,8 @@ struct Walk {
     pending: Option<(u64, Instant)>,
     /// Since when there is nothing left but what came a moment ago, or is not done yet.
     edge: Option<Instant>,
+    /// It was said that live deliveries lag too far behind.
+    lags: bool,
     /// Nothing that was decided on before the rebuild was heard of can be committed any more.
     fenced: bool,
     tries: hand_over::Tries,

@@ -66,6 +66,7 @@ impl Rebuilder {
             fill.delivered,
             item.number_or_none("wt")?.filter(|_| told.is_some()),
         );
+        let lags = fill.rebuild.as_ref().is_some_and(|counted| counted.lags);
         let (cursor, pace) = (fill.position, Pace::new(fill.rate));
         let (put_off_at, pending, edge, near) = (None, None, None, None);
         let (fenced, tries) = (item.number_or_none::<u8>("fen")?.is_some(), hand_over::Tries::default());
@@ -82,6 +83,7 @@ impl Rebuilder {
             rests,
             pending,
             edge,
+            lags,
             fenced,
             tries,
             near,

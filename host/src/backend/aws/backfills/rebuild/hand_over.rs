@@ -79,6 +79,9 @@ impl Rebuilder {
             true => (all_done || walk.pending.is_some_and(is_young)) && self.rest(walk, REST_MAX).await? <= REST_MAX,
             false => all_done && self.rest(walk, 0).await? == 0,
         };
+        if !self.tell_lag(walk, !is_near && edge.elapsed() > EDGE_MAX).await? {
+            return Ok(false);
+        }
         let rests = walk.tries.rest.is_some_and(|until| Instant::now() < until);
         if rests || !is_near || self.time_left() < TRY_TIME || !self.is_known_to_all(walk).await? {
             sleep(AGAIN).await;
@@ -95,6 +98,19 @@ impl Rebuilder {
             walk.fenced = true;
         }
         self.begin_try(walk).await
+    }
+
+    /// Says whether it is not handed over because live deliveries lag behind. `false` where it is not this host's any more.
+    async fn tell_lag(&self, walk: &mut Walk, lags: bool) -> Result<bool> {
+        if walk.lags == lags {
+            return Ok(true);
+        }
+        let change = match lags {
+            true => walk.own("SET lgs = :one", "").value(":one", number(1)),
+            false => walk.own("REMOVE lgs", ""),
+        };
+        walk.lags = lags;
+        Ok(self.store.table.update(&Key::backfill(self.name(), walk.fill.number), change).await?.is_some())
     }
 
     /// How many events behind the cursor the consumer hears, roughly and from above where that is no more than `enough`.

@@ -7,7 +7,7 @@ use crate::backend::aws::fixture::{alpha, begin, policy, settings};
 use crate::backend::aws::item::{Item, Key, counters_partition, entries_partition, number, rebuilds_partition};
 use crate::backend::aws::table::{Change, Span, Table};
 use crate::backend::aws::{Clients, open, resources};
-use crate::backend::contract::{done, publish};
+use crate::backend::contract::{custom, done, publish};
 use crate::backend::{Backend, BackfillState, Backfilled, Inbox, StateQuery};
 use crate::effects::{Adjustment, Effects, Reads};
 use crate::policy::Start;
@@ -74,6 +74,39 @@ async fn a_state_that_is_past_goes_with_what_its_rebuild_left() {
     };
     until(&inbox, "nothing is left of it", is_cleared).await;
     assert_eq!(count(&backend).await, 2, "the one in use stays");
+    drop(inbox);
+    backend.lifecycle.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rebuild_says_that_live_deliveries_lag_behind() {
+    let backend = open(&settings()).await.unwrap();
+    let inbox = backend.consumers.attach(&alpha(), Start::Now).await.unwrap();
+    inbox.configure(policy());
+    publish(&backend, "tea").await;
+    until(&inbox, "it is done", async || count(&backend).await == 1).await;
+    // More than may be left when it is handed over, behind one that takes long.
+    for _ in 0..6 {
+        drop(backend.intake.publish((0..100).map(|_| custom("slow")).collect()).await.unwrap());
+    }
+    assert!(!begin(&backend, Backfilled::Rebuild).await.lags);
+    let report = async || backend.backfills.latest(&alpha()).await.unwrap().unwrap();
+    let (mut held, begun) = (Vec::new(), std::time::Instant::now());
+    while !report().await.lags {
+        assert!(begun.elapsed() < PATIENCE, "{:?}", report().await);
+        while let Some(delivery) = inbox.lease() {
+            match delivery.event.lane().to_string() == "slow" {
+                true => held.push(delivery),
+                false => drop(inbox.finish(delivery, &Reads::default(), done(Effects::default())).await),
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    for delivery in held {
+        drop(inbox.finish(delivery, &Reads::default(), done(Effects::default())).await);
+    }
+    until(&inbox, "it is handed over", async || report().await.state == BackfillState::Done).await;
+    assert!(!report().await.lags);
     drop(inbox);
     backend.lifecycle.close().await;
 }
