@@ -15,6 +15,7 @@ pub mod cause;
 mod consumers;
 #[cfg(test)]
 mod contract;
+mod damaged;
 mod dead_letters;
 pub mod embedded;
 mod fleet;

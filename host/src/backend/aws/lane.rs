@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::item::{self, Item, Key, LaneKey};
+use crate::backend::damaged::Told;
 use crate::backend::{Error, Result};
 use crate::clock::Timestamp;
 use crate::event::{Body, Custom, Event, EventId, Position};
@@ -172,6 +173,16 @@ impl Logged {
         }
     }
 
+    /// What stands in place of an event that cannot be read for `why`.
+    pub fn stand_in(item: &Item, why: &str, told: &Told) -> Result<Self> {
+        let (key, seq) = place_of(item)?;
+        let id = key.as_str().strip_prefix("o#").and_then(|id| id.parse().ok());
+        let custom = told.stand_in(item.number("pos")?, item.text("k")?, id, why);
+        let event = Arc::new(event(item, Body::Custom(custom))?);
+        let (standing, prior) = (item.json_or_none("st").ok().flatten(), item.json_or_none("pr").ok().flatten());
+        Ok(Self { event, key, seq, by: None, astray: false, standing, prior: prior.unwrap_or_default() })
+    }
+
     /// As it stands in the table. `content` is that of the lane's order, where it has one.
     pub fn read(item: &Item, content: Option<&Arc<Content>>) -> Result<Self> {
         let (key, seq) = place_of(item)?;
@@ -196,16 +207,8 @@ impl Logged {
                 data: item.json::<Box<RawValue>>("b")?.into(),
             }),
         };
-        let event = Event {
-            id: item.parse("id")?,
-            position: Position::new(item.number("pos")?).unwrap_or(Position::FIRST),
-            time: item.time("t")?,
-            cause: item.parse_or_none("c")?,
-            depth: item.number("d")?,
-            body,
-        };
         Ok(Self {
-            event: Arc::new(event),
+            event: Arc::new(event(item, body)?),
             key,
             seq,
             by: item.parse_or_none("by")?,
@@ -214,6 +217,17 @@ impl Logged {
             prior: item.json_or_none("pr")?.unwrap_or_default(),
         })
     }
+}
+
+fn event(item: &Item, body: Body) -> Result<Event> {
+    Ok(Event {
+        id: item.parse("id")?,
+        position: Position::new(item.number("pos")?).unwrap_or(Position::FIRST),
+        time: item.time("t")?,
+        cause: item.parse_or_none("c")?,
+        depth: item.number("d")?,
+        body,
+    })
 }
 
 /// The end of a lane, from its last item: without the body.

@@ -23,8 +23,9 @@ use super::resources::Shared;
 use super::seat::Seat;
 use super::settings::Settings;
 use super::table::{Freshness, Span, Table};
+use crate::backend::damaged::Told;
 use crate::backend::recent::Recent;
-use crate::backend::{Result, Retention};
+use crate::backend::{Error, Result, Retention};
 use crate::clock::Timestamp;
 use crate::event::{Lane, Position};
 use crate::order::{Content, Order, OrderId};
@@ -70,6 +71,7 @@ pub struct Store {
     contents: Mutex<Recent<OrderId, Arc<Content>>>,
     /// Orders that stood otherwise than an event had told its handler.
     gone_on: Mutex<Recent<OrderId, ()>>,
+    damaged: Told,
 }
 
 impl Store {
@@ -107,6 +109,7 @@ impl Store {
             letters: Counted::default(),
             contents: Mutex::new(Recent::new(CONTENTS_MAX)),
             gone_on: Mutex::new(Recent::new(GONE_ON_MAX)),
+            damaged: Told::default(),
         }
     }
 
@@ -178,7 +181,7 @@ impl Store {
         self.read(&items).await
     }
 
-    /// Without those that went by age.
+    /// Without those that went by age, and with others in place of those that are damaged.
     async fn read(&self, items: &[Item]) -> Result<Vec<Logged>> {
         let mut read = Vec::with_capacity(items.len());
         for item in items.iter().filter(|item| !item.is_gone()) {
@@ -189,7 +192,11 @@ impl Store {
                 },
                 _ => None,
             };
-            read.push(Logged::read(item, content.as_ref())?);
+            read.push(match Logged::read(item, content.as_ref()) {
+                // It is what it is, however often it is read.
+                Err(Error::Failed(why)) => Logged::stand_in(item, &why, &self.damaged)?,
+                logged => logged?,
+            });
         }
         Ok(read)
     }

@@ -7,6 +7,7 @@ use rusqlite::Connection;
 
 use super::commit::OrderNumber;
 use super::rows;
+use crate::backend::damaged::Told;
 use crate::backend::recent::Recent;
 use crate::clock::Timestamp;
 use crate::order::{Content, Order, OrderId};
@@ -22,15 +23,18 @@ pub struct Fixed {
     pub content: Arc<Content>,
 }
 
-pub struct Contents(Mutex<Recent<OrderNumber, Fixed>>);
+pub struct Contents {
+    orders: Mutex<Recent<OrderNumber, Fixed>>,
+    pub damaged: Told,
+}
 
 impl Contents {
     pub fn new() -> Self {
-        Self(Mutex::new(Recent::new(ORDERS_MAX)))
+        Self { orders: Mutex::new(Recent::new(ORDERS_MAX)), damaged: Told::default() }
     }
 
     pub fn get(&self, number: OrderNumber) -> Option<Fixed> {
-        self.0.lock().get(&number).cloned()
+        self.orders.lock().get(&number).cloned()
     }
 
     pub fn get_or_read(&self, disk: &Connection, number: OrderNumber) -> rusqlite::Result<Fixed> {
@@ -53,7 +57,7 @@ impl Contents {
 
     /// Orders that are new: their events are about to be asked for.
     pub fn placed(&self, orders: &[(OrderNumber, Order)]) {
-        let mut contents = self.0.lock();
+        let mut contents = self.orders.lock();
         for (number, order) in orders {
             let fixed = Fixed { id: order.id, placed_at: order.placed_at, content: Arc::clone(&order.content) };
             contents.insert(*number, fixed, |_| false);
@@ -61,6 +65,6 @@ impl Contents {
     }
 
     pub fn insert(&self, number: OrderNumber, fixed: Fixed) {
-        self.0.lock().insert(number, fixed, |_| false);
+        self.orders.lock().insert(number, fixed, |_| false);
     }
 }

@@ -149,11 +149,36 @@ pub fn order_by_reference(connection: &Connection, reference: &str) -> rusqlite:
         .optional()
 }
 
-/// An event, from the columns [`EVENT`].
+/// An event, from the columns [`EVENT`]. In place of one that cannot be read any more stands another: see [`damaged`].
+///
+/// [`damaged`]: crate::backend::damaged
 pub fn event(row: &Row<'_>, connection: &Connection, contents: &Contents) -> rusqlite::Result<Arc<Event>> {
+    let position = unsigned(row.get(0)?);
+    let body = match body(row, connection, contents) {
+        Err(error) if is_damage(&error) => {
+            let why = match error {
+                rusqlite::Error::QueryReturnedNoRows => "its order is missing".to_owned(),
+                rusqlite::Error::FromSqlConversionFailure(.., cause) => cause.to_string(),
+                other => other.to_string(),
+            };
+            Body::Custom(contents.damaged.stand_in(position, &row.get::<_, String>(8)?, None, &why))
+        }
+        body => body?,
+    };
+    Ok(Arc::new(Event {
+        id: column(row, 1)?,
+        position: Position::new(position).unwrap_or(Position::FIRST),
+        time: timestamp(row, 2)?,
+        cause: optional(row, 3)?,
+        depth: row.get(4)?,
+        body,
+    }))
+}
+
+fn body(row: &Row<'_>, connection: &Connection, contents: &Contents) -> rusqlite::Result<Body> {
     let revision: Option<i64> = row.get(5)?;
     let data = row.get_ref(6)?.as_str()?;
-    let body = match revision {
+    Ok(match revision {
         Some(revision) => {
             let change: Change = from_json(data)?;
             let Fixed { id, placed_at, content } = contents.get_or_read(connection, row.get(7)?)?;
@@ -168,16 +193,16 @@ pub fn event(row: &Row<'_>, connection: &Connection, contents: &Contents) -> rus
             order_id: optional(row, 12)?,
             data: from_json::<Box<serde_json::value::RawValue>>(data)?.into(),
         }),
-    };
-    let position = unsigned(row.get(0)?);
-    Ok(Arc::new(Event {
-        id: column(row, 1)?,
-        position: Position::new(position).unwrap_or(Position::FIRST),
-        time: timestamp(row, 2)?,
-        cause: optional(row, 3)?,
-        depth: row.get(4)?,
-        body,
-    }))
+    })
+}
+
+/// Whether rows say what no host wrote, however often they are read.
+fn is_damage(error: &rusqlite::Error) -> bool {
+    use rusqlite::Error::{FromSqlConversionFailure, IntegralValueOutOfRange, InvalidColumnType, QueryReturnedNoRows};
+    matches!(
+        error,
+        QueryReturnedNoRows | FromSqlConversionFailure(..) | InvalidColumnType(..) | IntegralValueOutOfRange(..)
+    )
 }
 
 /// What of `found` stands on a page of at most `limit` and [`PAGE_BYTES_MAX`], and one item more where there is more; how many of

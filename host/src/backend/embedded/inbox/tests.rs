@@ -10,13 +10,14 @@ use tokio::sync::oneshot;
 use super::fill::Fill;
 use super::{Desk, EmbeddedInbox, settle};
 use crate::backend::contract::{custom, hears, name, placement, policy, ran};
+use crate::backend::damaged;
 use crate::backend::embedded::queue::{Answer, Job};
 use crate::backend::embedded::writer::Writer;
 use crate::backend::embedded::{Embedded, Settings, Store, backup, start};
 use crate::backend::{
     Backfill, BackfillEffects, BackfillStep, Backfilled, Backfills, Cause, CauseKind, Changed, Consumers as _,
-    DeadLetters as _, Delivery, Durable, Error, Finished, Inbox as _, InboxPolicy, Intake as _, Lifecycle as _, Pause,
-    Placed, Settlement, Since, Which,
+    DeadLetters as _, Delivery, Durable, Error, Finished, Inbox as _, InboxPolicy, Intake as _, Journal as _,
+    Lifecycle as _, Pause, Placed, Settlement, Since, Which,
 };
 use crate::clock::Timestamp;
 use crate::effects::{Effects, Reads};
@@ -267,4 +268,33 @@ async fn a_step_is_decided_on_those_that_are_on_their_way_and_on_none_that_was_u
     let again = embedded.change(order, Change::Confirmed {}).await.unwrap().into_inner();
     assert!(matches!(again, Changed::Illegal(_)), "{again:?}");
     embedded.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_damaged_event_holds_up_nobody() {
+    for damage in ["DELETE FROM orders WHERE number = 1", "UPDATE events SET data = '{' WHERE position = 1"] {
+        let (directory, embedded, inbox) = world(Start::Beginning, 0).await;
+        placed(&embedded).await;
+        let whole = placed(&embedded).await;
+        embedded.close().await;
+        drop((inbox, embedded));
+        let file = directory.path().join(crate::backend::embedded::FILE);
+        rusqlite::Connection::open(file).unwrap().execute_batch(damage).unwrap();
+
+        let embedded = start(&Settings { data_dir: directory.path().to_owned() }).unwrap();
+        embedded.attach(&name("alpha"), Start::Now).await.unwrap();
+        let inbox = embedded.store.inbox(&name("alpha")).unwrap();
+        inbox.configure(InboxPolicy { subscriptions: hears(&["order.*"]), ..policy() });
+        let pending = embedded.known().await.unwrap().remove(0).pending;
+        assert_eq!(pending, 1, "{damage}");
+        let delivery = lease(&inbox).await;
+        assert_eq!(delivery.event.order_id(), Some(whole), "{damage}");
+        finish(&inbox, delivery, Settlement::Done { effects: Effects::default(), ran: ran() });
+        inbox.flush();
+        backup::tick(&embedded.store).await.unwrap();
+        assert_eq!(position(&embedded.store).await, 2, "{damage}");
+        let told = embedded.events_after(None, 10).await.unwrap();
+        assert_eq!(told[0].kind(), damaged::KIND, "{damage}");
+        embedded.close().await;
+    }
 }
