@@ -40,6 +40,7 @@ mod outgoing;
 mod place;
 mod publisher;
 mod records;
+mod repeats;
 pub mod resources;
 mod seat;
 pub mod settings;

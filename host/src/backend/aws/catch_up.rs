@@ -68,6 +68,7 @@ pub async fn run(inbox: Arc<AwsInbox>, store: Arc<Store>, owner: String) {
             // There may be more.
             Ok(true) => audited = None,
             Ok(false) => audited = Some(to),
+            Err(error) if !store.repeats.is_news("follow the journal", inbox.name.as_str(), &error) => {}
             Err(error) => {
                 tracing::warn!(consumer = %inbox.name, %error, "the journal cannot be followed; it is tried again");
             }

@@ -152,7 +152,9 @@ impl Store {
             }
             self.count_done().await;
             self.follow_fleet().await;
-            if let Err(error) = self.learn().await {
+            if let Err(error) = self.learn().await
+                && self.repeats.is_news("learn", "", &error)
+            {
                 tracing::warn!(%error, "what other hosts decided is not known");
             }
         }

@@ -86,10 +86,14 @@ pub fn standing(item: &Item) -> Result<Standing> {
 impl Store {
     /// Says what this host runs, and learns what others run and decided.
     pub async fn follow_fleet(&self) {
-        if let Err(error) = self.say_running().await {
+        if let Err(error) = self.say_running().await
+            && self.repeats.is_news("say what runs", "", &error)
+        {
             tracing::warn!(%error, "other hosts do not know which versions run here");
         }
-        if let Err(error) = self.hear_others().await {
+        if let Err(error) = self.hear_others().await
+            && self.repeats.is_news("hear of others", "", &error)
+        {
             tracing::warn!(%error, "what other hosts decided about versions is not known");
         }
     }

@@ -150,6 +150,7 @@ pub async fn run(store: Arc<Store>) {
         match said {
             Ok(true) => {}
             Ok(false) => return store.fail("another host took this one for dead and follows it"),
+            Err(error) if !store.repeats.is_news("say that it lives", "", &error) => {}
             Err(error) => tracing::warn!(%error, "this host cannot say that it lives; others may take it for dead"),
         }
         match follow(&store, &slot.owner, &mut watch).await {
@@ -161,6 +162,7 @@ pub async fn run(store: Arc<Store>) {
                     store.tasks.spawn(async move { one.bury(&of).await });
                 }
             }
+            Err(error) if !store.repeats.is_news("watch others", "", &error) => {}
             Err(error) => tracing::warn!(%error, "the other hosts cannot be watched"),
         }
     }

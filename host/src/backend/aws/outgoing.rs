@@ -424,7 +424,9 @@ async fn look(store: Arc<Store>, limit: usize) {
         }
         Ok::<_, crate::backend::Error>(())
     };
-    if let Err(error) = done.await {
+    if let Err(error) = done.await
+        && store.repeats.is_news("look for messages", "", &error)
+    {
         tracing::warn!(%error, "messages cannot be looked for; they are looked for again");
     }
     if !taken.is_empty() {

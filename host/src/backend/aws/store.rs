@@ -19,6 +19,7 @@ use super::item::{Item, Key, LaneKey, event_sort};
 use super::lane::{Logged, Standing, Tail, content_of, place_of, tail_of};
 use super::outgoing::Handed;
 use super::publisher::Publisher;
+use super::repeats::Repeats;
 use super::resources::Shared;
 use super::seat::Seat;
 use super::settings::Settings;
@@ -72,6 +73,8 @@ pub struct Store {
     /// Orders that stood otherwise than an event had told its handler.
     gone_on: Mutex<Recent<OrderId, ()>>,
     damaged: Told,
+    /// What was said of what fails again and again.
+    pub repeats: Repeats,
 }
 
 impl Store {
@@ -110,6 +113,7 @@ impl Store {
             contents: Mutex::new(Recent::new(CONTENTS_MAX)),
             gone_on: Mutex::new(Recent::new(GONE_ON_MAX)),
             damaged: Told::default(),
+            repeats: Repeats::default(),
         }
     }
 

@@ -51,7 +51,9 @@ pub async fn run(inbox: Arc<AwsInbox>, store: Arc<Store>, owner: String) {
             Ok(Looked::Nothing) => LOOK_EVERY,
             Ok(Looked::Elsewhere) => FOLLOW_EVERY,
             Err(error) => {
-                tracing::warn!(consumer = %walk.inbox.name, %error, "a backfill does not go on; it is tried again");
+                if walk.store.repeats.is_news("backfill", walk.inbox.name.as_str(), &error) {
+                    tracing::warn!(consumer = %walk.inbox.name, %error, "a backfill does not go on; it is tried again");
+                }
                 LOOK_EVERY
             }
         };

@@ -36,7 +36,9 @@ impl AwsInbox {
         let taken = match due::take(&self.store, &self.name, DUE_BATCH).await {
             Ok(taken) => taken,
             Err(error) => {
-                tracing::warn!(consumer = %self.name, %error, "what is due cannot be looked for");
+                if self.store.repeats.is_news("look for what is due", self.name.as_str(), &error) {
+                    tracing::warn!(consumer = %self.name, %error, "what is due cannot be looked for");
+                }
                 return 0;
             }
         };

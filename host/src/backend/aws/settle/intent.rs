@@ -295,7 +295,9 @@ pub async fn sweep(store: Arc<Store>) {
             () = tokio::time::sleep(SWEEP_EVERY) => {}
             () = store.stopping.cancelled() => return,
         }
-        if let Err(error) = sweep_once(&store).await {
+        if let Err(error) = sweep_once(&store).await
+            && store.repeats.is_news("see to large commits", "", &error)
+        {
             tracing::warn!(%error, "large commits that were left behind cannot be seen to");
         }
     }

@@ -64,7 +64,9 @@ pub async fn round(store: &Store, owner: &str, orders_after: &mut u64, over: imp
         done = Box::pin(round.run(orders_after)) => done,
         () = over => Ok(()),
     };
-    if let Err(error) = done {
+    if let Err(error) = done
+        && store.repeats.is_news("let go of what is old", "", &error)
+    {
         tracing::warn!(%error, "what is old stays for now");
     }
     if let Err(error) = round.give_back().await {
