@@ -69,6 +69,8 @@ impl Client {
         let agent = Agent::config_builder()
             .http_status_as_error(false)
             .proxy(None)
+            // Followed, an order that is placed would become a list of orders that is asked for.
+            .max_redirects(0)
             .timeout_connect(Some(CONNECT_TIME_MAX))
             .timeout_recv_response(Some(ANSWER_TIME_MAX))
             .timeout_send_request(Some(ANSWER_TIME_MAX))
@@ -215,6 +217,13 @@ fn checked(mut response: Response<Body>) -> Result<Response<Body>, Failure> {
     if status.is_success() {
         return Ok(response);
     }
+    if status.is_redirection() {
+        let place = response.headers().get("location").and_then(|place| place.to_str().ok()).unwrap_or("nowhere");
+        return Err(Failure::Usage(format!(
+            "--url: the host is not there: the answer is {status}, which leads to {:?}, and nothing was done. Name where the host is",
+            without_login(place)
+        )));
+    }
     let text = response.body_mut().with_config().limit(PROBLEM_BYTES_MAX).lossy_utf8(true).read_to_string();
     let text = text.unwrap_or_default();
     let mut problem = serde_json::from_str::<Problem>(&text).unwrap_or_else(|_| Problem {
@@ -224,8 +233,9 @@ fn checked(mut response: Response<Body>) -> Result<Response<Body>, Failure> {
     });
     problem.status = status.as_u16();
     match status.as_u16() {
-        400..=499 if status.as_u16() != 429 => Err(Failure::Refused(problem)),
-        429 | 503 => Err(Failure::Unavailable(format!("the host does not accept now: {problem}"))),
+        // Proxies say for a host that it does not answer.
+        408 | 429 | 502 | 503 | 504 => Err(Failure::Unavailable(format!("the host does not accept now: {problem}"))),
+        400..=499 => Err(Failure::Refused(problem)),
         _ => Err(Failure::Failed(format!("the host failed: {problem}"))),
     }
 }
@@ -290,6 +300,50 @@ mod tests {
             assert!(!failure.to_string().contains("hunter2"), "{failure}");
         }
         assert!(!format!("{client:?}").contains("hunter2"));
+    }
+
+    /// A client of something that gives one answer.
+    fn answered(answer: &'static str) -> (Client, std::thread::JoinHandle<()>) {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = Client::new(&format!("http://{}", listener.local_addr().unwrap())).unwrap();
+        let answering = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let _ = std::io::Read::read(&mut stream, &mut [0; 4096]).unwrap();
+            std::io::Write::write_all(&mut stream, answer.as_bytes()).unwrap();
+        });
+        (client, answering)
+    }
+
+    #[test]
+    fn what_leads_elsewhere_is_not_followed_and_is_no_success() {
+        let moved =
+            "HTTP/1.1 301 Moved\r\nLocation: https://user:hunter2@shop.example/v1/orders\r\nContent-Length: 0\r\n\r\n";
+        let asks: [fn(&Client) -> Result<(), Failure>; 3] = [
+            |client| client.post("/v1/orders", Payload::json(b"{}")).map(drop),
+            |client| client.delete("/v1/consumers/a"),
+            |client| client.get("/v1/orders", &[]).map(drop),
+        ];
+        for ask in asks {
+            let (client, answering) = answered(moved);
+            let failure = ask(&client).unwrap_err();
+            let told = failure.to_string();
+            assert!(told.contains("shop.example/v1/orders") && !told.contains("hunter2"), "{told}");
+            assert_eq!(failure.code(), 2, "{told}");
+            answering.join().unwrap();
+        }
+    }
+
+    #[test]
+    fn a_proxy_whose_host_does_not_answer_is_to_be_asked_again() {
+        for answer in [
+            "HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n",
+            "HTTP/1.1 504 Gateway Timeout\r\nContent-Length: 0\r\n\r\n",
+        ] {
+            let (client, answering) = answered(answer);
+            let failure = client.post("/v1/orders", Payload::json(b"{}")).unwrap_err();
+            assert_eq!(failure.code(), 4, "{failure}");
+            answering.join().unwrap();
+        }
     }
 
     #[test]
