@@ -68,6 +68,30 @@ fn a_late_consumer_that_is_killed_in_its_backfill_under_load_ends_like_one_that_
 }
 
 #[test]
+fn who_waits_for_the_end_of_a_backfill_is_told_that_it_goes_on_where_the_host_ends() {
+    let mut host = TestHost::with(&["analytics"]);
+    let client = host.client();
+    for _ in 0..5 {
+        client.placed(&order(&[("TEA", 1)]));
+    }
+    add_late(&host);
+    let url = client.base().to_owned();
+    let waits = std::thread::spawn(move || {
+        program::run(["consumers", "backfill", LATE, "--from", "beginning", "--rate", "1/s", "--url", &url])
+    });
+    eventually("it runs", || match client.get(&format!("/v1/consumers/{LATE}/backfill")).status.as_u16() {
+        200 => Ok(()),
+        other => Err(other.to_string()),
+    });
+    host.kill();
+    let run = waits.join().expect("a run");
+    assert_eq!(run.code(), Some(4), "{run:#?}");
+    assert!(run.stderr.contains(&format!("`fanfare consumers backfill {LATE} --status`")), "{run:#?}");
+    host.start();
+    let _ = wait_for_state(&host.client(), "done");
+}
+
+#[test]
 fn a_backfill_is_counted_started_paused_resumed_and_cancelled() {
     let host = TestHost::with(&["analytics"]);
     let client = host.client();

@@ -79,7 +79,14 @@ impl Backfill {
             output.show(&answer, |answer| format!("{} events would be delivered", text(answer, "/events")));
             return Ok(());
         }
-        let report = if self.detach { answer } else { follow(path, client, answer, output)? };
+        let goes_on = format!(
+            "the backfill goes on with the host: `fanfare consumers backfill {} --status` shows how far it is",
+            self.consumer
+        );
+        let report = match self.detach {
+            true => answer,
+            false => follow(path, client, answer, output).map_err(|failure| failure.with_advice(&goes_on))?,
+        };
         output.show(&report, shown);
         match text(&report, "/state").as_str() {
             "cancelled" => Err(Failure::Failed("the backfill was cancelled".to_owned())),
