@@ -144,7 +144,7 @@ pub struct BackfillReport {
     pub ended_at: Option<Timestamp>,
     /// Of a rebuild: what failed last, unless it was done since.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub failure: Option<BackfillFailure>,
+    pub failure: Option<Box<BackfillFailure>>,
     /// Of a rebuild: it is not handed over, because live deliveries of its consumer lag too far behind.
     #[serde(skip)]
     pub lags: bool,

@@ -316,9 +316,10 @@ mod tests {
 
     #[test]
     fn what_leads_elsewhere_is_not_followed_and_is_no_success() {
+        type Ask = fn(&Client) -> Result<(), Failure>;
         let moved =
             "HTTP/1.1 301 Moved\r\nLocation: https://user:hunter2@shop.example/v1/orders\r\nContent-Length: 0\r\n\r\n";
-        let asks: [fn(&Client) -> Result<(), Failure>; 3] = [
+        let asks: [Ask; 3] = [
             |client| client.post("/v1/orders", Payload::json(b"{}")).map(drop),
             |client| client.delete("/v1/consumers/a"),
             |client| client.get("/v1/orders", &[]).map(drop),

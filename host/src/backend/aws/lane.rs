@@ -173,14 +173,13 @@ impl Logged {
         }
     }
 
-    /// What stands in place of an event that cannot be read for `why`.
-    pub fn stand_in(item: &Item, why: &str, told: &Told) -> Result<Self> {
+    /// What stands in place of an event of the order `id` that cannot be read for `why`.
+    pub fn stand_in(item: &Item, id: OrderId, why: &str, told: &Told) -> Result<Self> {
         let (key, seq) = place_of(item)?;
-        let id = key.as_str().strip_prefix("o#").and_then(|id| id.parse().ok());
-        let custom = told.stand_in(item.number("pos")?, item.text("k")?, id, why);
+        let custom = told.stand_in(item.number("pos")?, item.text("k")?, Some(id), why);
         let event = Arc::new(event(item, Body::Custom(custom))?);
-        let (standing, prior) = (item.json_or_none("st").ok().flatten(), item.json_or_none("pr").ok().flatten());
-        Ok(Self { event, key, seq, by: None, astray: false, standing, prior: prior.unwrap_or_default() })
+        let (standing, prior) = (item.json_or_none("st")?, item.json_or_none("pr")?.unwrap_or_default());
+        Ok(Self { event, key, seq, by: None, astray: false, standing, prior })
     }
 
     /// As it stands in the table. `content` is that of the lane's order, where it has one.

@@ -26,7 +26,7 @@ use super::settings::Settings;
 use super::table::{Freshness, Span, Table};
 use crate::backend::damaged::Told;
 use crate::backend::recent::Recent;
-use crate::backend::{Error, Result, Retention};
+use crate::backend::{Result, Retention};
 use crate::clock::Timestamp;
 use crate::event::{Lane, Position};
 use crate::order::{Content, Order, OrderId};
@@ -185,24 +185,33 @@ impl Store {
         self.read(&items).await
     }
 
-    /// Without those that went by age, and with others in place of those that are damaged.
+    /// Without those that went by age, and with others in place of those whose order is missing. What cannot be read otherwise may be
+    /// of a newer host, which is not to be passed by.
     async fn read(&self, items: &[Item]) -> Result<Vec<Logged>> {
         let mut read = Vec::with_capacity(items.len());
         for item in items.iter().filter(|item| !item.is_gone()) {
             let content = match order_of(item) {
                 Some(id) if item.text_or_none("ch").is_some() => match content_of(item)? {
                     Some(content) => Some(self.keep(id, content)),
-                    None => self.content(id).await?,
+                    None => match self.content(id).await? {
+                        None if self.is_gone(item).await? => continue,
+                        None => {
+                            read.push(Logged::stand_in(item, id, "its order is missing", &self.damaged)?);
+                            continue;
+                        }
+                        content => content,
+                    },
                 },
                 _ => None,
             };
-            read.push(match Logged::read(item, content.as_ref()) {
-                // It is what it is, however often it is read.
-                Err(Error::Failed(why)) => Logged::stand_in(item, &why, &self.damaged)?,
-                logged => logged?,
-            });
+            read.push(Logged::read(item, content.as_ref())?);
         }
         Ok(read)
+    }
+
+    /// Whether an event has gone since its item was read.
+    async fn is_gone(&self, item: &Item) -> Result<bool> {
+        Ok(self.table.get(&item.key()?).await?.is_none_or(|item| item.is_gone()))
     }
 
     fn keep(&self, id: OrderId, content: Content) -> Arc<Content> {

@@ -241,7 +241,7 @@ impl Fill {
             held,
             started_at: self.started_at,
             ended_at: self.ended_at,
-            failure: self.rebuild.as_ref().and_then(|counted| counted.failure.clone()),
+            failure: self.rebuild.as_ref().and_then(|counted| counted.failure.clone()).map(Box::new),
             lags: self.state == BackfillState::Running && self.rebuild.as_ref().is_some_and(|counted| counted.lags),
         }
     }

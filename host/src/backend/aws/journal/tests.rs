@@ -74,3 +74,19 @@ async fn an_event_whose_order_is_missing_holds_up_nobody() {
     .await;
     backend.lifecycle.close().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_event_that_this_host_cannot_read_is_passed_by_nobody() {
+    let (backend, store) = shop().await;
+    let logged = store.next(&Tail::default(), Body::Custom(custom("newer")), None);
+    // Whatever a newer host may write.
+    let item = logged.item().unwrap().with("ch", crate::backend::aws::item::text(r#"{"returned":{}}"#));
+    let mut transaction = Transaction::default();
+    transaction.create((), item);
+    store.table.transact(transaction).await.unwrap().unwrap();
+    eventually("it is found, and not read", async || {
+        backend.journal.events_after(None, 10).await.is_err().then_some(())
+    })
+    .await;
+    backend.lifecycle.close().await;
+}

@@ -10,6 +10,7 @@ use crate::backend::aws::{Clients, open, resources};
 use crate::backend::contract::{custom, done, publish};
 use crate::backend::{Backend, BackfillState, Backfilled, Inbox, StateQuery};
 use crate::effects::{Adjustment, Effects, Reads};
+use crate::event::Custom;
 use crate::policy::Start;
 
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -86,8 +87,9 @@ async fn a_rebuild_says_that_live_deliveries_lag_behind() {
     publish(&backend, "tea").await;
     until(&inbox, "it is done", async || count(&backend).await == 1).await;
     // More than may be left when it is handed over, behind one that takes long.
-    for _ in 0..6 {
-        drop(backend.intake.publish((0..100).map(|_| custom("slow")).collect()).await.unwrap());
+    for part in 0..6 {
+        let named = |number| Custom { origin_id: Some(format!("{part}-{number}").into()), ..custom("slow") };
+        drop(backend.intake.publish((0..100).map(named).collect()).await.unwrap());
     }
     assert!(!begin(&backend, Backfilled::Rebuild).await.lags);
     let report = async || backend.backfills.latest(&alpha()).await.unwrap().unwrap();
