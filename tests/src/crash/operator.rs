@@ -27,7 +27,7 @@ const POLICIES: [&str; 4] = [
     "isolation = \"event\"\n[retry]\nbase = \"5ms\"\ncap = \"20ms\"\n",
     "[retry]\nbase = \"5ms\"\ncap = \"20ms\"\n[rollout]\npercent = 30\nmin_events = 20\nmax_failure_rate = 0.9\nmax_slowdown = 100.0\n",
 ];
-const QUIET_WITHIN: Duration = Duration::from_secs(120);
+const QUIET_WITHIN: Duration = Duration::from_secs(300);
 
 /// What was done, and what became of it: how often.
 pub type Acts = BTreeMap<String, u32>;
