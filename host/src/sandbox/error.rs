@@ -78,6 +78,10 @@ pub enum NotAComponent {
     Truncated(String),
     #[error("it nests {what} more than {max} times; no toolchain does that, so build it again")]
     TooDeep { what: &'static str, max: usize },
+    #[error(
+        "the file uses what consumers are not run with: {0}; build it without that, for WASI 0.2 with synchronous functions"
+    )]
+    Unsupported(String),
     #[error("the file is not a valid component: {0}; build it again")]
     Invalid(String),
 }
@@ -95,10 +99,12 @@ impl LoadError {
     pub(super) fn bounded(self) -> Self {
         let text = |text| bounded(text, TEXT_BYTES_MAX);
         match self {
-            Self::NotAComponent(NotAComponent::Truncated(why)) => {
-                Self::NotAComponent(NotAComponent::Truncated(text(why)))
-            }
-            Self::NotAComponent(NotAComponent::Invalid(why)) => Self::NotAComponent(NotAComponent::Invalid(text(why))),
+            Self::NotAComponent(form) => Self::NotAComponent(match form {
+                NotAComponent::Truncated(why) => NotAComponent::Truncated(text(why)),
+                NotAComponent::Unsupported(why) => NotAComponent::Unsupported(text(why)),
+                NotAComponent::Invalid(why) => NotAComponent::Invalid(text(why)),
+                bounded => bounded,
+            }),
             Self::UnknownContract { mut exports } => {
                 let more = exports.len().saturating_sub(NAMES_MAX);
                 exports.truncate(NAMES_MAX);
@@ -111,10 +117,7 @@ impl LoadError {
             Self::Compile(why) => Self::Compile(text(why)),
             Self::BadDescription(wrong) => Self::BadDescription(text(wrong)),
             Self::Host(why) => Self::Host(text(why)),
-            bounded @ (Self::TooLarge { .. }
-            | Self::NotAComponent(_)
-            | Self::CompileLimit { .. }
-            | Self::DescribeFailed(_)) => bounded,
+            bounded @ (Self::TooLarge { .. } | Self::CompileLimit { .. } | Self::DescribeFailed(_)) => bounded,
         }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use wasmtime::component::Component;
-use wasmtime::wasmparser::{Parser, Payload, Validator};
+use wasmtime::wasmparser::{Parser, Payload, Validator, WasmFeatures};
 use wasmtime::{Engine, Store};
 
 use super::Sandbox;
@@ -178,7 +178,10 @@ fn validate(engine: &Engine, bytes: &[u8]) -> Result<Vec<String>, NotAComponent>
         }
     };
     nesting::check(bytes)?;
-    Validator::new_with_features(engine.get_wasm_features()).validate_all(bytes).map_err(wrong)?;
+    if let Err(error) = Validator::new_with_features(engine.get_wasm_features()).validate_all(bytes) {
+        let elsewhere = Validator::new_with_features(WasmFeatures::all()).validate_all(bytes).is_ok();
+        return Err(if elsewhere { NotAComponent::Unsupported(error.to_string()) } else { wrong(error) });
+    }
     let mut exports = Vec::new();
     let mut depth = 0_u32;
     for payload in Parser::new(0).parse_all(bytes) {

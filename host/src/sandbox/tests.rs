@@ -269,6 +269,8 @@ async fn what_is_no_component_is_refused_each_in_its_own_words() {
     assert!(matches!(torn, LoadError::NotAComponent(_)), "{torn}");
     let core = refusal(wat::parse_str("(module)").unwrap()).await;
     assert!(matches!(core, LoadError::NotAComponent(NotAComponent::CoreModule)), "{core}");
+    let wide = refusal(wat::parse_str("(component (core func (canon task.cancel)))").unwrap()).await;
+    assert!(matches!(wide, LoadError::NotAComponent(NotAComponent::Unsupported(_))), "{wide}");
     let text = refusal(&b"(component)"[..]).await;
     assert!(matches!(text, LoadError::NotAComponent(NotAComponent::NotWasm)), "{text}");
     let none = refusal(Vec::new()).await;
