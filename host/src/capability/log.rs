@@ -30,7 +30,7 @@ struct Now {
     lines: u32,
     bytes: usize,
     dropped: u64,
-    /// The last line on stderr: where languages put the words of a panic.
+    /// Where languages put the words of a panic or an exception: see [`adds_nothing`].
     last_words: String,
     kept: Kept,
 }
@@ -118,16 +118,17 @@ impl GuestLog {
     /// A line on stderr.
     pub fn write_stderr(&self, line: &str) {
         self.write(Level::Warn, line);
-        // Rust ends a panic with advice for people at a terminal; the words are the line before.
-        if line.trim().is_empty() || line.starts_with("note: run with `RUST_BACKTRACE=") {
+        let mut now = self.now.lock();
+        // What is indented (a frame, the two sides of an assertion) belongs to the line above.
+        let belongs = line.starts_with([' ', '\t']) && !now.last_words.is_empty();
+        if belongs || adds_nothing(line) {
             return;
         }
-        let mut now = self.now.lock();
         now.last_words.clear();
         now.last_words.push_str(cut(line, LINE_BYTES_MAX));
     }
 
-    /// The last line on stderr of this event, if there was one.
+    /// The last line on stderr of this event that says something, if there was one.
     pub fn last_words(&self) -> Option<String> {
         let now = self.now.lock();
         (!now.last_words.is_empty()).then(|| now.last_words.clone())
@@ -136,6 +137,22 @@ impl GuestLog {
     fn name(&self) -> &str {
         self.consumer.as_ref().map_or("(describing)", ConsumerName::as_str)
     }
+}
+
+/// How runtimes end after the words of what ended them: Rust, then Python (componentize-py) and JavaScript (ComponentizeJS).
+const EPILOGUES: [&str; 4] = [
+    "note: run with `RUST_BACKTRACE=",
+    "Python function threw an unexpected exception",
+    "Stack:",
+    "Redirecting call to abort()",
+];
+
+/// Whether a line on stderr says nothing of why a guest ended: no words at all, or those that its runtime ends with each time.
+fn adds_nothing(line: &str) -> bool {
+    !line.contains(char::is_alphanumeric)
+        || EPILOGUES.iter().any(|epilogue| line.starts_with(epilogue))
+        // componentize-py itself, about an exception that was told above.
+        || line.starts_with("thread '") && line.contains(" panicked at runtime/src/lib.rs:")
 }
 
 /// At most `max` bytes of `text`, cut between characters.
@@ -181,6 +198,36 @@ mod tests {
         assert_eq!(log.last_words().as_deref(), Some("panicked at src/lib.rs:1:1"));
         log.begin(EventId::generate());
         assert_eq!(log.last_words(), None);
+    }
+
+    /// As toolchains of Rust, Python and JavaScript end a guest.
+    #[test]
+    fn the_last_words_are_those_of_the_fault_in_every_language() {
+        let told = |stderr: &str| {
+            let log = GuestLog::new(None, BYTES_MAX);
+            log.begin(EventId::generate());
+            stderr.lines().for_each(|line| log.write_stderr(line));
+            log.last_words()
+        };
+        let note = "note: run with `RUST_BACKTRACE=1` environment variable to display a backtrace";
+        let rust = format!(
+            "thread '<unnamed>' (1) panicked at src/lib.rs:7:9:\nassertion `left == right` failed: the sum\n  left: 1\n right: 2\n{note}\n"
+        );
+        assert_eq!(told(&rust).as_deref(), Some("assertion `left == right` failed: the sum"));
+        let python = format!(
+            "Traceback (most recent call last):\n  File \"/0/app.py\", line 22, in handle\nKeyError: 'missing'\n\n\
+             thread '<unnamed>' (1) panicked at runtime/src/lib.rs:1293:29:\nPython function threw an unexpected exception\n{note}\n"
+        );
+        assert_eq!(told(&python).as_deref(), Some("KeyError: 'missing'"));
+        let javascript = "TypeError: can't access property \"missing\" of undefined\nStack:\n  handle@hello.js:5:17\n\n\
+             Redirecting call to abort() to mozalloc_abort\n\n";
+        assert_eq!(told(javascript).as_deref(), Some("TypeError: can't access property \"missing\" of undefined"));
+        assert_eq!(
+            told("Failed(\nException { message: Some(\"gone\") }\n)\n").as_deref(),
+            Some("Exception { message: Some(\"gone\") }")
+        );
+        assert_eq!(told("  indented, and alone\n").as_deref(), Some("  indented, and alone"));
+        assert_eq!(told("\n)\n"), None);
     }
 
     const BYTES_MAX: usize = 1 << 20;
