@@ -36,6 +36,7 @@ mod hostile;
 mod import;
 mod journey;
 mod lambda;
+mod languages;
 mod layouts;
 mod lifecycle;
 mod limits;

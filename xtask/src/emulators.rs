@@ -45,6 +45,9 @@ const ENDPOINTS: [&str; 4] =
 /// Where the linter of CloudFormation's templates is, for the tests.
 const LINTER: &str = "FANFARE_CFN_LINT";
 
+/// Where the tests find what makes a component of Python or JavaScript.
+const LANGUAGES: &str = "FANFARE_LANGUAGES";
+
 /// Emulators that run until this is dropped.
 pub struct Emulators {
     running: Vec<Emulator>,
@@ -113,6 +116,7 @@ impl Emulators {
             (dynamodb, url(&tables)),
             (cloudformation, url(&stacks)),
             (LINTER, linter),
+            (LANGUAGES, fetched.languages()),
             ("AWS_REGION", probe::REGION.to_owned()),
             ("AWS_ACCESS_KEY_ID", probe::CREDENTIAL.to_owned()),
             ("AWS_SECRET_ACCESS_KEY", probe::CREDENTIAL.to_owned()),

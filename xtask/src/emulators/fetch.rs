@@ -1,10 +1,12 @@
-//! Brings the emulators into the target folder, once for each set of versions.
+//! Brings the emulators into the target folder, once for each set of versions; and with them, since it comes from the same
+//! places, what makes components of consumers in Python and JavaScript.
 //!
 //! ```text
-//! TARGET/emulators/fetched/python          virtual environment with LocalStack, Node.js and npm
+//! TARGET/emulators/fetched/python          virtual environment with LocalStack, Node.js, npm and componentize-py
 //!                          cloudformation  another, with cfn-lint and ministack
 //!                          catalogue       what LocalStack knows of AWS, in the form that it starts from quickly
 //!                          npm             dynoxide
+//!                          javascript      componentize-js
 //!                          stamp           which versions these are, written last
 //! ```
 
@@ -23,6 +25,17 @@ const REQUIREMENTS: &str = "xtask/emulators.txt";
 /// The same for CloudFormation: the two do not agree about what they need.
 const CLOUDFORMATION: &str = "xtask/cloudformation.txt";
 
+/// What makes a component of a consumer in Python.
+const LANGUAGES: &str = "xtask/languages.txt";
+
+/// A consumer in JavaScript, and in its lock file what makes a component of it.
+const JAVASCRIPT: &str = "plugins/examples/javascript";
+
+const NPM_FILES: [&str; 2] = ["package.json", "package-lock.json"];
+
+/// Of npm: nothing but what it is for, and no program of a package while it is installed.
+const NPM_QUIET: [&str; 4] = ["--silent", "--ignore-scripts", "--no-audit", "--no-fund"];
+
 /// The program is in a package for the platform alone.
 const DYNOXIDE: &str = "@dynoxide/linux-x64@1.2.1";
 
@@ -35,15 +48,17 @@ pub struct Fetched {
     python: PathBuf,
     cloudformation: PathBuf,
     catalogue: PathBuf,
+    javascript: PathBuf,
     pub dynoxide: PathBuf,
 }
 
 /// Fetches what is not there yet, and says so.
 pub fn fetch(root: &Path, target: &Path) -> Result<Fetched> {
     let mut stamp = format!("{}{DYNOXIDE}\n", python_version()?);
-    for requirements in [REQUIREMENTS, CLOUDFORMATION] {
-        let versions = fs::read_to_string(root.join(requirements));
-        stamp.push_str(&versions.with_context(|| format!("cannot read {requirements}"))?);
+    let of_npm = NPM_FILES.map(|file| format!("{JAVASCRIPT}/{file}"));
+    for versions in [REQUIREMENTS, CLOUDFORMATION, LANGUAGES].into_iter().chain(of_npm.iter().map(String::as_str)) {
+        let text = fs::read_to_string(root.join(versions));
+        stamp.push_str(&text.with_context(|| format!("cannot read {versions}"))?);
     }
 
     let folder = target.join("emulators");
@@ -58,6 +73,7 @@ pub fn fetch(root: &Path, target: &Path) -> Result<Fetched> {
         python: folder.join("python"),
         cloudformation: folder.join("cloudformation"),
         catalogue: folder.join("catalogue"),
+        javascript: folder.join("javascript"),
         dynoxide: dynoxide(&folder.join("npm"))?,
     };
     if fs::read_to_string(folder.join("stamp")).is_ok_and(|found| found == stamp) {
@@ -77,9 +93,13 @@ pub fn fetch(root: &Path, target: &Path) -> Result<Fetched> {
 
 impl Fetched {
     fn install(&self, root: &Path, folder: &Path) -> Result<()> {
-        for (environment, requirements) in [(&self.python, REQUIREMENTS), (&self.cloudformation, CLOUDFORMATION)] {
+        for environment in [&self.python, &self.cloudformation] {
             let mut python = Command::new("python3");
             leash::run(python.args(["-m", "venv"]).arg(environment)).with_context(needs_python)?;
+        }
+        for (environment, requirements) in
+            [(&self.python, REQUIREMENTS), (&self.python, LANGUAGES), (&self.cloudformation, CLOUDFORMATION)]
+        {
             let mut pip = Command::new(environment.join("bin/python"));
             pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--requirement"]);
             let fetched = leash::run(pip.arg(root.join(requirements)));
@@ -89,12 +109,27 @@ impl Fetched {
         let mut catalogue = self.localstack(&self.catalogue);
         leash::run(catalogue.args(["-m", "localstack.aws.spec"])).context("cannot prepare LocalStack")?;
 
-        if has_package() {
+        let npm = |verb: &str, prefix: &Path| {
             let mut npm = Command::new(self.program("npm"));
-            npm.args(["install", "--silent", "--ignore-scripts", "--no-audit", "--no-fund", DYNOXIDE, "--prefix"]);
-            leash::run(npm.arg(folder.join("npm"))).context("cannot fetch dynoxide from npm")?;
+            npm.arg(verb).args(NPM_QUIET).arg("--prefix").arg(prefix);
+            npm
+        };
+        if has_package() {
+            let fetched = leash::run(npm("install", &folder.join("npm")).arg(DYNOXIDE));
+            fetched.context("cannot fetch dynoxide from npm")?;
         }
-        Ok(())
+        fs::create_dir_all(&self.javascript).context("cannot create a folder for componentize-js")?;
+        for file in NPM_FILES {
+            let from = root.join(JAVASCRIPT).join(file);
+            fs::copy(&from, self.javascript.join(file)).with_context(|| format!("cannot copy {}", from.display()))?;
+        }
+        leash::run(&npm("ci", &self.javascript)).context("cannot fetch componentize-js from npm")
+    }
+
+    /// Folders of what makes components, `componentize-py` and `componentize-js`, and of `node`, which the second is run by; as
+    /// in `PATH`.
+    pub fn languages(&self) -> String {
+        format!("{}:{}", self.python.join("bin").display(), self.javascript.join("node_modules/.bin").display())
     }
 
     /// LocalStack's Python, for a LocalStack that keeps its files below `root` though it may run in a container.
