@@ -37,6 +37,9 @@ fn is_like_any_other(mut build: Command, exception: &str) {
     host.consumers.set_policy("zones", "[retry]\nmax_attempts = 3\nbase = \"100ms\"\n");
     host.consumers.put("zones", &fs::read(&file).expect("a component"));
     let client = host.client();
+    let loads = client.wait_for_consumer("zones", |zones| zones["reason"] != "waiting until its file is complete");
+    let compiles = json!(["loading", "its file is checked and compiled"]);
+    assert_eq!(json!([loads["state"], loads["reason"]]), compiles, "{loads:#}");
     let waits = client.wait_for_consumer_within(COMPILED_WITHIN, "zones", |zones| zones["state"] == "awaiting-grant");
     assert!(waits["reason"].as_str().is_some_and(|reason| reason.contains("zones")), "{waits:#}");
 

@@ -1,6 +1,7 @@
 //! `fanfare plugin`: work with plugin files, without a host.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Subcommand;
@@ -18,6 +19,9 @@ use crate::sandbox::{Compiler, Sandbox, Settings};
 
 mod keys;
 mod run;
+
+/// Between two steps of what shows that something goes on.
+const TICK: Duration = Duration::from_millis(100);
 
 #[derive(Debug, Subcommand)]
 pub enum Plugin {
@@ -53,7 +57,12 @@ impl Plugin {
             Self::Check { file, config } => {
                 let raw = serve::settings(config.as_deref());
                 let (keys, limits) = raw.and_then(RawConfig::of_plugins).map_err(serve::usage)?;
-                let report = runtime()?.block_on(check::check(&file, PLUGIN_BYTES_MAX, &keys, &sandbox(limits)?));
+                let sandbox = sandbox(limits)?;
+                // A whole interpreter takes seconds to compile.
+                let bar = output.progress(None, "{spinner} checking and compiling the file, {elapsed}");
+                bar.enable_steady_tick(TICK);
+                let report = runtime()?.block_on(check::check(&file, PLUGIN_BYTES_MAX, &keys, &sandbox));
+                bar.finish_and_clear();
                 output.show(&json!(report), describe);
                 match report.ok {
                     true => Ok(()),

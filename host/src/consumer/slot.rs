@@ -146,7 +146,7 @@ impl<R: Runtime> Slot<R> {
         // A refused consumer stays so until the next file is judged: trying again must not make it flicker.
         let before = shared.board.get(&self.name).map(|status| status.state);
         if matches!(before, None | Some(State::Loading | State::Removed)) {
-            shared.board.show_state(&self.name, State::Loading, None);
+            shared.board.show_state(&self.name, State::Loading, Some("its file is checked and compiled".to_owned()));
         }
         let policy = self.read_policy(sighting, shared).await;
         let newest = self.load(&sighting.plugin, shared).await;
