@@ -54,19 +54,24 @@ const PAUSE_MAX: Duration = Duration::from_millis(100);
 const DEPTH_BUSY: u64 = 2_048;
 const PUT_OFF_MAX: Duration = Duration::from_millis(500);
 
-/// The thread that does it. Dropped, it ends before its next step.
+/// The thread that does it. Dropped, it ends before its next step, which may wait for the committer.
 pub struct Upkeeper {
     bell: Option<SyncSender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Upkeeper {
-    fn start(store: Arc<Store>, retention: Retention) -> std::io::Result<Self> {
+    /// Begins when the one `before` has ended, for which nobody else waits.
+    fn start(store: Arc<Store>, retention: Retention, before: Option<Self>) -> std::io::Result<Self> {
         let (bell, rung) = sync_channel(1);
         let belief = Belief::new(Timestamp::now());
         let worker =
             Worker { store, retention, rung, rows: ROWS_MIN, now: Timestamp::now(), belief, keys_before: None };
-        let thread = std::thread::Builder::new().name("upkeep".into()).spawn(move || worker.run())?;
+        let run = move || {
+            drop(before);
+            worker.run();
+        };
+        let thread = std::thread::Builder::new().name("upkeep".into()).spawn(run)?;
         Ok(Self { bell: Some(bell), thread: Some(thread) })
     }
 
@@ -93,8 +98,10 @@ impl Drop for Upkeeper {
 #[async_trait]
 impl Upkeep for Embedded {
     fn retain(&self, retention: Retention) {
-        match Upkeeper::start(Arc::clone(&self.store), retention) {
-            Ok(upkeeper) => drop(self.upkeep.lock().replace(upkeeper)),
+        let mut upkeep = self.upkeep.lock();
+        let before = upkeep.take();
+        match Upkeeper::start(Arc::clone(&self.store), retention, before) {
+            Ok(upkeeper) => *upkeep = Some(upkeeper),
             Err(error) => tracing::error!(%error, "nothing is let go: the thread for it cannot be started"),
         }
     }

@@ -72,9 +72,15 @@ impl World {
         drop(self.embedded.publish(vec![custom("newest")]).await.unwrap());
         self.embedded.retain(Retention { events: SOON, ..NOTHING });
         self.wait_for_rows("events", 1).await;
+        self.rest();
         // The newest order always stays.
         drop(self.place(None).await);
         order
+    }
+
+    /// Nothing is let go until somebody says again what is kept.
+    fn rest(&self) {
+        drop(self.embedded.upkeep.lock().take());
     }
 
     async fn inbox(&self) -> Arc<EmbeddedInbox> {
@@ -160,6 +166,24 @@ async fn an_order_stays_that_an_event_comes_about_while_it_goes() {
     world.wait_for_rows("idle_orders", 0).await;
     assert!(world.embedded.order(order.id).await.unwrap().is_some());
     assert_eq!(world.embedded.events_of(order.id).await.unwrap().len(), 1);
+    world.embedded.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_says_anew_what_is_kept_does_not_wait_for_the_committer() {
+    let world = World::new();
+    drop(world.embedded.publish(vec![custom("a"), custom("b")]).await.unwrap());
+    let held = hold(&world.embedded.store);
+    world.embedded.retain(Retention { events: SOON, ..NOTHING });
+    // It waits for its turn, which does not come.
+    world.wait_for_jobs(2).await;
+    let again = {
+        let embedded = Arc::clone(&world.embedded);
+        tokio::task::spawn_blocking(move || embedded.retain(Retention { events: SOON, ..NOTHING }))
+    };
+    tokio::time::timeout(PATIENCE / 4, again).await.expect("it returns").unwrap();
+    drop(held);
+    world.wait_for_rows("events", 1).await;
     world.embedded.close().await;
 }
 
