@@ -182,6 +182,19 @@ impl Custom {
     }
 }
 
+impl Body {
+    /// `data` as the event shows it.
+    ///
+    /// # Errors
+    /// Where it is no JSON, which is a bug.
+    pub fn data(&self) -> serde_json::Result<Box<RawValue>> {
+        match self {
+            Self::OrderChanged { order, change } => serde_json::value::to_raw_value(&Changed { order, change }),
+            Self::Custom(custom) => Ok((*custom.data).to_owned()),
+        }
+    }
+}
+
 /// The data of an order change.
 #[derive(Serialize)]
 struct Changed<'a> {

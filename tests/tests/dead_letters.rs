@@ -146,11 +146,16 @@ fn a_letter_is_done_after_its_copy_was_edited() {
     host.start();
     let client = host.client();
     let shown = client.get(&path(&letter)).expect(200).json();
-    assert_eq!(shown["edited"]["data"]["metadata"]["end"], "retry");
+    assert_eq!(shown["edited"]["data"], data);
     assert_eq!((&shown["history"][1]["origin"], &shown["history"][1]["edited"]), (&json!("replay"), &json!(true)));
-    data["order"]["metadata"]["end"] = json!("done");
-    let retried = client.post(&format!("{LETTERS}/retry"), &json!({"event_id": letter["event_id"], "data": data}));
-    assert_eq!(retried.expect(200).json()["count"], 1);
+    // What is shown of the copy is what the next one is made of.
+    let id = letter["event_id"].as_str().expect("an id");
+    let text = fanfare(&host, &["dead-letters", "show", "obedient", id]).succeeded().stdout;
+    let copy = text.lines().find_map(|line| line.strip_prefix("edited")).expect("the copy").trim();
+    let file = host.folder().join("copy.json");
+    fs::write(&file, copy.replace(r#""end":"retry""#, r#""end":"done""#)).expect("a file");
+    let arguments = ["dead-letters", "retry", "obedient", "--event", id, "--data", &file.to_string_lossy()];
+    assert!(fanfare(&host, &arguments).succeeded().stdout.contains("retried: 1"));
     client.wait_until_idle();
     assert_eq!(client.counter("obedient", "handled"), 2);
     assert_eq!(client.order(&order)["metadata"]["end"], "reject", "the order itself is as it was placed");

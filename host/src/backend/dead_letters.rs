@@ -122,6 +122,7 @@ pub struct LetterShown {
     #[serde(flatten)]
     pub letter: DeadLetter,
     pub event: Arc<Event>,
+    /// Its data as the event's own, and as it is taken for the next copy: of an order change, the order and the change.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub edited: Option<EditedCopy>,
     #[serde(rename = "history")]
@@ -132,7 +133,8 @@ pub struct LetterShown {
 #[derive(Clone, Debug, Serialize)]
 pub struct EditedCopy {
     pub time: Timestamp,
-    /// The data of a custom event, or the content of the order.
+    /// Where it is kept, the data of a custom event, or the content of the order alone; where it is shown, what the event's own
+    /// data would be.
     pub data: Box<RawValue>,
 }
 

@@ -35,9 +35,9 @@ pub enum DeadLetters {
     Retry {
         #[command(flatten)]
         which: Which,
-        /// With --event: the data of the copy that this consumer gets in place of the event, as `show --json` has it under
-        /// event.data; a file, or - for standard input. Of an order, its content may be changed. The event itself stays as
-        /// it is.
+        /// With --event: the data of the copy that this consumer gets in place of the event, as `show` has it for
+        /// data and edited (with --json, event.data and edited.data); a file, or - for standard input. Of an order, its content
+        /// may be changed. The event itself stays as it is.
         #[arg(long, value_name = "FILE", requires = "event")]
         data: Option<PathBuf>,
     },

@@ -6,6 +6,7 @@
 mod counted;
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 
@@ -14,15 +15,15 @@ use super::Aws;
 use super::due;
 use super::item::{Item, Key, LaneKey, number, position_sort};
 use super::place::{Head, HeadState, Place, attempts, from_backfill, look};
-use super::settle::copy_of;
+use super::settle::{as_edited, copy_of};
 use super::store::Store;
 use super::table::{Change, Span, Transaction};
 use crate::backend::{
-    CauseCount, CauseKey, CauseKind, DeadLetter, DeadLetters, Durable, Error, FromBackfill, LetterQuery, LetterShown,
-    Page, Redriven, Result, Selection, Which, cause,
+    CauseCount, CauseKey, CauseKind, DeadLetter, DeadLetters, Durable, EditedCopy, Error, FromBackfill, LetterQuery,
+    LetterShown, Page, Redriven, Result, Selection, Which, cause,
 };
 use crate::clock::Timestamp;
-use crate::event::{Body, EventId, Position};
+use crate::event::{Body, Event, EventId, Position};
 use crate::policy::ConsumerName;
 
 /// Letters read at once.
@@ -139,12 +140,12 @@ impl DeadLetters for Aws {
             return Ok(None);
         };
         let (_, mut past) = look(&self.store, consumer, &letter.lane).await?;
-        let past = past.remove(&letter.seq).unwrap_or_default();
+        let (past, event) = (past.remove(&letter.seq).unwrap_or_default(), logged.event);
         Ok(Some(LetterShown {
             letter: shown(&item)?,
-            event: logged.event,
-            edited: past.edited,
+            edited: past.edited.map(|copy| as_shown(&event, copy)).transpose()?,
             attempts: attempts(&self.store, consumer, &letter.lane, letter.seq).await?,
+            event,
         }))
     }
 
@@ -210,6 +211,11 @@ impl Aws {
 async fn letters(store: &Store, consumer: &ConsumerName, after: u64, limit: usize) -> Result<Vec<Item>> {
     let (partition, from) = (format!("d#{consumer}"), position_sort(after.saturating_add(1)));
     store.table.query(Span { partition, from, to: "9".repeat(20), newest_first: false, limit }).await
+}
+
+fn as_shown(event: &Arc<Event>, copy: EditedCopy) -> Result<EditedCopy> {
+    let data = as_edited(event, &copy.data)?.body.data();
+    Ok(EditedCopy { data: data.map_err(|error| Error::Failed(error.to_string().into()))?, ..copy })
 }
 
 /// What a person decided about one letter; `false` where it is none any more.

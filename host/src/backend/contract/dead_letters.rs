@@ -15,7 +15,7 @@ use crate::backend::{
 };
 use crate::clock::Timestamp;
 use crate::effects::Effects;
-use crate::event::{Body, Custom, EventId};
+use crate::event::{Body, Custom, EventId, edit};
 use crate::order::{Change, Order};
 use crate::policy::OnDead;
 
@@ -224,7 +224,9 @@ async fn an_edited_copy_is_delivered_to_its_consumer_alone_and_the_event_stays(h
     accept(&deliveries, again, dead(CauseKind::Reject, "still no")).await;
     wait_for_dead(&backend, 1).await;
     let shown = show(&backend, event).await.unwrap();
-    assert!(shown.edited.unwrap().data.get().contains("mended"));
+    let edited = edit::edited(&shown.event, shown.edited.unwrap().data).unwrap();
+    let Body::OrderChanged { order: shown_order, change: Change::Placed {} } = &edited else { panic!("{edited:?}") };
+    assert_eq!(shown_order.content.metadata["street"], "mended", "what is shown is what may be edited and handed back");
     assert_eq!(shown.attempts.iter().map(|it| it.edited).collect::<Vec<_>>(), [false, true, true]);
 
     let other = inbox(&backend, "beta").await;

@@ -298,7 +298,7 @@ fn show(disk: &Disk<'_>, name: &ConsumerName, event: EventId) -> rusqlite::Resul
     let Some(letter) = letter(connection, consumer, found.position)? else { return Ok(None) };
     let mut events = stored_after(connection, contents, found.position.saturating_sub(1), 1)?;
     let Some(event) = events.pop().filter(|event| event.position == letter.position) else { return Ok(None) };
-    let edited = edited_copy(connection, consumer, found.position)?;
+    let edited = edited_copy(connection, consumer, found.position)?.map(|copy| as_shown(&event, copy)).transpose()?;
     let attempts = attempts(connection, consumer, found.position)?;
     Ok(Some(LetterShown { letter, event, edited, attempts }))
 }
@@ -359,6 +359,12 @@ pub fn as_edited(event: &Event, copy: EditedCopy) -> rusqlite::Result<Arc<Event>
         Body::Custom(custom) => Body::Custom(Custom { data: copy.data.into(), ..custom.clone() }),
     };
     Ok(Arc::new(Event { body, ..event.clone() }))
+}
+
+fn as_shown(event: &Event, copy: EditedCopy) -> rusqlite::Result<EditedCopy> {
+    let time = copy.time;
+    let data = as_edited(event, copy)?.body.data();
+    Ok(EditedCopy { time, data: data.map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))? })
 }
 
 fn copy_text(copy: &Body) -> rusqlite::Result<String> {
