@@ -29,7 +29,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use self::rule::Rule;
-pub use parse::Error;
+pub use parse::{EXAMPLE, Error};
 
 /// What SNS allows.
 pub const BYTES_MAX: usize = 256 << 10;

@@ -13,6 +13,8 @@ const OPERATORS: [&str; 8] =
 const NEGATED: [&str; 3] = ["prefix", "suffix", "wildcard"];
 /// As SNS allows.
 const STARS_MAX: usize = 3;
+/// A filter, for those that do not know how one looks.
+pub const EXAMPLE: &str = r#"{"order": {"currency": ["EUR"]}}"#;
 /// Longer texts are quoted no further.
 const QUOTED_CHARS_MAX: usize = 100;
 
@@ -34,7 +36,9 @@ pub fn compile(text: &str) -> Result<Compiled> {
     }
     let policy = match serde_json::from_str(text) {
         Ok(Distinct(Value::Object(policy))) => policy,
-        Ok(_) => return Err(compiler.wrong(format!("a filter is a JSON object, not {}", clip(text)))),
+        // Whatever else a reader of JSON says of it.
+        Err(_) if !text.trim_start().starts_with('{') => return Err(compiler.no_object(text)),
+        Ok(_) => return Err(compiler.no_object(text)),
         Err(error) => return Err(compiler.wrong(format!("a filter is a JSON object: {error}, in {}", clip(text)))),
     };
     let (condition, combinations) = compiler.object(&policy)?;
@@ -324,6 +328,10 @@ impl Compiler {
         number.as_f64().and_then(Decimal::exact).ok_or_else(|| {
             self.wrong(format!("{number} is not a number from -1000000000 to 1000000000 with at most five decimals"))
         })
+    }
+
+    fn no_object(&self, text: &str) -> Error {
+        self.wrong(format!("a filter is a JSON object such as {EXAMPLE}, not {}", clip(text)))
     }
 
     fn wrong(&self, detail: impl Into<String>) -> Error {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use toml::de::DeValue;
 
-use crate::event::filter::Filter;
+use crate::event::filter::{EXAMPLE, Filter};
 use crate::event::{KindPattern, NotAKind};
 use crate::policy::{METHODS, Rate, SHADOW_DIR, SecretSource, Start, UrlPrefix};
 
@@ -107,7 +107,8 @@ pub(super) fn heard(value: &DeValue<'_>) -> Result<KindPattern, String> {
 
 /// A filter policy of SNS, as JSON.
 pub(super) fn filter(value: &DeValue<'_>) -> Result<Filter, String> {
-    Filter::parse(string(value)?).map_err(|error| error.to_string())
+    let wrong = || format!("expected a filter as JSON in single quotes, such as '{EXAMPLE}', got {}", told(value));
+    Filter::parse(value.as_str().ok_or_else(wrong)?).map_err(|error| error.to_string())
 }
 
 /// A pattern over custom kinds: order kinds are the host's own.
