@@ -88,6 +88,9 @@ pub const STREAM_LOOK_AGAIN: Duration = Duration::from_millis(if cfg!(test) { 50
 /// A comment goes out after this silence, so that proxies keep the stream open.
 pub const STREAM_SILENCE_MAX: Duration = Duration::from_secs(15);
 
+/// How often a stream that goes by events of other kinds says where it stands; well within [`FUNCTION_STREAM_TIME`].
+pub const STREAM_PLACE_EVERY: Duration = Duration::from_secs(1);
+
 /// Events read from the journal at once for a stream.
 pub const STREAM_BATCH: usize = 256;
 

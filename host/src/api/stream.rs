@@ -4,6 +4,10 @@
 //! themselves. Without it, `?after=POSITION` says where to begin (0 for the first event), and without that only new events are
 //! sent. `?type=order.*` narrows by kind.
 //!
+//! Where nothing is told for a while, because all that it goes by is of other kinds, an id comes alone: whoever breaks off there
+//! need not go by all of it once more. A stream of new events alone begins with one, so that none is missed that comes while it is
+//! broken off.
+//!
 //! Events come in the order of the journal. Where hosts share it, one whose write took long may come to stand in front of
 //! others that were sent already; it is sent by and by, behind them: see [`passed`].
 //!
@@ -31,7 +35,8 @@ use tokio_util::sync::CancellationToken;
 use self::passed::{Cursor, PASSED_MAX, Passed};
 use super::Shared;
 use super::limits::{
-    STREAM_BATCH, STREAM_LOOK_AGAIN, STREAM_PIECE_BYTES, STREAM_POLL, STREAM_SILENCE_MAX, STREAMS_MAX,
+    STREAM_BATCH, STREAM_LOOK_AGAIN, STREAM_PIECE_BYTES, STREAM_PLACE_EVERY, STREAM_POLL, STREAM_SILENCE_MAX,
+    STREAMS_MAX,
 };
 use super::owed::WhileHeard;
 use super::page::one_line;
@@ -61,8 +66,10 @@ pub async fn stream(
         .try_acquire_owned()
         .map_err(|_none| Error::TooMany { what: "event streams", max: STREAMS_MAX })?;
     let journal = Arc::clone(&shared.api.journal);
-    let start = Start::find(&*journal, last_event_id(&headers)?, params.after).await?;
-    let follower = Follower {
+    let last = last_event_id(&headers)?;
+    let is_new_alone = last.is_none() && params.after.is_none();
+    let start = Start::find(&*journal, last, params.after).await?;
+    let mut follower = Follower {
         journal,
         stopping: shared.api.stopping.clone(),
         after: Position::new(start.after),
@@ -70,10 +77,13 @@ pub async fn stream(
         looks_again_at: Instant::now() + STREAM_LOOK_AGAIN,
         kinds,
         spoke_at: Instant::now(),
+        told: Cursor { position: start.after, unsettled: None },
         _permit: permit,
     };
+    follower.told = follower.cursor();
     // The first comment makes the head of the answer leave at once.
-    let opening = format!(": fanfare\n\n{}", start.gap.unwrap_or_default());
+    let place = if is_new_alone { place(follower.told) } else { String::new() };
+    let opening = format!(": fanfare\n\n{}{place}", start.gap.unwrap_or_default());
     let opened = stream::once(async { Ok::<_, Infallible>(Bytes::from(opening)) });
     let events = stream::unfold(follower, |mut follower| async { Some((Ok(follower.next().await?), follower)) });
     let headers = [(header::CONTENT_TYPE, "text/event-stream"), (header::CACHE_CONTROL, "no-store")];
@@ -148,6 +158,8 @@ struct Follower {
     kinds: Option<KindPattern>,
     /// When something was last sent.
     spoke_at: Instant,
+    /// Where it said last that it stands.
+    told: Cursor,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -166,9 +178,11 @@ impl Follower {
                     return None;
                 }
             };
-            if !text.is_empty() {
-                self.spoke_at = Instant::now();
-                return Some(text.into());
+            let stands = self.cursor();
+            let is_far = stands != self.told && self.spoke_at.elapsed() >= STREAM_PLACE_EVERY;
+            if !text.is_empty() || is_far {
+                (self.spoke_at, self.told) = (Instant::now(), stands);
+                return Some(if text.is_empty() { place(stands) } else { text }.into());
             }
             if self.spoke_at.elapsed() >= STREAM_SILENCE_MAX {
                 self.spoke_at = Instant::now();
@@ -248,6 +262,12 @@ impl Follower {
         }
     }
 
+    /// Where it stands.
+    fn cursor(&self) -> Cursor {
+        let position = self.after.map_or(0, Position::get);
+        self.passed.as_ref().map_or(Cursor { position, unsettled: None }, Passed::cursor)
+    }
+
     fn tell(&mut self, event: &Event, settled: u64, text: &mut String) {
         let position = event.position.get();
         self.go_by(position, settled);
@@ -260,6 +280,11 @@ impl Follower {
 
 fn gap(after: u64, before: u64) -> String {
     format!("event: gap\ndata: {{\"after\":{after},\"before\":{before}}}\n\n")
+}
+
+/// Of no event: whoever listens keeps the id.
+fn place(cursor: Cursor) -> String {
+    format!("id: {cursor}\n\n")
 }
 
 fn frame(event: &Event, cursor: Cursor) -> Option<String> {

@@ -236,6 +236,42 @@ async fn a_stream_begins_where_it_is_told_to() {
     assert_eq!(told(&mut resumed, 1).await, [custom(7)]);
 }
 
+/// The id of the next piece, which tells of no event.
+async fn place(body: &mut Body) -> String {
+    loop {
+        let frame = tokio::time::timeout(Duration::from_secs(10), body.frame()).await.expect("where it stands");
+        let text = String::from_utf8(frame.unwrap().unwrap().into_data().unwrap().to_vec()).unwrap();
+        assert!(!text.contains("data: "), "{text}");
+        if let Some((_, id)) = text.split_once("id: ") {
+            return id.trim_end().to_owned();
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_stream_that_goes_by_events_of_other_kinds_alone_says_where_it_stands() {
+    let host = Host::start();
+    for id in 1..=3 {
+        host.json(202, event(&id.to_string())).await;
+    }
+    let mut none = host.answer(get("/v1/events?after=0&type=org.none")).await.into_body();
+    assert_eq!(place(&mut none).await, "3");
+    host.json(202, event("4")).await;
+    assert_eq!(place(&mut none).await, "4");
+}
+
+#[tokio::test]
+async fn a_stream_of_new_events_that_breaks_off_before_the_first_misses_none() {
+    let host = Host::start();
+    host.json(202, event("1")).await;
+    let id = place(&mut host.answer(get("/v1/events")).await.into_body()).await;
+    host.json(202, event("2")).await;
+    let mut resumed = get("/v1/events");
+    resumed.headers_mut().insert("last-event-id", id.parse().unwrap());
+    let mut resumed = host.answer(resumed).await.into_body();
+    assert_eq!(told(&mut resumed, 1).await, [(2, "com.a".to_owned())]);
+}
+
 #[tokio::test]
 async fn a_stream_that_was_told_more_than_a_restored_store_holds_goes_on_behind_a_gap() {
     let host = Host::start();
