@@ -24,6 +24,7 @@ mod dead_letters;
 mod deploy;
 mod emulators;
 mod events;
+mod exports;
 mod filters;
 mod fleet;
 mod functions;

@@ -1,8 +1,10 @@
 //! `fanfare records`: rows that consumers recorded, taken out as NDJSON.
 
-use std::fs::{self, File};
+use std::fs::{self, File, Metadata};
 use std::io::{self, BufWriter, Write};
-use std::path::PathBuf;
+use std::os::fd::AsFd as _;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
 use serde_json::json;
@@ -28,7 +30,7 @@ impl Records {
     pub fn run(self, client: &Client, output: &Output) -> Result<(), Failure> {
         let Self::Export { dataset, output: file } = self;
         let rows = client.lines(&format!("/v1/records/{}", escaped(&dataset)), &[])?;
-        let Some(file) = file else {
+        let Some(file) = file.filter(|file| !is_standard_output(file)) else {
             // It may be a terminal, and what stands in rows is a guest's.
             let rows = rows.map(|row| row.map(|row| inert(&row)));
             return match copy(rows, &mut BufWriter::new(io::stdout().lock())) {
@@ -50,6 +52,8 @@ impl Records {
                 write(rows, File::options().write(true).open(&file).map_err(refused)?, &refused)?
             }
             _ => {
+                // A link stays, and what it leads to is replaced.
+                let file = led_to(&file).map_err(refused)?;
                 let half = Half::beside(&file)?;
                 let count = write(rows, File::create(half.path()).map_err(refused)?, &refused)?;
                 half.replace(&file).map_err(refused)?;
@@ -60,6 +64,25 @@ impl Records {
         output.show(&made, |_| format!("{count} rows of {dataset} in {}", file.display()));
         Ok(())
     }
+}
+
+/// Whether `file` is another name of where this command writes anyhow, such as `/dev/stdout`: what is a file there must not be replaced.
+fn is_standard_output(file: &Path) -> bool {
+    let output = io::stdout().as_fd().try_clone_to_owned().and_then(|output| File::from(output).metadata());
+    let same = |one: Metadata, other: Metadata| (one.dev(), one.ino()) == (other.dev(), other.ino());
+    file == Path::new("-") || fs::metadata(file).is_ok_and(|file| output.is_ok_and(|output| same(file, output)))
+}
+
+/// The name of the file behind all links, also where it is not there yet.
+fn led_to(file: &Path) -> io::Result<PathBuf> {
+    /// As many as Linux follows.
+    const LINKS_MAX: usize = 40;
+    let mut file = file.to_owned();
+    for _ in 0..LINKS_MAX {
+        let Ok(target) = fs::read_link(&file) else { return Ok(file) };
+        file = file.parent().unwrap_or(Path::new("")).join(target);
+    }
+    Err(io::Error::other("its links lead in a circle"))
 }
 
 /// Writes all rows into `file`, and returns how many they are.
