@@ -7,9 +7,12 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use tokio::sync::{Mutex, MutexGuard};
 
+use super::slot::blocking;
+use crate::backend::Versions;
 use crate::fault::{self, Point};
 use crate::version::{Binary, Hash};
 
@@ -97,8 +100,38 @@ impl Archive {
         }
     }
 
-    /// Deletes the files of versions that nobody keeps. Blocks on the file system.
-    pub fn let_go(&self, hashes: &[Hash]) {
+    /// Deletes the files of these versions, but of those that `history` says are kept: the same file may have come again
+    /// meanwhile. Where it cannot say it, all stay.
+    pub async fn leave(self: &Arc<Self>, mut hashes: Vec<Hash>, history: &dyn Versions) {
+        if hashes.is_empty() {
+            return;
+        }
+        let _alone = self.alone().await;
+        match history.kept().await {
+            Ok(kept) => {
+                hashes.retain(|hash| !kept.contains(hash));
+                let archive = Arc::clone(self);
+                blocking(move || archive.let_go(&hashes)).await;
+            }
+            Err(error) => tracing::warn!(%error, "cannot tell whether files of versions are needed: they stay"),
+        }
+    }
+
+    /// The archive in `dir`, without what a crash left in it. That it cannot be said what is needed keeps everything.
+    pub async fn swept(dir: PathBuf, history: &dyn Versions) -> Arc<Self> {
+        let archive = Arc::new(Self::new(dir));
+        match history.kept().await {
+            Ok(kept) => {
+                let archive = Arc::clone(&archive);
+                blocking(move || archive.sweep(&kept)).await;
+            }
+            Err(error) => tracing::warn!(%error, "cannot tell which files of versions are needed: all stay"),
+        }
+        archive
+    }
+
+    /// Deletes the files of versions. Blocks on the file system.
+    fn let_go(&self, hashes: &[Hash]) {
         for hash in hashes {
             delete(&self.path(hash));
         }
@@ -106,7 +139,7 @@ impl Archive {
 
     /// Deletes whatever is no file of a version in `kept`: what a crash left unfinished, and what was never needed. Only
     /// while nothing is being kept. Blocks on the file system.
-    pub fn sweep(&self, kept: &BTreeSet<Hash>) {
+    fn sweep(&self, kept: &BTreeSet<Hash>) {
         let Ok(entries) = fs::read_dir(&self.dir) else { return };
         for path in entries.filter_map(|entry| Some(entry.ok()?.path())) {
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();

@@ -151,7 +151,7 @@ impl<R: Runtime> Directory<R> {
             dir: dir.clone(),
             runtime,
             board: Board::default(),
-            archive: swept(versions_dir, &*versions).await,
+            archive: Archive::swept(versions_dir, &*versions).await,
             trials: Mutex::default(),
             ledgers: Mutex::default(),
             shadow_files: Mutex::default(),
@@ -194,7 +194,7 @@ impl<R: Runtime> Directory<R> {
         if directory.only.is_none() {
             directory.show_absent(&first).await;
         }
-        directory.take_in(&first);
+        directory.take_in(&first, BTreeSet::new());
         let deadline = tokio::time::Instant::now() + OPEN_TIME_MAX;
         while !(directory.busy.is_empty() && directory.settling.next_look().is_none()) {
             if tokio::time::timeout_at(deadline, directory.step()).await.is_err() {
@@ -261,30 +261,35 @@ impl<R: Runtime> Directory<R> {
             let entry = scan::entry_at(&path);
             (entry != taken).then_some((name, entry))
         };
+        let kept = self.idle.iter().filter_map(|(name, slot)| Some((name.clone(), slot.kept_as_newest()?)));
+        let (kept, archive) = (kept.collect::<Vec<_>>(), Arc::clone(&self.shared.archive));
+        let lost = move || kept.into_iter().filter(|(_, hash)| !archive.has(hash)).map(|(name, _)| name).collect();
         match blocking(move || {
             scan::look(&dir, &renamed)
-                .map(|look| (look.only(only.as_ref()), shadows.into_iter().filter_map(seen).collect()))
+                .map(|look| (look.only(only.as_ref()), shadows.into_iter().filter_map(seen).collect(), lost()))
         })
         .await
         {
-            Ok((look, moved)) => {
+            Ok((look, moved, lost)) => {
                 self.told.unreadable = None;
                 self.shared.board.tell_of_all(None);
                 self.note_moving(moved);
-                self.take_in(&look);
+                self.take_in(&look, lost);
             }
             // Nothing is known of the consumers then, so nothing is done to them.
             Err(error) => self.told.unreadable(&self.shared, &error),
         }
     }
 
-    fn take_in(&mut self, look: &Look) {
+    /// Takes up what a look found, and consumers of which somebody `lost` the file that was kept.
+    fn take_in(&mut self, look: &Look, lost: BTreeSet<ConsumerName>) {
         self.told.strays(look);
         let now = Instant::now();
         self.settling.observe(look, now);
         self.show_arriving(look);
         let mut due: BTreeSet<_> =
             self.again.iter().filter(|(_, at)| **at <= now).map(|(name, _)| name.clone()).collect();
+        due.extend(lost);
         due.extend(self.judged());
         due.extend(self.shared.returning.lock().iter().cloned());
         due.extend(self.shared.layouts.returning());
@@ -459,8 +464,8 @@ impl<R: Runtime> Catalogue for Shared<R> {
     }
 
     fn let_go(&self, versions: Vec<Hash>) {
-        let archive = Arc::clone(&self.archive);
-        drop(tokio::task::spawn_blocking(move || archive.let_go(&versions)));
+        let (archive, history) = (Arc::clone(&self.archive), Arc::clone(&self.versions));
+        drop(tokio::spawn(async move { archive.leave(versions, &*history).await }));
     }
 }
 
@@ -480,19 +485,6 @@ impl Told {
         }
         self.unreadable = Some(error);
     }
-}
-
-/// The archive, without what a crash left in it. That it cannot be said what is needed keeps everything.
-async fn swept(dir: PathBuf, versions: &dyn Versions) -> Arc<Archive> {
-    let archive = Arc::new(Archive::new(dir));
-    match versions.kept().await {
-        Ok(kept) => {
-            let archive = Arc::clone(&archive);
-            blocking(move || archive.sweep(&kept)).await;
-        }
-        Err(error) => tracing::warn!(%error, "cannot tell which files of versions are needed: all stay"),
-    }
-    archive
 }
 
 #[cfg(test)]

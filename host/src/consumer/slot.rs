@@ -150,6 +150,7 @@ impl<R: Runtime> Slot<R> {
         }
         let policy = self.read_policy(sighting, shared).await;
         let newest = self.load(&sighting.plugin, shared).await;
+        self.keep_running(&newest, shared).await;
         let mut refusals = Refusals::default();
         refusals.note(self.heed_verdict(shared).await);
         self.policy = self.in_force(&policy);
@@ -337,8 +338,9 @@ impl<R: Runtime> Slot<R> {
         if let Some(turn) = turn {
             let alone = shared.archive.alone().await;
             self.keep_newest(versions(), shared).await;
-            self.record(turn, &live.policy, shared).await?;
+            let gone = self.record(turn, &live.policy, shared).await?;
             drop(alone);
+            files::let_go(gone, shared).await;
             // Others may have let go of a file until then.
             self.share(versions(), shared).await;
             // Whatever is recorded ends a way back.
@@ -434,17 +436,13 @@ impl<R: Runtime> Slot<R> {
         }
     }
 
-    /// Writes down what became of the file, and lets go of versions that are not kept any more.
-    async fn record(&self, turn: Turn, policy: &Policy, shared: &Shared<R>) -> Result<(), Refused> {
+    /// Writes down what became of the file. Returns versions that may be let go of.
+    async fn record(&self, turn: Turn, policy: &Policy, shared: &Shared<R>) -> Result<Vec<Hash>, Refused> {
         let keep = policy.keep_versions.get() as usize;
         let gone = shared.versions.record(&self.name, turn, keep).await;
         let gone = gone?.into_inner();
         fault::pass(Point::VersionRecorded);
-        if !gone.is_empty() {
-            let archive = Arc::clone(&shared.archive);
-            blocking(move || archive.let_go(&gone)).await;
-        }
-        Ok(())
+        Ok(gone)
     }
 
     /// A refusal of the file itself stands in the history too; that it cannot be written there keeps nobody from anything.
@@ -462,8 +460,11 @@ impl<R: Runtime> Slot<R> {
         let mut reason = refused.to_string();
         reason.truncate(reason.floor_char_boundary(REASON_BYTES_MAX));
         let turn = Turn { outcome: TurnOutcome::Refused, reason: Some(reason), file: file.clone(), live };
-        if let Err(error) = self.record(turn, policy, shared).await {
-            tracing::warn!(consumer = %self.name, %error, "the history does not say that a file was refused");
+        match self.record(turn, policy, shared).await {
+            Ok(gone) => files::let_go(gone, shared).await,
+            Err(error) => {
+                tracing::warn!(consumer = %self.name, %error, "the history does not say that a file was refused");
+            }
         }
     }
 }

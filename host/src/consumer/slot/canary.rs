@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Shared, Slot, Trying, turn};
+use super::{Shared, Slot, Trying, files, turn};
 use crate::backend::{PluginFile, Standing, Turn, TurnOutcome};
 use crate::consumer::history::{Plan, Word};
 use crate::consumer::runtime::{self, Live, Runtime};
@@ -112,7 +112,8 @@ impl<R: Runtime> Slot<R> {
             Verdict::RollBack(reason) => (TurnOutcome::RolledBack, running.loaded.hash, reason),
         };
         let turn = Turn { reason: Some(reason.clone()), ..turn(outcome, &tried.file, live) };
-        self.record(turn, &running.policy, shared).await?;
+        let gone = self.record(turn, &running.policy, shared).await?;
+        files::let_go(gone, shared).await;
         let version = tried.file.version.as_deref();
         tracing::info!(consumer = %self.name, version, reason, "the new version is {}", outcome.as_str());
         meters::rollout(&self.name, outcome.as_str());

@@ -84,6 +84,23 @@ impl<R: Runtime> Slot<R> {
         self.files.note_kept(hash, kept);
     }
 
+    /// The version that runs, where it is the newest file and nothing is known to be amiss with how that is kept.
+    pub fn kept_as_newest(&self) -> Option<Hash> {
+        let hash = self.running.as_ref()?.loaded.hash;
+        let (_, newest) = self.newest.as_ref()?;
+        (newest.file.hash == Some(hash) && !self.files.not_kept.contains_key(&hash)).then_some(hash)
+    }
+
+    /// Keeps the file of the version that runs again, where somebody deleted what was kept: once another file comes, nobody has it.
+    pub(super) async fn keep_running(&mut self, newest: &Newest<R>, shared: &Shared<R>) {
+        let Ok(loaded) = &newest.loaded else { return };
+        let runs = |running: &Running<R>| running.loaded.hash == loaded.hash;
+        if self.running.as_ref().is_some_and(runs) {
+            let _alone = shared.archive.alone().await;
+            self.keep_newest(std::iter::once(loaded), shared).await;
+        }
+    }
+
     /// Keeps the files of versions for other hosts, too: those that do not have it will say so.
     pub(super) async fn share(&mut self, versions: impl Iterator<Item = &Loaded<R>>, shared: &Shared<R>) {
         for Loaded { hash, .. } in versions {
@@ -126,16 +143,10 @@ async fn share<R: Runtime>(hash: Hash, shared: &Shared<R>) -> Result<(), String>
 /// Lets go of the file of a version that is in the directory no more, unless it ran and is kept. Who has the same one keeps it again
 /// before it runs.
 pub(super) async fn leave<R: Runtime>(left: Option<Hash>, shared: &Shared<R>) {
-    let Some(hash) = left else { return };
-    let _alone = shared.archive.alone().await;
-    match shared.versions.kept().await {
-        Ok(kept) if !kept.contains(&hash) => {
-            let archive = Arc::clone(&shared.archive);
-            blocking(move || archive.let_go(&[hash])).await;
-        }
-        Ok(_) => {}
-        Err(error) => {
-            tracing::warn!(version = %hash.short(), %error, "cannot tell whether the file of a version is needed: it stays")
-        }
-    }
+    let_go(left.into_iter().collect(), shared).await;
+}
+
+/// Lets go of the files of versions, but of those that are kept by now: the same file may have come again meanwhile.
+pub(super) async fn let_go<R: Runtime>(versions: Vec<Hash>, shared: &Shared<R>) {
+    shared.archive.leave(versions, &*shared.versions).await;
 }

@@ -101,7 +101,10 @@ impl<R: Runtime> Slot<R> {
                     let _ = keep(binary.clone(), shared).await;
                     binary
                 }
-                Ok(None) => return Err(told(gone.to_string())),
+                Ok(None) => {
+                    let path = scan::plugin_path(&shared.dir, &self.name);
+                    return Err(told(format!("{gone}; to run it again, put its file there as {}", path.display())));
+                }
                 Err(error) => return Err(error.into()),
             },
         };

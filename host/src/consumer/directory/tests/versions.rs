@@ -200,6 +200,48 @@ async fn a_version_that_was_rolled_back_to_and_whose_file_is_lost_does_not_start
 }
 
 #[tokio::test]
+async fn a_kept_file_that_somebody_deletes_is_kept_again_while_it_is_there() {
+    let world = grown(&[ONE, TWO]).await;
+    let folder = world.kept_path(TWO).parent().unwrap().to_owned();
+    std::fs::remove_dir_all(&folder).unwrap();
+    world.until("it is kept again", || world.kept_path(TWO).exists()).await;
+    // Of what ran before, nobody has a copy.
+    let told = impossible(world.roll_back("a", None).await);
+    assert!(told.contains("is not kept any more") && told.contains("put its file there as"), "{told}");
+    assert!(world.running("a", "2.0.0"));
+    world.put("a.wasm", THREE);
+    world.until("it runs", || world.running("a", "3.0.0")).await;
+    std::fs::remove_file(world.kept_path(THREE)).unwrap();
+    world.until("it is kept again", || world.kept_path(THREE).exists()).await;
+    world.roll_back("a", Some(TWO)).await.unwrap();
+    assert!(world.kept("a", "2.0.0", CandidateState::RolledBack));
+    let world = world.reopen(nothing).await;
+    assert!(world.kept("a", "2.0.0", CandidateState::RolledBack));
+    world.close().await;
+}
+
+#[tokio::test]
+async fn a_file_that_comes_again_while_it_is_let_go_of_stays_kept() {
+    let world = World::open_late(&[("a.wasm", ONE)]).await;
+    world.put("a.wasm", TWO);
+    world.until("it runs", || world.running("a", "2.0.0")).await;
+    world.put("a.toml", "keep_versions = 1");
+    world.put("a.wasm", "rubbish");
+    world.until("the refusal is written down, with what may go", || world.somebody_waits()).await;
+    world.put("b.wasm", ONE);
+    world.until("it runs", || world.running("b", "1.0.0")).await;
+    world.let_through();
+    world.until("the refusal shows", || world.kept("a", "2.0.0", CandidateState::Failed)).await;
+    assert!(world.kept_path(ONE).exists());
+    // Nor where a consumer is forgotten meanwhile that had the same.
+    std::fs::write(world.kept_path(THREE), THREE).unwrap();
+    world.let_go(&[ONE, THREE]);
+    world.until("what nobody has is gone", || !world.kept_path(THREE).exists()).await;
+    assert!(world.kept_path(ONE).exists());
+    world.close().await;
+}
+
+#[tokio::test]
 async fn a_file_that_others_let_go_of_before_its_version_was_written_down_is_kept_again() {
     assert!(keeps_again(("a.wasm", ONE)).await);
 }

@@ -2,6 +2,7 @@
 //! `plugin VERSION [state N] [needs change_order] [filter]`, and workers write a log.
 
 mod forgetful;
+mod late;
 mod shared;
 
 use std::collections::BTreeMap;
@@ -274,7 +275,7 @@ impl World {
 
 async fn directory(data: &TempDir, settings: Settings, fake: &Arc<Fake>) -> (Backend, Directory<Handle>) {
     let store = embedded::open(&embedded::Settings { data_dir: data.path().to_owned() }).unwrap();
-    let versions = Arc::clone(&store.versions);
+    let versions = late::over(&store.versions, &fake.late);
     let fleet = fake.fleet.as_ref().unwrap_or(&store.fleet).clone();
     let layouts = Arc::clone(&store.layouts);
     let directory = Directory::open(settings, Handle(Arc::clone(fake)), versions, layouts, fleet).await.unwrap();
@@ -365,6 +366,7 @@ struct Fake {
     refused_loads: AtomicU32,
     /// Absent where it is the only host.
     fleet: Option<Arc<dyn Fleet>>,
+    late: Option<Arc<late::Way>>,
 }
 
 struct Worker {
