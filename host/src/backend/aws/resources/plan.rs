@@ -50,6 +50,7 @@ pub enum Change {
     Create {
         settings: Vec<Setting>,
     },
+    /// To nothing, where the value is empty.
     Set {
         setting: Setting,
         found: Option<String>,
@@ -129,6 +130,9 @@ impl fmt::Display for Step {
                 let settings: Vec<_> =
                     settings.iter().map(|Setting { name, value }| format!("{name} = {value}")).collect();
                 write!(f, "create {on}: {}", settings.join(", "))
+            }
+            Change::Set { setting: Setting { name, value }, found: Some(found) } if value.is_empty() => {
+                write!(f, "remove {name} of {on}: it is {found}")
             }
             Change::Set { setting: Setting { name, value }, found } => {
                 write!(f, "set {name} of {on} to {value}: it is {}", found.as_deref().unwrap_or("not set"))

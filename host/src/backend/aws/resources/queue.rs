@@ -29,6 +29,7 @@ const DELAY: &str = "DelaySeconds";
 const SIZE: &str = "MaximumMessageSize";
 const POLICY: &str = "Policy";
 const REDRIVE: &str = "RedrivePolicy";
+const REDRIVE_ALLOW: &str = "RedriveAllowPolicy";
 
 #[derive(Debug)]
 pub struct Found {
@@ -120,6 +121,9 @@ pub fn compare(wanted: &Wanted<'_>, found: Option<&Found>) -> Result<Vec<Step>, 
     let plain = plain.iter().map(|(name, value)| (*name, value.as_str())).filter(|(name, _)| *name != "FifoQueue");
     let mut steps = attribute_steps(&on, &found.attributes, plain);
     steps.extend(hindering(&on, &found.attributes, wanted.fed.is_some()));
+    if wanted.fed.is_none() {
+        steps.extend(not_left_alone(&on, &found.attributes));
+    }
     if let Some(Fed { topic_arn, dead_arn }) = wanted.fed {
         let policy = topic_arn.map(|topic_arn| (POLICY, policy(&found.arn, topic_arn)));
         let redrive = dead_arn.map(|dead_arn| (REDRIVE, redrive(dead_arn)));
@@ -145,6 +149,19 @@ fn hindering(on: &Resource, found: &Attributes, is_fed: bool) -> Vec<Step> {
         Step::needed(on.clone(), Change::Set { setting, found: found.get(name).cloned() })
     };
     delays.into_iter().chain(refuses).map(set).collect()
+}
+
+/// What somebody set of a queue for dead letters: others may send to it or read it, it passes on or keeps out what SQS moves there, or
+/// shows it later. No host needs that to be otherwise, but whoever looks for what is dead.
+fn not_left_alone(on: &Resource, found: &Attributes) -> Vec<Step> {
+    let told = |name: &str| found.get(name).map(String::as_str).filter(|told| !told.is_empty());
+    let delays = told(DELAY).is_some_and(|seconds| seconds != "0").then_some((DELAY, "0"));
+    let documents = [POLICY, REDRIVE].map(|name| told(name).map(|_| (name, "")));
+    let keeps_out = told(REDRIVE_ALLOW).filter(|told| told.contains("denyAll")).map(|_| (REDRIVE_ALLOW, ""));
+    let set = |(name, value): (&str, &str)| {
+        Step::useful(on.clone(), Change::Set { setting: Setting::new(name, value), found: found.get(name).cloned() })
+    };
+    delays.into_iter().chain(documents.into_iter().flatten()).chain(keeps_out).map(set).collect()
 }
 
 /// Does a step of [`compare`].
@@ -314,9 +331,28 @@ mod tests {
         };
         let size = "set MaximumMessageSize of queue queue to 262144: it is 1024";
         assert_eq!(steps("30", "1024", true), ["set DelaySeconds of queue queue to 0: it is 30", size]);
-        assert_eq!(steps("30", "1024", false), [size], "nothing is waited for in a queue for dead letters");
+        assert_eq!(steps("30", "1024", false), [size], "no host waits for a queue for dead letters");
         assert!(steps("0", "262144", true).is_empty() && steps("0", "1048576", true).is_empty());
         assert!(hindering(&on, &Attributes::default(), true).is_empty());
+    }
+
+    #[test]
+    fn what_somebody_set_of_a_queue_for_dead_letters_is_told() {
+        let on = Resource::Queue { name: "dead".to_owned() };
+        let steps = |set: &[(&str, &str)]| {
+            let found = set.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+            not_left_alone(&on, &found).iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        let set = [(DELAY, "30"), (POLICY, "{1}"), (REDRIVE, "{2}"), (REDRIVE_ALLOW, "denyAll")];
+        insta::assert_snapshot!(steps(&set).join("\n"), @"
+        set DelaySeconds of queue dead to 0: it is 30
+        remove Policy of queue dead: it is {1}
+        remove RedrivePolicy of queue dead: it is {2}
+        remove RedriveAllowPolicy of queue dead: it is denyAll
+        ");
+        assert!(
+            steps(&[(DELAY, "0"), (POLICY, ""), (REDRIVE_ALLOW, r#"{"redrivePermission":"allowAll"}"#)]).is_empty()
+        );
     }
 
     #[test]

@@ -204,6 +204,33 @@ async fn everything_that_differs_is_told_and_mended() {
 }
 
 #[tokio::test]
+async fn what_somebody_set_of_a_queue_for_dead_letters_is_told_and_mended() {
+    let shop = Shop::open().await;
+    let shared = shop.ensure().await;
+    shop.ensure_consumer(&shared, "inventory", &["*"]).await;
+    let consumers = [(consumer("inventory"), Some(hears(&["*"])))];
+    let [_, dead] = names::queues(&shop.settings.prefix, &consumer("inventory"), shop.settings.topic);
+    let dead = queue::look(&shop.clients, &dead, false).await.unwrap().unwrap();
+    let set = shop.clients.sqs.set_queue_attributes().queue_url(&dead.url);
+    let wide = queue::policy(&dead.arn, &shared.topic_arn).to_string();
+    let set = set.attributes(QueueAttributeName::Policy, wide).attributes(QueueAttributeName::DelaySeconds, "30");
+    set.attributes(QueueAttributeName::MessageRetentionPeriod, "60").send().await.unwrap();
+
+    let told = plan(&shop.clients, &shop.settings, &consumers).await.unwrap();
+    let told = told.steps.iter().map(|step| {
+        let line = step.to_string();
+        let told = line.split_once(" of queue ").map_or(&*line, |(told, _)| told);
+        format!("{told}{}", if step.needed { ", needed" } else { "" })
+    });
+    let told: Vec<_> = told.collect();
+    assert_eq!(told, ["set MessageRetentionPeriod, needed", "set DelaySeconds", "remove Policy"]);
+    provision(&shop.clients, &shop.settings, &consumers).await.unwrap();
+    let after = plan(&shop.clients, &shop.settings, &consumers).await.unwrap();
+    assert!(after.is_empty(), "{after}");
+    shop.close(&["inventory"]).await;
+}
+
+#[tokio::test]
 async fn what_is_not_there_is_told_whole() {
     let shop = Shop::open().await;
     let Err(error @ Error::Missing { .. }) = ensure(&shop.clients, &shop.looking()).await else {
