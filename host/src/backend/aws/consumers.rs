@@ -29,6 +29,8 @@ use crate::clock::Timestamp;
 use crate::event::Subscriptions;
 use crate::policy::{ConsumerName, Start};
 
+/// Tries to write down what is heard, where others do meanwhile.
+const SAID_AT_ONCE_MAX: usize = 5;
 /// How long SNS may go on by an old filter.
 const FILTER_LAG: Duration = Duration::from_secs(16 * 60);
 /// From when a queue is subscribed until SNS surely sends to it.
@@ -44,13 +46,15 @@ const AT_ONCE: usize = 16;
 /// For how long what is pending of one consumer is counted: whoever asks for all of them waits little longer.
 const COUNTING_TIME_MAX: Duration = Duration::from_secs(3);
 
-/// Writes down what a consumer hears, and narrows what SNS sends it.
-pub async fn hear(store: &Store, inbox: &AwsInbox, epochs: Vec<Epoch>) {
-    if let Err(error) = write_epochs(store, inbox, &epochs).await {
+/// Writes down what a consumer hears on this host behind `newest`, and narrows what SNS sends it.
+pub async fn hear(store: &Store, inbox: &AwsInbox, newest: u64) {
+    // What is said last is written last.
+    let _turn = inbox.hearing.lock().await;
+    if let Err(error) = write_heard(store, inbox, newest).await {
         tracing::warn!(consumer = %inbox.name, %error, "what the consumer hears is not written down; other hosts do not know it yet");
     }
-    if let Some(Epoch { heard: Some(heard), .. }) = epochs.last() {
-        narrow(store, inbox, heard).await;
+    if let Some(Some(heard)) = inbox.heard_here() {
+        narrow(store, inbox, &heard.everywhere()).await;
     }
 }
 
@@ -62,16 +66,40 @@ pub async fn narrow(store: &Store, inbox: &AwsInbox, heard: &Subscriptions) {
     }
 }
 
-async fn write_epochs(store: &Store, inbox: &AwsInbox, epochs: &[Epoch]) -> Result<()> {
-    let mut change = heard_by(epochs)?.only_if("attribute_exists(pk)");
-    if let Some(layout) = inbox.layout() {
-        // Who went back to another version wrote with that what is heard by it.
-        change = change
-            .only_if("attribute_exists(pk) AND (attribute_not_exists(lay) OR lay = :layout OR lyr < lyn)")
-            .value(":layout", number(layout));
-    }
-    if let Some(item) = store.table.update_once(&Key::consumer(&inbox.name), change).await? {
-        inbox.learn_catch_up(catch_up(&item)?);
+/// Other hosts write, too: what they said stays, and where they say the same already, it holds from when they said it. What came
+/// since then would be passed by otherwise, and whatever of it is not done.
+async fn write_heard(store: &Store, inbox: &AwsInbox, newest: u64) -> Result<()> {
+    let key = Key::consumer(&inbox.name);
+    for _ in 0..SAID_AT_ONCE_MAX {
+        let (Some(item), Some(heard)) = (store.table.get(&key).await?, inbox.heard_here()) else { return Ok(()) };
+        let mut known = Known::read(&item)?;
+        if !inbox.is_of(&known) {
+            return Ok(());
+        }
+        let last = known.epochs.last().map_or(0, |last| last.since);
+        let Some(epochs) = known.hears(heard.as_ref(), newest.max(last.saturating_sub(1))) else {
+            inbox.learn_epochs(known.epochs);
+            return Ok(());
+        };
+        let mut only_if = "attribute_exists(pk) AND ".to_owned();
+        let mut change = heard_by(&epochs)?;
+        match item.text_or_none("epochs") {
+            Some(before) => {
+                only_if += "epochs = :before";
+                change = change.value(":before", text(before));
+            }
+            None => only_if += "attribute_not_exists(epochs)",
+        }
+        if let Some(layout) = inbox.layout() {
+            // Who went back to another version wrote with that what is heard by it.
+            only_if += " AND (attribute_not_exists(lay) OR lay = :layout OR lyr < lyn)";
+            change = change.value(":layout", number(layout));
+        }
+        if let Some(item) = store.table.update_once(&key, change.only_if(only_if)).await? {
+            inbox.learn_catch_up(catch_up(&item)?);
+            inbox.learn_epochs(epochs);
+            return Ok(());
+        }
     }
     Ok(())
 }

@@ -110,6 +110,8 @@ pub struct AwsInbox {
     pub(super) done: AtomicU64,
     ending: CancellationToken,
     tasks: TaskTracker,
+    /// Held while it is written down what is heard.
+    pub(super) hearing: tokio::sync::Mutex<()>,
     /// Held while lanes are brought into memory.
     sorting: tokio::sync::Mutex<()>,
     /// Deliveries that met others in what they read are handled one after another from then on: each of these leases has its turn.
@@ -158,6 +160,7 @@ impl AwsInbox {
             done: AtomicU64::new(0),
             ending: store.stopping.child_token(),
             tasks: TaskTracker::new(),
+            hearing: tokio::sync::Mutex::default(),
             sorting: tokio::sync::Mutex::default(),
             turn: Arc::default(),
             turns: Mutex::default(),

@@ -1,24 +1,36 @@
 //! What the consumer hears, said to other hosts and to SNS.
 
 use super::AwsInbox;
-use crate::backend::aws::consumers;
+use crate::backend::aws::consumers::{self, Epoch};
 use crate::clock::Timestamp;
+use crate::event::Subscriptions;
 
 impl AwsInbox {
     /// Writes down what is passed by from now on, where that has changed: nothing, while the consumer is paused or gone.
     pub(super) fn note_heard(&self) {
         let newest = self.store.positions.newest(Timestamp::now());
-        let heard = {
-            let desk = self.desk.lock();
-            if !desk.says_what_is_heard() {
-                return;
-            }
-            desk.is_open().then(|| desk.subscriptions())
-        };
-        let Some(epochs) = self.known.lock().hears(heard.as_ref(), newest) else { return };
+        let Some(heard) = self.heard_here() else { return };
+        if self.known.lock().hears(heard.as_ref(), newest).is_none() {
+            return;
+        }
         if let Some(inbox) = self.store.inbox(&self.name) {
-            let heard = async move { consumers::hear(&inbox.store, &inbox, epochs).await };
+            let heard = async move { consumers::hear(&inbox.store, &inbox, newest).await };
             self.store.tasks.spawn(self.store.in_flight.track_future(heard));
+        }
+    }
+
+    /// What this host has to say: `None` where others say it, and within, where nothing is heard.
+    pub fn heard_here(&self) -> Option<Option<Subscriptions>> {
+        let desk = self.desk.lock();
+        desk.says_what_is_heard().then(|| desk.is_open().then(|| desk.subscriptions()))
+    }
+
+    /// What the table says since when, unless something else was said here meanwhile.
+    pub fn learn_epochs(&self, epochs: Vec<Epoch>) {
+        let mut known = self.known.lock();
+        let last = |epochs: &[Epoch]| epochs.last().map(|last| last.heard.clone());
+        if last(&known.epochs) == last(&epochs) {
+            known.epochs = epochs;
         }
     }
 
@@ -35,7 +47,7 @@ impl AwsInbox {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::aws::consumers::{Epoch, Known};
+    use crate::backend::aws::consumers::{Known, heard_by};
     use crate::backend::aws::fixture::alpha;
     use crate::backend::aws::inbox::{Asked, Inboxed};
     use crate::backend::aws::item::{Key, number};
@@ -43,7 +55,6 @@ mod tests {
     use crate::backend::aws::table::Change;
     use crate::backend::contract::{eventually, hears, policy};
     use crate::backend::{Inbox as _, InboxPolicy};
-    use crate::event::Subscriptions;
 
     async fn runs(shop: &Inboxed, layout: u32, kinds: &[&str]) {
         shop.inbox.configure(InboxPolicy { layout: Some(layout), subscriptions: hears(kinds), ..policy() });
@@ -87,13 +98,41 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn what_another_host_said_before_holds_from_when_it_said_it() {
+        let shop = Inboxed::open().await;
+        shop.backend.layouts.lay_out(&alpha(), 1, 0, true).await.unwrap().into_inner();
+        runs(&shop, 1, &["order.placed"]).await;
+        // Another host, which has the next version sooner.
+        let says = async |ahead: u64, kind: &str| {
+            let mut epochs = known(&shop).await.epochs;
+            let since = epochs.last().map_or(0, |last| last.since) + ahead;
+            epochs.push(Epoch { since, heard: Some(hears(&[kind])) });
+            let change = heard_by(&epochs).unwrap();
+            shop.store.table.update(&Key::consumer(&alpha()), change).await.unwrap();
+            epochs
+        };
+        let epochs = says(1, "order.*").await;
+        runs(&shop, 1, &["order.*"]).await;
+        eventually("this host knows", async || (shop.inbox.known().epochs == epochs).then_some(())).await;
+        assert_eq!(known(&shop).await.epochs, epochs, "what came since then would be passed by");
+        // Nor does what others said go where this one says something else.
+        let others = says(1 << 40, "order.shipped").await;
+        runs(&shop, 1, &["order.confirmed"]).await;
+        let epochs = known(&shop).await.epochs;
+        assert_eq!(epochs[..epochs.len() - 1], others);
+        assert!(epochs.is_sorted_by_key(|epoch| epoch.since), "{epochs:?}");
+        shop.backend.lifecycle.close().await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn a_version_that_was_gone_back_from_does_not_say_any_more_what_is_heard() {
         let shop = Inboxed::open().await;
         shop.backend.layouts.lay_out(&alpha(), 2, 0, true).await.unwrap().into_inner();
         runs(&shop, 2, &["order.placed"]).await;
         let says = async |kind: &str| {
-            let epochs = vec![Epoch { since: 9, heard: Some(hears(&[kind])) }];
-            consumers::hear(&shop.store, &shop.inbox, epochs).await;
+            let subscriptions = hears(&[kind]);
+            shop.inbox.configure(InboxPolicy { layout: Some(2), subscriptions, ..policy() });
+            consumers::hear(&shop.store, &shop.inbox, 9).await;
             heard(&shop).await
         };
         let lay = async |layout: u32, take_over: u64, ready: u64| {
