@@ -285,7 +285,7 @@ pub struct Envelope {
     pub standing: Option<Standing>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub prior: Vec<Prior>,
-    /// The event is too large for a message, and stands in the table alone.
+    /// The event is too large for a message, or holds what none may, and stands in the table alone.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub by_reference: bool,
     /// The id of the table that the event stands in. Hosts of before do not say it.

@@ -277,11 +277,20 @@ impl Publisher {
 /// Attribute that carries the [`Envelope`].
 pub const ENVELOPE_ATTRIBUTE: &str = "fanfare";
 
+/// Letters that are legal in JSON, and in no message: SQS refuses them, or puts another one in their place. Those below U+0020, JSON
+/// itself has escaped.
+const IN_NO_MESSAGE: [char; 2] = ['\u{fffe}', '\u{ffff}'];
+
 /// Attributes and body of an event's message, where `table_id` is that of the table.
 pub fn message(logged: &Logged, table_id: Option<&str>) -> serde_json::Result<([(&'static str, String); 2], String)> {
     let body = serde_json::to_string(&*logged.event)?;
-    let (by_reference, table) = (body.len() > EVENT_BYTES_MAX, table_id.map(str::to_owned));
-    let envelope = serde_json::to_string(&Envelope { by_reference, table, ..Envelope::of(logged) })?;
+    let by_reference = body.len() > EVENT_BYTES_MAX || body.contains(IN_NO_MESSAGE);
+    let table = table_id.map(str::to_owned);
+    let mut envelope = serde_json::to_string(&Envelope { by_reference, table, ..Envelope::of(logged) })?;
+    for letter in IN_NO_MESSAGE {
+        // They stand in texts alone.
+        envelope = envelope.replace(letter, &format!("\\u{:04x}", u32::from(letter)));
+    }
     let body = if by_reference { "{}".to_owned() } else { body };
     Ok(([(names::KIND_ATTRIBUTE, logged.event.kind().to_owned()), (ENVELOPE_ATTRIBUTE, envelope)], body))
 }
@@ -422,6 +431,19 @@ mod tests {
         assert_eq!(state.take(Instant::now()).unwrap().len(), 2);
         let large = event("a", 1, EVENT_BYTES_MAX + 1);
         assert!(weight(&large) < 1_000, "it goes by reference");
+    }
+
+    #[test]
+    fn what_no_message_may_hold_is_in_none() {
+        let mut event = event("\u{ffff}", 1, 1);
+        let Body::Custom(custom) = event.event.body.clone() else { panic!("{event:?}") };
+        let data = RawValue::from_string("\"\u{fffe}\"".to_owned()).unwrap().into();
+        event.event = Arc::new(Event { body: Body::Custom(Custom { data, ..custom }), ..(*event.event).clone() });
+        let ([kind, (_, envelope)], body) = message(&event, None).unwrap();
+        assert!(![&kind.1, &envelope, &body].iter().any(|text| text.contains(IN_NO_MESSAGE)), "{envelope} {body}");
+        let read: Envelope = serde_json::from_str(&envelope).unwrap();
+        assert!(read.by_reference);
+        assert_eq!(read.lane, event.key.as_str(), "it is the same text");
     }
 
     #[test]
