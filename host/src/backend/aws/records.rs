@@ -11,7 +11,7 @@ use crate::effects::Record;
 use crate::event::Event;
 use crate::policy::ConsumerName;
 
-/// Rows in one item, in bytes: an item may have 400 KB.
+/// Rows in one item, in bytes as they stand there: an item may have 400 KB.
 const ITEM_BYTES_MAX: usize = 300 << 10;
 
 pub fn items(
@@ -24,11 +24,11 @@ pub fn items(
     let mut chunks: Vec<(&Arc<str>, Vec<&str>, usize)> = Vec::new();
     for Record { dataset, row } in records {
         match chunks.iter_mut().rev().find(|(of, ..)| *of == dataset) {
-            Some((_, rows, bytes)) if *bytes + row.len() <= ITEM_BYTES_MAX => {
+            Some((_, rows, bytes)) if *bytes + length(row) <= ITEM_BYTES_MAX => {
                 rows.push(row);
-                *bytes += row.len();
+                *bytes += length(row);
             }
-            _ => chunks.push((dataset, vec![row], row.len())),
+            _ => chunks.push((dataset, vec![row], length(row))),
         }
     }
     let item = |(index, (dataset, rows, _)): (usize, (&Arc<str>, Vec<&str>, usize))| {
@@ -41,6 +41,17 @@ pub fn items(
             .with_some("ttl", expires.map(number)))
     };
     chunks.into_iter().enumerate().map(item).collect()
+}
+
+/// Of a row in a list of texts: what is JSON itself has its quotes there twice, as it were.
+fn length(row: &str) -> usize {
+    const AROUND: usize = 3;
+    let surplus = |byte: u8| match byte {
+        b'"' | b'\\' | b'\n' | b'\r' | b'\t' => 1,
+        0..0x20 => 5,
+        _ => 0,
+    };
+    row.len() + row.bytes().map(surplus).sum::<usize>() + AROUND
 }
 
 /// Rows of a data set, oldest first. The cursor is the item, and how many rows of it were seen.
@@ -82,4 +93,28 @@ pub async fn page(store: &Store, dataset: &str, after: Option<&str>, limit: usiz
         page.next = is_cut.then(|| item.text("sk").map(|item| format!("{item}+{count}"))).transpose()?;
     }
     Ok(page)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::contract::custom;
+    use crate::event::{Body, EventId, Position};
+
+    #[test]
+    fn many_rows_with_many_quotes_fit_into_items() {
+        const ITEM_BYTES: usize = 400_000;
+        let (id, body) = (EventId::generate(), Body::Custom(custom("tea")));
+        let event = Event { id, position: Position::FIRST, time: Timestamp::now(), cause: None, depth: 0, body };
+        let row = |number: usize| Record {
+            dataset: "rows".into(),
+            row: format!(r#"{{"a":"","b":"","c":"{number}"}}"#).into(),
+        };
+        let records: Vec<Record> = (0..30_000).map(row).collect();
+        let items = items(&"alpha".parse().unwrap(), &event, &records, Timestamp::now(), None).unwrap();
+        let rows = items.iter().map(|item| item.text("rows").unwrap());
+        assert!(rows.clone().all(|rows| rows.len() < ITEM_BYTES), "{:?}", rows.map(str::len).collect::<Vec<_>>());
+        let told: Vec<String> = items.iter().flat_map(|item| item.json::<Vec<String>>("rows").unwrap()).collect();
+        assert!(told.iter().eq(records.iter().map(|record| &*record.row)), "in their order");
+    }
 }
