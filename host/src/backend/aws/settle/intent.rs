@@ -24,7 +24,7 @@ use super::{Draft, Mark};
 use crate::backend::aws::backfills::gate;
 use crate::backend::aws::item::{Item, Key, number, text};
 use crate::backend::aws::store::Store;
-use crate::backend::aws::table::{Change, Indexed, Span, Transaction, Write};
+use crate::backend::aws::table::{Change, Indexed, Span, Transaction, WRITES_MAX, Write};
 use crate::backend::{Error, Result};
 use crate::clock::Timestamp;
 use crate::fault::{self, Point};
@@ -33,6 +33,10 @@ use crate::fault::{self, Point};
 pub const LOCK: &str = "lk";
 /// Partition of the index that has all intents, by when they may be given up.
 pub const OPEN: &str = "due#intents";
+/// Events beside a place, a decision, and a gate.
+const EVENTS_MAX: usize = WRITES_MAX - 3;
+/// What DynamoDB takes of all of them.
+const EVENTS_BYTES_MAX: usize = 4 << 20;
 /// How long a host has to decide.
 const UNDECIDED_MAX: Duration = Duration::from_secs(30);
 /// After that, whoever finds one that was decided sees to it.
@@ -69,12 +73,19 @@ struct Step {
 pub async fn commit(store: &Store, draft: Draft) -> Result<Result<Done, Vec<Mark>>> {
     let Draft { writes, counters, events, gate, .. } = draft;
     let id = uuid::Uuid::now_v7().to_string();
-    let (mut last, mut steps) = (Transaction::default(), Vec::new());
+    let (mut last, mut steps, mut bytes) = (Transaction::default(), Vec::new(), 0);
     for (mark, write) in writes.into_writes() {
         match mark {
             Mark::Read | Mark::Floor | Mark::Plain => steps.push(Step { write, mark }),
-            Mark::Place | Mark::Lane | Mark::Intent | Mark::Gate => last.push(mark, write),
+            Mark::Place | Mark::Lane | Mark::Intent | Mark::Gate => {
+                bytes += write.bytes();
+                last.push(mark, write);
+            }
         }
+    }
+    if last.len() + 1 + usize::from(gate.is_some()) > WRITES_MAX || bytes > EVENTS_BYTES_MAX {
+        store.publisher.abandon(&events);
+        return Err(too_many(events.len(), bytes));
     }
     steps.extend(counters.into_iter().map(|(key, counter)| Step { mark: counter.mark(), write: counter.write(key) }));
     let locked = lock(store, &id, &steps).await;
@@ -104,6 +115,16 @@ pub async fn commit(store: &Store, draft: Draft) -> Result<Result<Done, Vec<Mark
             Ok(Ok(Done::Decided))
         }
     }
+}
+
+/// Events are in lanes that anybody may add to, so that none of them is locked: all of them are in the transaction that decides.
+fn too_many(events: usize, bytes: usize) -> Error {
+    let why = format!(
+        "it makes {events} events and order changes of {bytes} bytes, and what one event causes must fit into one transaction of \
+         DynamoDB: at most {EVENTS_MAX} with {EVENTS_BYTES_MAX} bytes, fewer where it only reads orders; let the plugin go on in steps, \
+         with an event that it publishes to itself"
+    );
+    Error::Failed(why.into())
 }
 
 /// Locks what is to be written, as far as its conditions hold.

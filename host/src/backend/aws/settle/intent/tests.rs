@@ -8,8 +8,8 @@ use crate::backend::aws::fixture::alpha;
 use crate::backend::aws::inbox::{Inboxed, shop};
 use crate::backend::aws::item::{bytes, counters_partition, entries_partition};
 use crate::backend::aws::settle::{Counter, free};
-use crate::backend::contract::{done, publish};
-use crate::backend::{Finished, Inbox};
+use crate::backend::contract::{custom, done, publish};
+use crate::backend::{Excess, Finished, Inbox};
 use crate::effects::{Adjustment, Effects, Reads};
 
 /// More than two transactions lock.
@@ -139,4 +139,26 @@ async fn nobody_else_writes_what_a_large_commit_has_locked() {
     assert!(matches!(finished, Finished::Accepted), "{finished:?}");
     assert_eq!(state(store, "x").await, (Vec::new(), vec!["set".to_owned()], false));
     handed.backend.lifecycle.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn more_events_than_one_transaction_holds_are_told_in_words() {
+    let shop = Inboxed::open().await;
+    publish(&shop.backend, "tea").await;
+    shop.take_in("tea").await;
+    let causing = |count: usize| {
+        let events = (0..count).map(|n| custom(&n.to_string())).collect();
+        done(Effects { events, ..Effects::default() })
+    };
+    let reads = Reads::default();
+    let finish = shop.inbox.finish(shop.lease().unwrap(), &reads, causing(EVENTS_MAX + 3));
+    let Finished::Full { delivery, excess: Excess::Commit { why }, .. } = finish.await else {
+        panic!("it is committed")
+    };
+    assert!(why.contains(&format!("{} events", EVENTS_MAX + 3)) && why.contains("at most 97"), "{why}");
+    shop.store.publisher.drained().await;
+    assert!(shop.store.publisher.is_clear());
+    let finished = shop.inbox.finish(delivery, &reads, causing(EVENTS_MAX)).await;
+    assert!(matches!(finished, Finished::Accepted), "{finished:?}");
+    shop.backend.lifecycle.close().await;
 }
