@@ -53,13 +53,21 @@ pub async fn hear(store: &Store, inbox: &AwsInbox, newest: u64) {
     if let Err(error) = write_heard(store, inbox, newest).await {
         tracing::warn!(consumer = %inbox.name, %error, "what the consumer hears is not written down; other hosts do not know it yet");
     }
-    if let Some(Some(heard)) = inbox.heard_here() {
-        narrow(store, inbox, &heard.everywhere()).await;
+    if let Some(Epoch { heard: Some(heard), .. }) = inbox.known().epochs.last() {
+        narrow_to(store, inbox, heard).await;
+    }
+}
+
+/// Has SNS send what is heard by now, which somebody else wrote down.
+pub async fn narrow(store: &Store, inbox: &AwsInbox) {
+    let _turn = inbox.hearing.lock().await;
+    if let Some(heard) = inbox.known().last_heard() {
+        narrow_to(store, inbox, heard).await;
     }
 }
 
 /// Has SNS send the consumer what it hears, and as little else as can be.
-pub async fn narrow(store: &Store, inbox: &AwsInbox, heard: &Subscriptions) {
+async fn narrow_to(store: &Store, inbox: &AwsInbox, heard: &Subscriptions) {
     let subscription = inbox.subscription_arn();
     if let Err(error) = resources::narrow(&store.clients, &store.settings, &inbox.name, &subscription, heard).await {
         tracing::warn!(consumer = %inbox.name, %error, "SNS sends the consumer what it sent before; the host filters all the same");

@@ -110,7 +110,7 @@ pub struct AwsInbox {
     pub(super) done: AtomicU64,
     ending: CancellationToken,
     tasks: TaskTracker,
-    /// Held while it is written down what is heard.
+    /// Held while it is said to others and to SNS what is heard.
     pub(super) hearing: tokio::sync::Mutex<()>,
     /// Held while lanes are brought into memory.
     sorting: tokio::sync::Mutex<()>,

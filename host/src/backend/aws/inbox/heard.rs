@@ -36,9 +36,8 @@ impl AwsInbox {
 
     /// Has SNS send what is heard by now, which somebody else wrote down.
     pub(super) fn narrow(&self) {
-        let heard = self.known.lock().last_heard().cloned();
-        if let Some((inbox, heard)) = self.store.inbox(&self.name).zip(heard) {
-            let narrowed = async move { consumers::narrow(&inbox.store, &inbox, &heard).await };
+        if let Some(inbox) = self.store.inbox(&self.name) {
+            let narrowed = async move { consumers::narrow(&inbox.store, &inbox).await };
             self.store.tasks.spawn(self.store.in_flight.track_future(narrowed));
         }
     }
