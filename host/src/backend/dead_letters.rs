@@ -90,6 +90,9 @@ pub struct CauseCount {
     /// In general: ids and numbers are `#`.
     pub cause: String,
     pub count: u64,
+    /// There are so many that not all were counted in time.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub at_least: bool,
     /// When the first and the last of them died.
     pub first_at: Timestamp,
     pub last_at: Timestamp,

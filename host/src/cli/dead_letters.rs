@@ -241,7 +241,13 @@ fn stopped(failure: Failure, count: u64, done: &str) -> Failure {
 }
 
 fn overview(page: &Value) -> String {
-    let cause = |cause: &Value| ["/count", "/outcome", "/first_at", "/last_at", "/cause"].map(|path| text(cause, path));
+    let cause = |cause: &Value| {
+        let [count, told @ ..] =
+            ["/count", "/outcome", "/first_at", "/last_at", "/cause"].map(|path| text(cause, path));
+        let more = if field(cause, "at_least") == &Value::Bool(true) { " or more" } else { "" };
+        let [outcome, first, last, cause] = told;
+        [count + more, outcome, first, last, cause]
+    };
     let causes = items(page, "/causes");
     let row = |letter: &Value| {
         ["/event_id", "/type", "/order_id", "/outcome", "/attempts", "/cause", "/time"].map(|path| text(letter, path))
@@ -332,6 +338,14 @@ mod tests {
         let data: Box<RawValue> = serde_json::from_str(DATA).unwrap();
         let asked = Asked { which: &json!({ "event_id": "1" }), data: Some(&data) }.json().unwrap();
         assert_eq!(String::from_utf8(asked).unwrap(), format!(r#"{{"event_id":"1","data":{DATA}}}"#));
+    }
+
+    #[test]
+    fn a_count_that_is_not_whole_is_told_as_one() {
+        let cause =
+            json!({"outcome": "reject", "cause": "no", "count": 7, "at_least": true, "first_at": "a", "last_at": "b"});
+        let shown = overview(&json!({"causes": [cause], "dead_letters": [], "next": null}));
+        assert!(shown.contains("7 or more"), "{shown}");
     }
 
     #[test]

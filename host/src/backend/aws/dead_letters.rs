@@ -7,8 +7,10 @@ mod counted;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
+use tokio::time::Instant;
 
 pub use self::counted::Counted;
 use super::Aws;
@@ -27,7 +29,13 @@ use crate::event::{Body, Event, EventId, Position};
 use crate::policy::ConsumerName;
 
 /// Letters read at once.
-const BATCH: usize = 200;
+const BATCH: usize = if cfg!(test) { 3 } else { 200 };
+/// How long one call looks for letters that died of something; as long as a page of orders is looked for.
+const LOOK_TIME: Duration = Duration::from_secs(2);
+/// How long letters are counted by what they died of, before the others are left out: well within what a read may take.
+const COUNT_TIME: Duration = Duration::from_secs(4);
+/// How long one call decides about letters, one by one: with the look before, well within what a commit may take.
+const REDRIVE_TIME: Duration = Duration::from_secs(1);
 
 /// What the item of a dead letter says.
 struct Letter {
@@ -96,45 +104,21 @@ impl DeadLetters for Aws {
         let cursor = |text: String| text.parse::<u64>().map_err(|_| Error::NotACursor(text.as_str().into()));
         let after = after.map(cursor).transpose()?.unwrap_or_default();
         let which = cause.map_or(Which::All, Which::Cause);
-        let mut items = self.select(consumer, &which, after, limit.saturating_add(1)).await?;
+        let (mut items, rest) = self.select(consumer, &which, after, limit.saturating_add(1), LOOK_TIME).await?;
         let more = items.len() > limit;
         items.truncate(limit);
         let items = items.iter().map(shown).collect::<Result<Vec<_>>>()?;
-        let next = items.last().filter(|_| more).map(|last| last.position.to_string());
-        Ok(Page { items, next })
+        let next = items.last().filter(|_| more).map(|last| last.position.get());
+        Ok(Page { items, next: next.or(rest).map(|next| next.to_string()) })
     }
 
     async fn causes(&self, consumer: &ConsumerName, limit: usize) -> Result<Vec<CauseCount>> {
-        let mut causes: HashMap<(&'static str, String), CauseCount> = HashMap::new();
-        let mut after = 0;
-        loop {
-            let items = self.select(consumer, &Which::All, after, BATCH).await?;
-            for item in &items {
-                let (letter, time) = (Letter::read(item)?, item.time("t")?);
-                after = letter.position;
-                let counted = causes.entry((letter.outcome.as_str(), letter.general.clone()));
-                let counted = counted.or_insert_with(|| CauseCount {
-                    outcome: letter.outcome,
-                    cause: letter.general,
-                    count: 0,
-                    first_at: time,
-                    last_at: time,
-                });
-                counted.count += 1;
-                (counted.first_at, counted.last_at) = (counted.first_at.min(time), counted.last_at.max(time));
-            }
-            if items.len() < BATCH {
-                break;
-            }
-        }
-        let mut causes: Vec<CauseCount> = causes.into_values().collect();
-        causes.sort_by(|one, other| other.count.cmp(&one.count).then_with(|| one.first_at.cmp(&other.first_at)));
-        causes.truncate(limit);
-        Ok(causes)
+        self.count_causes(consumer, limit, COUNT_TIME).await
     }
 
     async fn show(&self, consumer: &ConsumerName, event: EventId) -> Result<Option<LetterShown>> {
-        let Some(item) = self.select(consumer, &Which::Event(event), 0, 1).await?.pop() else { return Ok(None) };
+        let (mut items, _) = self.select(consumer, &Which::Event(event), 0, 1, Duration::MAX).await?;
+        let Some(item) = items.pop() else { return Ok(None) };
         let letter = Letter::read(&item)?;
         let Some(logged) = self.store.logged(&letter.lane, letter.seq, letter.seq, 1).await?.pop() else {
             return Ok(None);
@@ -150,24 +134,68 @@ impl DeadLetters for Aws {
     }
 
     async fn retry(&self, consumer: &ConsumerName, selection: Selection) -> Result<Durable<Redriven>> {
-        self.redrive(consumer, selection, Redrive::Retry).await
+        self.redrive(consumer, selection, Redrive::Retry, REDRIVE_TIME).await
     }
 
     async fn retry_edited(&self, consumer: &ConsumerName, event: EventId, copy: Body) -> Result<Durable<bool>> {
-        let redriven = self.redrive(consumer, Which::Event(event).first(1), Redrive::Edited(&copy)).await?;
+        let which = Which::Event(event).first(1);
+        let redriven = self.redrive(consumer, which, Redrive::Edited(&copy), REDRIVE_TIME).await?;
         Ok(redriven.map(|redriven| redriven.count > 0))
     }
 
     async fn discard(&self, consumer: &ConsumerName, selection: Selection) -> Result<Durable<Redriven>> {
-        self.redrive(consumer, selection, Redrive::Discard).await
+        self.redrive(consumer, selection, Redrive::Discard, REDRIVE_TIME).await
     }
 }
 
 impl Aws {
-    /// Items of dead letters in journal order, at most `limit` behind `after`.
-    async fn select(&self, consumer: &ConsumerName, which: &Which, after: u64, limit: usize) -> Result<Vec<Item>> {
-        let mut found = Vec::new();
-        let mut after = after;
+    /// What the letters died of that can be read within `time_max`, oldest first.
+    async fn count_causes(&self, consumer: &ConsumerName, limit: usize, time_max: Duration) -> Result<Vec<CauseCount>> {
+        let mut causes: HashMap<(&'static str, String), CauseCount> = HashMap::new();
+        let (began, mut after, mut at_least) = (Instant::now(), 0, false);
+        loop {
+            let items = letters(&self.store, consumer, after, BATCH).await?;
+            for item in &items {
+                let (letter, time) = (Letter::read(item)?, item.time("t")?);
+                after = letter.position;
+                let counted = causes.entry((letter.outcome.as_str(), letter.general.clone()));
+                let counted = counted.or_insert_with(|| CauseCount {
+                    outcome: letter.outcome,
+                    cause: letter.general,
+                    count: 0,
+                    at_least: false,
+                    first_at: time,
+                    last_at: time,
+                });
+                counted.count += 1;
+                (counted.first_at, counted.last_at) = (counted.first_at.min(time), counted.last_at.max(time));
+            }
+            if items.len() < BATCH {
+                break;
+            }
+            if began.elapsed() >= time_max {
+                at_least = true;
+                break;
+            }
+        }
+        let counted = causes.into_values().map(|cause| CauseCount { at_least, ..cause });
+        let mut causes: Vec<CauseCount> = counted.collect();
+        causes.sort_by(|one, other| other.count.cmp(&one.count).then_with(|| one.first_at.cmp(&other.first_at)));
+        causes.truncate(limit);
+        Ok(causes)
+    }
+
+    /// Items of dead letters in journal order, at most `limit` behind `after`; and behind which position to go on, where those that
+    /// died of something else took longer than `time_max`.
+    async fn select(
+        &self,
+        consumer: &ConsumerName,
+        which: &Which,
+        after: u64,
+        limit: usize,
+        time_max: Duration,
+    ) -> Result<(Vec<Item>, Option<u64>)> {
+        let (began, mut found, mut after) = (Instant::now(), Vec::new(), after);
         loop {
             let items = letters(&self.store, consumer, after, BATCH).await?;
             let more = items.len() == BATCH;
@@ -183,28 +211,44 @@ impl Aws {
                     found.push(item);
                 }
                 if found.len() == limit {
-                    return Ok(found);
+                    return Ok((found, None));
                 }
             }
             if !more {
-                return Ok(found);
+                return Ok((found, None));
+            }
+            if began.elapsed() >= time_max {
+                return Ok((found, Some(after)));
             }
         }
     }
 
-    async fn redrive(&self, name: &ConsumerName, selection: Selection, how: Redrive<'_>) -> Result<Durable<Redriven>> {
+    /// Each letter is a transaction of its own: after `time_max`, the rest is left for the next call.
+    async fn redrive(
+        &self,
+        name: &ConsumerName,
+        selection: Selection,
+        how: Redrive<'_>,
+        time_max: Duration,
+    ) -> Result<Durable<Redriven>> {
         let Selection { which, after, limit } = selection;
-        let items = self.select(name, &which, after.map_or(0, Position::get), limit).await?;
-        let next = items.last().filter(|_| items.len() == limit).map(Letter::read).transpose()?;
-        let mut count = 0;
-        for item in &items {
-            count += u64::from(decide(&self.store, name, &Letter::read(item)?, how).await?);
+        let look_time = if matches!(which, Which::Event(_)) { Duration::MAX } else { LOOK_TIME };
+        let (items, mut next) = self.select(name, &which, after.map_or(0, Position::get), limit, look_time).await?;
+        let (began, mut count) = (Instant::now(), 0);
+        for (index, item) in items.iter().enumerate() {
+            let letter = Letter::read(item)?;
+            count += u64::from(decide(&self.store, name, &letter, how).await?);
+            let is_over = began.elapsed() >= time_max && index + 1 < items.len();
+            if is_over || index + 1 == limit {
+                next = Some(letter.position);
+                break;
+            }
         }
         self.store.letters.forget(name);
         if let Some(inbox) = self.store.inbox(name) {
             inbox.rung.notify_one();
         }
-        Ok(Durable::assert(Redriven { count, next: next.and_then(|last| Position::new(last.position)) }))
+        Ok(Durable::assert(Redriven { count, next: next.and_then(Position::new) }))
     }
 }
 
@@ -287,5 +331,52 @@ pub async fn unpark(store: &Store, name: &ConsumerName) -> Result<()> {
         if items.len() < BATCH {
             return Ok(());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::aws::fixture::alpha;
+    use crate::backend::aws::inbox::Inboxed;
+    use crate::backend::contract::{publish, ran};
+    use crate::backend::{Cause, Finished, Inbox as _, Settlement};
+    use crate::effects::Reads;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_call_that_takes_long_ends_with_where_to_go_on() {
+        let shop = Inboxed::open().await;
+        for subject in ["a", "b", "c", "d", "e"] {
+            publish(&shop.backend, subject).await;
+            shop.take_in(subject).await;
+            let cause = Cause::new(CauseKind::Reject, if subject == "e" { "rare" } else { "frequent" });
+            let dead = Settlement::Dead { cause, ran: ran() };
+            let finished = shop.inbox.finish(shop.lease().unwrap(), &Reads::default(), dead).await;
+            assert!(matches!(finished, Finished::Accepted), "{finished:?}");
+        }
+        let aws = Aws { store: Arc::clone(&shop.store) };
+        let rare = Which::Cause(CauseKey { outcome: None, text: "rare".to_owned() });
+        let (found, rest) = aws.select(&alpha(), &rare, 0, 10, Duration::ZERO).await.unwrap();
+        assert_eq!((found.len(), rest.is_some()), (0, true), "it is behind others");
+        let (found, rest) = aws.select(&alpha(), &rare, rest.unwrap(), 10, Duration::ZERO).await.unwrap();
+        assert_eq!((found.len(), rest), (1, None));
+
+        let [counted] = &aws.count_causes(&alpha(), 10, Duration::ZERO).await.unwrap()[..] else { panic!("one cause") };
+        assert_eq!((&*counted.cause, counted.count, counted.at_least), ("frequent", 3, true));
+        let all = aws.causes(&alpha(), 10).await.unwrap();
+        assert_eq!(all.iter().map(|it| (it.count, it.at_least)).collect::<Vec<_>>(), [(4, false), (1, false)]);
+
+        let (mut after, mut steps) = (None, Vec::new());
+        loop {
+            let selection = Selection { which: Which::All, after, limit: 500 };
+            let done = aws.redrive(&alpha(), selection, Redrive::Retry, Duration::ZERO).await.unwrap().into_inner();
+            steps.push(done.count);
+            after = done.next;
+            if after.is_none() {
+                break;
+            }
+        }
+        assert_eq!(steps, [1, 1, 1, 1, 1]);
+        shop.backend.lifecycle.close().await;
     }
 }

@@ -255,6 +255,7 @@ fn causes(disk: &Connection, name: &ConsumerName, limit: usize) -> rusqlite::Res
             outcome: rows::outcome(row, 0)?.unwrap_or(crate::backend::CauseKind::Reject),
             cause: row.get(1)?,
             count: rows::unsigned(row.get(2)?),
+            at_least: false,
             first_at: rows::timestamp(row, 3)?,
             last_at: rows::timestamp(row, 4)?,
         })
