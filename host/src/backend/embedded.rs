@@ -75,7 +75,7 @@ use self::contents::Contents;
 use self::inbox::EmbeddedInbox;
 use self::orders::Orders;
 use self::queue::Queue;
-use self::readers::{Disk, Readers};
+use self::readers::{Disk, Readers, Waits};
 use self::tail::Tail;
 use self::upkeep::Upkeeper;
 use super::{Alone, Backend, Error, Held, Lifecycle, Result};
@@ -320,13 +320,15 @@ impl Store {
         self.look(move |disk| read(disk.connection()?)).await
     }
 
-    /// As [`Store::read`], with what is known of orders besides.
+    /// As [`Store::read`], with what is known of orders besides. Dropped, it ends soon.
     async fn look<T: Send + 'static>(
         self: &Arc<Self>,
         look: impl FnOnce(&Disk<'_>) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T> {
-        let store = Arc::clone(self);
-        let outcome = tokio::task::spawn_blocking(move || look(&store.readers.disk())).await;
+        let (store, waits) = (Arc::clone(self), Waits(Arc::default()));
+        let waiting = Arc::clone(&waits.0);
+        let outcome = tokio::task::spawn_blocking(move || look(&store.readers.disk_for(waiting))).await;
+        drop(waits);
         outcome.map_err(|error| Error::Failed(error.to_string().into()))?.map_err(|error| failed(&error))
     }
 }
