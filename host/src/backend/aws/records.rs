@@ -106,10 +106,8 @@ mod tests {
         const ITEM_BYTES: usize = 400_000;
         let (id, body) = (EventId::generate(), Body::Custom(custom("tea")));
         let event = Event { id, position: Position::FIRST, time: Timestamp::now(), cause: None, depth: 0, body };
-        let row = |number: usize| Record {
-            dataset: "rows".into(),
-            row: format!(r#"{{"a":"","b":"","c":"{number}"}}"#).into(),
-        };
+        let row =
+            |number: usize| Record { dataset: "rows".into(), row: format!(r#"{{"a":"","b":"","c":"{number}"}}"#) };
         let records: Vec<Record> = (0..30_000).map(row).collect();
         let items = items(&"alpha".parse().unwrap(), &event, &records, Timestamp::now(), None).unwrap();
         let rows = items.iter().map(|item| item.text("rows").unwrap());
