@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 pub use self::counted::Counted;
 use super::Aws;
+use super::clock::first_at;
 use super::due;
 use super::item::{Item, Key, LaneKey, number, position_sort};
 use super::place::{Head, HeadState, Place, attempts, from_backfill, look};
@@ -28,6 +29,8 @@ use crate::clock::Timestamp;
 use crate::event::{Body, Event, EventId, Position};
 use crate::policy::ConsumerName;
 
+/// From when the position of an event is drawn until it has an id, by clocks that are set back meanwhile.
+const DRAWN_MAX: Duration = Duration::from_secs(60);
 /// Letters read at once.
 const BATCH: usize = if cfg!(test) { 3 } else { 200 };
 /// How long one call looks for letters that died of something; as long as a page of orders is looked for.
@@ -195,7 +198,12 @@ impl Aws {
         limit: usize,
         time_max: Duration,
     ) -> Result<(Vec<Item>, Option<u64>)> {
-        let (began, mut found, mut after) = (Instant::now(), Vec::new(), after);
+        let first = match which {
+            // It was drawn just before the id, and is no earlier.
+            Which::Event(event) => first_at(event.made_at().minus(DRAWN_MAX)).saturating_sub(1),
+            Which::All | Which::Cause(_) => 0,
+        };
+        let (began, mut found, mut after) = (Instant::now(), Vec::new(), after.max(first));
         loop {
             let items = letters(&self.store, consumer, after, BATCH).await?;
             let more = items.len() == BATCH;
@@ -339,6 +347,7 @@ mod tests {
     use super::*;
     use crate::backend::aws::fixture::alpha;
     use crate::backend::aws::inbox::Inboxed;
+    use crate::backend::aws::item::text;
     use crate::backend::contract::{publish, ran};
     use crate::backend::{Cause, Finished, Inbox as _, Settlement};
     use crate::effects::Reads;
@@ -355,6 +364,17 @@ mod tests {
             assert!(matches!(finished, Finished::Accepted), "{finished:?}");
         }
         let aws = Aws { store: Arc::clone(&shop.store) };
+        // Letters of long ago.
+        let first = letters(&shop.store, &alpha(), 0, 10).await.unwrap().remove(0);
+        let old = (1..=9).map(|position| Item::clone(&first).with("sk", text(position_sort(position))));
+        let old: Vec<Item> = old.collect();
+        let keys: Vec<Key> = old.iter().map(|item| item.key().unwrap()).collect();
+        shop.store.table.put_all(old).await.unwrap();
+        let event = Letter::read(&first).unwrap().event;
+        let (found, _) = aws.select(&alpha(), &Which::Event(event), 0, 1, Duration::ZERO).await.unwrap();
+        assert_eq!(found, [first], "it is looked for where it may be");
+        shop.store.table.delete_all(keys).await.unwrap();
+
         let rare = Which::Cause(CauseKey { outcome: None, text: "rare".to_owned() });
         let (found, rest) = aws.select(&alpha(), &rare, 0, 10, Duration::ZERO).await.unwrap();
         assert_eq!((found.len(), rest.is_some()), (0, true), "it is behind others");
