@@ -14,21 +14,23 @@
 //! - A position is open from before its event is written until the event is published, or is known not to be there. So all
 //!   that this host wrote below the lowest open one is published.
 
+mod message;
+
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use aws_sdk_sns::types::{MessageAttributeValue, PublishBatchRequestEntry};
 use parking_lot::Mutex;
-use sha2::{Digest as _, Sha256};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
+pub use self::message::{ENVELOPE_ATTRIBUTE, group, message};
 use super::gather::pace;
 use super::item::LaneKey;
-use super::lane::{Envelope, Logged};
-use super::resources::{Shared, names};
+use super::lane::Logged;
+use super::resources::Shared;
 use super::settings::TopicKind;
 use super::store::Store;
 use super::table::{failed, jittered};
@@ -39,8 +41,6 @@ use crate::fault::{self, Point};
 const BATCH_MAX: usize = 10;
 /// Of one batch, and so of one event with all that goes with it, in bytes; SNS takes 262,144.
 const BATCH_BYTES_MAX: usize = 240 << 10;
-/// Of an event beyond this, only where it stands in the table is told.
-const EVENT_BYTES_MAX: usize = 200 << 10;
 /// Batches on their way at once.
 const REQUESTS_MAX: usize = 16;
 /// Events that wait. Beyond that nothing is accepted: SNS does not take what is there already.
@@ -274,32 +274,6 @@ impl Publisher {
     }
 }
 
-/// Attribute that carries the [`Envelope`].
-pub const ENVELOPE_ATTRIBUTE: &str = "fanfare";
-
-/// Letters that are legal in JSON, and in no message: SQS refuses them, or puts another one in their place. Those below U+0020, JSON
-/// itself has escaped.
-const IN_NO_MESSAGE: [char; 2] = ['\u{fffe}', '\u{ffff}'];
-
-/// Attributes and body of an event's message, where `table_id` is that of the table.
-pub fn message(logged: &Logged, table_id: Option<&str>) -> serde_json::Result<([(&'static str, String); 2], String)> {
-    let body = serde_json::to_string(&*logged.event)?;
-    let by_reference = body.len() > EVENT_BYTES_MAX || body.contains(IN_NO_MESSAGE);
-    let table = table_id.map(str::to_owned);
-    let mut envelope = serde_json::to_string(&Envelope { by_reference, table, ..Envelope::of(logged) })?;
-    for letter in IN_NO_MESSAGE {
-        // They stand in texts alone.
-        envelope = envelope.replace(letter, &format!("\\u{:04x}", u32::from(letter)));
-    }
-    let body = if by_reference { "{}".to_owned() } else { body };
-    Ok(([(names::KIND_ATTRIBUTE, logged.event.kind().to_owned()), (ENVELOPE_ATTRIBUTE, envelope)], body))
-}
-
-/// Message group of a lane: at most 128 letters and digits.
-pub fn group(lane: &LaneKey) -> String {
-    Sha256::digest(lane.as_str()).iter().take(20).fold(String::new(), |digits, byte| digits + &format!("{byte:02x}"))
-}
-
 /// As long as any.
 const TABLE_ID: &str = "00000000-0000-0000-0000-000000000000";
 
@@ -429,21 +403,8 @@ mod tests {
         let mut state = State::default();
         (0..4).for_each(|n| state.push(event(&n.to_string(), 1, 100 << 10)));
         assert_eq!(state.take(Instant::now()).unwrap().len(), 2);
-        let large = event("a", 1, EVENT_BYTES_MAX + 1);
+        let large = event("a", 1, message::EVENT_BYTES_MAX + 1);
         assert!(weight(&large) < 1_000, "it goes by reference");
-    }
-
-    #[test]
-    fn what_no_message_may_hold_is_in_none() {
-        let mut event = event("\u{ffff}", 1, 1);
-        let Body::Custom(custom) = event.event.body.clone() else { panic!("{event:?}") };
-        let data = RawValue::from_string("\"\u{fffe}\"".to_owned()).unwrap().into();
-        event.event = Arc::new(Event { body: Body::Custom(Custom { data, ..custom }), ..(*event.event).clone() });
-        let ([kind, (_, envelope)], body) = message(&event, None).unwrap();
-        assert!(![&kind.1, &envelope, &body].iter().any(|text| text.contains(IN_NO_MESSAGE)), "{envelope} {body}");
-        let read: Envelope = serde_json::from_str(&envelope).unwrap();
-        assert!(read.by_reference);
-        assert_eq!(read.lane, event.key.as_str(), "it is the same text");
     }
 
     #[test]
