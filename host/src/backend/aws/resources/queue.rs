@@ -151,17 +151,17 @@ fn hindering(on: &Resource, found: &Attributes, is_fed: bool) -> Vec<Step> {
     delays.into_iter().chain(refuses).map(set).collect()
 }
 
-/// What somebody set of a queue for dead letters: others may send to it or read it, it passes on or keeps out what SQS moves there, or
-/// shows it later. No host needs that to be otherwise, but whoever looks for what is dead.
+/// What somebody set of a queue for dead letters: it passes on or keeps out what SQS moves there, or shows it later. No host needs
+/// that to be otherwise, but whoever looks for what is dead. Who may read it or send to it, is the operator's to say.
 fn not_left_alone(on: &Resource, found: &Attributes) -> Vec<Step> {
     let told = |name: &str| found.get(name).map(String::as_str).filter(|told| !told.is_empty());
     let delays = told(DELAY).is_some_and(|seconds| seconds != "0").then_some((DELAY, "0"));
-    let documents = [POLICY, REDRIVE].map(|name| told(name).map(|_| (name, "")));
+    let passes_on = told(REDRIVE).map(|_| (REDRIVE, ""));
     let keeps_out = told(REDRIVE_ALLOW).filter(|told| told.contains("denyAll")).map(|_| (REDRIVE_ALLOW, ""));
     let set = |(name, value): (&str, &str)| {
         Step::useful(on.clone(), Change::Set { setting: Setting::new(name, value), found: found.get(name).cloned() })
     };
-    delays.into_iter().chain(documents.into_iter().flatten()).chain(keeps_out).map(set).collect()
+    delays.into_iter().chain(passes_on).chain(keeps_out).map(set).collect()
 }
 
 /// Does a step of [`compare`].
@@ -346,7 +346,6 @@ mod tests {
         let set = [(DELAY, "30"), (POLICY, "{1}"), (REDRIVE, "{2}"), (REDRIVE_ALLOW, "denyAll")];
         insta::assert_snapshot!(steps(&set).join("\n"), @"
         set DelaySeconds of queue dead to 0: it is 30
-        remove Policy of queue dead: it is {1}
         remove RedrivePolicy of queue dead: it is {2}
         remove RedriveAllowPolicy of queue dead: it is denyAll
         ");
