@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use super::known::spoken;
 use super::{Epoch, Known, catch_up};
-use crate::backend::Result;
 use crate::backend::aws::inbox::AwsInbox;
 use crate::backend::aws::item::{Key, json, number, text};
 use crate::backend::aws::resources;
 use crate::backend::aws::store::Store;
 use crate::backend::aws::table::Change;
+use crate::backend::{Error, Result};
 use crate::clock::Timestamp;
 use crate::event::Subscriptions;
 
@@ -81,7 +81,7 @@ async fn write_heard(store: &Store, inbox: &AwsInbox, newest: u64) -> Result<()>
             return Ok(());
         }
     }
-    Ok(())
+    Err(Error::Failed("others write it down at the same time, again and again".into()))
 }
 
 /// What a consumer's item says of what it heard, from which positions on.
